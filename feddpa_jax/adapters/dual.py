@@ -1,0 +1,64 @@
+"""The dual adapter: one global adapter for all rows and each client's local one, mixed row by row.
+
+Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv 2403.19211:
+
+    y_b = x_b W + s * ( g_b * x_b A_global B_global  +  l_b * x_b A_local[c(b)] B_local[c(b)] )
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt
+
+from feddpa_jax.adapters.lora import Adapter, Branch, bank_of
+
+
+def dual_branches(
+    global_: Adapter | None,
+    local_C: Adapter | None,
+    client_B: Int[Array, "B"],
+    local_weight: Float[Array, "B"] | Float[Array, "B T"],
+    *,
+    scale: float,
+    global_weight: Float[Array, "B"] | Float[Array, "B T"] | None = None,
+    key_B2: UInt[Array, "B 2"] | None = None,
+    rate: float = 0.0,
+    detach_global: bool = False,
+) -> tuple[Branch, ...]:
+    """The branches of a forward pass under the dual adapter.
+
+    Args:
+      global_: the shared adapter, or None to leave it out.
+      local_C: the clients' local adapters, or None to leave them out.
+      client_B: the client of each row.
+      local_weight: l, the weight of the local adapter, of each row or each token.
+      scale: LoRA scale, alpha / rank.
+      global_weight: g, the weight of the global adapter; 1 - l if None.
+      key_B2: dropout key words of each row, or None for none.
+      rate: dropout probability.
+      detach_global: stop gradients at the global branch's output.
+
+    Returns:
+      One branch for each adapter that is there, global first.
+    """
+    weight = 1.0 - local_weight if global_weight is None else global_weight
+    branches = []
+    if global_ is not None:
+        shared_B = jnp.zeros_like(client_B)
+        branches.append(
+            Branch(bank_of(global_), shared_B, weight, key_B2, scale, rate, detach_global, 0)
+        )
+    if local_C is not None:
+        branches.append(Branch(local_C, client_B, local_weight, key_B2, scale, rate, False, 1))
+    return tuple(branches)
+
+
+def single_branch(
+    adapters_C: Adapter,
+    client_B: Int[Array, "B"],
+    *,
+    scale: float,
+    key_B2: UInt[Array, "B 2"] | None = None,
+    rate: float = 0.0,
+) -> tuple[Branch, ...]:
+    """Each row under its own client's adapter alone, at full weight (global phase, g = 1, l = 0)."""
+    weight_B = jnp.ones(client_B.shape, jnp.float32)
+    return (Branch(adapters_C, client_B, weight_B, key_B2, scale, rate),)

@@ -1,0 +1,152 @@
+"""LoRA adapters as explicit trees, banks of them, and the one operation that applies a bank.
+
+Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685:
+
+    y = x W + alpha / rank * dropout(x) A B,      A ~ U(-1/sqrt(in), 1/sqrt(in)),  B = 0.
+
+An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter a client: the
+same tree with a leading client axis. A `Branch` says which adapter of a bank each row uses, and how
+much of it; a forward pass takes any number of branches and adds them up.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, UInt
+
+from feddpa_jax.adapters.dropout import dropout
+from feddpa_jax.contraction import contract
+
+Adapter = dict[str, dict[str, jax.Array]]
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def init_adapter(
+    key: jax.Array, sizes: dict[str, tuple[int, int]], *, layers: int, rank: int
+) -> Adapter:
+    """A fresh adapter: A uniform within ±1/sqrt(in) (as `peft` initialises it), B zero.
+
+    Args:
+      key: PRNG key.
+      sizes: (in, out) of every adapted map, by target name.
+      layers: number of decoder layers L.
+      rank: R.
+
+    Returns:
+      {target: {"a": float32 [L, in, R], "b": float32 [L, R, out]}}.
+    """
+    adapter = {}
+    for target, (size_in, size_out) in sizes.items():
+        target_key = jax.random.fold_in(key, TARGETS.index(target))
+        bound = size_in**-0.5
+        a_LDR = jax.random.uniform(
+            target_key, (layers, size_in, rank), jnp.float32, minval=-bound, maxval=bound
+        )
+        adapter[target] = {"a": a_LDR, "b": jnp.zeros((layers, rank, size_out), jnp.float32)}
+    return adapter
+
+
+def bank_of(adapter: Adapter) -> Adapter:
+    """The bank of one adapter, which all rows share (C = 1)."""
+    return jax.tree.map(lambda leaf: leaf[None], adapter)
+
+
+def bank_delta(
+    x_BTD: Float[Array, "B T D"],
+    a_CDR: Float[Array, "C D R"],
+    b_CRE: Float[Array, "C R E"],
+    client_B: Int[Array, "B"],
+    weight: Float[Array, "B"] | Float[Array, "B T"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "B T E"]:
+    """weight_b * x_b A[c(b)] B[c(b)]: what each row's adapter adds to a frozen map's output.
+
+    A bank of one adapter is shared by all rows and needs no gather.
+
+    Args:
+      x_BTD: input of the adapted map.
+      a_CDR: down projections of the bank.
+      b_CRE: up projections of the bank.
+      client_B: whose adapter each row uses.
+      weight: mixing weight times LoRA scale, of each row or of each token.
+      dtype: what the products' operands are rounded to.
+
+    Returns:
+      The branch's contribution, float32.
+    """
+    weight_BX1 = weight.reshape(weight.shape[0], -1, 1)
+    if a_CDR.shape[0] == 1:
+        u_BTR = contract("BTD,DR->BTR", x_BTD, a_CDR[0], dtype)
+        return contract("BTR,RE->BTE", u_BTR * weight_BX1, b_CRE[0], dtype)
+    u_BTR = contract("BTD,BDR->BTR", x_BTD, a_CDR[client_B], dtype)
+    return contract("BTR,BRE->BTE", u_BTR * weight_BX1, b_CRE[client_B], dtype)
+
+
+@flax.struct.dataclass
+class Branch:
+    """One adapter bank as the rows of a forward pass use it.
+
+    Attributes:
+      bank: adapter tree with leading axes C, L (bank) or C (one layer, after `layer_branches`).
+      client_B: whose adapter each row uses; not read where C = 1.
+      weight: mixing weight of each row (or, where a row packs several examples, of each token),
+        without the LoRA scale.
+      key_B2: dropout key words of each row, or None for no dropout.
+      scale: LoRA scale, alpha / rank.
+      rate: dropout probability, used where there is a key.
+      detached: no gradient flows through this branch's output.
+      index: number of the branch, so that each branch has its own dropout mask.
+    """
+
+    bank: Adapter
+    client_B: Int[Array, "B"]
+    weight: Float[Array, "B"] | Float[Array, "B T"]
+    key_B2: UInt[Array, "B 2"] | None = None
+    scale: float = flax.struct.field(pytree_node=False, default=1.0)
+    rate: float = flax.struct.field(pytree_node=False, default=0.0)
+    detached: bool = flax.struct.field(pytree_node=False, default=False)
+    index: int = flax.struct.field(pytree_node=False, default=0)
+
+
+def layer_branches(branches: Sequence[Branch], layers: int) -> list[tuple[Branch, ...]]:
+    """The branches of each layer: banks are split along L once, so their gradients are one stack."""
+    split = [
+        jax.tree.map(lambda leaf: list(jnp.unstack(leaf, axis=1)), branch.bank)
+        for branch in branches
+    ]
+    return [
+        tuple(
+            branch.replace(
+                bank={
+                    target: {name: parts[layer] for name, parts in pair.items()}
+                    for target, pair in bank.items()
+                }
+            )
+            for branch, bank in zip(branches, split, strict=True)
+        )
+        for layer in range(layers)
+    ]
+
+
+def delta(
+    branches: Sequence[Branch], target: str, x_BTD: jax.Array, *, layer: int, dtype: DTypeLike
+) -> jax.Array | float:
+    """The sum of what all branches of a layer add to one map; 0.0 where none adapts it."""
+    total: jax.Array | float = 0.0
+    for branch in branches:
+        if target not in branch.bank:
+            continue
+        x = x_BTD
+        if branch.key_B2 is not None and branch.rate > 0.0:
+            site = (layer * len(TARGETS) + TARGETS.index(target)) * 8 + branch.index
+            x = dropout(x, branch.key_B2, site=site, rate=branch.rate)
+        pair = branch.bank[target]
+        weight = branch.weight * branch.scale
+        y_BTE = bank_delta(x, pair["a"], pair["b"], branch.client_B, weight, dtype=dtype)
+        total = total + (jax.lax.stop_gradient(y_BTE) if branch.detached else y_BTE)
+    return total

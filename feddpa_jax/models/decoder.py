@@ -1,0 +1,198 @@
+"""A frozen Llama decoder, split once into its definition and its arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from feddpa_jax.adapters.lora import Branch, layer_branches
+from feddpa_jax.contraction import contract_frozen
+from feddpa_jax.models.cache import Cache, LayerCache
+from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
+
+
+class Embed(nnx.Module):
+    """The token embedding, which is the head of a tied model too."""
+
+    def __init__(self, vocabulary: int, width: int):
+        """Args: V and D."""
+        self.embedding = nnx.Param(jnp.zeros((vocabulary, width)))
+
+
+class Block(nnx.Module):
+    """One decoder layer: attention and MLP, each behind a norm and around a residual."""
+
+    def __init__(self, config: ModelConfig):
+        """Args: the decoder's sizes."""
+        self.attention_norm = RMSNorm(config.width, config.rms_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.width, config.rms_eps)
+        self.mlp = Mlp(config)
+
+    def __call__(
+        self, x_BTD: jax.Array, *, layer: int, branches: Sequence[Branch], **attention: Any
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """The residual stream after this layer, and the layer's cache."""
+        out_BTD, cache = self.attention(
+            self.attention_norm(x_BTD), branches=branches, layer=layer, **attention
+        )
+        x_BTD = x_BTD + out_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD), branches, layer=layer), cache
+
+
+class Decoder(nnx.Module):
+    """Embedding, layers, final norm and head."""
+
+    def __init__(self, config: ModelConfig):
+        """Args: the sizes. Kernels start at zero; `from_parameters` puts the real ones in."""
+        self.config = config
+        self.embed = Embed(config.vocab_size, config.width)
+        self.layers = nnx.List([Block(config) for _ in range(config.layers)])
+        self.norm = RMSNorm(config.width, config.rms_eps)
+        self.lm_head = None if config.tied else Linear(config.width, config.vocab_size)
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        position_BT: jax.Array,
+        mask_BTS: jax.Array,
+        branches: Sequence[Branch],
+        cache: Cache | None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """See `Model.hidden`."""
+        x_BTD = self.embed.embedding[...][tokens_BT].astype(jnp.float32)
+        rotary = rotary_angles(position_BT, self.config)
+        caches = []
+        for index, own in enumerate(layer_branches(branches, self.config.layers)):
+            x_BTD, layer_cache = self.layers[index](
+                x_BTD,
+                layer=index,
+                branches=own,
+                position_BT=position_BT,
+                rotary=rotary,
+                mask_BTS=mask_BTS,
+                cache=None if cache is None else cache[index],
+            )
+            caches.append(layer_cache)
+        return self.norm(x_BTD), None if cache is None else tuple(caches)
+
+    def logits(self, hidden_XD: jax.Array) -> jax.Array:
+        """See `Model.logits`."""
+        if self.lm_head is not None:
+            kernel_DV = self.lm_head.kernel[...]
+            return contract_frozen("XD,DV->XV", hidden_XD, kernel_DV, kernel_DV.dtype)
+        embedding_VD = self.embed.embedding[...]
+        return contract_frozen("XD,VD->XV", hidden_XD, embedding_VD, embedding_VD.dtype)
+
+
+@flax.struct.dataclass
+class Model:
+    """A frozen language model as one argument of a pure function.
+
+    Attributes:
+      params: nested dictionary of arrays (see `parameter_shapes` for the paths).
+      definition: the module's structure (static).
+      config: its sizes (static).
+    """
+
+    params: dict[str, Any]
+    definition: Any = flax.struct.field(pytree_node=False)
+    config: ModelConfig = flax.struct.field(pytree_node=False)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the kernels, in which products run."""
+        return self.params["embed"]["embedding"].dtype
+
+    def module(self) -> Decoder:
+        """The NNX module with these parameters."""
+        return nnx.merge(self.definition, nnx.State(self.params))
+
+    def hidden(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        position_BT: Int[Array, "B T"],
+        mask_BTS: Bool[Array, "B T S"],
+        branches: Sequence[Branch] = (),
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """The final hidden states, after the last norm.
+
+        Args:
+          tokens_BT: token ids.
+          position_BT: each token's position in its own sequence; with a cache also its slot.
+          mask_BTS: what each query may see: other tokens of the row, or the cache's slots.
+          branches: adapters of the rows.
+          cache: keys and values so far, or None to attend within the rows.
+
+        Returns:
+          float32 hidden states, and the cache with these tokens added (None without a cache).
+        """
+        return self.module().hidden(tokens_BT, position_BT, mask_BTS, branches, cache)
+
+    def logits(self, hidden: Float[Array, "*X D"]) -> Float[Array, "*X V"]:
+        """Next-token logits of hidden states with any leading axes, float32."""
+        flat_XD = hidden.reshape(-1, hidden.shape[-1])
+        return self.module().logits(flat_XD).reshape(*hidden.shape[:-1], -1)
+
+
+def causal_mask(segment_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Tokens see themselves and earlier tokens of their own segment; segment 0 is padding."""
+    length = segment_BT.shape[1]
+    same_BTT = segment_BT[:, :, None] == segment_BT[:, None, :]
+    return same_BTT & jnp.tri(length, dtype=bool)[None] & (segment_BT > 0)[:, None, :]
+
+
+def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, jax.ShapeDtypeStruct]]:
+    definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
+    return definition, traverse_util.flatten_dict(nnx.to_pure_dict(state))
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter's dotted path and shape; kernels are [in, out].
+
+    >>> from feddpa_jax.models.config import ModelConfig
+    >>> shapes = parameter_shapes(ModelConfig(7, 4, 1, 2, 1, 2, 8, tied=True))
+    >>> shapes["layers.0.attention.k_proj.kernel"]
+    (4, 2)
+    """
+    _, flat = _flat_parameters(config)
+    return {".".join(map(str, path)): leaf.shape for path, leaf in flat.items()}
+
+
+def from_parameters(
+    config: ModelConfig, parameters: Mapping[str, Any], dtype: DTypeLike = jnp.float32
+) -> Model:
+    """A model from arrays by dotted path.
+
+    Args:
+      config: the sizes.
+      parameters: one array for each path of `parameter_shapes(config)`.
+      dtype: dtype of kernels and embedding; norm scales are float32.
+    """
+    definition, flat = _flat_parameters(config)
+    assert set(parameters) == {".".join(map(str, path)) for path in flat}, "parameters do not match"
+    params = {}
+    for path, leaf in flat.items():
+        array = parameters[".".join(map(str, path))]
+        assert array.shape == leaf.shape, f"{path}: {array.shape} is not {leaf.shape}"
+        params[path] = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
+    return Model(traverse_util.unflatten_dict(params), definition, config)
+
+
+def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Model:
+    """A model with normal kernels of standard deviation 1/sqrt(in), embedding 1, norms 1."""
+    parameters = {}
+    for index, (path, shape) in enumerate(parameter_shapes(config).items()):
+        noise = jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+        if path.endswith("scale"):
+            parameters[path] = jnp.ones(shape)
+        else:
+            parameters[path] = noise if path == "embed.embedding" else noise * shape[0] ** -0.5
+    return from_parameters(config, parameters, dtype)
