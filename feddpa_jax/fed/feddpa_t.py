@@ -1,0 +1,52 @@
+"""FedDPA-T: both adapters are trained in every round.
+
+Yang, Long, Shen, Jiang, Blumenstein: *Dual-Personalizing Adapter for Federated Foundation Models*,
+NeurIPS 2024, arXiv 2403.19211, Algorithm 1 (FedDPA-T). In round t each client c
+
+    1. receives the global adapter,
+    2. from round 1 on, trains its local adapter beside the frozen global one,
+           y = x W + s * ((1 - a) x A_global B_global + a x A_local[c] B_local[c]),
+    3. trains its copy of the global adapter alone,
+    4. sends the copy; the server averages the copies.
+
+The local adapter starts fresh, stays with its client, and goes on from round to round.
+"""
+
+import jax
+
+from feddpa_jax.fed.method import (
+    FedState,
+    Method,
+    Metrics,
+    Parts,
+    RoundData,
+    global_phase,
+    new_adapters,
+    put,
+    take,
+)
+
+
+def feddpa_t(parts: Parts) -> Method:
+    """FedDPA-T over the given engine, initialisation and average."""
+
+    def init(key: jax.Array, id_C: jax.Array) -> FedState:
+        global_key, local_key = jax.random.split(key)
+        return FedState(
+            global_=parts.new_adapter(global_key),
+            local_C=new_adapters(parts.new_adapter, local_key, id_C),
+        )
+
+    def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
+        local_key, global_key = jax.random.split(key)
+        local_C, metrics = state.local_C, {}
+        if data.number > 0:
+            own_C = take(local_C, data.participants)
+            own_C, metrics["local"] = parts.engine.train(
+                own_C, data.chunks("local"), key=local_key, frozen=state.global_
+            )
+            local_C = put(local_C, data.participants, own_C)
+        global_, metrics["global"] = global_phase(parts, state.global_, data, key=global_key)
+        return FedState(global_, local_C), metrics
+
+    return Method(init, round, answers_with="instance")

@@ -1,0 +1,63 @@
+"""What the compiled client step eats: blocks of packed rows, each row of one client."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """A block of B rows of T tokens, and the P response positions in them.
+
+    A row packs examples (segments) of one client; each attends to itself alone. Rows of one client
+    need not be as many as another's, and padding rows have segment 0 throughout.
+
+    Attributes:
+      tokens_BT: token ids.
+      position_BT: each token's position in its own example.
+      segment_BT: number of the example within the row, from 1; 0 is padding.
+      client_B: index of the row's client on the step's client axis.
+      row_B: number of the row among its client's rows of this update (dropout follows it).
+      row_P: row of each response position.
+      place_P: the token in that row whose hidden state predicts the target.
+      target_P: the token to predict.
+      weight_P: the position's share in its client's loss; 0 for padding.
+    """
+
+    tokens_BT: np.ndarray
+    position_BT: np.ndarray
+    segment_BT: np.ndarray
+    client_B: np.ndarray
+    row_B: np.ndarray
+    row_P: np.ndarray
+    place_P: np.ndarray
+    target_P: np.ndarray
+    weight_P: np.ndarray
+
+
+class Update(NamedTuple):
+    """One optimizer update of all clients of a step: blocks to sum over, and token counts."""
+
+    blocks: list[Rows]
+    real_tokens: int
+    computed_tokens: int
+
+
+class Chunk(NamedTuple):
+    """The local trainings of some clients, all on one client axis.
+
+    Attributes:
+      members: their positions among the round's participants, [c]; c <= C.
+      names: their names, for messages.
+      phase: name of the phase, for messages.
+      id_C: a number for each client that follows from its name alone (randomness follows it).
+      total_C: number of updates of each client's training; 0 for places that stay empty.
+      updates: the updates, in order.
+    """
+
+    members: np.ndarray
+    names: tuple[str, ...]
+    phase: str
+    id_C: np.ndarray
+    total_C: np.ndarray
+    updates: Iterable[Update]
