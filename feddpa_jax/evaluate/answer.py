@@ -1,0 +1,158 @@
+"""Generated answers of many (client, instance, mix) requests, batched across clients."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.generate.beam import beam_search
+from feddpa_jax.generate.decode import Decoded, greedy, prefill
+from feddpa_jax.models.decoder import Model
+
+# Prompt lengths are rounded up to one of so many values: each costs a compilation.
+MOST_LENGTHS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt to be answered under a client's adapters: g times global, l times local."""
+
+    client: int
+    tokens_T: np.ndarray
+    global_weight: float
+    local_weight: float
+
+
+def bucket_lengths(lengths: Sequence[int], most: int) -> list[int]:
+    """At most `most` lengths, multiples of 8, that pad these sequences least; ascending.
+
+    >>> bucket_lengths([7, 8, 8, 30], 2)
+    [8, 32]
+    """
+    values, counts = np.unique([-(-n // 8) * 8 for n in lengths], return_counts=True)
+    # best[k][i]: least padded total of the first i values in k buckets that end at value i.
+    upto = np.concatenate([[0], np.cumsum(counts)])
+    n = len(values)
+    best = {(0, 0): (0.0, [])}
+    for k in range(1, most + 1):
+        for i in range(1, n + 1):
+            options = [
+                (cost + float(values[i - 1] * (upto[i] - upto[j])), [*ends, int(values[i - 1])])
+                for j in range(i)
+                if (k - 1, j) in best
+                for cost, ends in [best[k - 1, j]]
+            ]
+            if options:
+                best[k, i] = min(options, key=lambda option: option[0])
+    return min((best[k, n] for k in range(1, most + 1) if (k, n) in best), key=lambda b: b[0])[1]
+
+
+def _answer(
+    model: Model,
+    global_: Adapter | None,
+    local_C: Adapter | None,
+    tokens_BT: jax.Array,
+    length_B: jax.Array,
+    client_B: jax.Array,
+    global_weight_B: jax.Array,
+    local_weight_B: jax.Array,
+    *,
+    scale: float,
+    beams: int,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+) -> Decoded:
+    branches = dual_branches(
+        global_, local_C, client_B, local_weight_B, scale=scale, global_weight=global_weight_B
+    )
+    slots = tokens_BT.shape[1] + max_new_tokens
+    prompt = prefill(model, branches, tokens_BT, length_B, slots)
+    ends = {"eos_id": eos_id, "pad_id": pad_id, "max_new_tokens": max_new_tokens}
+    if beams == 1:
+        return greedy(model, branches, prompt.last_hidden_BD, prompt.cache, length_B, **ends)
+    return beam_search(
+        model, branches, prompt.last_hidden_BD, prompt.cache, length_B, beams=beams, **ends
+    )
+
+
+class Answerer:
+    """Answers prompts in batches of a few fixed shapes."""
+
+    def __init__(
+        self,
+        model: Model,
+        adapters: Adapters,
+        *,
+        eos_id: int,
+        pad_id: int,
+        beams: int = 1,
+        max_new_tokens: int = 80,
+        batch_tokens: int = 4096,
+    ):
+        """Args: the base, the adapters, and how to decode; 1 beam is greedy."""
+        self.model = model
+        self.adapters = adapters
+        self.pad_id = pad_id
+        self.batch_tokens = batch_tokens // beams
+        self.max_new_tokens = max_new_tokens
+        self._settings = {
+            "scale": adapters.scale,
+            "beams": beams,
+            "max_new_tokens": max_new_tokens,
+            "eos_id": eos_id,
+            "pad_id": pad_id,
+        }
+        self._answer = jax.jit(_answer, static_argnames=tuple(self._settings))
+
+    def __call__(
+        self, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
+    ) -> list[np.ndarray]:
+        """The generated tokens of each prompt, in their order, without the end token."""
+        answers: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
+        if not prompts:
+            return answers
+        lengths = [len(prompt.tokens_T) for prompt in prompts]
+        start = 0
+        for bucket in bucket_lengths(lengths, MOST_LENGTHS):
+            members = [i for i, n in enumerate(lengths) if start < n <= bucket]
+            start = bucket
+            size = max(1, self.batch_tokens // (bucket + self.max_new_tokens))
+            # A lone prompt must not pay for a full batch.
+            size = min(size, 1 << (len(members) - 1).bit_length())
+            for first in range(0, len(members), size):
+                batch = members[first : first + size]
+                decoded = self._batch([prompts[i] for i in batch], size, bucket)
+                for i, tokens_T in zip(batch, decoded, strict=True):
+                    answers[i] = tokens_T
+                on_done(len(batch))
+        return answers
+
+    def _batch(self, prompts: list[Prompt], rows: int, length: int) -> list[np.ndarray]:
+        tokens_BT = np.full((rows, length), self.pad_id, np.int32)
+        length_B, client_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        global_weight_B, local_weight_B = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
+        # Spare rows repeat the last prompt: they end when it does and cost no further step.
+        for b in range(rows):
+            prompt = prompts[min(b, len(prompts) - 1)]
+            tokens_BT[b, : len(prompt.tokens_T)] = prompt.tokens_T
+            length_B[b], client_B[b] = len(prompt.tokens_T), prompt.client
+            global_weight_B[b], local_weight_B[b] = prompt.global_weight, prompt.local_weight
+        decoded = self._answer(
+            self.model,
+            self.adapters.global_,
+            self.adapters.local_C,
+            jnp.asarray(tokens_BT),
+            jnp.asarray(length_B),
+            jnp.asarray(client_B),
+            jnp.asarray(global_weight_B),
+            jnp.asarray(local_weight_B),
+            **self._settings,
+        )
+        tokens_BT, length_B = np.asarray(decoded.tokens_BT), np.asarray(decoded.length_B)
+        return [tokens_BT[b, : length_B[b]] for b in range(len(prompts))]

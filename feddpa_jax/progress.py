@@ -1,0 +1,106 @@
+"""Progress for people: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+# Where there is no terminal, a line at most so often, in seconds.
+LINE_EVERY = 15.0
+
+
+class Advance(Protocol):
+    """What a task calls as it goes on."""
+
+    def __call__(self, amount: float, note: str = "") -> None:
+        """`amount` more is done; `note` replaces the remark beside the bar."""
+        ...
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them.
+
+    >>> duration(75.2)
+    '1:15'
+    >>> duration(3600)
+    '1:00:00'
+    """
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Reporter:
+    """Where a command tells what it does."""
+
+    def __init__(self, console: Console | None = None):
+        """Args: the console to write to; standard output if None."""
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """Prints a line."""
+        self.console.print(message, markup=False)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Prints a table or another renderable; where there is no terminal, at most 100 columns."""
+        if self.console.is_terminal:
+            self.console.print(renderable)
+        else:
+            Console(file=self.console.file, width=100, highlight=False).print(renderable)
+
+    @contextmanager
+    def task(self, name: str, total: float, unit: str) -> Iterator[Advance]:
+        """Follows a task of `total` units; yields the function to call as it goes on."""
+        if self.console.is_terminal:
+            yield from self._bar(name, total, unit)
+        else:
+            yield from self._lines(name, total, unit)
+
+    def _bar(self, name: str, total: float, unit: str) -> Iterator[Advance]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+        )
+        start = time.perf_counter()
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(name, total=total, note="", rate="")
+            done = 0.0
+
+            def advance(amount: float, note: str = "") -> None:
+                nonlocal done
+                done += amount
+                rate = f"{done / (time.perf_counter() - start):,.0f} {unit}/s"
+                progress.update(task, advance=amount, note=note, rate=rate)
+
+            yield advance
+        self._finish(name, done, unit, time.perf_counter() - start)
+
+    def _lines(self, name: str, total: float, unit: str) -> Iterator[Advance]:
+        start = time.perf_counter()
+        last, done = start, 0.0
+
+        def advance(amount: float, note: str = "") -> None:
+            nonlocal last, done
+            done += amount
+            now = time.perf_counter()
+            if now - last >= LINE_EVERY and done < total:
+                last = now
+                rate = done / (now - start)
+                left = duration((total - done) / rate)
+                remark = f", {note}" if note else ""
+                self.say(f"{name}: {done / total:.0%}, {rate:,.0f} {unit}/s, {left} left{remark}")
+
+        yield advance
+        self._finish(name, done, unit, time.perf_counter() - start)
+
+    def _finish(self, name: str, done: float, unit: str, seconds: float) -> None:
+        rate = done / seconds if seconds else 0.0
+        self.say(f"{name}: {done:,.0f} {unit} in {duration(seconds)} ({rate:,.0f} {unit}/s)")
