@@ -1,0 +1,120 @@
+"""Llama-family models in GGUF files: configuration, tokenizer fields and tensors.
+
+GGUF stores the query and key maps of Llama models with the two halves of every head interleaved
+(the layout of llama.cpp's rope); here they are put back into Hugging Face's half-split order.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from feddpa_jax.hf.names import LLAMA_GGUF, check_shape, map_names
+from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.decoder import parameter_shapes
+from feddpa_jax.types import UserError
+
+
+class GgufFile(NamedTuple):
+    """An opened file: metadata by name, and its tensors (lazy, memory-mapped)."""
+
+    path: Path
+    fields: dict[str, Any]
+    tensors: dict[str, Any]
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Opens a GGUF file.
+
+    Raises:
+      UserError: missing, not GGUF, or cut short.
+    """
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UserError(f"{path}: not a GGUF file (its first four bytes are not 'GGUF')")
+    try:
+        reader = GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); get the file again") from None
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    size = path.stat().st_size
+    for tensor in tensors.values():
+        if tensor.data_offset + tensor.n_bytes > size:
+            raise UserError(f"{path}: cut short within tensor {tensor.name!r}; get the file again")
+    return GgufFile(path, fields, tensors)
+
+
+def gguf_config(file: GgufFile) -> ModelConfig:
+    """The decoder's sizes from the metadata.
+
+    Raises:
+      UserError: an architecture other than llama, or a missing field.
+    """
+    architecture = file.fields.get("general.architecture")
+    if architecture != "llama":
+        raise UserError(
+            f"{file.path}: architecture {architecture!r} is not supported; supported: llama"
+        )
+
+    def field(name: str) -> Any:
+        if f"llama.{name}" not in file.fields:
+            raise UserError(f"{file.path}: no field 'llama.{name}'")
+        return file.fields[f"llama.{name}"]
+
+    heads, width = int(field("attention.head_count")), int(field("embedding_length"))
+    return ModelConfig(
+        vocab_size=len(file.fields["tokenizer.ggml.tokens"]),
+        width=width,
+        layers=int(field("block_count")),
+        heads=heads,
+        kv_heads=int(file.fields.get("llama.attention.head_count_kv", heads)),
+        head_dim=int(file.fields.get("llama.attention.key_length", width // heads)),
+        ffn=int(field("feed_forward_length")),
+        rope_theta=float(file.fields.get("llama.rope.freq_base", 10000.0)),
+        # float32 in the file: 1e-5 comes back as 9.999999747378752e-06.
+        rms_eps=float(f"{field('attention.layer_norm_rms_epsilon'):.6g}"),
+        tied="output.weight" not in file.tensors,
+        max_positions=int(field("context_length")),
+    )
+
+
+def read_gguf(
+    file: GgufFile, config: ModelConfig, convert: Callable[[str, np.ndarray], Any]
+) -> dict[str, Any]:
+    """All parameters by our dotted path, one tensor at a time through `convert(path, float32)`."""
+    from gguf.quants import dequantize
+
+    shapes = parameter_shapes(config)
+    source = str(file.path)
+    parameters = {}
+    for name, (path, transpose) in map_names(
+        list(file.tensors), shapes, LLAMA_GGUF, source
+    ).items():
+        tensor = file.tensors[name]
+        array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        if path.endswith("q_proj.kernel"):
+            array = split_halves(array, config.heads)
+        elif path.endswith("k_proj.kernel"):
+            array = split_halves(array, config.kv_heads)
+        array = array.T if transpose else array
+        check_shape(name, array.shape, path, shapes[path], source)
+        parameters[path] = convert(path, array)
+    return parameters
+
+
+def split_halves(weight_ED: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of each head from interleaved pairs (0, H/2, 1, H/2 + 1, ...) to halves (0, 1, ...).
+
+    >>> import numpy as np
+    >>> split_halves(np.arange(4.0)[:, None], heads=1)[:, 0].tolist()
+    [0.0, 2.0, 1.0, 3.0]
+    """
+    size_out, size_in = weight_ED.shape
+    pairs = weight_ED.reshape(heads, size_out // heads // 2, 2, size_in)
+    return pairs.swapaxes(1, 2).reshape(size_out, size_in)
