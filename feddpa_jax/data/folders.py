@@ -1,0 +1,136 @@
+"""Federations in: the built-in sample, the paper's folders, client folders, Hugging Face data sets."""
+
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from feddpa_jax.data.hub import load_hub
+from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
+from feddpa_jax.data.sample import sample_federation
+from feddpa_jax.types import Client, Example, Federation, UserError
+
+
+def load_federation(
+    path: str, *, seed: int = 0, max_train: int | None = None, max_test: int | None = None
+) -> Federation:
+    """Loads all clients and test instances.
+
+    Args:
+      path: one of
+        - "sample": eight small built-in tasks, made from the seed;
+        - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout; clients
+          are named client_0, client_1, ...), or its `<N>` folder;
+        - a folder with `clients/<name>/train.jsonl` and, if there is any, `test.jsonl`;
+        - "hf:NAME?client_column=COLUMN": a data set of the hub or a local folder (see `load_hub`).
+      seed: of the sample, and of the choice that `max_train` and `max_test` make.
+      max_train: most examples a client keeps, chosen from its name and the seed.
+      max_test: most test instances a task keeps, chosen from its name and the seed.
+
+    Raises:
+      UserError: anything wrong with the data, naming file and line.
+    """
+    if path == "sample":
+        federation = sample_federation(seed)
+    elif path.startswith("hf:"):
+        federation = load_hub(path)
+    else:
+        federation = _load_folder(Path(path).expanduser())
+    _check(federation, path)
+    return Federation(
+        clients=tuple(
+            Client(client.name, _some(client.train, max_train, seed, client.name))
+            for client in federation.clients
+        ),
+        test=_some_per_task(federation.test, max_test, seed),
+    )
+
+
+def _load_folder(folder: Path) -> Federation:
+    if not folder.exists():
+        raise UserError(f"data.path: {folder} does not exist; name a folder, sample, or hf:NAME")
+    if not folder.is_dir():
+        raise UserError(f"data.path: {folder} is not a folder")
+    if (folder / "clients").is_dir():
+        return _client_folders(folder / "clients")
+    if (folder / "local_training_0.json").is_file():
+        return _paper_layout(folder, folder.parent)
+    numbered = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+    if len(numbered) > 1:
+        names = ", ".join(sorted(p.name for p in numbered))
+        raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
+    if numbered:
+        return _paper_layout(numbered[0], folder)
+    raise UserError(
+        f"data.path: {folder} holds neither <N>/local_training_0.json nor clients/<name>/train.jsonl"
+    )
+
+
+def _paper_layout(folder: Path, tests: Path) -> Federation:
+    numbers = sorted(
+        int(match[1])
+        for path in folder.iterdir()
+        if (match := re.fullmatch(r"local_training_(\d+)\.json", path.name))
+    )
+    expected = int(folder.name) if folder.name.isdecimal() else len(numbers)
+    for k in range(max(expected, len(numbers))):
+        if k not in numbers:
+            raise UserError(
+                f"{folder}: no local_training_{k}.json, though the folder is for {expected} clients"
+            )
+    clients = tuple(
+        Client(f"client_{k}", read_json_list(folder / f"local_training_{k}.json", task=f"client_{k}"))
+        for k in numbers
+    )
+    files = sorted({*tests.glob("*test*.jsonl"), *folder.glob("*test*.jsonl")})
+    return Federation(clients, tuple(e for file in files for e in read_json_lines(file)))
+
+
+def _client_folders(folder: Path) -> Federation:
+    clients, test = [], []
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        name = check_client_name(place.name, str(folder))
+        train = place / "train.jsonl"
+        if not train.is_file():
+            raise UserError(f"{place}: no train.jsonl; every client needs one")
+        clients.append(Client(name, read_json_lines(train, task=name)))
+        if (place / "test.jsonl").is_file():
+            test += read_json_lines(place / "test.jsonl", task=name)
+    return Federation(tuple(clients), tuple(test))
+
+
+def _check(federation: Federation, path: str) -> None:
+    if not federation.clients:
+        raise UserError(f"data.path: {path} has no client")
+    seen: dict[str, str] = {}
+    for client in federation.clients:
+        if not client.train:
+            raise UserError(f"data.path: {path}: client {client.name!r} has no training example")
+        # Two names that differ in case alone would share a folder on some file systems.
+        other = seen.setdefault(client.name.lower(), client.name)
+        if other is not client.name:
+            raise UserError(f"data.path: {path}: client {client.name!r} is there twice ({other!r})")
+    for number, example in enumerate(federation.test, start=1):
+        if not example.task:
+            raise UserError(f"data.path: {path}: test instance {number} names no 'task'")
+
+
+def _some(
+    examples: tuple[Example, ...], most: int | None, seed: int, name: str
+) -> tuple[Example, ...]:
+    if most is None or len(examples) <= most:
+        return examples
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return tuple(examples[i] for i in np.sort(rng.permutation(len(examples))[:most]))
+
+
+def _some_per_task(
+    examples: tuple[Example, ...], most: int | None, seed: int
+) -> tuple[Example, ...]:
+    kept = {
+        id(example)
+        for task in {example.task for example in examples}
+        for example in _some(tuple(e for e in examples if e.task == task), most, seed, task)
+    }
+    return tuple(example for example in examples if id(example) in kept)

@@ -1,0 +1,142 @@
+"""Scores of answers, and from scores P, TTP and their bootstrap intervals.
+
+For scores of C clients on I test instances, each of one task:
+
+    P   = mean over clients of the mean over the client's own tasks of its score on the task
+    TTP = mean over clients of the mean over all tasks (own ones included) of its score on the task
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+
+
+@functools.cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(["rouge1"], use_stemmer=False)
+
+
+def rouge1(prediction: str, target: str) -> float:
+    """ROUGE-1 F1 in percent, without stemming; blind to case and punctuation.
+
+    >>> round(rouge1("the cat sat", "The cat."), 1)
+    80.0
+    """
+    return 100.0 * _scorer().score(target, prediction)["rouge1"].fmeasure
+
+
+def exact_match(prediction: str, target: str) -> float:
+    """100 if the texts are the same but for white space around them, else 0."""
+    return 100.0 * (prediction.strip() == target.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Which task each instance has, and which tasks are each client's own.
+
+    Attributes:
+      names: the tasks K that test instances have.
+      task_I: index of each instance's task.
+      own_CK: whether a client trains on a task.
+    """
+
+    names: tuple[str, ...]
+    task_I: np.ndarray
+    own_CK: np.ndarray
+
+    def one_hot(self) -> np.ndarray:
+        """float [I, K]."""
+        return np.eye(len(self.names))[self.task_I]
+
+
+def task_matrix(scores_CI: np.ndarray, tasks: Tasks) -> np.ndarray:
+    """Mean score of every client on every task, [C, K]."""
+    one_hot_IK = tasks.one_hot()
+    return scores_CI @ one_hot_IK / one_hot_IK.sum(axis=0)
+
+
+def personalization(matrix: np.ndarray, own_CK: np.ndarray) -> np.ndarray:
+    """P from client-by-task means [..., C, K]; clients without an own task in the tests are left out."""
+    has_C = own_CK.any(axis=1)
+    if not has_C.any():
+        return np.full(matrix.shape[:-2], np.nan)
+    own_CK = own_CK[has_C].astype(float)
+    own = (matrix[..., has_C, :] * own_CK).sum(axis=-1) / own_CK.sum(axis=-1)
+    return own.mean(axis=-1)
+
+
+def test_time_personalization(matrix: np.ndarray) -> np.ndarray:
+    """TTP from client-by-task means [..., C, K]."""
+    return matrix.mean(axis=(-2, -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resamples:
+    """Bootstrap resamples of the test instances, within each task, the same for all clients.
+
+    Attributes:
+      weight_SIK: how often resample S drew instance I of task K, over the task's size.
+    """
+
+    weight_SIK: np.ndarray
+
+    @classmethod
+    def draw(cls, tasks: Tasks, count: int, seed: int) -> "Resamples":
+        """Draws `count` resamples."""
+        rng = np.random.default_rng([seed, 4])
+        weight = np.zeros((count, len(tasks.task_I), len(tasks.names)), np.float32)
+        for k in range(len(tasks.names)):
+            members = np.flatnonzero(tasks.task_I == k)
+            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), count)
+            weight[:, members, k] = drawn / len(members)
+        return cls(weight)
+
+    def matrices(self, scores_CI: np.ndarray) -> np.ndarray:
+        """Client-by-task means of every resample, [S, C, K]."""
+        return np.einsum("ci,sik->sck", scores_CI, self.weight_SIK, optimize=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a mode's scores come to in one metric.
+
+    Attributes:
+      p: personalization.
+      ttp: test-time personalization.
+      matrix_CK: client-by-task means.
+    """
+
+    p: Interval
+    ttp: Interval
+    matrix_CK: np.ndarray
+
+
+def _interval(value: float, samples_S: np.ndarray) -> Interval:
+    low, high = np.percentile(samples_S, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summary:
+    """P, TTP and the matrix of one mode's scores; of a difference of scores just as well."""
+    assert np.isfinite(scores_CI).all()
+    matrix_CK = task_matrix(scores_CI, tasks)
+    resampled_SCK = resamples.matrices(scores_CI)
+    return Summary(
+        _interval(
+            personalization(matrix_CK, tasks.own_CK),
+            personalization(resampled_SCK, tasks.own_CK),
+        ),
+        _interval(test_time_personalization(matrix_CK), test_time_personalization(resampled_SCK)),
+        matrix_CK,
+    )
