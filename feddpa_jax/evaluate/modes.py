@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.data.rounds import client_id
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer, Scores
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.rules import make_weighting
@@ -120,7 +119,7 @@ class Support:
 
 def embed_support(
     scorer: Scorer,
-    names: Sequence[str],
+    ids: Sequence[int],
     training: Sequence[Sequence[TokenizedExample]],
     instances: int,
     settings: WeightingSettings,
@@ -129,8 +128,8 @@ def embed_support(
     """Draws and embeds each client's support, under the adapter that settings name."""
     g, l = embedding_weights(settings.embed_with)
     requests, counts, draws = [], [], []
-    for client, (name, examples) in enumerate(zip(names, training, strict=True)):
-        ident, count = client_id(name), len(examples)
+    for client, (ident, examples) in enumerate(zip(ids, training, strict=True)):
+        count = len(examples)
         if settings.resample:
             draw = draw_support_per_instance(
                 count, settings.support, instances, seed=settings.seed, client=ident

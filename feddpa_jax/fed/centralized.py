@@ -6,4 +6,4 @@ from feddpa_jax.fed.method import Method, Parts
 
 def centralized(parts: Parts) -> Method:
     """Centralized training: FedIT with a single client that holds everybody's data."""
-    return fedit(parts)._replace(pooled=True)
+    return fedit(parts)

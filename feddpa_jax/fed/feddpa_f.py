@@ -24,4 +24,4 @@ def feddpa_f(parts: Parts) -> Method:
         own_C, metrics = parts.engine.train(own_C, data.chunks("personalization"), key=key)
         return FedState(state.global_, own_C), {"personalization": metrics}
 
-    return shared._replace(personalize=personalize, answers_with="instance")
+    return shared._replace(personalize=personalize)

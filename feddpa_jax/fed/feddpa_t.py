@@ -49,4 +49,4 @@ def feddpa_t(parts: Parts) -> Method:
         global_, metrics["global"] = global_phase(parts, state.global_, data, key=global_key)
         return FedState(global_, local_C), metrics
 
-    return Method(init, round, answers_with="instance")
+    return Method(init, round)

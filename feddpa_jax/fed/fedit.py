@@ -20,4 +20,4 @@ def fedit(parts: Parts) -> Method:
         global_, metrics = global_phase(parts, state.global_, data, key=global_key)
         return FedState(global_, None), {"global": metrics}
 
-    return Method(init, round, answers_with="global")
+    return Method(init, round)

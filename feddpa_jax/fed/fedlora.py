@@ -9,4 +9,4 @@ from feddpa_jax.fed.method import Method, Parts
 
 def fedlora(parts: Parts) -> Method:
     """FedLoRA over the given engine, initialisation and average."""
-    return feddpa_f(parts)._replace(answers_with="local")
+    return feddpa_f(parts)

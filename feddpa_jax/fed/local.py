@@ -28,4 +28,4 @@ def local(parts: Parts) -> Method:
         own_C, metrics = parts.engine.train(own_C, data.chunks("local"), key=key)
         return FedState(None, put(state.local_C, data.participants, own_C)), {"local": metrics}
 
-    return Method(init, round, answers_with="local")
+    return Method(init, round)

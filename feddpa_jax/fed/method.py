@@ -67,16 +67,12 @@ class Method(NamedTuple):
     Attributes:
       init: `(key, id_C) -> FedState`.
       round: `(state, data, *, key) -> (state, metrics)`.
-      personalize: same signature; one extra round after the last, or None.
-      answers_with: the inference mode that the method is judged by.
-      pooled: whether all clients' data are trained on as one client's.
+      personalize: same signature; one extra round of all clients after the last, or None.
     """
 
     init: Callable[..., FedState]
     round: Callable[..., tuple[FedState, Metrics]]
     personalize: Callable[..., tuple[FedState, Metrics]] | None = None
-    answers_with: str = "global"
-    pooled: bool = False
 
 
 def new_adapters(

@@ -1,6 +1,7 @@
-"""The methods by name."""
+"""The methods by name, and what the run around them must know."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from feddpa_jax.fed.centralized import centralized
 from feddpa_jax.fed.feddpa_f import feddpa_f
@@ -10,11 +11,28 @@ from feddpa_jax.fed.fedlora import fedlora
 from feddpa_jax.fed.local import local
 from feddpa_jax.fed.method import Method, Parts
 
-METHODS: dict[str, Callable[[Parts], Method]] = {
-    "feddpa_t": feddpa_t,
-    "feddpa_f": feddpa_f,
-    "fedit": fedit,
-    "fedlora": fedlora,
-    "local": local,
-    "centralized": centralized,
+
+class Entry(NamedTuple):
+    """A method in the table.
+
+    Attributes:
+      build: makes it from its parts.
+      answers_with: the inference mode that it is judged by.
+      personalizes: whether one personalization of all clients follows the last round.
+      pooled: whether all clients' data are trained on as one client's.
+    """
+
+    build: Callable[[Parts], Method]
+    answers_with: str
+    personalizes: bool = False
+    pooled: bool = False
+
+
+METHODS: dict[str, Entry] = {
+    "feddpa_t": Entry(feddpa_t, answers_with="instance"),
+    "feddpa_f": Entry(feddpa_f, answers_with="instance", personalizes=True),
+    "fedit": Entry(fedit, answers_with="global"),
+    "fedlora": Entry(fedlora, answers_with="local", personalizes=True),
+    "local": Entry(local, answers_with="local"),
+    "centralized": Entry(centralized, answers_with="global", pooled=True),
 }

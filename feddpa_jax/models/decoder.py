@@ -187,12 +187,16 @@ def from_parameters(
 
 
 def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Model:
-    """A model with normal kernels of standard deviation 1/sqrt(in), embedding 1, norms 1."""
+    """A model with normal kernels of standard deviation 1/sqrt(in) and norms 1.
+
+    The embedding's deviation is 1/sqrt(width), so that a tied head gives logits of order 1.
+    """
     parameters = {}
     for index, (path, shape) in enumerate(parameter_shapes(config).items()):
         noise = jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         if path.endswith("scale"):
             parameters[path] = jnp.ones(shape)
         else:
-            parameters[path] = noise if path == "embed.embedding" else noise * shape[0] ** -0.5
+            size_in = config.width if path == "embed.embedding" else shape[0]
+            parameters[path] = noise * size_in**-0.5
     return from_parameters(config, parameters, dtype)

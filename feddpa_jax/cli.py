@@ -1,0 +1,112 @@
+"""The command line: feddpa COMMAND [--config FILE] [--section.field VALUE ...]."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from feddpa_jax.types import UserError
+
+_OVERRIDES = "any field of the configuration: --section.field VALUE (feddpa fields lists them)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors as the contract has them: one line, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="feddpa", description="Federated dual-adapter fine-tuning of language models in JAX."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, *, run_dir: bool, config: bool) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=_OVERRIDES, allow_abbrev=False
+        )
+        if config:
+            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration")
+        if run_dir:
+            sub.add_argument(
+                "--run-dir", type=Path, required=True, metavar="DIR", help="the run's folder"
+            )
+        return sub
+
+    train = command(
+        "train",
+        "Train a federation, or go on with one that was stopped, and evaluate it at the end.",
+        run_dir=True,
+        config=True,
+    )
+    train.add_argument("--no-eval", action="store_true", help="do not evaluate at the end")
+    command("eval", "Evaluate a run: every client, task and mode.", run_dir=True, config=False)
+    generate = command(
+        "generate", "Answer one prompt for one client of a run.", run_dir=True, config=False
+    )
+    generate.add_argument("--client", required=True, metavar="NAME", help="whose adapters answer")
+    generate.add_argument("--prompt", required=True, metavar="TEXT", help="the instruction")
+    generate.add_argument("--input", default="", metavar="TEXT", help="its context, if any")
+    generate.add_argument(
+        "--mode",
+        choices=("base", "global", "local", "fixed", "instance"),
+        help="how the adapters are mixed; the method's own way if left out",
+    )
+    data = command(
+        "data",
+        "Check the configured data and print their statistics; or write the built-in sample.",
+        run_dir=False,
+        config=True,
+    )
+    data.add_argument("--make", type=Path, metavar="DIR", help="write the sample data there")
+    commands.add_parser("fields", help="List every field of the configuration.")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; 0, or 2 with one line on stderr for what the user can mend."""
+    try:
+        known, overrides = _parser().parse_known_args(arguments)
+        _run(known, overrides)
+    except UserError as error:
+        print(f"feddpa: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("feddpa: stopped; the same command goes on from the last round", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(known: argparse.Namespace, overrides: list[str]) -> None:
+    # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
+    from feddpa_jax import commands
+    from feddpa_jax.progress import Reporter
+
+    reporter = Reporter()
+    if known.command == "train":
+        commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
+    elif known.command == "eval":
+        commands.evaluate(known.run_dir, overrides, reporter)
+    elif known.command == "generate":
+        commands.generate(
+            known.run_dir,
+            overrides,
+            client=known.client,
+            instruction=known.prompt,
+            context=known.input,
+            mode=known.mode,
+            reporter=reporter,
+        )
+    elif known.command == "data":
+        commands.data(known.config, overrides, known.make, reporter)
+    elif overrides:
+        raise UserError(f"feddpa fields: {overrides[0]!r} is not expected")
+    else:
+        commands.fields(reporter)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What the commands do, once their arguments are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from feddpa_jax.config import Config, describe_fields, load_config
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.rounds import client_id
+from feddpa_jax.data.sample import write_sample
+from feddpa_jax.data.statistics import describe, render
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import encode_prompt
+from feddpa_jax.evaluate.answer import Answerer, Prompt
+from feddpa_jax.evaluate.command import evaluate_config, weighting_settings
+from feddpa_jax.evaluate.modes import (
+    available_modes,
+    embed_support,
+    embedding_weights,
+    fixed_weights,
+    instance_weights,
+    pooled,
+)
+from feddpa_jax.evaluate.score import Adapters, Request, Scorer
+from feddpa_jax.fed.method import take
+from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.hf.load import load_model
+from feddpa_jax.prepare import Prepared, prepare
+from feddpa_jax.progress import Reporter
+from feddpa_jax.runs import RunFolder, writing
+from feddpa_jax.train import resolved, restore
+from feddpa_jax.train import train as train_run
+from feddpa_jax.types import Example, TokenizedExample, UserError
+from feddpa_jax.weighting.rules import make_weighting
+
+
+def _checked(config: Config) -> Config:
+    """Refuses what only the registries know, before anything is loaded."""
+    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    get_template(config.data.template)
+    return resolved(config)
+
+
+def _adapters(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter) -> Adapters:
+    found = restore(config, prepared, run, reporter)
+    if found is None:
+        raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
+    state, _ = found
+    return Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
+
+
+def _reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
+    """A run's configuration with overrides of what does not touch its training."""
+    run = RunFolder(run_dir)
+    run.read_config()
+    config = load_config(run.config_file, overrides)
+    run.check_same_training(config)
+    return run, _checked(config)
+
+
+def train(
+    config_file: Path | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    evaluates: bool,
+    reporter: Reporter,
+) -> None:
+    """Trains, and evaluates at the end."""
+    config = _checked(load_config(config_file, overrides))
+    run = RunFolder(run_dir)
+    run.start(config)
+    prepared = prepare(config)
+    counts = prepared.counts
+    cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
+    reporter.say(
+        f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
+        f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens); "
+        f"{config.model.path} in {config.model.dtype}"
+    )
+    state = train_run(config, prepared, run, reporter)
+    if evaluates and prepared.federation.test:
+        adapters = Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
+        _evaluate(config, prepared, adapters, run, reporter)
+    reporter.say(f"run folder: {run.path}")
+
+
+def evaluate(run_dir: Path, overrides: Sequence[str], reporter: Reporter) -> None:
+    """Evaluates a run's last checkpoint."""
+    run, config = _reread(run_dir, overrides)
+    prepared = prepare(config)
+    _evaluate(config, prepared, _adapters(config, prepared, run, reporter), run, reporter)
+
+
+def _evaluate(
+    config: Config, prepared: Prepared, adapters: Adapters, run: RunFolder, reporter: Reporter
+) -> None:
+    evaluate_config(
+        config,
+        prepared,
+        adapters,
+        answers_with=METHODS[config.fed.method].answers_with,
+        folder=run.evaluation,
+        reporter=reporter,
+    )
+    reporter.say(f"every answer and weight: {run.evaluation / 'instances.jsonl'}")
+
+
+def generate(
+    run_dir: Path,
+    overrides: Sequence[str],
+    *,
+    client: str,
+    instruction: str,
+    context: str,
+    mode: str | None,
+    reporter: Reporter,
+) -> None:
+    """Answers one prompt for one client and prints the weight that was used."""
+    if not instruction.strip():
+        raise UserError("--prompt: is empty")
+    run, config = _reread(run_dir, overrides)
+    prepared = prepare(config)
+    if client not in prepared.names:
+        raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
+    adapters = _adapters(config, prepared, run, reporter)
+    mode = mode or METHODS[config.fed.method].answers_with
+    if mode not in available_modes(adapters):
+        raise UserError(
+            f"--mode: {config.fed.method} has no {mode!r}; it has "
+            f"{', '.join(available_modes(adapters))}"
+        )
+    tokens_T = encode_prompt(
+        Example(instruction, "", context),
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+    )
+    place = prepared.names.index(client)
+    similarity = None
+    if mode == "instance":
+        g, l, similarity = _instance_weight(config, prepared, adapters, place, tokens_T)
+    else:
+        weights = fixed_weights(mode, 1, 1, fixed=config.weighting.fixed)
+        g, l = float(weights.global_CI[0, 0]), float(weights.local_CI[0, 0])
+    tokenizer = prepared.base.tokenizer
+    answerer = Answerer(
+        prepared.base.model,
+        adapters,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        beams=config.eval.beams if config.eval.decoding == "beam" else 1,
+        max_new_tokens=config.eval.max_new_tokens,
+    )
+    (answer_T,) = answerer([Prompt(place, tokens_T, g, l)])
+    seen = "" if similarity is None else f", similarity {similarity:.4f}"
+    reporter.say(f"{client}, {mode}: global weight {g:.4f}, local weight {l:.4f}{seen}")
+    reporter.say(tokenizer.decode(answer_T))
+
+
+def _instance_weight(
+    config: Config, prepared: Prepared, adapters: Adapters, client: int, tokens_T: np.ndarray
+) -> tuple[float, float, float]:
+    """(g, l, similarity) of one prompt for one client."""
+    settings = weighting_settings(config)
+    # The end token stands in for a response: embeddings are of the prompt alone.
+    asked = TokenizedExample(
+        np.append(tokens_T, prepared.base.tokenizer.eos_id).astype(np.int32), len(tokens_T)
+    )
+    own = prepared.training[client]
+    local = adapters.local_C and take(adapters.local_C, np.array([client]))
+    scorer = Scorer.for_examples(
+        prepared.base.model, adapters._replace(local_C=local), [asked, *own], block_tokens=1
+    )
+    g, l = embedding_weights(settings.embed_with)
+    query_ID = pooled(scorer([Request(0, asked, g, l)]), settings.pooling)
+    support = embed_support(scorer, [client_id(prepared.names[client])], [own], 1, settings)
+    weights = instance_weights(query_ID[None], support, settings)
+    assert weights.similarity_CI is not None
+    weight = float(weights.local_CI[0, 0])
+    return 1.0 - weight, weight, float(weights.similarity_CI[0, 0])
+
+
+def data(
+    config_file: Path | None, overrides: Sequence[str], make: Path | None, reporter: Reporter
+) -> None:
+    """Writes the sample, or checks the configured data and prints their statistics."""
+    config = _checked(load_config(config_file, overrides))
+    if make is not None:
+        with writing(make):
+            write_sample(make, config.seed)
+        reporter.say(f"sample data written to {make}; use it with --data.path {make}")
+        return
+    federation = load_federation(
+        config.data.path,
+        seed=config.seed,
+        max_train=config.data.max_train,
+        max_test=config.data.max_test,
+    )
+    base = load_model(config.model.path, config.model.dtype)
+    template = get_template(config.data.template)
+    reporter.show(render(describe(federation, base.tokenizer, template, config.data.max_length)))
+
+
+def fields(reporter: Reporter) -> None:
+    """Prints every field of the configuration."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("field", "type", "default", "what it is"):
+        table.add_column(column, overflow="fold")
+    for row in describe_fields():
+        table.add_row(*row)
+    reporter.show(table)

@@ -1,0 +1,101 @@
+"""An evaluation as the configuration describes it."""
+
+import dataclasses
+from pathlib import Path
+
+from feddpa_jax.config import Config
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate.modes import WeightingSettings
+from feddpa_jax.evaluate.report import Report, make_report, render, write_report
+from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.prepare import Prepared
+from feddpa_jax.progress import Reporter
+from feddpa_jax.types import UserError
+
+
+def weighting_settings(config: Config) -> WeightingSettings:
+    """The weighting section, without what only the fixed mix needs, and with the seed."""
+    fields = dataclasses.asdict(config.weighting)
+    fields.pop("fixed")
+    return WeightingSettings(**fields, seed=config.seed)
+
+
+def evaluate_config(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    *,
+    answers_with: str,
+    folder: Path,
+    reporter: Reporter,
+) -> Report:
+    """Evaluates adapters on the configured test instances, writes the results and shows them.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      adapters: the run's final ones.
+      answers_with: the mode that the method is judged by.
+      folder: where the results go.
+      reporter: told of progress, shows the tables.
+
+    Raises:
+      UserError: there are no test instances, or a mode is asked for that the method has not.
+    """
+    if not prepared.federation.test:
+        raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
+    test = encode_examples(
+        prepared.federation.test,
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+    )
+    counts = test.counts
+    if counts.truncated or counts.dropped:
+        reporter.say(
+            f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
+            f"at data.max_length = {config.data.max_length}"
+        )
+    if not test.examples:
+        raise UserError("data.max_length: no test instance is left; raise it")
+    setting = Setting(
+        clients=prepared.federation.clients,
+        training=prepared.training,
+        instances=tuple(prepared.federation.test[i] for i in test.kept),
+        tokenized=test.examples,
+        tokenizer=prepared.base.tokenizer,
+    )
+    beam = config.eval.decoding == "beam"
+    results = evaluate(
+        prepared.base.model,
+        adapters,
+        setting,
+        modes=config.eval.modes,
+        metrics=config.eval.metrics,
+        weighting=weighting_settings(config),
+        fixed=config.weighting.fixed,
+        decoding=Decoding(
+            beams=config.eval.beams if beam else 1,
+            max_new_tokens=config.eval.max_new_tokens,
+            batch_tokens=config.eval.batch_tokens,
+        ),
+        reporter=reporter,
+    )
+    report = make_report(
+        results,
+        setting.tasks(),
+        settings={
+            "method": config.fed.method,
+            "answers_with": answers_with,
+            "weighting": dataclasses.asdict(config.weighting),
+            "decoding": dataclasses.asdict(config.eval),
+            "instances": counts._asdict(),
+        },
+        bootstrap=config.eval.bootstrap,
+        seed=config.seed,
+    )
+    write_report(folder, report, results, setting)
+    reporter.show(render(report))
+    return report

@@ -1,0 +1,267 @@
+"""Evaluation of a federation: every client, every test instance, every inference mode."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from feddpa_jax.data.rounds import client_id
+from feddpa_jax.evaluate.answer import Answerer, Prompt
+from feddpa_jax.evaluate.modes import (
+    MODES,
+    ModeWeights,
+    WeightingSettings,
+    available_modes,
+    embed_support,
+    embedding_weights,
+    fixed_weights,
+    instance_weights,
+    pooled,
+)
+from feddpa_jax.evaluate.score import Adapters, Request, Scorer, Scores
+from feddpa_jax.hf.tokenizer import Tokenizer
+from feddpa_jax.metrics import Tasks, exact_match, rouge1
+from feddpa_jax.models.decoder import Model
+from feddpa_jax.progress import Reporter
+from feddpa_jax.types import Client, Example, TokenizedExample, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is evaluated on what.
+
+    Attributes:
+      clients: their names and tasks.
+      training: each client's tokenized examples, the source of its support.
+      instances: the test instances, I of them.
+      tokenized: the same, tokenized.
+      tokenizer: the model's.
+    """
+
+    clients: tuple[Client, ...]
+    training: tuple[tuple[TokenizedExample, ...], ...]
+    instances: tuple[Example, ...]
+    tokenized: tuple[TokenizedExample, ...]
+    tokenizer: Tokenizer
+
+    def tasks(self) -> Tasks:
+        """Which task each instance has, and whose own it is."""
+        names = tuple(sorted({example.task for example in self.instances}))
+        return Tasks(
+            names=names,
+            task_I=np.array([names.index(example.task) for example in self.instances]),
+            own_CK=np.array([[task in client.tasks for task in names] for client in self.clients]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How answers are made: beams (1 is greedy), their length, and tokens computed at once."""
+
+    beams: int = 1
+    max_new_tokens: int = 80
+    batch_tokens: int = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class ModeResult:
+    """What one mode gave, for every client and instance.
+
+    Attributes:
+      weights: the mixing weights.
+      scores_CI: by metric.
+      predictions_CI: the answers' texts; None where none were generated.
+    """
+
+    weights: ModeWeights
+    scores_CI: dict[str, np.ndarray]
+    predictions_CI: list[list[str]] | None
+
+
+class _Pass:
+    """One mode's requests: modes that are the same for all clients are computed once."""
+
+    def __init__(self, mode: str, weights: ModeWeights, tokenized: Sequence[TokenizedExample]):
+        self.shared = mode in ("base", "global")
+        self.clients = weights.local_CI.shape[0]
+        self.rows = 1 if self.shared else self.clients
+        self.requests = [
+            Request(c, example, float(weights.global_CI[c, i]), float(weights.local_CI[c, i]))
+            for c in range(self.rows)
+            for i, example in enumerate(tokenized)
+        ]
+
+    def spread(self, flat: np.ndarray) -> np.ndarray:
+        """Results in the order of the requests as [C, I, ...]."""
+        values = flat.reshape(self.rows, -1, *flat.shape[1:])
+        return np.broadcast_to(values, (self.clients, *values.shape[1:]))
+
+
+def evaluate(
+    model: Model,
+    adapters: Adapters,
+    setting: Setting,
+    *,
+    modes: Sequence[str] | None,
+    metrics: Sequence[str],
+    weighting: WeightingSettings,
+    fixed: float,
+    decoding: Decoding,
+    reporter: Reporter,
+) -> dict[str, ModeResult]:
+    """Scores, and where ROUGE-1 is wanted also generates, every answer in every mode.
+
+    Args:
+      model: the frozen base.
+      adapters: global, local, LoRA scale.
+      setting: clients and instances.
+      modes: which; None for all that the adapters allow.
+      metrics: of "rouge1", "exact_match", "nll".
+      weighting: how instances are weighed.
+      fixed: local weight of the mode "fixed".
+      decoding: how answers are made.
+      reporter: told of progress.
+
+    Returns:
+      Results by mode.
+
+    Raises:
+      UserError: a mode that the adapters do not allow.
+    """
+    possible = available_modes(adapters)
+    chosen = [mode for mode in MODES if mode in (possible if modes is None else modes)]
+    for mode in chosen:
+        if mode not in possible:
+            raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
+    C, I = len(setting.clients), len(setting.tokenized)
+    everything = [*setting.tokenized, *(e for own in setting.training for e in own[:64])]
+    scorer = Scorer.for_examples(
+        model, adapters, everything, block_tokens=decoding.batch_tokens
+    )
+    weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
+    passes: dict[str, _Pass] = {}
+    scores: dict[str, Scores] = {}
+
+    def score(mode: str, on_done: Callable[[int], None]) -> None:
+        passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
+        scores[mode] = scorer(passes[mode].requests, on_done)
+
+    total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
+    with reporter.task("scoring", total, "answers") as advance:
+        for mode in chosen:
+            if mode == "instance":
+                query_CID = _queries(scorer, scores, passes, setting, weighting)
+                support = embed_support(
+                    scorer,
+                    [client_id(client.name) for client in setting.clients],
+                    setting.training,
+                    I,
+                    weighting,
+                )
+                weights[mode] = instance_weights(query_CID, support, weighting)
+            score(mode, advance)
+    predictions = None
+    if "rouge1" in metrics or decoding.beams > 1:
+        predictions = _answers(model, adapters, setting, passes, scores, decoding, reporter)
+    return {
+        mode: _result(
+            weights[mode],
+            passes[mode],
+            scores[mode],
+            None if predictions is None else predictions[mode],
+            setting,
+            metrics,
+        )
+        for mode in chosen
+    }
+
+
+def _queries(
+    scorer: Scorer,
+    scores: dict[str, Scores],
+    passes: dict[str, _Pass],
+    setting: Setting,
+    weighting: WeightingSettings,
+) -> np.ndarray:
+    """Every client's embedding of every instance; the mode of the same adapter has it already."""
+    mode = weighting.embed_with
+    if mode not in scores:
+        C, I = len(setting.clients), len(setting.tokenized)
+        g, l = embedding_weights(mode)
+        own = ModeWeights(np.full((C, I), g), np.full((C, I), l))
+        passes = {mode: _Pass(mode, own, setting.tokenized)}
+        scores = {mode: scorer(passes[mode].requests)}
+    return passes[mode].spread(pooled(scores[mode], weighting.pooling))
+
+
+def _answers(
+    model: Model,
+    adapters: Adapters,
+    setting: Setting,
+    passes: dict[str, _Pass],
+    scores: dict[str, Scores],
+    decoding: Decoding,
+    reporter: Reporter,
+) -> dict[str, list[str]]:
+    """The text of every request's answer.
+
+    Where the argmax is the target at every response position and the end token is among them, greedy
+    decoding gives the target: such answers are known without decoding.
+    """
+    tokenizer = setting.tokenizer
+    texts = [tokenizer.decode(e.tokens_T[e.prompt_length :]) for e in setting.tokenized]
+    open_: list[tuple[str, int]] = []
+    answers = {mode: [""] * len(own.requests) for mode, own in passes.items()}
+    for mode, own in passes.items():
+        for r, request in enumerate(own.requests):
+            tokens_T, prompt = request.example
+            whole = (
+                tokens_T[-1] == tokenizer.eos_id
+                and len(tokens_T) - prompt - 1 <= decoding.max_new_tokens
+            )
+            if decoding.beams == 1 and whole and scores[mode].greedy_I[r]:
+                answers[mode][r] = texts[r % len(texts)]
+            else:
+                open_.append((mode, r))
+    answerer = Answerer(
+        model,
+        adapters,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        beams=decoding.beams,
+        max_new_tokens=decoding.max_new_tokens,
+        batch_tokens=decoding.batch_tokens,
+    )
+    prompts = []
+    for mode, r in open_:
+        client, example, g, l = passes[mode].requests[r]
+        prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l))
+    with reporter.task("answering", len(prompts), "answers") as advance:
+        decoded = answerer(prompts, advance)
+    for (mode, r), tokens_T in zip(open_, decoded, strict=True):
+        answers[mode][r] = tokenizer.decode(tokens_T)
+    return answers
+
+
+def _result(
+    weights: ModeWeights,
+    own: _Pass,
+    scores: Scores,
+    predictions: list[str] | None,
+    setting: Setting,
+    metrics: Sequence[str],
+) -> ModeResult:
+    flat: dict[str, np.ndarray] = {"nll": scores.nll_I, "exact_match": 100.0 * scores.greedy_I}
+    if predictions is not None:
+        targets = [example.output for example in setting.instances]
+        pairs = [(text, targets[r % len(targets)]) for r, text in enumerate(predictions)]
+        flat["exact_match"] = np.array([exact_match(*pair) for pair in pairs])
+        flat["rouge1"] = np.array([rouge1(*pair) for pair in pairs])
+    instances = len(setting.instances)
+    rows = None
+    if predictions is not None:
+        rows = [
+            predictions[(c % own.rows) * instances : (c % own.rows + 1) * instances]
+            for c in range(own.clients)
+        ]
+    return ModeResult(weights, {name: own.spread(flat[name]) for name in metrics}, rows)

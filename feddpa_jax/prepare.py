@@ -1,0 +1,103 @@
+"""From a configuration to what a command works on: base model, clients, tokenized examples."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from feddpa_jax.adapters.lora import Adapter, init_adapter
+from feddpa_jax.config import Config
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.types import Federation, TokenizedExample, UserError
+
+
+class Prepared(NamedTuple):
+    """What training, evaluation and generation share.
+
+    Attributes:
+      base: model, tokenizer and fingerprint.
+      federation: clients and test instances.
+      training: each client's tokenized examples.
+      counts: each client's truncated and dropped examples.
+    """
+
+    base: LoadedModel
+    federation: Federation
+    training: tuple[tuple[TokenizedExample, ...], ...]
+    counts: tuple[TokenCounts, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names."""
+        return tuple(client.name for client in self.federation.clients)
+
+
+def prepare(config: Config) -> Prepared:
+    """Loads data and model and tokenizes the training examples; data first, they fail faster.
+
+    Raises:
+      UserError: anything that is wrong with either.
+    """
+    template = get_template(config.data.template)
+    federation = load_federation(
+        config.data.path,
+        seed=config.seed,
+        max_train=config.data.max_train,
+        max_test=config.data.max_test,
+    )
+    base = load_model(config.model.path, config.model.dtype)
+    limit = base.model.config.max_positions
+    if config.data.max_length > limit:
+        raise UserError(
+            f"data.max_length: {config.data.max_length} is more than the {limit} positions "
+            f"of {config.model.path}"
+        )
+    training, counts = [], []
+    for client in federation.clients:
+        tokenized = encode_examples(
+            client.train, base.tokenizer, template, config.data.max_length
+        )
+        if not tokenized.examples:
+            raise UserError(
+                f"client {client.name!r}: no example is left within data.max_length = "
+                f"{config.data.max_length}; raise it"
+            )
+        training.append(tokenized.examples)
+        counts.append(tokenized.counts)
+    return Prepared(base, federation, tuple(training), tuple(counts))
+
+
+def training_data(config: Config, prepared: Prepared, *, pooled: bool) -> TrainingData:
+    """The clients' trainings; with `pooled` a single client has everybody's examples."""
+    names, examples = prepared.names, prepared.training
+    if pooled:
+        names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
+    fed = config.fed
+    return TrainingData(
+        names=names,
+        examples=examples,
+        seed=config.seed,
+        epochs=fed.local_epochs,
+        batch_size=fed.batch_size,
+        micro_batch_size=fed.micro_batch_size or fed.batch_size,
+        shuffle=config.data.shuffle,
+        participation=fed.participation,
+        clients_per_step=fed.clients_per_step,
+        block_tokens=fed.block_tokens,
+    )
+
+
+def adapter_factory(config: Config, prepared: Prepared) -> Callable[[jax.Array], Adapter]:
+    """`key -> adapter` for this base and these LoRA settings."""
+    sizes = prepared.base.model.config.target_sizes()
+    return functools.partial(
+        init_adapter,
+        sizes={target: sizes[target] for target in config.lora.targets},
+        layers=prepared.base.model.config.layers,
+        rank=config.lora.rank,
+    )

@@ -1,0 +1,175 @@
+"""The run folder: resolved configuration, environment, metrics, and where checkpoints lie."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from feddpa_jax.config import Config, difference, load_config, to_yaml
+from feddpa_jax.types import UserError
+
+_PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run's files."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of evaluation results."""
+        return self.path / "eval"
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A line a round."""
+        return self.path / "metrics.jsonl"
+
+    def start(self, config: Config) -> None:
+        """Makes the folder, or checks that it belongs to a run of this configuration.
+
+        Raises:
+          UserError: it is another run's, or cannot be written.
+        """
+        if self.config_file.is_file():
+            self.check_same_training(config)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"--run-dir: {self.path} holds something else than a run; name a new folder"
+            )
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config_file, to_yaml(config))
+            environment = json.dumps(describe_environment(), indent=2)
+            write_whole(self.path / "environment.json", environment + "\n")
+
+    def check_same_training(self, config: Config) -> None:
+        """Refuses a configuration that trains differently.
+
+        The sections eval and weighting do not touch training and may differ.
+
+        Raises:
+          UserError: another section differs.
+        """
+        old = load_config(self.config_file)
+        same = dataclasses.replace(config, eval=old.eval, weighting=old.weighting)
+        changes = difference(old, same)
+        if changes:
+            raise UserError(
+                f"{self.path}: the run there has another configuration ({'; '.join(changes)}); "
+                "use another --run-dir, or that run's settings"
+            )
+
+    def read_config(self) -> Config:
+        """The run's configuration.
+
+        Raises:
+          UserError: there is no run in the folder.
+        """
+        if not self.config_file.is_file():
+            raise UserError(f"--run-dir: {self.path} holds no run (no config.yaml); train one first")
+        return load_config(self.config_file)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Adds a round's line."""
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def drop_metrics_from(self, number: int) -> None:
+        """Removes the lines of rounds that will be done again, and a line that was cut short."""
+        if not self.metrics_file.is_file():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["round"] < number:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        with writing(self.metrics_file):
+            write_whole(self.metrics_file, "".join(kept))
+
+
+class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
+    """Context in which a failure to write a path becomes a message for the user."""
+
+    def __init__(self, path: Path):
+        """Args: what is written."""
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Turns an OSError into a UserError."""
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"{self.path}: cannot be written ({reason}); make room or choose another folder, "
+                "then start the same command again"
+            ) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file aside and renames it, so that it is there whole or as it was."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices and the code's git revision."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip() if _has_git() else ""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "packages": versions,
+        "git_revision": revision or None,
+    }
+
+
+def _has_git() -> bool:
+    from shutil import which
+
+    return which("git") is not None

@@ -1,0 +1,182 @@
+"""A training run: rounds, metrics and checkpoints in one loop around a method's pure functions."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.checkpoint import latest, save
+from feddpa_jax.config import Config
+from feddpa_jax.data.batching import BlockShape
+from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.fed.aggregate import make_aggregate
+from feddpa_jax.fed.engine import NonFiniteError, make_engine
+from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
+from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.hf.load import resolve_dtype
+from feddpa_jax.prepare import Prepared, adapter_factory, training_data
+from feddpa_jax.progress import Advance, Reporter
+from feddpa_jax.runs import RunFolder
+from feddpa_jax.types import UserError
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with what depends on the machine settled, as it is written to the run."""
+    model = dataclasses.replace(config.model, dtype=resolve_dtype(config.model.dtype))
+    return dataclasses.replace(config, model=model)
+
+
+def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
+    """What a checkpoint must agree with."""
+    return {
+        "method": config.fed.method,
+        "rank": config.lora.rank,
+        "alpha": config.lora.alpha,
+        "targets": list(config.lora.targets),
+        "base": prepared.base.fingerprint,
+        "clients": list(prepared.names),
+        "seed": config.seed,
+    }
+
+
+def restore(
+    config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
+) -> tuple[FedState, int] | None:
+    """The last good state and the number of rounds behind it; None before the first checkpoint."""
+    found = latest(run.checkpoints, identity(config, prepared), warn=reporter.say)
+    if found is None:
+        return None
+    state = FedState(found.state.get("global_"), found.state.get("local_C"))
+    return jax.tree.map(jnp.asarray, state), found.round_number + 1
+
+
+def total_rounds(config: Config) -> int:
+    """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
+    return config.fed.rounds + METHODS[config.fed.method].personalizes
+
+
+def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter) -> FedState:
+    """Trains a run to its end, from its last checkpoint if there is one.
+
+    Args:
+      config: resolved.
+      prepared: base, clients and tokenized examples.
+      run: its folder, started.
+      reporter: told of progress.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: a loss or update is not finite, or nothing can be written; the last good
+        checkpoint is kept.
+    """
+    progress: list[Advance] = []
+    parts = Parts(
+        engine=make_engine(
+            prepared.base.model,
+            scale=config.lora.alpha / config.lora.rank,
+            dropout=config.lora.dropout,
+            learning_rate=config.fed.learning_rate,
+            max_grad_norm=config.fed.max_grad_norm,
+            local_weight=config.fed.local_weight,
+            detach=config.fed.frozen_branch_gradient == "detached",
+            on_update=lambda real, computed: progress[-1](real),
+        ),
+        new_adapter=adapter_factory(config, prepared),
+        aggregate=make_aggregate(config.fed.aggregation),
+    )
+    entry = METHODS[config.fed.method]
+    method = entry.build(parts)
+    data = training_data(config, prepared, pooled=entry.pooled)
+    key = jax.random.key(config.seed)
+    found = restore(config, prepared, run, reporter)
+    if found is None:
+        ids = jnp.asarray(np.array(data.ids, np.uint32))
+        state, first = method.init(jax.random.fold_in(key, 0), ids), 0
+    else:
+        state, first = found
+        reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
+    run.drop_metrics_from(first)
+    if first == total_rounds(config):
+        return state
+    shape = data.shape(config.fed.rounds)
+    reporter.say(
+        f"{config.fed.method}: {len(data.names)} clients, {total_rounds(config)} rounds, blocks of "
+        f"{shape.rows} rows x {shape.length} tokens"
+    )
+    amount = sum(round_tokens(config, data, number) for number in range(first, total_rounds(config)))
+    with reporter.task("training", amount, "tokens") as advance:
+        progress.append(advance)
+        for number in range(first, total_rounds(config)):
+            start = time.perf_counter()
+            round_key = jax.random.fold_in(key, number + 1)
+            state, metrics = play_round(method, state, data, shape, config, number, round_key)
+            line = metrics_line(number, metrics, state, time.perf_counter() - start)
+            run.append_metrics(line)
+            advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
+            save(
+                run.checkpoints,
+                number,
+                {name: tree for name, tree in vars(state).items() if tree is not None},
+                {**identity(config, prepared), "metrics": line},
+                keep=config.fed.keep_checkpoints,
+            )
+    return state
+
+
+def play_round(
+    method: Method,
+    state: FedState,
+    data: TrainingData,
+    shape: BlockShape,
+    config: Config,
+    number: int,
+    key: jax.Array,
+) -> tuple[FedState, Metrics]:
+    """One round, or the personalization after the last."""
+    try:
+        if number == config.fed.rounds:
+            assert method.personalize is not None
+            return method.personalize(state, data.round(number, shape, everybody=True), key=key)
+        return method.round(state, data.round(number, shape), key=key)
+    except NonFiniteError as error:
+        kept = f"the checkpoint of round {number - 1} is kept" if number else "nothing was written"
+        raise UserError(f"round {number}, {error}; {kept}") from None
+
+
+def round_tokens(config: Config, data: TrainingData, number: int) -> int:
+    """Real tokens that a round will train on, in all its phases."""
+    clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
+    phases = 2 if config.fed.method == "feddpa_t" and number > 0 else 1
+    own = sum(len(example.tokens_T) for client in clients for example in data.examples[client])
+    return phases * data.epochs * own
+
+
+def metrics_line(
+    number: int, metrics: Metrics, state: FedState, seconds: float
+) -> dict[str, Any]:
+    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
+    adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
+    shared = "global" in metrics
+    phases = {
+        phase: {
+            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
+            for name, curve in done.losses.items()
+        }
+        for phase, done in metrics.items()
+    }
+    last_phase = list(phases.values())[-1]
+    return {
+        "round": number,
+        "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
+        "phases": phases,
+        "real_tokens": sum(done.real_tokens for done in metrics.values()),
+        "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
+        "seconds": round(seconds, 3),
+        "client_bytes_received": adapter_bytes if shared else 0,
+        "client_bytes_sent": adapter_bytes if shared else 0,
+    }
