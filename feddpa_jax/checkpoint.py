@@ -1,11 +1,12 @@
 """Checkpoints: one folder a round, written aside and renamed, with sums of every file.
 
-    checkpoints/00003/state/          Orbax
-    checkpoints/00003/record.json     settings, shapes, metrics
-    checkpoints/00003/manifest.json   sha256 and size of every other file
+- `checkpoints/00003/state/`: the arrays, by Orbax.
+- `checkpoints/00003/record.json`: settings, metrics, and dtype and shape of every array.
+- `checkpoints/00003/manifest.json`: size and sha256 of every other file.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -70,6 +71,7 @@ def save(
     Raises:
       UserError: it could not be written; earlier ones are untouched.
     """
+    assert keep > 0
     aside = folder / f"{_ASIDE}{round_number:05d}"
     final = folder / f"{round_number:05d}"
     try:
@@ -78,27 +80,30 @@ def save(
             shutil.rmtree(leftover)
         aside.mkdir()
         # As numpy arrays: a checkpoint knows nothing of the devices that it was written from.
+        arrays = jax.tree.map(np.asarray, dict(state))
+        _check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
         with _quiet():
-            ocp.save(aside / "state", jax.tree.map(np.asarray, dict(state)))
+            ocp.save(aside / "state", arrays)
         _write_json(aside / "record.json", {**record, "shapes": leaf_shapes(state)})
         _write_json(aside / "manifest.json", _manifest(aside))
         _sync_tree(aside)
-        if final.exists():  # A damaged checkpoint of this round, passed over on resuming.
-            shutil.rmtree(final)
+        _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
         _sync(folder)
     except Exception as error:  # Orbax wraps a full disk in errors of its own kinds.
         shutil.rmtree(aside, ignore_errors=True)
-        if not _is_disk_error(error):
+        reason = _disk_reason(error)
+        if not reason:
             raise
-        kept = rounds_saved(folder)
-        rest = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is none yet"
+        kept = [number for number in rounds_saved(folder) if number < round_number]
+        rest = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is no earlier one"
         raise UserError(
-            f"{final}: the checkpoint could not be written ({_reason(error)}); {rest}; "
-            "make room and start the same command again"
+            f"{final}: the checkpoint of round {round_number} could not be written ({reason}); "
+            f"{rest}; make room and start the same command again"
         ) from None
-    for old in rounds_saved(folder)[:-keep]:
-        shutil.rmtree(folder / f"{old:05d}")
+    # Later ones are damaged (or this round would not be played again): they count for nothing.
+    for old in [number for number in rounds_saved(folder) if number <= round_number][:-keep]:
+        _discard(folder / f"{old:05d}")
     return final
 
 
@@ -140,10 +145,11 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
     """
     record = json.loads((place / "record.json").read_text())
     for key, value in expected.items():
-        found = record.get(key)
-        if found != json.loads(json.dumps(value)):
+        wanted = json.loads(json.dumps(value))
+        if record.get(key) != wanted:
+            name, its, ours = _difference(key, record.get(key), wanted)
             raise UserError(
-                f"{place}: does not fit: its {key} is {found}, this run's is {value}; "
+                f"{place}: does not fit: its {name} is {its}, this run's is {ours}; "
                 "use the run's own configuration, or a new --run-dir"
             )
     with _quiet():
@@ -156,28 +162,65 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
 def find_damage(place: Path) -> str:
     """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
-        manifest = json.loads((place / "manifest.json").read_text())
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = json.loads((place / "manifest.json").read_text())["files"]
+        files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
+    if "record.json" not in files or len(files) < 2:
+        return "manifest.json is not complete"
     for name, (size, digest) in files.items():
         path = place / name
-        if not path.is_file():
+        try:
+            found = path.stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, not {size}"
+            if _sha256(path) != digest:
+                return f"{name} has changed"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if _sha256(path) != digest:
-            return f"{name} has changed"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return ""
+
+
+def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
+    """Name and both values of what differs; of long values the first entry that does."""
+    texts = json.dumps(its), json.dumps(ours)
+    if max(map(len, texts)) > 120:
+        if isinstance(its, list) and isinstance(ours, list):
+            its, ours = dict(enumerate(its)), dict(enumerate(ours))
+        if isinstance(its, dict) and isinstance(ours, dict):
+            key = next(k for k in [*ours, *its] if its.get(k) != ours.get(k))
+            return _difference(f"{name}[{key}]", its.get(key), ours.get(key))
+    return name, *texts
+
+
+def _discard(place: Path) -> None:
+    """Removes a checkpoint without leaving half of it under its name."""
+    aside = place.with_name(f"{_ASIDE}old-{place.name}")
+    if place.exists():
+        place.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        "files": {
-            str(path.relative_to(folder)): [path.stat().st_size, _sha256(path)] for path in files
-        }
+    sums = {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, _sha256(path)) for path in files
     }
+    return {"files": sums}
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Fails once and early if the disk is full: Orbax would fail in several threads at a time."""
+    path = folder / "room"
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    path.unlink()
 
 
 def _sha256(path: Path) -> str:
@@ -202,20 +245,15 @@ def _sync_tree(folder: Path) -> None:
         _sync(path)
 
 
-def _is_disk_error(error: BaseException) -> bool:
-    text = str(error).lower()
-    signs = ("no space left", "file too large", "disk quota", "resource_exhausted", "read-only")
-    return isinstance(error, OSError) or any(sign in text for sign in signs)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error)
-    for sign in ("No space left on device", "File too large", "Disk quota exceeded"):
-        if sign.lower() in text.lower():
-            return sign
-    return " ".join(text.split())[:160]
+def _disk_reason(error: BaseException) -> str:
+    """What the disk refused, if that is what an error comes from; else empty."""
+    if isinstance(error, OSError):
+        return error.strerror or " ".join(str(error).split())
+    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+        if os.strerror(number).lower() in str(error).lower():
+            return os.strerror(number)
+    cause = error.__cause__ or error.__context__
+    return _disk_reason(cause) if cause else ""
 
 
 @contextlib.contextmanager

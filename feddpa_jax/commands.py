@@ -70,8 +70,9 @@ def train(
     """Trains, and evaluates at the end."""
     config = _checked(load_config(config_file, overrides))
     run = RunFolder(run_dir)
-    run.start(config)
+    run.check(config)
     prepared = prepare(config)
+    run.start(config)
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
     reporter.say(

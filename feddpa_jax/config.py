@@ -262,8 +262,12 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
         config = pydantic.TypeAdapter(Config).validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in
-                        {word for row in describe_fields() for word in row[0].split(".")})
+        name = ".".join(
+            str(part)
+            for part in first["loc"]
+            if isinstance(part, str)
+            and part in {word for row in describe_fields() for word in row[0].split(".")}
+        )
         message = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"{source}: {name}: {first['input']!r}: {message}") from None
     _check_together(config, source)

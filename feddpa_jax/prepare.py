@@ -59,9 +59,7 @@ def prepare(config: Config) -> Prepared:
         )
     training, counts = [], []
     for client in federation.clients:
-        tokenized = encode_examples(
-            client.train, base.tokenizer, template, config.data.max_length
-        )
+        tokenized = encode_examples(client.train, base.tokenizer, template, config.data.max_length)
         if not tokenized.examples:
             raise UserError(
                 f"client {client.name!r}: no example is left within data.max_length = "

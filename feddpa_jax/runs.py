@@ -43,11 +43,11 @@ class RunFolder:
         """A line a round."""
         return self.path / "metrics.jsonl"
 
-    def start(self, config: Config) -> None:
-        """Makes the folder, or checks that it belongs to a run of this configuration.
+    def check(self, config: Config) -> None:
+        """Refuses a folder that is another run's, or no run's.
 
         Raises:
-          UserError: it is another run's, or cannot be written.
+          UserError: what is there.
         """
         if self.config_file.is_file():
             self.check_same_training(config)
@@ -55,6 +55,13 @@ class RunFolder:
             raise UserError(
                 f"--run-dir: {self.path} holds something else than a run; name a new folder"
             )
+
+    def start(self, config: Config) -> None:
+        """Makes the folder and writes configuration and environment.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config_file, to_yaml(config))
@@ -85,7 +92,9 @@ class RunFolder:
           UserError: there is no run in the folder.
         """
         if not self.config_file.is_file():
-            raise UserError(f"--run-dir: {self.path} holds no run (no config.yaml); train one first")
+            raise UserError(
+                f"--run-dir: {self.path} holds no run (no config.yaml); train one first"
+            )
         return load_config(self.config_file)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -152,13 +161,17 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip() if _has_git() else ""
+    revision = (
+        subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+        if _has_git()
+        else ""
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -108,7 +108,9 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
         f"{config.fed.method}: {len(data.names)} clients, {total_rounds(config)} rounds, blocks of "
         f"{shape.rows} rows x {shape.length} tokens"
     )
-    amount = sum(round_tokens(config, data, number) for number in range(first, total_rounds(config)))
+    amount = sum(
+        round_tokens(config, data, number) for number in range(first, total_rounds(config))
+    )
     with reporter.task("training", amount, "tokens") as advance:
         progress.append(advance)
         for number in range(first, total_rounds(config)):
@@ -156,9 +158,7 @@ def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     return phases * data.epochs * own
 
 
-def metrics_line(
-    number: int, metrics: Metrics, state: FedState, seconds: float
-) -> dict[str, Any]:
+def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:
     """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
     adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
     shared = "global" in metrics

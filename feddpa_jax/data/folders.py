@@ -80,7 +80,9 @@ def _paper_layout(folder: Path, tests: Path) -> Federation:
                 f"{folder}: no local_training_{k}.json, though the folder is for {expected} clients"
             )
     clients = tuple(
-        Client(f"client_{k}", read_json_list(folder / f"local_training_{k}.json", task=f"client_{k}"))
+        Client(
+            f"client_{k}", read_json_list(folder / f"local_training_{k}.json", task=f"client_{k}")
+        )
         for k in numbers
     )
     files = sorted({*tests.glob("*test*.jsonl"), *folder.glob("*test*.jsonl")})

@@ -20,7 +20,9 @@ _THINGS = ("car", "bike", "lamp", "coat", "table", "kite", "boat", "phone", "gui
 _ANIMALS = ("dog", "cat", "horse", "parrot", "rabbit", "goat", "duck", "hamster")
 _PLACES = ("park", "museum", "station", "market", "library", "beach", "school", "harbour")
 
-Draw = Callable[[np.random.Generator, int], tuple[str, str]]
+# Instruction, answer, and the content that no other example may have again.
+Drawn = tuple[str, str, object]
+Draw = Callable[[np.random.Generator, int], Drawn]
 
 
 def _pick(rng: np.random.Generator, words: tuple) -> str:
@@ -32,18 +34,18 @@ def _two(rng: np.random.Generator, words: tuple) -> tuple:
     return words[i], words[j]
 
 
-def _coreference(rng: np.random.Generator, label: int) -> tuple[str, str]:
-    items = ("trophy", "piano", "lamp", "statue", "violin", "ladder", "sofa", "globe", "drum", "vase")
-    boxes = ("suitcase", "box", "car", "drawer", "bag", "crate", "closet", "trunk", "basket", "van")
+def _coreference(rng: np.random.Generator, label: int) -> Drawn:
+    items = ("trophy", "piano", "lamp", "statue", "violin", "ladder", "sofa", "globe", "drum")
+    boxes = ("suitcase", "box", "car", "drawer", "bag", "crate", "closet", "trunk", "basket")
     item, box = _pick(rng, items), _pick(rng, boxes)
     verb = _pick(rng, ("did not fit into", "could not go into", "would not fit in"))
     size = (("big", "large", "wide"), ("small", "tiny", "narrow"))[label]
     answer = (item, box)[label]
     text = f"The {item} {verb} the {box} because it was too {_pick(rng, size)}. What was?"
-    return text, f"the {answer}"
+    return text, f"the {answer}", text
 
 
-def _entailment(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _entailment(rng: np.random.Generator, label: int) -> Drawn:
     name, color = _pick(rng, _NAMES), _pick(rng, _COLORS)
     thing, other = _two(rng, _THINGS)
     premise = f"{name} has a {color} {thing}."
@@ -53,10 +55,11 @@ def _entailment(rng: np.random.Generator, label: int) -> tuple[str, str]:
         f"{name} has a {other}.",
     )[label]
     answer = ("yes", "no", "it is not possible to tell")[label]
-    return f"{premise} Does it follow that {hypothesis[:-1]}?", answer
+    text = f"{premise} Does it follow that {hypothesis[:-1]}?"
+    return text, answer, text
 
 
-def _acceptability(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _acceptability(rng: np.random.Generator, label: int) -> Drawn:
     adjective = _pick(rng, ("old", "young", "small", "tall", "quiet", "happy", *_COLORS))
     animal, place = _pick(rng, _ANIMALS), _pick(rng, _PLACES)
     verb = _pick(rng, ("sleep", "wait", "play", "rest", "stay", "hide"))
@@ -69,16 +72,22 @@ def _acceptability(rng: np.random.Generator, label: int) -> tuple[str, str]:
         text = f"The {animal}s {adjective} {verb} near the {place}."
     else:
         text = f"The {adjective} {animal}s {verb} the {place} near."
-    return f'Is this sentence grammatical? "{text}"', ("acceptable", "unacceptable")[label]
+    answer = ("acceptable", "unacceptable")[label]
+    return f'Is this sentence grammatical? "{text}"', answer, text
 
 
-def _paraphrase(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _paraphrase(rng: np.random.Generator, label: int) -> Drawn:
     kinds = (
         ("How do I get to the {}?", "What is the way to the {}?"),
         ("When does the {} open?", "At what time does the {} open?"),
         ("How much is a ticket for the {}?", "What does a ticket for the {} cost?"),
         ("Who built the {}?", "By whom was the {} built?"),
         ("Is the {} open on Sundays?", "Can I visit the {} on a Sunday?"),
+        ("How old is the {}?", "What is the age of the {}?"),
+        ("Where is the {}?", "In which place is the {}?"),
+        ("Why is the {} closed?", "For what reason is the {} closed?"),
+        ("Can I walk to the {}?", "Is it possible to go to the {} on foot?"),
+        ("How big is the {}?", "What is the size of the {}?"),
     )
     place, other = _two(rng, _PLACES)
     kind, another = _two(rng, kinds)
@@ -90,10 +99,11 @@ def _paraphrase(rng: np.random.Generator, label: int) -> tuple[str, str]:
         second = kind[1 - flip].format(other)
     else:
         second = another[flip].format(place)
-    return f"Same question? {first} / {second}", ("duplicate", "not duplicate")[label]
+    answer = ("duplicate", "not duplicate")[label]
+    return f"Same question? {first} / {second}", answer, frozenset((first, second))
 
 
-def _question_class(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _question_class(rng: np.random.Generator, label: int) -> Drawn:
     name, thing, animal = _pick(rng, _NAMES), _pick(rng, _THINGS), _pick(rng, _ANIMALS)
     place, color = _pick(rng, _PLACES), _pick(rng, _COLORS)
     questions = (
@@ -119,32 +129,28 @@ def _question_class(rng: np.random.Generator, label: int) -> tuple[str, str]:
         ),
     )[label]
     answer = ("human", "location", "number", "description")[label]
-    return f"What kind of answer is asked for? {_pick(rng, questions)}", answer
+    question = _pick(rng, questions)
+    return f"What kind of answer is asked for? {question}", answer, question
 
 
-def _structure_to_text(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _structure_to_text(rng: np.random.Generator, label: int) -> Drawn:
     name, place = _pick(rng, _NAMES), _pick(rng, _PLACES)
-    if label == 0:
-        color, thing = _pick(rng, _COLORS), _pick(rng, _THINGS)
-        return (
-            f"Write a sentence: {name} | owns | {thing} | {color}",
-            f"{name} is the owner of a {color} {thing}.",
-        )
-    if label == 1:
-        food = _pick(rng, ("Italian", "French", "Indian", "Thai", "Greek", "Polish"))
-        return (
-            f"Write a sentence: {name}'s | serves | {food} | {place}",
-            f"{name}'s is a place for {food} food near the {place}.",
-        )
-    year = int(rng.integers(1900, 2000))
+    color, thing = _pick(rng, _COLORS), _pick(rng, _THINGS)
+    food = _pick(rng, ("Italian", "French", "Indian", "Thai", "Greek", "Polish"))
     job = _pick(rng, ("painter", "pilot", "singer", "writer", "doctor", "farmer"))
-    return (
-        f"Write a sentence: {name} | born | {year} | {job}",
-        f"{name} is a {job} who was born in {year}.",
-    )
+    year = int(rng.integers(1900, 2000))
+    facts, answer = (
+        (f"{name} | owns | {thing} | {color}", f"{name} is the owner of a {color} {thing}."),
+        (
+            f"{name}'s | serves | {food} | {place}",
+            f"{name}'s is a place for {food} food near the {place}.",
+        ),
+        (f"{name} | born | {year} | {job}", f"{name} is a {job} who was born in {year}."),
+    )[label]
+    return f"Write a sentence: {facts}", answer, facts
 
 
-def _punctuation(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _punctuation(rng: np.random.Generator, label: int) -> Drawn:
     name, other = _two(rng, _NAMES)
     place, thing = _pick(rng, _PLACES), _pick(rng, _THINGS)
     sentence = (
@@ -161,40 +167,72 @@ def _punctuation(rng: np.random.Generator, label: int) -> tuple[str, str]:
     )[label]
     right = _pick(rng, sentence)
     plain = "".join(c for c in right if c not in ".,?").lower()
-    return f"Add punctuation and capitals: {plain}", right
+    return f"Add punctuation and capitals: {plain}", right, plain
 
 
+# Three uses of each of two senses.
 _SENSES = {
-    "bank": (("sat on the bank of the river", "the boat reached the muddy bank"),
-             ("the bank gave a loan", "put money in the bank")),
-    "bat": (("a bat flew out of the cave", "the bat sleeps upside down"),
-            ("swung the wooden bat", "hit the ball with a bat")),
-    "spring": (("flowers bloom in spring", "spring follows winter"),
-               ("the spring in the mattress broke", "a coiled steel spring")),
-    "light": (("the box is light", "a light and easy load"),
-              ("turn on the light", "the light of the lamp")),
-    "match": (("won the tennis match", "the match ended in a draw"),
-              ("lit the fire with a match", "a box with one match left")),
-    "ring": (("a gold ring on the finger", "lost the wedding ring"),
-             ("the phone will ring", "heard the bell ring")),
-    "wave": (("a wave hit the ship", "surfed on a big wave"),
-             ("wave to the crowd", "wave goodbye at the door")),
-    "bark": (("the dog will bark", "heard a loud bark at night"),
-             ("the bark of the tree", "rough brown bark of an oak")),
-}  # fmt: skip
+    "bank": (
+        ("the bank of the river", "the boat reached the muddy bank", "fish near the bank"),
+        ("the bank gave a loan", "put money in the bank", "the bank opens at nine"),
+    ),
+    "bat": (
+        ("a bat flew out of the cave", "the bat sleeps upside down", "a bat eats insects"),
+        ("swung the wooden bat", "hit the ball with a bat", "a new cricket bat"),
+    ),
+    "spring": (
+        ("flowers bloom in spring", "spring follows winter", "a warm day in spring"),
+        ("the spring in the mattress", "a coiled steel spring", "oil the rusty spring"),
+    ),
+    "light": (
+        ("the box is light", "a light and easy load", "light as a feather"),
+        ("turn on the light", "the light of the lamp", "a ray of light"),
+    ),
+    "match": (
+        ("won the tennis match", "the match ended in a draw", "a football match"),
+        ("lit the fire with a match", "a box with one match left", "strike a match"),
+    ),
+    "ring": (
+        ("a gold ring on the finger", "lost the wedding ring", "a ring with a diamond"),
+        ("the phone will ring", "heard the bell ring", "ring me tomorrow"),
+    ),
+    "wave": (
+        ("a wave hit the ship", "surfed on a big wave", "the wave broke on the shore"),
+        ("wave to the crowd", "wave goodbye at the door", "saw them wave a flag"),
+    ),
+    "bark": (
+        ("the dog will bark", "heard a loud bark at night", "a bark scared the thief"),
+        ("the bark of the tree", "rough brown bark of an oak", "peel off the bark"),
+    ),
+    "palm": (
+        ("the palm of the hand", "held it in his palm", "a sweaty palm"),
+        ("a palm on the beach", "coconuts fell from the palm", "the tall green palm"),
+    ),
+    "seal": (
+        ("the seal ate a fish", "a seal swam by the ice", "the baby seal"),
+        ("the seal on the letter", "broke the wax seal", "stamped with the royal seal"),
+    ),
+    "nail": (
+        ("hammered the nail", "a rusty nail in the wall", "hung it on a nail"),
+        ("painted her nail", "bit a nail in fear", "cut the nail of the thumb"),
+    ),
+    "trunk": (
+        ("the elephant's trunk", "lifted it with its trunk", "a grey and long trunk"),
+        ("packed the trunk", "locked the old trunk", "a trunk full of clothes"),
+    ),
+}
 
 
-def _word_sense(rng: np.random.Generator, label: int) -> tuple[str, str]:
+def _word_sense(rng: np.random.Generator, label: int) -> Drawn:
     word = _pick(rng, tuple(_SENSES))
     sense = int(rng.integers(2))
-    name, other = _two(rng, _NAMES)
     uses = _SENSES[word]
     if label == 0:
         first, second = _two(rng, uses[sense])
     else:
         first, second = _pick(rng, uses[sense]), _pick(rng, uses[1 - sense])
-    text = f'"{word}": {name} wrote "{first}", {other} wrote "{second}". Same meaning?'
-    return text, ("same sense", "different sense")[label]
+    text = f'Does "{word}" mean the same? "{first}" / "{second}"'
+    return text, ("same sense", "different sense")[label], frozenset((first, second))
 
 
 # Task, category, number of labels, and how an example of a label is drawn.
@@ -214,16 +252,16 @@ def _draws(task: int, seed: int) -> Iterator[Example]:
     """Different examples of a task, labels in turn; ends when no new one turns up."""
     name, category, labels, draw = TASKS[task]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    seen: set[str] = set()
+    seen: set[object] = set()
     number = 0
     while True:
         for _ in range(1000):
-            instruction, output = draw(rng, number % labels)
-            if instruction not in seen:
+            instruction, output, content = draw(rng, number % labels)
+            if content not in seen:
                 break
         else:
             return
-        seen.add(instruction)
+        seen.add(content)
         number += 1
         yield Example(instruction, output, task=name, category=category)
 
@@ -245,7 +283,7 @@ def sample_federation(seed: int, *, train: int = 96, test: int = 24) -> Federati
         if len(examples) < train + test:
             raise UserError(
                 f"sample data: task {name!r} has {len(examples)} different examples, "
-                f"fewer than train + test = {train + test}"
+                f"fewer than train + test = {train + test}; ask for fewer"
             )
         clients.append(Client(f"client_{k}", tuple(examples[test:])))
         tests += examples[:test]
@@ -253,7 +291,7 @@ def sample_federation(seed: int, *, train: int = 96, test: int = 24) -> Federati
 
 
 def write_sample(folder: Path, seed: int, *, train: int = 96, test: int = 24) -> None:
-    """Writes the sample in the paper's layout: `8/local_training_{k}.json` and `sample_test.jsonl`."""
+    """Writes the sample in the paper's layout: `8/local_training_{k}.json`, `sample_test.jsonl`."""
     federation = sample_federation(seed, train=train, test=test)
     (folder / "8").mkdir(parents=True, exist_ok=True)
 

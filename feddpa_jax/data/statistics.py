@@ -76,7 +76,17 @@ def render(statistics: FederationStatistics) -> Table:
     table = Table(title="training data", title_justify="left")
     table.add_column("client")
     table.add_column("tasks", overflow="fold")
-    for column in ("examples", "min", "median", "95 %", "max", "response", "cut", "dropped", "tests"):
+    for column in (
+        "examples",
+        "min",
+        "median",
+        "95 %",
+        "max",
+        "response",
+        "cut",
+        "dropped",
+        "tests",
+    ):
         table.add_column(column, justify="right")
     for client in statistics.clients:
         table.add_row(

@@ -160,7 +160,9 @@ def render(report: Report) -> Group:
                 _cell(by_metric[name].ttp),
             )
         parts.append(table)
-    lines = ["Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."]
+    lines = [
+        "Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."
+    ]
     for mode, other, measure in _COMPARISONS:
         by_metric = report.differences.get(f"{mode} - {other}")
         if by_metric:

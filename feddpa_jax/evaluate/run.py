@@ -135,9 +135,7 @@ def evaluate(
             raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
     C, I = len(setting.clients), len(setting.tokenized)
     everything = [*setting.tokenized, *(e for own in setting.training for e in own[:64])]
-    scorer = Scorer.for_examples(
-        model, adapters, everything, block_tokens=decoding.batch_tokens
-    )
+    scorer = Scorer.for_examples(model, adapters, everything, block_tokens=decoding.batch_tokens)
     weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
     passes: dict[str, _Pass] = {}
     scores: dict[str, Scores] = {}
@@ -235,7 +233,10 @@ def _answers(
     prompts = []
     for mode, r in open_:
         client, example, g, l = passes[mode].requests[r]
-        prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l))
+        # The bare model seldom ends; tuned ones answer about as long as they were taught to.
+        taught = len(example.tokens_T) - example.prompt_length
+        guess = decoding.max_new_tokens if mode == "base" else taught
+        prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
     with reporter.task("answering", len(prompts), "answers") as advance:
         decoded = answerer(prompts, advance)
     for (mode, r), tokens_T in zip(open_, decoded, strict=True):

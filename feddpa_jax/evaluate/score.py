@@ -113,9 +113,7 @@ def _score_block(
 class Scorer:
     """Scores requests in blocks of one shape, so that all modes share one compilation."""
 
-    def __init__(
-        self, model: Model, adapters: Adapters, shape: BlockShape, *, most_examples: int
-    ):
+    def __init__(self, model: Model, adapters: Adapters, shape: BlockShape, *, most_examples: int):
         """Args: the base, the adapters, the block shape, and the most examples in a block."""
         self.model = model
         self.adapters = adapters

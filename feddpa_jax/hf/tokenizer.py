@@ -1,17 +1,18 @@
-"""Tokenizers on the `tokenizers` library: from a Hugging Face folder, from GGUF, or of plain bytes."""
+"""Tokenizers on the `tokenizers` library: from a Hugging Face folder, GGUF, or plain bytes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from feddpa_jax.types import UserError
 
-# GGUF's token types that are control tokens or user-defined.
+# The token types of GGUF that are recognised in a text as they stand.
 _CONTROL, _USER = 3, 4
+# How a text is cut before the merges, by `tokenizer.ggml.pre`: "smollm" takes digits one by one.
 _PRETOKENIZERS = {
     "smollm": lambda: pre_tokenizers.Sequence(
         [
@@ -26,19 +27,27 @@ _PRETOKENIZERS = {
 class Tokenizer:
     """Text to ids and back, with the model's special tokens.
 
-    Special tokens that stand in a text are recognised as such, as `transformers` does.
+    Special tokens that stand in a text, be it a user's, are recognised as such, as `transformers`
+    does.
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
       eos_id: the token that ends an answer.
       pad_id: the token that pads.
+      bos_id: the token that the model calls its first; the backend puts it there or does not.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, eos_id: int, pad_id: int):
-        """Args: the backend, and its end and pad tokens."""
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, eos_id: int, pad_id: int, bos_id: int | None = None
+    ):
+        """Args: the backend, and its end, pad and first tokens."""
         self.backend = backend
         self.eos_id = eos_id
         self.pad_id = pad_id
+        self.bos_id = bos_id
+        # Some tokenizers end every text with a token; a prompt must stay open.
+        around = backend.encode("a").special_tokens_mask
+        self._appended = next((n for n, special in enumerate(reversed(around)) if not special), 0)
 
     @property
     def vocabulary_size(self) -> int:
@@ -47,53 +56,65 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, after the tokens that every sequence of this model starts with."""
-        return self.backend.encode(text).ids
+        return self._open(self.backend.encode(text).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once."""
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
+        return [self._open(encoding.ids) for encoding in self.backend.encode_batch(list(texts))]
+
+    def _open(self, ids: list[int]) -> list[int]:
+        return ids[: len(ids) - self._appended]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        return self.backend.decode(list(ids), skip_special_tokens=True)
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`."""
-        self.backend.save(str(folder / "tokenizer.json"))
+        self.backend.save(str(Path(folder) / "tokenizer.json"))
+        tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self.backend.id_to_token(self.eos_id),
-            "pad_token": self.backend.id_to_token(self.pad_id),
             "clean_up_tokenization_spaces": False,
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Reads tokenizer.json, and the end and pad tokens from the configuration files beside it.
+    def from_folder(cls, folder: Path | str) -> "Tokenizer":
+        """Reads tokenizer.json, and the special tokens from the configuration files beside it.
 
         Raises:
           UserError: a file is missing or damaged, or no end token is named.
         """
+        folder = Path(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{folder}: no tokenizer.json; save the model's fast tokenizer there")
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
-            raise UserError(f"{path}: not a tokenizer: {error}") from None
-        settings = _json(folder / "tokenizer_config.json")
+            raise UserError(f"{path}: not a tokenizer ({error}); get the file again") from None
+        settings = _json(folder / "special_tokens_map.json")
+        settings |= _json(folder / "tokenizer_config.json")
         config = _json(folder / "generation_config.json") | _json(folder / "config.json")
-        eos_id = _token_id(backend, settings.get("eos_token"), config.get("eos_token_id"))
+        ids = {
+            kind: _token_id(backend, settings.get(f"{kind}_token"), config.get(f"{kind}_token_id"))
+            for kind in ("eos", "pad", "bos")
+        }
+        eos_id, pad_id = ids["eos"], ids["pad"]
         if eos_id is None:
-            raise UserError(f"{folder}: no eos_token in tokenizer_config.json or config.json")
-        pad_id = _token_id(backend, settings.get("pad_token"), config.get("pad_token_id"))
+            raise UserError(
+                f"{folder}: no eos_token in tokenizer_config.json or config.json that "
+                "tokenizer.json knows; name the token that ends an answer"
+            )
         backend.no_padding()
         backend.no_truncation()
-        return cls(backend, eos_id=eos_id, pad_id=eos_id if pad_id is None else pad_id)
+        pad_id = eos_id if pad_id is None else pad_id
+        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"])
 
     @classmethod
-    def from_gguf(cls, fields: dict[str, Any], source: str) -> "Tokenizer":
+    def from_gguf(cls, fields: Mapping[str, Any], source: str) -> "Tokenizer":
         """Builds the byte-level BPE tokenizer that a GGUF file describes.
 
         Args:
@@ -101,32 +122,46 @@ class Tokenizer:
           source: its name, for messages.
 
         Raises:
-          UserError: another kind of tokenizer.
+          UserError: another kind of tokenizer, or a missing or damaged field.
         """
-        kind = fields.get("tokenizer.ggml.model")
-        pre = fields.get("tokenizer.ggml.pre", "gpt-2")
-        if kind != "gpt2" or pre not in _PRETOKENIZERS:
+        model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+        if model != "gpt2" or pre not in _PRETOKENIZERS:
             raise UserError(
-                f"{source}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; "
+                f"{source}: tokenizer {model!r} with pre-tokenizer {pre!r} is not supported; "
                 f"supported: 'gpt2' with {', '.join(sorted(_PRETOKENIZERS))}"
             )
-        tokens = fields["tokenizer.ggml.tokens"]
-        merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-        vocabulary = {token: index for index, token in enumerate(tokens)}
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        for name in ("tokens", "merges", "eos_token_id"):
+            if f"tokenizer.ggml.{name}" not in fields:
+                raise UserError(f"{source}: no field 'tokenizer.ggml.{name}'; get the file again")
+        own = {key.removeprefix("tokenizer.ggml."): value for key, value in fields.items()}
+        eos_id, bos_id = own["eos_token_id"], own.get("bos_token_id")
+        backend = _byte_bpe(own["tokens"], own["merges"], source)
         backend.pre_tokenizer = _PRETOKENIZERS[pre]()
-        backend.decoder = decoders.ByteLevel()
-        types = fields.get("tokenizer.ggml.token_type", [])
-        added = [
-            AddedToken(token, special=kind == _CONTROL, normalized=False)
-            for token, kind in zip(tokens, types, strict=False)
-            if kind in (_CONTROL, _USER)
-        ]
-        backend.add_tokens(added)
-        backend.add_special_tokens([token for token in added if token.special])
-        eos_id = int(fields["tokenizer.ggml.eos_token_id"])
-        pad_id = int(fields.get("tokenizer.ggml.padding_token_id", eos_id))
-        return cls(backend, eos_id=eos_id, pad_id=pad_id)
+        backend.add_tokens(
+            [
+                AddedToken(token, special=kind == _CONTROL, normalized=False)
+                for token, kind in zip(own["tokens"], own.get("token_type", ()), strict=False)
+                if kind in (_CONTROL, _USER)
+            ]
+        )
+        if own.get("add_bos_token") and bos_id is not None:
+            bos = own["tokens"][bos_id]
+            backend.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], special_tokens=[(bos, bos_id)]
+            )
+        pad_id = own.get("padding_token_id", eos_id)
+        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id)
+
+
+def _byte_bpe(tokens: list[str], merges: list[str], source: str) -> tokenizers.Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    try:
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    except Exception as error:  # The library raises plain Exception.
+        raise UserError(f"{source}: damaged tokenizer ({error}); get the file again") from None
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -136,15 +171,13 @@ def byte_tokenizer() -> Tokenizer:
     >>> tokenizer.decode(tokenizer.encode("été"))
     'été'
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(alphabet)}
     end = "<|end|>"
-    vocabulary[end] = len(vocabulary)
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), end]
+    backend = _byte_bpe(tokens, [], "byte tokenizer")
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
-    return Tokenizer(backend, eos_id=vocabulary[end], pad_id=vocabulary[end])
+    eos_id = len(tokens) - 1
+    return Tokenizer(backend, eos_id=eos_id, pad_id=eos_id)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -160,8 +193,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int | None:
     if isinstance(token, dict):
         token = token.get("content")
-    if isinstance(token, str):
+    if isinstance(token, str) and backend.token_to_id(token) is not None:
         return backend.token_to_id(token)
     if isinstance(fallback, list):
         fallback = fallback[0] if fallback else None
-    return fallback if isinstance(fallback, int) else None
+    known = isinstance(fallback, int) and backend.id_to_token(max(0, fallback)) is not None
+    return fallback if known and fallback >= 0 else None

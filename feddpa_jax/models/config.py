@@ -51,7 +51,9 @@ class ModelConfig:
                 f"{self.kv_heads} key/value heads"
             )
         if self.head_dim % 2:
-            raise UserError(f"model configuration: head_dim {self.head_dim} is odd; rope needs pairs")
+            raise UserError(
+                f"model configuration: head_dim {self.head_dim} is odd; rope needs pairs"
+            )
 
     def target_sizes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of every map that an adapter can be put on."""
@@ -92,7 +94,9 @@ class ModelConfig:
             if raw.get(switch):
                 raise UserError(f"{source}: {switch} is not supported for {model_type}")
         if raw.get("hidden_act", "silu") != "silu":
-            raise UserError(f"{source}: hidden_act {raw['hidden_act']!r} is not supported; use 'silu'")
+            raise UserError(
+                f"{source}: hidden_act {raw['hidden_act']!r} is not supported; use 'silu'"
+            )
         required = {
             "vocab_size": "vocab_size",
             "width": "hidden_size",

@@ -51,9 +51,7 @@ def _cosines(query_BD: jax.Array, support_BMD: jax.Array) -> jax.Array:
 
 
 @register("cosine")
-def cosine(
-    query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]
-) -> Float[Array, "B"]:
+def cosine(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """The paper's rule: mean cosine between the instance and the support, in [-1, 1].
 
     >>> import jax.numpy as jnp
@@ -64,9 +62,7 @@ def cosine(
 
 
 @register("pearson")
-def pearson(
-    query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]
-) -> Float[Array, "B"]:
+def pearson(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """Mean Pearson correlation: the cosine after each embedding's own mean is taken off.
 
     The paper's ablation (arXiv 2403.19211, section 4).

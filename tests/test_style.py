@@ -1,0 +1,116 @@
+"""The code's form: formatted, linted, typed, imports one way, no torch, files of readable size."""
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "feddpa_jax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
+
+# Imports go to the same line or to one above it, never to one below.
+TIERS = (
+    {"types", "contraction", "progress"},
+    {"models", "adapters"},
+    {"fed", "weighting", "generate"},
+    {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
+    {"train"},
+    {"commands", "cli"},
+)
+
+
+def run(*command: str) -> str:
+    """What a command says if it fails; empty if it does not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return ran.stdout + ran.stderr if ran.returncode else ""
+
+
+def unit(module: str) -> str:
+    """The folder or file of the package that a dotted module name belongs to."""
+    return module.removeprefix("feddpa_jax").removeprefix(".").partition(".")[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The units that a module imports, wherever in its text."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {unit(name) for name in names if name.split(".")[0] == "feddpa_jax"}
+    return found - {""}
+
+
+def graph() -> dict[str, set[str]]:
+    """The units of the package, and what each imports."""
+    units: dict[str, set[str]] = {}
+    for path in MODULES:
+        name = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if name != "__init__":
+            units.setdefault(name, set()).update(imports(path) - {name})
+    return units
+
+
+def test_ruff_format() -> None:
+    assert run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", "--diff", ".") == ""
+
+
+def test_ruff_check() -> None:
+    assert run(sys.executable, "-m", "ruff", "check", "--no-cache", ".") == ""
+
+
+def test_pyright() -> None:
+    assert run(sys.executable, "-m", "pyright", "--pythonpath", sys.executable) == ""
+
+
+def test_imports_point_one_way() -> None:
+    tier = {name: number for number, names in enumerate(TIERS) for name in names}
+    units = graph()
+    assert sorted(units.keys() - tier.keys()) == [], "these have no place in TIERS yet"
+    upward = [
+        f"{name} imports {other}"
+        for name, others in units.items()
+        for other in others
+        if tier[other] > tier[name]
+    ]
+    assert not upward
+
+
+def test_imports_have_no_cycle() -> None:
+    graphlib.TopologicalSorter(graph()).prepare()
+
+
+def test_the_package_never_imports_torch() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in MODULES
+        if path.name != "__main__.py"
+    ]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(*{'torch', 'transformers', 'peft'} & sys.modules.keys())"
+    )
+    loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    assert loaded.strip() == ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_of_a_readable_size(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= 350
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_parse(path: Path) -> None:
+    assert run("bash", "-n", str(path)) == ""
