@@ -166,7 +166,8 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
 
 def _add_tokenizer(writer: Any, size: int) -> None:
     tokenizer = byte_tokenizer()
-    tokens = [*sorted(tokenizer.backend.get_vocab(), key=tokenizer.backend.token_to_id), "th"]
+    ids = tokenizer.backend.get_vocab()
+    tokens = [*sorted(ids, key=ids.__getitem__), "th"]
     tokens += [f"<unused{i}>" for i in range(len(tokens), size)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")

@@ -4,13 +4,13 @@ GGUF stores the query and key maps of Llama models with the two halves of every 
 (the layout of llama.cpp's rope); here they are put back into Hugging Face's half-split order.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.hf.names import LLAMA_GGUF, check_shape, map_names
+from feddpa_jax.hf.names import LLAMA_GGUF, Place, check_shape, map_names, row_blocks
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.types import UserError
@@ -30,15 +30,13 @@ def open_gguf(path: Path) -> GgufFile:
     Raises:
       UserError: missing, not GGUF, or cut short.
     """
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise UserError(f"{path}: not a GGUF file (its first four bytes are not 'GGUF')")
     try:
-        reader = GGUFReader(path)
+        reader = _reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, LookupError, OverflowError, TypeError) as error:
         raise UserError(f"{path}: damaged or cut short ({error}); get the file again") from None
@@ -48,6 +46,18 @@ def open_gguf(path: Path) -> GgufFile:
         if tensor.data_offset + tensor.n_bytes > size:
             raise UserError(f"{path}: cut short within tensor {tensor.name!r}; get the file again")
     return GgufFile(path, fields, tensors)
+
+
+def _reader(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    class PlainReader(GGUFReader):
+        """Slices a plain view of the mapped file: a `memmap` takes three times as long to slice."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+    return PlainReader(path)
 
 
 def gguf_config(file: GgufFile) -> ModelConfig:
@@ -100,44 +110,48 @@ def _check_features(file: GgufFile, head_dim: int) -> None:
         )
 
 
-def read_gguf(
-    file: GgufFile, config: ModelConfig, convert: Callable[[str, np.ndarray], Any]
-) -> dict[str, Any]:
-    """All parameters by our dotted path, one tensor at a time through `convert(path, float32)`.
+def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, Any]:
+    """All parameters by our dotted path: what `place` makes of their float32 rows.
 
     Raises:
       UserError: an unknown or missing tensor, a wrong shape, or an unknown quantization.
     """
     shapes = parameter_shapes(config)
     source = str(file.path)
+    heads = {"q_proj.kernel": config.heads, "k_proj.kernel": config.kv_heads}
     parameters = {}
     for name, (path, transpose) in map_names(file.tensors, shapes, LLAMA_GGUF, source).items():
-        array = _dequantized(file, name)
+        found = tuple(int(size) for size in reversed(file.tensors[name].shape))
         expected = shapes[path][::-1] if transpose else shapes[path]
-        check_shape(name, array.shape, path, expected, source)
-        if path.endswith("q_proj.kernel"):
-            array = split_halves(array, config.heads)
-        elif path.endswith("k_proj.kernel"):
-            array = split_halves(array, config.kv_heads)
-        parameters[path] = convert(path, array.T if transpose else array)
+        check_shape(name, found, path, expected, source)
+        blocks = _blocks(file, name)
+        interleaved = next((heads[end] for end in heads if path.endswith(end)), None)
+        if interleaved:
+            blocks = [split_halves(np.concatenate(list(blocks)), interleaved)]
+        parameters[path] = place(path, shapes[path], blocks, transpose)
     return parameters
 
 
-def _dequantized(file: GgufFile, name: str) -> np.ndarray:
+def _blocks(file: GgufFile, name: str) -> Iterator[np.ndarray]:
     from gguf.quants import dequantize
 
     tensor = file.tensors[name]
-    # Read from the file and not through the reader's map, whose pages would stay in memory.
-    raw = np.fromfile(
-        file.path, tensor.data.dtype, count=tensor.data.size, offset=tensor.data_offset
-    ).reshape(tensor.data.shape)
-    try:
-        return dequantize(raw, tensor.tensor_type).astype(np.float32, copy=False)
-    except NotImplementedError:
-        raise UserError(
-            f"{file.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, "
-            "which is not supported; use another quantization"
-        ) from None
+    stored = tensor.data
+    for rows in row_blocks(stored.shape):
+        # Read from the file and not through the reader's map, whose pages would stay in memory.
+        raw = np.fromfile(
+            file.path,
+            stored.dtype,
+            count=stored[rows].size,
+            offset=tensor.data_offset + rows.start * stored.strides[0],
+        ).reshape(stored[rows].shape)
+        try:
+            yield dequantize(raw, tensor.tensor_type)
+        except NotImplementedError:
+            raise UserError(
+                f"{file.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, "
+                "which is not supported; use another quantization"
+            ) from None
 
 
 def split_halves(weight_ED: np.ndarray, heads: int) -> np.ndarray:

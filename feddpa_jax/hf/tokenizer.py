@@ -155,7 +155,7 @@ class Tokenizer:
 
 def _byte_bpe(tokens: list[str], merges: list[str], source: str) -> tokenizers.Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
     except Exception as error:  # The library raises plain Exception.

@@ -71,8 +71,10 @@ def write_header(path: Path, architecture: str, **fields: int | str) -> str:
         "context_length": 64,
     }
     for name, value in (llama | fields).items():
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        add(f"{architecture}.{name}", value)
+        if isinstance(value, str):
+            writer.add_string(f"{architecture}.{name}", value)
+        else:
+            writer.add_uint32(f"{architecture}.{name}", value)
     writer.add_layer_norm_rms_eps(1e-5)
     # A tensor, since a file without any is not one.
     writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
@@ -90,6 +92,7 @@ def write_header(path: Path, architecture: str, **fields: int | str) -> str:
         ("llama", {"rope.scaling.type": "yarn"}, "rope scaling is not supported"),
         ("llama", {"expert_count": 8}, "mixtures of experts"),
         ("llama", {"rope.dimension_count": 4}, "rope over 4 of 8"),
+        ("llama", {"embedding_length": "wide"}, "a.gguf: .*'wide'"),
         ("llama", {}, "no field 'tokenizer.ggml.tokens'"),
     ],
 )

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import jax
@@ -18,7 +19,7 @@ from feddpa_jax.testing import tiny_config, tiny_model, tiny_parameters, write_t
 from feddpa_jax.types import UserError
 
 
-def flat(params: dict) -> dict[str, jax.Array]:
+def flat(params: dict) -> dict[str, Any]:
     leaves = traverse_util.flatten_dict(params)
     return {".".join(map(str, path)): leaf for path, leaf in leaves.items()}
 
@@ -98,18 +99,19 @@ def test_auto_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_peak_memory(tmp_path: Path):
-    """A float32 folder, twice the size of the model in bfloat16, passes through in small pieces."""
-    config = tiny_config(width=512, layers=8, ffn=4096, heads=8, head_dim=64, vocab_size=8192)
-    write_tiny_hf_folder(tmp_path, config, shards=2)
+    """The embedding, most of this model and twice as large in its file, passes in small pieces."""
+    config = tiny_config(width=512, layers=1, ffn=4096, vocab_size=60_000)
+    write_tiny_hf_folder(tmp_path / "large", config)
+    write_tiny_hf_folder(tmp_path / "small")
     program = (
         "import re, sys, jax\n"
         "from feddpa_jax.hf import load_model\n"
         "def peak():\n"
         "    status = open('/proc/self/status').read()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) * 1024\n"
-        "load_model('tiny', 'bfloat16')\n"
+        "load_model(sys.argv[1] + '/small', 'bfloat16')\n"
         "before = peak()\n"
-        "model = load_model(sys.argv[1], 'bfloat16').model\n"
+        "model = load_model(sys.argv[1] + '/large', 'bfloat16').model\n"
         "used = peak() - before\n"
         "print(used / sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))\n"
     )
@@ -125,6 +127,8 @@ def test_peak_memory(tmp_path: Path):
         ({"num_hidden_layers": 3}, r"no tensor for layers.2.* \(9 missing in all\)"),
         ({"num_hidden_layers": 1}, "'model.layers.1.* has no place"),
         ({"intermediate_size": 65}, r"down_proj.kernel\) has shape \[32, 64\],.* \[32, 65\]"),
+        ({"num_attention_heads": 3}, r"config.json: .* 3 query heads are not a multiple of 2"),
+        ({"rms_norm_eps": "small"}, r"config.json: .*'small'"),
         ({"vocab_size": 256}, "the tokenizer has 257 tokens, the model only 256"),
     ],
 )
@@ -210,7 +214,7 @@ def test_an_index_that_lies(tmp_path: Path):
         ),
         (
             lambda t: t.update({"model.norm.weight": np.zeros(32, np.int8)}),
-            "'model.norm.weight' has dtype int8; supported: float32, bfloat16, float16",
+            "'model.norm.weight' has dtype I8; supported: F32, BF16, F16",
         ),
     ],
     ids=["missing", "unknown", "twice", "shape", "dtype"],

@@ -147,7 +147,7 @@ def test_a_head_that_differs_from_the_embedding_is_kept(tmp_path: Path):
 
 
 def test_bfloat16_folder_in_float32(tmp_path: Path):
-    folder = save(random_llama(tie_word_embeddings=True).to(torch.bfloat16), tmp_path)
+    folder = save(random_llama(tie_word_embeddings=True).bfloat16(), tmp_path)
     # Read anew: a model that is cast back keeps rope frequencies of bfloat16.
     theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ours = load_model(folder, "float32").model
