@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config, describe_fields, load_config
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import client_id
@@ -24,7 +25,6 @@ from feddpa_jax.evaluate.modes import (
     pooled,
 )
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
-from feddpa_jax.fed.method import take
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.prepare import Prepared, prepare

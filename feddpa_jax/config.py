@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -13,6 +12,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
+from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -160,37 +160,6 @@ class Config:
     eval: EvalSection = EvalSection()
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as 1.2 has it where 1.1 surprises: 3e-4 is a number, and a key stands once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{source}{line}: not valid YAML: {problem}") from None
-
-
 def describe_fields() -> list[tuple[str, str, str, str]]:
     """Every field: dotted name, type, default, description."""
     rows = []
@@ -235,7 +204,7 @@ def _nearest(dotted: str) -> str:
 
 
 def _check_names(tree: Mapping[str, Any], source: str) -> None:
-    sections = {f.name: f.default for f in dataclasses.fields(Config)}
+    sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
     for key, value in tree.items():
         if key not in sections:
             raise UserError(f"{source}: unknown key {key!r}; did you mean {_nearest(str(key))!r}?")
@@ -303,7 +272,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"{path}: cannot be read: {reason}") from None
-        loaded = _parse_yaml(text, source)
+        loaded = parse_yaml(text, source)
         if loaded is not None and not isinstance(loaded, dict):
             raise UserError(f"{source}: holds no mapping of sections")
         tree = loaded or {}
@@ -311,7 +280,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         tree = dataclasses.asdict(config)
     for name, value in _pairs(overrides):
         option = f"--{name}"
-        part: Any = _parse_yaml(value, option)
+        part: Any = parse_yaml(value, option)
         for key in reversed(name.split(".")):
             part = {key: part}
         _check_names(part, "command line")

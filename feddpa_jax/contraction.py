@@ -1,7 +1,7 @@
 """The one matrix product of the package: operands in the model's dtype, sums in float32.
 
-Every frozen map, adapter and attention product goes through `contract`, forward and backward. Keeping
-bfloat16 operands and float32 results is what matrix units want (and on CPUs with bfloat16
+Every frozen map, adapter and attention product goes through `contract`, forward and backward.
+Keeping bfloat16 operands and float32 results is what matrix units want (and on CPUs with bfloat16
 instructions the only fast form); everything between products stays in float32.
 """
 
@@ -24,7 +24,6 @@ def _product(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Arr
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Two-operand einsum with operands rounded to `dtype` and a float32 result.
 
@@ -32,7 +31,7 @@ def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Arr
     pass's speed.
 
     Args:
-      spec: an einsum such as "BTD,BDR->BTR"; every letter stands in at least two of the three terms.
+      spec: an einsum such as "BTD,BDR->BTR"; every letter stands in two of the three terms or all.
       x: first operand.
       y: second operand.
       dtype: what both are rounded to.
@@ -44,6 +43,11 @@ def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Arr
     >>> contract("TD,DE->TE", jnp.ones((2, 3)), jnp.ones((3, 1)), jnp.bfloat16).tolist()
     [[3.0], [3.0]]
     """
+    return _contract(spec, x, y, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike):
     return _product(spec, x, y, dtype)
 
 
@@ -62,12 +66,16 @@ def _backward(spec: str, dtype: DTypeLike, residuals, g: jax.Array):
     return dx.astype(x_like.dtype), dy.astype(y_like.dtype)
 
 
-contract.defvjp(_forward, _backward)
+_contract.defvjp(_forward, _backward)
+
+
+def contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`contract` with a frozen second operand: no gradient of `w` is ever computed."""
+    return _contract_frozen(spec, x, w, dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`contract` with a frozen second operand: no gradient of `w` is ever computed."""
+def _contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike):
     return _product(spec, x, w, dtype)
 
 
@@ -82,4 +90,4 @@ def _backward_frozen(spec: str, dtype: DTypeLike, residuals, g: jax.Array):
     return _product(f"{out},{right}->{left}", g, w, dtype).astype(x_like.dtype), None
 
 
-contract_frozen.defvjp(_forward_frozen, _backward_frozen)
+_contract_frozen.defvjp(_forward_frozen, _backward_frozen)

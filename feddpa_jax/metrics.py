@@ -56,7 +56,7 @@ class Tasks:
     own_CK: np.ndarray
 
     def one_hot(self) -> np.ndarray:
-        """float [I, K]."""
+        """Float [I, K]."""
         return np.eye(len(self.names))[self.task_I]
 
 
@@ -67,7 +67,7 @@ def task_matrix(scores_CI: np.ndarray, tasks: Tasks) -> np.ndarray:
 
 
 def personalization(matrix: np.ndarray, own_CK: np.ndarray) -> np.ndarray:
-    """P from client-by-task means [..., C, K]; clients without an own task in the tests are left out."""
+    """P from client-by-task means [..., C, K], of clients with an own task in the tests."""
     has_C = own_CK.any(axis=1)
     if not has_C.any():
         return np.full(matrix.shape[:-2], np.nan)
@@ -122,7 +122,7 @@ class Summary:
     matrix_CK: np.ndarray
 
 
-def _interval(value: float, samples_S: np.ndarray) -> Interval:
+def _interval(value: np.ndarray, samples_S: np.ndarray) -> Interval:
     low, high = np.percentile(samples_S, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 

@@ -1,4 +1,4 @@
-"""Progress for people: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
+"""Progress: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator

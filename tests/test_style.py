@@ -16,7 +16,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "progress"},
+    {"types", "contraction", "progress", "strict_yaml"},
     {"models", "adapters"},
     {"fed", "weighting", "generate"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},

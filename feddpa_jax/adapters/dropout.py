@@ -1,8 +1,8 @@
 """Dropout masks from a counter hash: cheap, and the same for a row wherever it is computed.
 
 A mask depends on the row's key, the site (layer, target, branch) and the position in the row, never
-on the batch around the row. The hash is two rounds of MurmurHash3's 32-bit finalizer (Appleby, public
-domain), some ten integer operations an element, where Threefry takes sixty.
+on the batch around the row. The hash is two rounds of MurmurHash3's 32-bit finalizer (Appleby,
+public domain), some ten integer operations an element, where Threefry takes sixty.
 """
 
 import jax

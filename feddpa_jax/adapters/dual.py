@@ -59,6 +59,6 @@ def single_branch(
     key_B2: UInt[Array, "B 2"] | None = None,
     rate: float = 0.0,
 ) -> tuple[Branch, ...]:
-    """Each row under its own client's adapter alone, at full weight (global phase, g = 1, l = 0)."""
+    """Each row under its own client's adapter alone, at full weight (the global phase)."""
     weight_B = jnp.ones(client_B.shape, jnp.float32)
     return (Branch(adapters_C, client_B, weight_B, key_B2, scale, rate),)

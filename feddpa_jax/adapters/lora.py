@@ -4,16 +4,18 @@ Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.0968
 
     y = x W + alpha / rank * dropout(x) A B,      A ~ U(-1/sqrt(in), 1/sqrt(in)),  B = 0.
 
-An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter a client: the
-same tree with a leading client axis. A `Branch` says which adapter of a bank each row uses, and how
-much of it; a forward pass takes any number of branches and adds them up.
+An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter a client:
+the same tree with a leading client axis. A `Branch` says which adapter of a bank each row uses, and
+how much of it; a forward pass takes any number of branches and adds them up.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt
 
@@ -53,6 +55,11 @@ def init_adapter(
 def bank_of(adapter: Adapter) -> Adapter:
     """The bank of one adapter, which all rows share (C = 1)."""
     return jax.tree.map(lambda leaf: leaf[None], adapter)
+
+
+def take(adapters_C: Adapter, members: np.ndarray) -> Adapter:
+    """The bank of some of a bank's clients."""
+    return jax.tree.map(lambda leaf: leaf[members], adapters_C)
 
 
 def bank_delta(
@@ -114,18 +121,19 @@ class Branch:
 
 
 def layer_branches(branches: Sequence[Branch], layers: int) -> list[tuple[Branch, ...]]:
-    """The branches of each layer: banks are split along L once, so their gradients are one stack."""
+    """The branches of each layer: banks are split along L once, so gradients are one stack."""
     split = [
         jax.tree.map(lambda leaf: list(jnp.unstack(leaf, axis=1)), branch.bank)
         for branch in branches
     ]
     return [
         tuple(
-            branch.replace(
+            dataclasses.replace(
+                branch,
                 bank={
                     target: {name: parts[layer] for name, parts in pair.items()}
                     for target, pair in bank.items()
-                }
+                },
             )
             for branch, bank in zip(branches, split, strict=True)
         )

@@ -8,6 +8,7 @@ and number cost little padding.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.fed.rows import Rows
@@ -26,7 +27,7 @@ class BlockShape(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """An example in a packed row: its tokens, the weight of each response position, and a number."""
+    """An example in a packed row, the weight of each of its response positions, and a number."""
 
     example: TokenizedExample
     weight: float
@@ -179,10 +180,8 @@ def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Place
             weight_P[p : p + count] = segment.weight
             placed.append(Placed(segment.ident, b, t, p))
             t, p = end, p + count
-    block = Rows(
-        tokens_BT, position_BT, segment_BT, client_B, row_B, row_P, place_P, target_P, weight_P
-    )
-    return block, placed
+    tokens = (tokens_BT, position_BT, segment_BT, client_B, row_B)
+    return Rows(*map(jnp.asarray, (*tokens, row_P, place_P, target_P, weight_P))), placed
 
 
 def choose_shape(updates: Sequence[Sequence[list[Segment]]], block_tokens: int) -> BlockShape:

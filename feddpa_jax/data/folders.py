@@ -1,4 +1,4 @@
-"""Federations in: the built-in sample, the paper's folders, client folders, Hugging Face data sets."""
+"""Federations in: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
 import re
 import zlib
@@ -20,8 +20,8 @@ def load_federation(
     Args:
       path: one of
         - "sample": eight small built-in tasks, made from the seed;
-        - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout; clients
-          are named client_0, client_1, ...), or its `<N>` folder;
+        - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout;
+          clients are named client_0, client_1, ...), or its `<N>` folder;
         - a folder with `clients/<name>/train.jsonl` and, if there is any, `test.jsonl`;
         - "hf:NAME?client_column=COLUMN": a data set of the hub or a local folder (see `load_hub`).
       seed: of the sample, and of the choice that `max_train` and `max_test` make.
@@ -63,7 +63,7 @@ def _load_folder(folder: Path) -> Federation:
     if numbered:
         return _paper_layout(numbered[0], folder)
     raise UserError(
-        f"data.path: {folder} holds neither <N>/local_training_0.json nor clients/<name>/train.jsonl"
+        f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl"
     )
 
 

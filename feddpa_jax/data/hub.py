@@ -14,8 +14,8 @@ def load_hub(path: str) -> Federation:
     """Loads "hf:NAME?client_column=client&split=train&test_split=test&config=CONFIG".
 
     NAME is a hub id, a folder of data files that `datasets.load_dataset` reads, or one that
-    `save_to_disk` wrote. Columns are those of records: instruction, output, and if there are any input,
-    task and category. The test split may be absent. No code of a data set is run.
+    `save_to_disk` wrote. Columns are those of records: instruction, output, and where they exist
+    input, task and category. The test split may be absent. No code of a data set is run.
 
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
@@ -63,4 +63,8 @@ def _load(name: str, config: str, path: str) -> dict[str, Any]:
     except Exception as error:  # The library's errors have no common base.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"data.path: {path}: cannot be loaded: {reason}") from None
-    return {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    return (
+        {"train": loaded}
+        if isinstance(loaded, datasets.Dataset)
+        else {str(split): part for split, part in loaded.items()}
+    )

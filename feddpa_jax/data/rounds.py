@@ -1,4 +1,4 @@
-"""The work of a round: every participant's shuffled, packed local training, in chunks of clients."""
+"""The work of a round: every participant's shuffled and packed local training, in chunks."""
 
 import dataclasses
 import zlib

@@ -14,7 +14,7 @@ from feddpa_jax.generate.beam import beam_search
 from feddpa_jax.generate.decode import Decoded, greedy, prefill
 from feddpa_jax.models.decoder import Model
 
-# Each prompt length that batches are padded to costs a compilation, which takes as long as this many
+# Each prompt length that batches are padded to costs a compilation, which takes as long as so many
 # tokens (on two CPU cores, SmolLM2: 17 s at 1,200 tokens a second).
 COMPILE_TOKENS = 20_000
 

@@ -203,7 +203,7 @@ def _answers(
 ) -> dict[str, list[str]]:
     """The text of every request's answer.
 
-    Where the argmax is the target at every response position and the end token is among them, greedy
+    Where the argmax is the target at every response position, the end token among them, greedy
     decoding gives the target: such answers are known without decoding.
     """
     tokenizer = setting.tokenizer

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from feddpa_jax.adapters.dual import dual_branches, single_branch
-from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.lora import Adapter, take
 from feddpa_jax.fed.rows import Chunk, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.types import UserError
@@ -207,8 +207,10 @@ def make_engine(
             return loss_C.sum(), loss_C
 
         grads_C, loss_C = jax.grad(total_loss, has_aux=True)(state.adapters_C)
-        return state.replace(
-            grads_C=jax.tree.map(jnp.add, state.grads_C, grads_C), loss_C=state.loss_C + loss_C
+        return dataclasses.replace(
+            state,
+            grads_C=jax.tree.map(jnp.add, state.grads_C, grads_C),
+            loss_C=state.loss_C + loss_C,
         )
 
     def update(state: TrainState, total_C: jax.Array) -> tuple[TrainState, jax.Array]:
@@ -286,9 +288,8 @@ def make_engine(
         for chunk in chunks:
             places = np.zeros(len(chunk.id_C), np.int32)
             places[: len(chunk.members)] = chunk.members
-            part_C = jax.tree.map(lambda leaf, at=places: leaf[at], adapters_C)
-            part_C, part_metrics = train_chunk(part_C, chunk, key, frozen)
-            trained.append(jax.tree.map(lambda leaf, n=len(chunk.members): leaf[:n], part_C))
+            part_C, part_metrics = train_chunk(take(adapters_C, places), chunk, key, frozen)
+            trained.append(take(part_C, np.arange(len(chunk.members))))
             metrics.append(part_metrics)
         merged = PhaseMetrics(
             losses={name: curve for part in metrics for name, curve in part.losses.items()},

@@ -1,15 +1,15 @@
 """FedDPA-F: global rounds first, then one local training per client.
 
 Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv 2403.19211,
-Algorithm 1 (FedDPA-F): after the last global round every client fine-tunes a copy of the final global
-adapter on its own data; the copy is its local adapter, and inference mixes it with the global one.
+Algorithm 1 (FedDPA-F): after the last global round every client fine-tunes a copy of the final
+global adapter on its own data; the copy is its local adapter, and inference mixes the two.
 """
 
 import jax
 import numpy as np
 
 from feddpa_jax.fed.fedit import fedit
-from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, copies
+from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, copies, need
 
 
 def feddpa_f(parts: Parts) -> Method:
@@ -20,7 +20,7 @@ def feddpa_f(parts: Parts) -> Method:
         state: FedState, data: RoundData, *, key: jax.Array
     ) -> tuple[FedState, Metrics]:
         assert np.array_equal(data.participants, np.arange(len(data.participants)))
-        own_C = copies(state.global_, len(data.participants))
+        own_C = copies(need(state.global_), len(data.participants))
         own_C, metrics = parts.engine.train(own_C, data.chunks("personalization"), key=key)
         return FedState(state.global_, own_C), {"personalization": metrics}
 

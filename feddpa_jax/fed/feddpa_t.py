@@ -14,6 +14,7 @@ The local adapter starts fresh, stays with its client, and goes on from round to
 
 import jax
 
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.fed.method import (
     FedState,
     Method,
@@ -21,9 +22,9 @@ from feddpa_jax.fed.method import (
     Parts,
     RoundData,
     global_phase,
+    need,
     new_adapters,
     put,
-    take,
 )
 
 
@@ -39,14 +40,14 @@ def feddpa_t(parts: Parts) -> Method:
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
         local_key, global_key = jax.random.split(key)
-        local_C, metrics = state.local_C, {}
+        local_C, metrics = need(state.local_C), {}
         if data.number > 0:
             own_C = take(local_C, data.participants)
             own_C, metrics["local"] = parts.engine.train(
                 own_C, data.chunks("local"), key=local_key, frozen=state.global_
             )
             local_C = put(local_C, data.participants, own_C)
-        global_, metrics["global"] = global_phase(parts, state.global_, data, key=global_key)
+        global_, metrics["global"] = global_phase(parts, need(state.global_), data, key=global_key)
         return FedState(global_, local_C), metrics
 
     return Method(init, round)

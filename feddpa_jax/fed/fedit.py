@@ -5,7 +5,7 @@ Zhang et al., *Towards Building the Federated GPT: Federated Instruction Tuning*
 
 import jax
 
-from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, global_phase
+from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, global_phase, need
 
 
 def fedit(parts: Parts) -> Method:
@@ -17,7 +17,7 @@ def fedit(parts: Parts) -> Method:
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
         _, global_key = jax.random.split(key)
-        global_, metrics = global_phase(parts, state.global_, data, key=global_key)
+        global_, metrics = global_phase(parts, need(state.global_), data, key=global_key)
         return FedState(global_, None), {"global": metrics}
 
     return Method(init, round)

@@ -2,15 +2,16 @@
 
 import jax
 
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.fed.method import (
     FedState,
     Method,
     Metrics,
     Parts,
     RoundData,
+    need,
     new_adapters,
     put,
-    take,
 )
 
 
@@ -24,8 +25,10 @@ def local(parts: Parts) -> Method:
         )
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
-        own_C = take(state.local_C, data.participants)
+        own_C = take(need(state.local_C), data.participants)
         own_C, metrics = parts.engine.train(own_C, data.chunks("local"), key=key)
-        return FedState(None, put(state.local_C, data.participants, own_C)), {"local": metrics}
+        return FedState(None, put(need(state.local_C), data.participants, own_C)), {
+            "local": metrics
+        }
 
     return Method(init, round)

@@ -34,8 +34,8 @@ class RoundData(NamedTuple):
       number: the round, from 0.
       participants: indexes of the clients that take part, ascending, [c].
       examples: each participant's number of training examples, [c].
-      chunks: `chunks(phase)`: the participants' local trainings of one phase of this round. The phase's
-        name seeds the shuffle.
+      chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
+        phase's name seeds the shuffle.
     """
 
     number: int
@@ -87,9 +87,10 @@ def copies(adapter: Adapter, count: int) -> Adapter:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), adapter)
 
 
-def take(adapters_C: Adapter, members: np.ndarray) -> Adapter:
-    """The adapters of some clients."""
-    return jax.tree.map(lambda leaf: leaf[members], adapters_C)
+def need(adapter: Adapter | None) -> Adapter:
+    """An adapter that the method's own `init` or `personalize` has put into the state."""
+    assert adapter is not None, "the state lacks an adapter that this method needs"
+    return adapter
 
 
 def put(adapters_C: Adapter, members: np.ndarray, new: Adapter) -> Adapter:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -24,15 +25,15 @@ class Rows(NamedTuple):
       weight_P: the position's share in its client's loss; 0 for padding.
     """
 
-    tokens_BT: np.ndarray
-    position_BT: np.ndarray
-    segment_BT: np.ndarray
-    client_B: np.ndarray
-    row_B: np.ndarray
-    row_P: np.ndarray
-    place_P: np.ndarray
-    target_P: np.ndarray
-    weight_P: np.ndarray
+    tokens_BT: jax.Array
+    position_BT: jax.Array
+    segment_BT: jax.Array
+    client_B: jax.Array
+    row_B: jax.Array
+    row_P: jax.Array
+    place_P: jax.Array
+    target_P: jax.Array
+    weight_P: jax.Array
 
 
 class Update(NamedTuple):

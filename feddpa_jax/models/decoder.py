@@ -149,9 +149,9 @@ def causal_mask(segment_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     return same_BTT & jnp.tri(length, dtype=bool)[None] & (segment_BT > 0)[:, None, :]
 
 
-def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, jax.ShapeDtypeStruct]]:
+def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, Any]]:
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
-    return definition, traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    return definition, dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

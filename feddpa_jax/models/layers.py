@@ -1,8 +1,8 @@
 """The parts of a Llama decoder: frozen linear map, RMS norm, rotary attention, SwiGLU.
 
-Touvron et al., *LLaMA* (arXiv 2302.13971); grouped-query attention: Ainslie et al. (arXiv 2305.13245);
-rotary embedding: Su et al. (arXiv 2104.09864). Products take operands in the weights' dtype and give
-float32; norms, rotations, softmax and the residual stream are float32.
+Touvron et al., *LLaMA* (arXiv 2302.13971); grouped-query attention: Ainslie et al. (arXiv
+2305.13245); rotary embedding: Su et al. (arXiv 2104.09864). Products take operands in the weights'
+dtype and give float32; norms, rotations, softmax and the residual stream are float32.
 """
 
 from collections.abc import Sequence

@@ -86,9 +86,7 @@ def test_rows_of_different_clients_equal_each_alone(model):
     together = logits(model, mixed(global_, local_C, [0.2, 0.5, 0.9]))
     for row, weight in enumerate([0.2, 0.5, 0.9]):
         own = jax.tree.map(lambda leaf, row=row: leaf[int(CLIENT_B[row])][None], local_C)
-        alone = dual_branches(
-            global_, own, jnp.zeros(3, jnp.int32), jnp.full(3, weight), scale=2.0
-        )
+        alone = dual_branches(global_, own, jnp.zeros(3, jnp.int32), jnp.full(3, weight), scale=2.0)
         np.testing.assert_allclose(together[row], logits(model, alone)[row], atol=2e-6)
 
 
@@ -138,6 +136,4 @@ def test_dropout_of_a_row_does_not_depend_on_its_batch():
     x_BTD = jnp.ones((4, 6, 8))
     key_B2 = jnp.arange(8, dtype=jnp.uint32).reshape(4, 2)
     whole = dropout(x_BTD, key_B2, site=1, rate=0.5)
-    np.testing.assert_array_equal(
-        whole[2:3], dropout(x_BTD[2:3], key_B2[2:3], site=1, rate=0.5)
-    )
+    np.testing.assert_array_equal(whole[2:3], dropout(x_BTD[2:3], key_B2[2:3], site=1, rate=0.5))

@@ -11,7 +11,7 @@ from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.fed.aggregate import make_aggregate
 from feddpa_jax.fed.engine import make_engine
-from feddpa_jax.fed.method import FedState, Method, Parts
+from feddpa_jax.fed.method import FedState, Method, Parts, need
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.fed.participation import sample_participants
 from feddpa_jax.models.config import ModelConfig
@@ -50,7 +50,9 @@ def play(method: Method, data: TrainingData, rounds: int) -> list[FedState]:
 
 
 def same(x, y) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+    return all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    )
 
 
 def test_feddpa_t_trains_local_from_round_1_on(parts, data):
@@ -76,14 +78,16 @@ def test_feddpa_f_personalizes_once_from_the_final_global(parts, data):
     after, metrics = method.personalize(last, data_round, key=jax.random.key(9))
     assert same(after.global_, last.global_)
     assert set(metrics["personalization"].losses) == {"x", "y", "z"}
-    gap = np.abs(after.local_C["q_proj"]["a"] - last.global_["q_proj"]["a"][None]).max()
+    gap = np.abs(need(after.local_C)["q_proj"]["a"] - need(last.global_)["q_proj"]["a"][None]).max()
     assert 0 < gap < 0.1
 
 
 def test_local_has_no_global_and_clients_differ(parts, data):
     last = play(METHODS["local"].build(parts), data, 1)[-1]
     assert last.global_ is None
-    assert not np.allclose(last.local_C["q_proj"]["a"][0], last.local_C["q_proj"]["a"][1])
+    assert not np.allclose(
+        need(last.local_C)["q_proj"]["a"][0], need(last.local_C)["q_proj"]["a"][1]
+    )
 
 
 @pytest.mark.parametrize("name", ["fedit", "centralized"])

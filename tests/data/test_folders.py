@@ -1,0 +1,169 @@
+"""Federations from disk: every layout, and every mistake named on one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.sample import TASKS, sample_federation, write_sample
+from feddpa_jax.types import UserError
+
+GOOD = {"instruction": "Add 1 and 2.", "output": "3", "task": "sum"}
+
+
+def paper(folder: Path, *clients: object, test: str | None = None) -> Path:
+    (folder / str(len(clients))).mkdir(parents=True)
+    for k, content in enumerate(clients):
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / str(len(clients)) / f"local_training_{k}.json").write_text(text)
+    (folder / "some_test.jsonl").write_text(json.dumps(GOOD) + "\n" if test is None else test)
+    return folder
+
+
+def test_paper_layout(tmp_path):
+    federation = load_federation(str(paper(tmp_path, [GOOD], [GOOD, GOOD])))
+    assert [client.name for client in federation.clients] == ["client_0", "client_1"]
+    assert [len(client.train) for client in federation.clients] == [1, 2]
+    assert federation.test[0].task == "sum"
+    assert load_federation(str(tmp_path / "2")) == federation
+
+
+def test_client_folders_name_their_task(tmp_path):
+    for name in ("north", "south"):
+        (tmp_path / "clients" / name).mkdir(parents=True)
+        record = {"instruction": f"in {name}", "output": "x", "input": "context"}
+        for file in ("train.jsonl", "test.jsonl"):
+            text = "\ufeff" + json.dumps(record) + "\r\n\r\n"
+            (tmp_path / "clients" / name / file).write_text(text, encoding="utf-8")
+    federation = load_federation(str(tmp_path))
+    assert [client.tasks for client in federation.clients] == [("north",), ("south",)]
+    assert [example.task for example in federation.test] == ["north", "south"]
+    assert federation.test[0].input == "context"
+
+
+def test_hugging_face_data_set(tmp_path):
+    import datasets
+
+    rows = [{**GOOD, "who": "b"}, {**GOOD, "who": "a"}, {**GOOD, "who": "b"}]
+    saved = datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:1])}
+    )
+    saved.save_to_disk(str(tmp_path / "set"))
+    federation = load_federation(f"hf:{tmp_path / 'set'}?client_column=who")
+    assert [(c.name, len(c.train)) for c in federation.clients] == [("a", 1), ("b", 2)]
+    assert len(federation.test) == 1
+    with pytest.raises(UserError, match="no column 'client'"):
+        load_federation(f"hf:{tmp_path / 'set'}")
+
+
+def line_two_is(text: str) -> str:
+    return f"[\n{text}\n]"
+
+
+@pytest.mark.parametrize(
+    ("clients", "test", "words"),
+    [
+        ([line_two_is('{"instruction": ')], None, ["local_training_0.json, line 3", "broken JSON"]),
+        ([[GOOD, {"instruction": "a"}]], None, ["record 2", "'output'"]),
+        ([[{"instruction": " ", "output": "b"}]], None, ["record 1", "'instruction' is empty"]),
+        ([[{"instruction": "a", "output": 3}]], None, ["'output' is 3, not text"]),
+        ([[GOOD], []], None, ["'client_1'", "no training example"]),
+        ([[7]], None, ["record 1", "not an object"]),
+        ([{"a": 1}], None, ["no JSON list"]),
+        ([[GOOD]], '{"instruction": "a", "output": "b"}\n{oops\n', ["some_test.jsonl, line 2"]),
+        ([[GOOD]], '{"instruction": "a", "output": "b"}\n', ["test instance 1", "'task'"]),
+    ],
+)
+def test_bad_data_is_named(tmp_path, clients, test, words):
+    with pytest.raises(UserError) as error:
+        load_federation(str(paper(tmp_path, *clients, test=test)))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_and_colliding_clients(tmp_path):
+    folder = paper(tmp_path / "a", [GOOD], [GOOD])
+    (folder / "2" / "local_training_0.json").unlink()
+    with pytest.raises(UserError, match=r"no local_training_0\.json"):
+        load_federation(str(folder))
+    for name in ("Ann", "ann"):
+        (tmp_path / "b/clients" / name).mkdir(parents=True)
+        (tmp_path / "b/clients" / name / "train.jsonl").write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(UserError, match="twice"):
+        load_federation(str(tmp_path / "b"))
+    with pytest.raises(UserError, match="does not exist"):
+        load_federation(str(tmp_path / "nowhere"))
+
+
+def test_client_names_cannot_leave_the_folder(tmp_path):
+    (tmp_path / "clients" / ".. x").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        load_federation(str(tmp_path))
+
+
+def test_limits_choose_by_seed_and_keep_order(tmp_path):
+    some = load_federation("sample", seed=1, max_train=10, max_test=3)
+    whole = load_federation("sample", seed=1)
+    for own, client in zip(some.clients, whole.clients, strict=True):
+        places = [client.train.index(example) for example in own.train]
+        assert len(places) == 10
+        assert places == sorted(places) != list(range(10))
+    assert len(some.test) == 3 * len(TASKS)
+    assert load_federation("sample", seed=1, max_train=10, max_test=3) == some
+
+
+def test_sample_is_deterministic_disjoint_and_balanced():
+    federation = sample_federation(3)
+    assert federation == sample_federation(3)
+    assert federation != sample_federation(4)
+    assert len(federation.clients) == 8
+    for client, (task, _, labels, _) in zip(federation.clients, TASKS, strict=True):
+        assert client.tasks == (task,)
+        trained = {example.instruction for example in client.train}
+        assert len(trained) == 96
+        tests = [example for example in federation.test if example.task == task]
+        assert len(tests) == 24
+        assert trained.isdisjoint(example.instruction for example in tests)
+        answers = {example.output for example in client.train}
+        if len(answers) == labels:
+            counts = [sum(e.output == a for e in client.train) for a in answers]
+            assert max(counts) - min(counts) <= 1
+        assert max(len(e.instruction + e.output) for e in client.train) < 170
+
+
+def test_sample_answers_are_right():
+    """Checked against the words of the question by other rules than those that made it."""
+    by_task = {client.tasks[0]: client.train for client in sample_federation(0).clients}
+    for example in by_task["fit_coreference"]:
+        item, box = (part.split()[0] for part in example.instruction.split(" the ")[0:2])
+        words = example.instruction.replace(".", "").replace("?", "").split()
+        item, box = words[1], words[words.index("because") - 1]
+        big = words[words.index("too") + 1] in ("big", "large", "wide")
+        assert example.output == f"the {item if big else box}"
+    for example in by_task["has_entailment"]:
+        premise, rest = example.instruction.split(". Does it follow that ")
+        claim = rest.rstrip("?").split()
+        thing = claim[-1]
+        expected = "it is not possible to tell"
+        if thing == premise.split()[-1]:
+            expected = "no" if claim[2] == "no" else "yes"
+        assert example.output == expected
+    for example in by_task["fix_punctuation"]:
+        plain = "".join(c for c in example.output if c not in ".,?").lower()
+        assert example.instruction.endswith(f": {plain}")
+        assert example.output[-1] in ".?"
+
+
+def test_written_sample_loads_equal(tmp_path):
+    write_sample(tmp_path / "data", 5)
+    assert load_federation(str(tmp_path / "data")) == sample_federation(5)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_data_of_the_paper(shared_data, number):
+    federation = load_federation(str(shared_data / f"dataset{number}"))
+    assert [len(client.train) for client in federation.clients] == [300] * 8
+    assert len(federation.test) == 800
+    assert all(len(client.tasks) == 1 for client in federation.clients)

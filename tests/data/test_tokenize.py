@@ -1,0 +1,63 @@
+"""Prompts and responses as tokens: where the response starts, what is cut, what is dropped."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from feddpa_jax.data.statistics import describe, render
+from feddpa_jax.data.templates import alpaca_short, get_template
+from feddpa_jax.data.tokenize import encode_examples, encode_prompt
+from feddpa_jax.hf.tokenizer import byte_tokenizer
+from feddpa_jax.types import Client, Example, Federation, UserError
+
+TOKENIZER = byte_tokenizer()
+PROMPT = "### Instruction:\nSay\n\n### Response:\n"  # 36 bytes
+
+
+def test_template_with_and_without_input():
+    assert alpaca_short(Example("Say", "x")) == PROMPT
+    with_input = alpaca_short(Example("Say", "x", "it"))
+    assert with_input == "### Instruction:\nSay\n\n### Input:\nit\n\n### Response:\n"
+    with pytest.raises(UserError, match="alpaca_short"):
+        get_template("other")
+
+
+def test_response_starts_after_the_prompt_and_ends_with_the_end_token():
+    ((tokens_T, prompt),), kept, counts = encode_examples(
+        [Example("Say", "hey")], TOKENIZER, alpaca_short, 100
+    )
+    assert prompt == len(PROMPT)
+    assert TOKENIZER.decode(tokens_T[prompt:]) == "hey"
+    assert tokens_T[-1] == TOKENIZER.eos_id
+    assert kept == (0,)
+    assert counts == (1, 0, 0)
+
+
+def test_cut_and_dropped_are_counted():
+    examples = [Example("Say", "hey"), Example("Say", "x" * 50), Example("Say" * 30, "x")]
+    tokenized, kept, counts = encode_examples(examples, TOKENIZER, alpaca_short, 40)
+    assert kept == (0, 1)
+    assert counts == (3, 2, 1)
+    # A cut response has no end token: 40 tokens, of which the last 4 are x.
+    assert len(tokenized[1].tokens_T) == 40
+    assert tokenized[1].tokens_T[-1] != TOKENIZER.eos_id
+
+
+def test_prompt_too_long():
+    assert len(encode_prompt(Example("Say", ""), TOKENIZER, alpaca_short, 36)) == 36
+    with pytest.raises(UserError, match=r"36 tokens, more than data\.max_length = 35"):
+        encode_prompt(Example("Say", ""), TOKENIZER, alpaca_short, 35)
+
+
+def test_statistics():
+    train = (Example("Say", "hey", task="t"), Example("Say", "x" * 50, task="t"))
+    federation = Federation((Client("anna", train),), (Example("a", "b", task="t"),))
+    statistics = describe(federation, TOKENIZER, alpaca_short, 60)
+    (client,) = statistics.clients
+    assert client.counts == (2, 1, 0)
+    assert client.tokens == (40, 50, 59, 60)  # 36 + 3 + 1 = 40; cut at 60
+    assert client.own_tests == 1
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render(statistics))
+    assert "anna" in console.export_text()

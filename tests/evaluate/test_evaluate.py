@@ -1,0 +1,218 @@
+"""Evaluation: packed scores equal plain ones, known answers are what decoding gives, P and TTP add up."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.data.templates import alpaca_short
+from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate.modes import WeightingSettings, available_modes
+from feddpa_jax.evaluate.report import make_report, render, write_report
+from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.score import Adapters, Request, Scorer
+from feddpa_jax.hf.load import load_model
+from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.progress import Reporter
+from feddpa_jax.types import Client, Example, UserError
+
+BASE = load_model("tiny", "float32")
+MODEL, TOKENIZER = BASE.model, BASE.tokenizer
+SCALE = 2.0
+
+
+def random_adapter(seed: int) -> dict:
+    sizes = {t: MODEL.config.target_sizes()[t] for t in ("q_proj", "v_proj")}
+    fresh = init_adapter(jax.random.key(seed), sizes, layers=2, rank=2)
+    return jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(seed + 9), leaf.shape), fresh
+    )
+
+
+GLOBAL = random_adapter(0)
+LOCAL_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), random_adapter(1), random_adapter(2))
+ADAPTERS = Adapters(GLOBAL, LOCAL_C, SCALE)
+TRAIN = (
+    tuple(Example(f"add {i}", f"{i + 1}", task="add") for i in range(6)),
+    tuple(Example(f"say {i} twice", f"{i}{i}", task="twice") for i in range(7)),
+)
+TEST = (
+    Example("add 9", "10", task="add"),
+    Example("say 8 twice", "88", task="twice"),
+    Example("add a longer one, 11", "12", task="add"),
+    Example("name it", "it", task="other"),
+)
+
+
+def tokenize(examples):
+    return encode_examples(examples, TOKENIZER, alpaca_short, 200).examples
+
+
+def setting() -> Setting:
+    clients = (Client("anna", TRAIN[0]), Client("ben", TRAIN[1]))
+    return Setting(clients, tuple(map(tokenize, TRAIN)), TEST, tokenize(TEST), TOKENIZER)
+
+
+def run(**changes):
+    options = {
+        "modes": None,
+        "metrics": ("rouge1", "exact_match", "nll"),
+        "weighting": WeightingSettings(support=3),
+        "fixed": 0.25,
+        "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
+        "reporter": Reporter(Console(quiet=True)),
+    }
+    return evaluate(MODEL, ADAPTERS, setting(), **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run()
+
+
+def plain(example, client: int, g: float, l: float):
+    """One example alone: mean response NLL, greedy?, last and mean prompt state."""
+    tokens_T, prompt = example
+    T = len(tokens_T)
+    branches = dual_branches(
+        GLOBAL,
+        LOCAL_C,
+        jnp.array([client]),
+        jnp.array([l]),
+        scale=SCALE,
+        global_weight=jnp.array([g]),
+    )
+    mask = causal_mask(jnp.ones((1, T), jnp.int32))
+    hidden_BTD, _ = MODEL.hidden(
+        jnp.asarray(tokens_T)[None], jnp.arange(T)[None], mask, branches
+    )
+    logp_TV = jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
+    target_T = tokens_T[prompt:]
+    at = np.arange(prompt - 1, T - 1)
+    nll = -np.asarray(logp_TV)[at, target_T].mean()
+    greedy = (np.asarray(logp_TV).argmax(axis=1)[at] == target_T).all()
+    return nll, greedy, hidden_BTD[0, prompt - 1], hidden_BTD[0, :prompt].mean(axis=0)
+
+
+def test_packed_scores_equal_plain_ones():
+    draw = np.random.default_rng(0)
+    examples = tokenize(TEST) + tokenize(TRAIN[0]) + tokenize(TRAIN[1])
+    requests = [
+        Request(int(draw.integers(2)), e, float(draw.random()), float(draw.random()))
+        for e in examples
+    ]
+    scorer = Scorer.for_examples(MODEL, ADAPTERS, examples, block_tokens=400)
+    scores = scorer(requests)
+    for i, (client, example, g, l) in enumerate(requests):
+        nll, greedy, last_D, mean_D = plain(example, client, g, l)
+        assert scores.nll_I[i] == pytest.approx(nll, abs=2e-5)
+        assert scores.greedy_I[i] == greedy
+        np.testing.assert_allclose(scores.last_ID[i], last_D, atol=2e-5)
+        np.testing.assert_allclose(scores.mean_ID[i], mean_D, atol=2e-5)
+
+
+def test_weights_of_every_mode(results):
+    assert list(results) == ["base", "global", "local", "fixed", "instance"]
+    expected = {"base": (0, 0), "global": (1, 0), "local": (0, 1), "fixed": (0.75, 0.25)}
+    for mode, (g, l) in expected.items():
+        np.testing.assert_allclose(results[mode].weights.global_CI, g)
+        np.testing.assert_allclose(results[mode].weights.local_CI, l)
+    weights = results["instance"].weights
+    np.testing.assert_allclose(weights.local_CI, np.clip(0.5 * weights.similarity_CI, 0, 1))
+    np.testing.assert_allclose(weights.global_CI, 1 - weights.local_CI)
+    assert len(np.unique(weights.local_CI)) == weights.local_CI.size
+    for mode in results:
+        for c in range(2):
+            g, l = (float(w[c, 1]) for w in (results[mode].weights.global_CI,
+                                             results[mode].weights.local_CI))
+            nll = plain(tokenize(TEST)[1], c, g, l)[0]
+            assert results[mode].scores_CI["nll"][c, 1] == pytest.approx(nll, abs=2e-5)
+
+
+def test_released_orientation_and_embeddings(results):
+    released = run(
+        modes=("instance",), metrics=("nll",), weighting=WeightingSettings(support=3, scales="global")
+    )["instance"]
+    paper = results["instance"]
+    np.testing.assert_allclose(
+        released.weights.local_CI, 1 - paper.weights.local_CI, atol=1e-6
+    )
+    other = run(
+        modes=("instance",),
+        metrics=("nll",),
+        weighting=WeightingSettings(support=3, embed_with="base", pooling="mean", resample=True),
+    )["instance"]
+    assert not np.allclose(other.weights.similarity_CI, paper.weights.similarity_CI, atol=1e-3)
+
+
+def test_answers_known_from_scores_are_what_decoding_gives():
+    """Targets that the model itself would give: the fast path must agree with decoding."""
+    answers = run(metrics=("rouge1",), modes=("global",))["global"].predictions_CI[0]
+    own = tuple(
+        Example(e.instruction, answer, task=e.task)
+        for e, answer in zip(TEST, answers, strict=True)
+        if answer.strip() and TOKENIZER.decode(TOKENIZER.encode(answer)) == answer
+    )
+    if not own:
+        pytest.fail(f"the tiny model says nothing that can be a target: {answers}")
+    again = evaluate(
+        MODEL,
+        ADAPTERS,
+        Setting(setting().clients, setting().training, own, tokenize(own), TOKENIZER),
+        modes=("global",),
+        metrics=("rouge1", "exact_match"),
+        weighting=WeightingSettings(support=3),
+        fixed=0.5,
+        decoding=Decoding(max_new_tokens=4, batch_tokens=512),
+        reporter=Reporter(Console(quiet=True)),
+    )["global"]
+    np.testing.assert_array_equal(again.scores_CI["exact_match"][0], 100.0)
+
+
+def test_beam_decoding_runs_in_batches():
+    result = run(modes=("instance",), decoding=Decoding(2, max_new_tokens=3, batch_tokens=512))
+    assert np.isfinite(result["instance"].scores_CI["rouge1"]).all()
+
+
+def test_report_on_disk_and_on_screen(tmp_path, results):
+    tasks = setting().tasks()
+    np.testing.assert_array_equal(tasks.own_CK, [[True, False, False], [False, False, True]])
+    settings = {"answers_with": "instance", "weighting": {"scales": "local"}}
+    report = make_report(results, tasks, settings=settings, bootstrap=50, seed=0)
+    write_report(tmp_path, report, results, setting())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    nll_CI = results["local"].scores_CI["nll"]
+    # anna's own instances are 0 and 2, ben's is 1.
+    expected = (nll_CI[0, [0, 2]].mean() + nll_CI[1, 1]) / 2
+    assert summary["modes"]["local"]["nll"]["P"]["value"] == pytest.approx(expected)
+    assert summary["modes"]["local"]["nll"]["matrix"]["ben"]["other"] == pytest.approx(nll_CI[1, 3])
+    lines = [json.loads(line) for line in (tmp_path / "instances.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 * 2 * 4
+    instance = [line for line in lines if line["mode"] == "instance"]
+    assert all(line["local_weight"] == pytest.approx(0.5 * line["similarity"]) for line in instance)
+    console = Console(width=100, record=True, quiet=False, file=open(tmp_path / "out", "w"))
+    console.print(render(report))
+    text = console.export_text()
+    for word in ("instance *", "P: own task", "TTP: all tasks", "response NLL"):
+        assert word in text
+
+
+def test_modes_need_their_adapters():
+    assert available_modes(Adapters(GLOBAL, None, SCALE)) == ("base", "global")
+    with pytest.raises(UserError, match=r"eval\.modes: this method has no 'local'"):
+        evaluate(
+            MODEL,
+            Adapters(GLOBAL, None, SCALE),
+            setting(),
+            modes=("local",),
+            metrics=("nll",),
+            weighting=WeightingSettings(),
+            fixed=0.5,
+            decoding=Decoding(),
+            reporter=Reporter(Console(quiet=True)),
+        )

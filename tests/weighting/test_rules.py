@@ -1,0 +1,87 @@
+"""Weighting rules by hand, their orientation, and how one is added."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rules import RULES, cosine, l2, make_weighting, pearson, register
+from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
+
+QUERY_BD = jnp.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
+SUPPORT_BMD = jnp.array([[[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]])
+
+
+def test_cosine_by_hand():
+    # Row 0: both supports at 45 degrees, cos = 1 / sqrt 2. Row 1: (1 - 1) / 2 = 0.
+    np.testing.assert_allclose(cosine(QUERY_BD, SUPPORT_BMD), [0.5**0.5, 0.0], atol=1e-6)
+
+
+def test_pearson_by_hand():
+    # x = (1, 2, 3) and y = (2, 4, 6): 1; y = (3, 2, 1): -1; mean 0. Shifts do not matter.
+    query = jnp.array([[1.0, 2.0, 3.0]])
+    support = jnp.array([[[2.0, 4.0, 6.0], [3.0, 2.0, 1.0]]])
+    np.testing.assert_allclose(pearson(query, support), [0.0], atol=1e-6)
+    np.testing.assert_allclose(pearson(query + 9, support[:, :1]), [1.0], atol=1e-6)
+
+
+def test_l2_by_hand():
+    # Differences (0, 0) and (3, 3): root mean squares 0 and 3; (1 + 1/4) / 2 = 0.625.
+    query = jnp.array([[1.0, 1.0]])
+    support = jnp.array([[[1.0, 1.0], [4.0, 4.0]]])
+    np.testing.assert_allclose(l2(query, support), [0.625], atol=1e-6)
+
+
+def test_orientation_and_scale():
+    local = make_weighting("cosine", scale=0.5, scales="local")(QUERY_BD, SUPPORT_BMD)
+    released = make_weighting("cosine", scale=0.5, scales="global")(QUERY_BD, SUPPORT_BMD)
+    np.testing.assert_allclose(local.local_weight_B, [0.5 * 0.5**0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(released.local_weight_B, [1 - 0.5 * 0.5**0.5, 1.0], atol=1e-6)
+    np.testing.assert_array_equal(local.similarity_B, released.similarity_B)
+
+
+def test_weights_are_clipped():
+    opposite = -SUPPORT_BMD[:, :1]
+    weights = make_weighting("cosine", scale=3.0, scales="local")
+    assert weights(QUERY_BD, opposite).local_weight_B[0] == 0.0
+    assert weights(QUERY_BD, SUPPORT_BMD).local_weight_B[0] == 1.0
+
+
+def test_constant_is_a_fixed_mix():
+    weights = make_weighting("constant", scale=0.3, scales="local")(QUERY_BD, SUPPORT_BMD)
+    np.testing.assert_allclose(weights.local_weight_B, [0.3, 0.3])
+
+
+def test_adding_a_rule_is_one_function(monkeypatch):
+    monkeypatch.setattr("feddpa_jax.weighting.rules.RULES", dict(RULES))
+
+    @register("nearest")
+    def nearest(query_BD, support_BMD):
+        return jnp.max(jnp.einsum("BD,BMD->BM", query_BD, support_BMD), axis=-1)
+
+    weigh = jax.jit(make_weighting("nearest", scale=0.1, scales="local"))
+    # Row 0: max(2, 3) = 3; row 1: max(2, -2) = 2.
+    np.testing.assert_allclose(weigh(QUERY_BD, SUPPORT_BMD).local_weight_B, [0.3, 0.2])
+    with pytest.raises(ValueError, match="exists already"):
+        register("nearest")(nearest)
+
+
+def test_unknown_rule_names_the_known():
+    with pytest.raises(UserError, match=r"weighting\.rule: 'cosin' .* cosine"):
+        make_weighting("cosin", scale=1.0, scales="local")
+
+
+def test_support_is_drawn_once_or_anew():
+    once = draw_support(300, 5, seed=0, client=7)
+    assert len(set(once.tolist())) == 5
+    np.testing.assert_array_equal(once, draw_support(300, 5, seed=0, client=7))
+    assert not np.array_equal(once, draw_support(300, 5, seed=1, client=7))
+    assert not np.array_equal(once, draw_support(300, 5, seed=0, client=8))
+    anew = draw_support_per_instance(300, 5, 40, seed=0, client=7)
+    assert anew.shape == (40, 5)
+    assert len({tuple(row) for row in anew.tolist()}) == 40
+    np.testing.assert_array_equal(
+        anew[:10], draw_support_per_instance(300, 5, 10, seed=0, client=7)
+    )
+    assert sorted(set(draw_support(3, 5, seed=0, client=7).tolist())) == [0, 1, 2]
