@@ -1,5 +1,6 @@
-"""Evaluation: packed scores equal plain ones, known answers are what decoding gives, P and TTP add up."""
+"""Evaluation: packed scores equal plain ones, known answers are what decoding gives."""
 
+import io
 import json
 
 import jax
@@ -88,9 +89,7 @@ def plain(example, client: int, g: float, l: float):
         global_weight=jnp.array([g]),
     )
     mask = causal_mask(jnp.ones((1, T), jnp.int32))
-    hidden_BTD, _ = MODEL.hidden(
-        jnp.asarray(tokens_T)[None], jnp.arange(T)[None], mask, branches
-    )
+    hidden_BTD, _ = MODEL.hidden(jnp.asarray(tokens_T)[None], jnp.arange(T)[None], mask, branches)
     logp_TV = jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
     target_T = tokens_T[prompt:]
     at = np.arange(prompt - 1, T - 1)
@@ -128,20 +127,22 @@ def test_weights_of_every_mode(results):
     assert len(np.unique(weights.local_CI)) == weights.local_CI.size
     for mode in results:
         for c in range(2):
-            g, l = (float(w[c, 1]) for w in (results[mode].weights.global_CI,
-                                             results[mode].weights.local_CI))
+            g, l = (
+                float(w[c, 1])
+                for w in (results[mode].weights.global_CI, results[mode].weights.local_CI)
+            )
             nll = plain(tokenize(TEST)[1], c, g, l)[0]
             assert results[mode].scores_CI["nll"][c, 1] == pytest.approx(nll, abs=2e-5)
 
 
 def test_released_orientation_and_embeddings(results):
     released = run(
-        modes=("instance",), metrics=("nll",), weighting=WeightingSettings(support=3, scales="global")
+        modes=("instance",),
+        metrics=("nll",),
+        weighting=WeightingSettings(support=3, scales="global"),
     )["instance"]
     paper = results["instance"]
-    np.testing.assert_allclose(
-        released.weights.local_CI, 1 - paper.weights.local_CI, atol=1e-6
-    )
+    np.testing.assert_allclose(released.weights.local_CI, 1 - paper.weights.local_CI, atol=1e-6)
     other = run(
         modes=("instance",),
         metrics=("nll",),
@@ -195,7 +196,7 @@ def test_report_on_disk_and_on_screen(tmp_path, results):
     assert len(lines) == 5 * 2 * 4
     instance = [line for line in lines if line["mode"] == "instance"]
     assert all(line["local_weight"] == pytest.approx(0.5 * line["similarity"]) for line in instance)
-    console = Console(width=100, record=True, quiet=False, file=open(tmp_path / "out", "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(render(report))
     text = console.export_text()
     for word in ("instance *", "P: own task", "TTP: all tasks", "response NLL"):
