@@ -83,7 +83,7 @@ def save(
         arrays = jax.tree.map(np.asarray, dict(state))
         _check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
         with _quiet():
-            ocp.save(str(aside / "state"), arrays)
+            ocp.save(str((aside / "state").absolute()), arrays)
         _write_json(aside / "record.json", {**record, "shapes": leaf_shapes(state)})
         _write_json(aside / "manifest.json", _manifest(aside))
         _sync_tree(aside)
@@ -153,7 +153,7 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
                 "use the run's own configuration, or a new --run-dir"
             )
     with _quiet():
-        state = ocp.load(str(place / "state"))
+        state = ocp.load(str((place / "state").absolute()))
     assert isinstance(state, dict)
     assert leaf_shapes(state) == record["shapes"]
     return Restored(int(place.name), state, record)

@@ -75,6 +75,13 @@ def test_finished_run_is_left_alone_and_can_be_evaluated_again(run_dir, capsys):
     assert "response NLL" in capsys.readouterr().out
 
 
+def test_a_relative_run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(Path("runs/here"), "--no-eval", "--fed.rounds", "1") == 0
+    assert train(Path("runs/here"), "--fed.rounds", "1", "--eval.metrics", "[nll]") == 0
+    assert (tmp_path / "runs/here/eval/summary.json").is_file()
+
+
 def test_generate_answers_and_says_its_weight(run_dir, capsys):
     command = ["generate", "--run-dir", str(run_dir), "--client", "client_3"]
     assert main([*command, "--prompt", "Same question? A / B"]) == 0
