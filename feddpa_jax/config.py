@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -151,7 +151,8 @@ class Config:
     """A run's configuration; `load_config` reads one."""
 
     __pydantic_config__ = _strict
-    seed: Annotated[int, Ge(0), _is("of everything random in a run")] = 0
+    # jax.random.key drops the bits above 32 in silence.
+    seed: Annotated[int, Ge(0), Le(2**32 - 1), _is("of everything random in a run")] = 0
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     lora: LoraSection = LoraSection()
@@ -175,8 +176,7 @@ def describe_fields() -> list[tuple[str, str, str, str]]:
 def _describe(field: dataclasses.Field) -> tuple[str, str, str]:
     annotation, *extras = get_args(field.type)
     notes = [extra.description for extra in extras if getattr(extra, "description", None)]
-    default = json.dumps(field.default, default=list)
-    return _type_name(annotation), default, notes[-1]
+    return _type_name(annotation), json.dumps(field.default, default=list), notes[-1]
 
 
 def _type_name(annotation: Any) -> str:
@@ -187,9 +187,8 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "list"
     if get_args(annotation):
-        parts = (a for a in get_args(annotation))
-        return "|".join("null" if a is type(None) else _type_name(a) for a in parts)
-    return annotation.__name__
+        return "|".join(map(_type_name, get_args(annotation)))
+    return "null" if annotation is type(None) else annotation.__name__
 
 
 def _nearest(dotted: str) -> str:
@@ -203,11 +202,15 @@ def _nearest(dotted: str) -> str:
     return close[0]
 
 
+def _unknown(name: str, source: str) -> UserError:
+    return UserError(f"{source}: unknown key {name!r}; did you mean {_nearest(name)!r}?")
+
+
 def _check_names(tree: Mapping[str, Any], source: str) -> None:
     sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
     for key, value in tree.items():
         if key not in sections:
-            raise UserError(f"{source}: unknown key {key!r}; did you mean {_nearest(str(key))!r}?")
+            raise _unknown(str(key), source)
         if not dataclasses.is_dataclass(sections[key]):
             continue
         if not isinstance(value, Mapping):
@@ -215,32 +218,49 @@ def _check_names(tree: Mapping[str, Any], source: str) -> None:
         known = {f.name for f in dataclasses.fields(sections[key])}
         for inner in value:
             if inner not in known:
-                dotted = f"{key}.{inner}"
-                raise UserError(
-                    f"{source}: unknown key {dotted!r}; did you mean {_nearest(dotted)!r}?"
-                )
+                raise _unknown(f"{key}.{inner}", source)
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", leaf) for inner, leaf in value.items())
+        else:
+            yield key, value
 
 
 def _build(tree: Mapping[str, Any], source: str) -> Config:
     _check_names(tree, source)
+    for name, value in _leaves(tree):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            what = f"{_show(str(value))} is no number, text or list; quote text inside the YAML"
+            raise UserError(f"{source}: {name}: {what}") from None
     try:
-        text = json.dumps(tree)
-    except (TypeError, ValueError):
-        raise UserError(f"{source}: holds a value that is no number, text, list or null") from None
-    try:
-        config = pydantic.TypeAdapter(Config).validate_json(text)
+        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(tree))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(
-            str(part)
-            for part in first["loc"]
-            if isinstance(part, str)
-            and part in {word for row in describe_fields() for word in row[0].split(".")}
-        )
+        words = {word for name, *_ in describe_fields() for word in name.split(".")}
+        name = ".".join(part for part in map(str, first["loc"]) if part in words)
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{source}: {name}: {first['input']!r}: {message}") from None
+        message = message.replace("array", "list").replace("tuple", "list")
+        message += _REMEDIES.get(first["type"], "")
+        raise UserError(f"{source}: {name}: {_show(first['input'])}: {message}") from None
     _check_together(config, source)
     return config
+
+
+# By pydantic's type of error, where its message alone does not tell what to type.
+_REMEDIES = {
+    "string_type": "; quote it inside the YAML, as in '\"12\"'",
+    "tuple_type": ", as in [a, b]",
+}
+
+
+def _show(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | float) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_together(config: Config, source: str) -> None:
@@ -276,17 +296,15 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         if loaded is not None and not isinstance(loaded, dict):
             raise UserError(f"{source}: holds no mapping of sections")
         tree = loaded or {}
-        config = _build(tree, source)
-        tree = dataclasses.asdict(config)
+        tree = dataclasses.asdict(_build(tree, source))
     for name, value in _pairs(overrides):
         option = f"--{name}"
         part: Any = parse_yaml(value, option)
         for key in reversed(name.split(".")):
             part = {key: part}
-        _check_names(part, "command line")
+        _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
-        _build(part, "command line")
     return _build(tree, source)
 
 
@@ -294,32 +312,39 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     pairs, waiting = [], list(overrides)
     while waiting:
         option = waiting.pop(0)
-        if not option.startswith("--"):
-            raise UserError(f"command line: {option!r} is not expected; fields are --section.field")
         name, equals, value = option[2:].partition("=")
+        if not option.startswith("--") or not name:
+            raise UserError(f"command line: {option!r} is not expected; fields are --section.field")
         if not equals:
-            if not waiting:
-                raise UserError(f"command line: --{name} needs a value")
+            if not waiting or waiting[0].startswith("--"):
+                raise UserError(f"command line: --{name} needs a value; write --{name} VALUE")
             value = waiting.pop(0)
         pairs.append((name, value))
     return pairs
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML whose text `parse_yaml` reads as text: a folder may be named 1e3."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def to_yaml(config: Config) -> str:
     """The resolved configuration, every field written out; loads back equal."""
     tree = json.loads(json.dumps(dataclasses.asdict(config)))
-    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=100)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
 
 
 def difference(old: Config, new: Config) -> list[str]:
     """The fields in which two configurations differ, as "name: old -> new"."""
-    a, b = dataclasses.asdict(old), dataclasses.asdict(new)
-    lines = []
-    for name, *_ in describe_fields():
-        x: Any = a
-        y: Any = b
-        for part in name.split("."):
-            x, y = x[part], y[part]
-        if x != y:
-            lines.append(f"{name}: {x} -> {y}")
-    return lines
+    pairs = zip(*(_leaves(dataclasses.asdict(config)) for config in (old, new)), strict=True)
+    return [f"{name}: {a} -> {b}" for (name, a), (_, b) in pairs if a != b]

@@ -55,6 +55,11 @@ class Tasks:
     task_I: np.ndarray
     own_CK: np.ndarray
 
+    def __post_init__(self) -> None:
+        """Every task has an instance: a mean over none would be NaN."""
+        assert set(self.task_I.tolist()) == set(range(len(self.names))), "a task has no instance"
+        assert self.own_CK.shape[1:] == (len(self.names),)
+
     def one_hot(self) -> np.ndarray:
         """Float [I, K]."""
         return np.eye(len(self.names))[self.task_I]
@@ -86,25 +91,31 @@ class Resamples:
     """Bootstrap resamples of the test instances, within each task, the same for all clients.
 
     Attributes:
-      weight_SIK: how often resample S drew instance I of task K, over the task's size.
+      tasks: whose instances were drawn.
+      weight_SI: how often resample S drew instance I, over the size of the instance's task.
     """
 
-    weight_SIK: np.ndarray
+    tasks: Tasks
+    weight_SI: np.ndarray
 
     @classmethod
     def draw(cls, tasks: Tasks, count: int, seed: int) -> "Resamples":
         """Draws `count` resamples."""
         rng = np.random.default_rng([seed, 4])
-        weight = np.zeros((count, len(tasks.task_I), len(tasks.names)), np.float32)
+        weight_SI = np.zeros((count, len(tasks.task_I)))
         for k in range(len(tasks.names)):
             members = np.flatnonzero(tasks.task_I == k)
             drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), count)
-            weight[:, members, k] = drawn / len(members)
-        return cls(weight)
+            weight_SI[:, members] = drawn / len(members)
+        return cls(tasks, weight_SI)
 
     def matrices(self, scores_CI: np.ndarray) -> np.ndarray:
         """Client-by-task means of every resample, [S, C, K]."""
-        return np.einsum("ci,sik->sck", scores_CI, self.weight_SIK, optimize=True)
+        by_task = []
+        for k in range(len(self.tasks.names)):
+            members = self.tasks.task_I == k
+            by_task.append(self.weight_SI[:, members] @ scores_CI[:, members].T)
+        return np.stack(by_task, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +126,14 @@ class Summary:
       p: personalization.
       ttp: test-time personalization.
       matrix_CK: client-by-task means.
+      p_clients: how many clients P is a mean over; those without an own task in the tests are
+        left out.
     """
 
     p: Interval
     ttp: Interval
     matrix_CK: np.ndarray
+    p_clients: int
 
 
 def _interval(value: np.ndarray, samples_S: np.ndarray) -> Interval:
@@ -139,4 +153,5 @@ def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summ
         ),
         _interval(test_time_personalization(matrix_CK), test_time_personalization(resampled_SCK)),
         matrix_CK,
+        int(tasks.own_CK.any(axis=1).sum()),
     )

@@ -14,6 +14,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value} stands twice", problem_mark=key.start_mark
@@ -49,3 +51,8 @@ def parse_yaml(text: str, source: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{source}{line}: not valid YAML: {problem}") from None
+    except ValueError as error:
+        # Such as 2012-13-45, which looks like a date.
+        raise UserError(f"{source}: {error}; quote what is meant as text") from None
+    except RecursionError:
+        raise UserError(f"{source}: is nested too deeply for a configuration") from None

@@ -1,5 +1,7 @@
 """The configuration: defaults, overrides, round trips, and one line for every mistake."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from feddpa_jax.config import Config, describe_fields, difference, load_config, to_yaml
 from feddpa_jax.types import UserError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 def test_defaults_are_the_papers():
@@ -30,6 +33,42 @@ def test_every_yaml_parses_and_says_what_it_is(path):
     assert "Command:" in text
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_names_the_command_that_runs_it(path):
+    (command,) = re.findall(r"^# Command: (.*)$", path.read_text(), re.MULTILINE)
+    program, *words = command.split()
+    if program == "bash":
+        command = (ROOT / words[0]).read_text()
+    assert f"feddpa train --config {path.relative_to(ROOT)} " in command
+    options = re.findall(r"--[a-z]+\.\S+ \S+", command)
+    load_config(path, [word for option in options for word in option.split()])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_is_its_method_and_what_differs(path):
+    """A value that repeats a default hides what the file is about; method and data may."""
+    differing = {line.partition(":")[0] for line in difference(Config(), load_config(path))}
+    written = {
+        f"{section}.{name}"
+        for section, names in re.findall(r"^(\w+): \{(.*)\}$", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"(\w+): ", names)
+    }
+    assert "fed.method" in written
+    assert written - {"fed.method", "data.path"} == differing - {"fed.method", "data.path"}
+
+
+@pytest.mark.parametrize("data", ["dataset1", "dataset2"])
+def test_the_papers_settings_are_six_methods_on_each_data_set(data):
+    methods = ("feddpa_t", "feddpa_f", "fedit", "fedlora", "local", "centralized")
+    for method in methods:
+        config = load_config(ROOT / "configs" / "paper" / f"{data}_{method}.yaml")
+        expected = [f"data.path: sample -> ../shared/data/feddpa_flan/{data}"]
+        if method != "feddpa_t":
+            expected.append(f"fed.method: feddpa_t -> {method}")
+        # The paper decodes with four beams.
+        assert difference(Config(), config) == [*expected, "eval.decoding: greedy -> beam"]
+
+
 def test_overrides_and_round_trip(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("fed: {rounds: 3, learning_rate: 5e-4}\nseed: 4\n")
@@ -39,8 +78,42 @@ def test_overrides_and_round_trip(tmp_path):
     assert config.lora.targets == ("q_proj", "o_proj")
     written = tmp_path / "d.yaml"
     written.write_text(to_yaml(config))
+    sections = [line.partition(":")[0] for line in to_yaml(config).splitlines() if line[0] != " "]
+    assert sections == [field.name for field in dataclasses.fields(Config)]
     assert load_config(written) == config
-    assert difference(config, load_config(path))[0] == "data.max_train: 5 -> None"
+    assert difference(config, config) == []
+    assert difference(config, load_config(path)) == [
+        "data.max_train: 5 -> None",
+        "lora.targets: ('q_proj', 'o_proj') -> ('q_proj', 'v_proj')",
+        "fed.rounds: 7 -> 3",
+    ]
+
+
+def test_an_override_of_a_section_keeps_the_files_other_fields(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("fed: {rounds: 3, batch_size: 2}\n")
+    config = load_config(path, ["--fed", "{rounds: 4}", "--seed=2", "--seed", "3"])
+    assert (config.fed.rounds, config.fed.batch_size, config.seed) == (4, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["1e3", "3e-4", "-.5e1", "inf", "true", "null", "2024-01-01", "a: b", " #", "ü", "x\ny"]
+)
+def test_text_that_looks_like_something_else_survives_a_round_trip(tmp_path, name):
+    """A run folder keeps its configuration, so what it writes must load."""
+    config = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, path=name))
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize("rate", [1e-7, 3e-4, 1e22, 1.0])
+def test_numbers_survive_a_round_trip(tmp_path, rate):
+    config = load_config(None, [f"--fed.learning_rate={rate!r}"])
+    assert config.fed.learning_rate == rate
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(config))
+    assert load_config(path) == config
 
 
 @pytest.mark.parametrize(
@@ -51,26 +124,47 @@ def test_overrides_and_round_trip(tmp_path):
         (["--data.rank", "1"], ["data.rank", "lora.rank"]),
         (["--lora.rank", "0"], ["lora.rank", "0", "greater than or equal to 1"]),
         (["--fed.batch_size", "0"], ["fed.batch_size", "0"]),
-        (["--fed.rounds", "true"], ["fed.rounds", "True", "integer"]),
+        (["--fed.rounds", "true"], ["fed.rounds: true: ", "integer"]),
+        (["--data.shuffle", "1"], ["data.shuffle: 1: ", "boolean"]),
         (["--fed.rounds", "1.5"], ["fed.rounds", "1.5"]),
         (["--fed.method", "fedx"], ["fed.method", "'fedx'", "feddpa_t"]),
         (["--fed.learning_rate", ".nan"], ["fed.learning_rate", "finite"]),
+        (["--fed.learning_rate", ".inf"], ["fed.learning_rate", "finite"]),
+        (["--fed.learning_rate", "0"], ["fed.learning_rate", "greater than 0"]),
+        (["--fed.participation", "0"], ["fed.participation", "greater than 0"]),
+        (["--fed.participation", "1.1"], ["fed.participation", "less than or equal to 1"]),
+        (["--fed.local_weight", "-0.1"], ["fed.local_weight", "greater than or equal to 0"]),
+        (["--weighting.support", "0"], ["weighting.support", "greater than or equal to 1"]),
+        (["--eval.metrics", "[bleu]"], ["eval.metrics: 'bleu': ", "'rouge1', 'exact_match'"]),
+        (["--eval.modes", "[global, globel]"], ["eval.modes: 'globel': ", "'global'"]),
+        (["--seed", "4294967296"], ["seed", "less than or equal to 4294967295"]),
+        (["--seed", "{a: 1}"], ["seed", "integer"]),
+        (["--data.path", "12"], ["data.path: 12: ", "string; quote it"]),
+        (["--data.path", "2024-01-01"], ["data.path: '2024-01-01'", "quote text"]),
+        (["--data.path", "[" + "a, " * 99 + "a]"], ["data.path: ", "...: ", "string"]),
+        (["--lora.targets", "q_proj"], ["lora.targets: 'q_proj': ", "list, as in [a, b]"]),
         (["--lora.targets", "[x_proj]"], ["lora.targets", "'x_proj'", "q_proj"]),
         (["--lora.targets", "[q_proj, q_proj]"], ["lora.targets", "twice"]),
         (["--lora.targets", "[]"], ["lora.targets"]),
         (["--lora.dropout", "1.0"], ["lora.dropout", "less than 1"]),
         (["--fed", "3"], ["fed is a section"]),
         (["--fed.rounds"], ["--fed.rounds needs a value"]),
-        (["stray"], ["'stray'"]),
+        (["--fed.rounds", "--seed", "1"], ["--fed.rounds needs a value"]),
+        (["stray"], ["'stray'", "--section.field"]),
+        (["--"], ["'--'", "--section.field"]),
         (["--fed.rounds", "[1"], ["--fed.rounds", "not valid YAML"]),
     ],
 )
-def test_bad_overrides(overrides, words):
-    with pytest.raises(UserError) as error:
-        load_config(None, overrides)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
+def test_bad_overrides(tmp_path, overrides, words):
+    path = tmp_path / "good.yaml"
+    path.write_text("seed: 1\n")
+    for file in (None, path):
+        with pytest.raises(UserError) as error:
+            load_config(file, overrides)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 250
+        for word in words:
+            assert word in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +175,10 @@ def test_bad_overrides(overrides, words):
         ("- 1\n", ["no mapping"]),
         ("fed: 3\n", ["fed is a section"]),
         ("feds: {rounds: 3}\n", ["'feds'", "did you mean"]),
-        ("seed: 2024-01-01\n", ["holds a value"]),
+        ("seed: 2024-01-01\n", ["seed: '2024-01-01' is no number"]),
+        ("fed: {batch_size: 0}\n", ["fed.batch_size: 0: ", "greater than or equal to 1"]),
+        ("lora: {alpha: big}\n", ["lora.alpha: 'big': ", "valid number"]),
+        ("1: 2\n", ["'1'", "did you mean"]),
     ],
 )
 def test_bad_files(tmp_path, text, words):
@@ -89,7 +186,8 @@ def test_bad_files(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UserError) as error:
         load_config(path)
-    assert "bad.yaml" in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
     with pytest.raises(UserError, match="cannot be read"):
@@ -99,4 +197,8 @@ def test_bad_files(tmp_path, text, words):
 def test_every_field_is_described():
     rows = describe_fields()
     assert len({name for name, *_ in rows}) == len(rows) > 40
-    assert all(text and kind for _, kind, _, text in rows)
+    assert all(text and kind and "\n" not in text for _, kind, _, text in rows)
+    by_name = {name: row for name, *row in rows}
+    assert by_name["data.max_train"][:2] == ["int|null", "null"]
+    assert by_name["fed.aggregation"][:2] == ["uniform|examples", '"uniform"']
+    assert by_name["lora.targets"][:2] == ["list", '["q_proj", "v_proj"]']

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from feddpa_jax import metrics
 from feddpa_jax.metrics import (
     Resamples,
     Tasks,
@@ -24,6 +25,8 @@ def test_rouge_and_exact_match():
     # 2 of 3 and 2 of 2 words: precision 2/3, recall 1, F1 = 0.8.
     assert rouge1("the black cat", "The cat!") == pytest.approx(80.0)
     assert rouge1("", "cat") == 0.0
+    # No stemmer: other forms of a word are other words.
+    assert rouge1("cats running", "cat runs") == 0.0
     assert exact_match(" the cat\n", "the cat") == 100.0
     assert exact_match("The cat", "the cat") == 0.0
 
@@ -40,6 +43,12 @@ def test_clients_without_own_tests_are_left_out_of_p():
     own_CK = np.array([[True, False], [False, False]])
     assert personalization(np.array([[4.0, 1.0], [9.0, 9.0]]), own_CK) == 4.0
     assert np.isnan(personalization(np.ones((1, 2)), np.zeros((1, 2), bool)))
+    # P of client 0 alone: its task a, (2 + 6) / 2 = 4. TTP of both: (4 + 1 + 9 + 9) / 4 = 5.75.
+    tasks = Tasks(("a", "b"), np.array([0, 0, 1]), own_CK)
+    scores_CI = np.array([[2.0, 6.0, 1.0], [9.0, 9.0, 9.0]])
+    summary = summarize(scores_CI, tasks, Resamples.draw(tasks, 10, 0))
+    assert (summary.p.value, summary.ttp.value) == (4.0, 5.75)
+    assert summary.p_clients == 1
 
 
 def test_intervals_cover_and_are_seeded():
@@ -61,6 +70,51 @@ def test_differences_are_paired():
 
 
 def test_resamples_stay_within_tasks():
-    weight_SIK = Resamples.draw(TASKS, 50, 0).weight_SIK
-    np.testing.assert_allclose(weight_SIK.sum(axis=1), 1.0, atol=1e-6)
-    assert (weight_SIK[:, 0, 1:] == 0).all()
+    resamples = Resamples.draw(TASKS, 50, 0)
+    # Task b has one instance, so every resample is that instance.
+    np.testing.assert_array_equal(resamples.weight_SI[:, 2], 1.0)
+    for members in ([0, 1], [2], [3, 4]):
+        np.testing.assert_allclose(resamples.weight_SI[:, members].sum(axis=1), 1.0)
+    # Two draws of two instances: an instance comes 0, 1 or 2 times, and all of them happen.
+    assert set(resamples.weight_SI[:, [0, 1, 3, 4]].ravel()) == {0.0, 0.5, 1.0}
+
+
+def test_a_resample_is_the_matrix_of_the_instances_drawn():
+    """Repeating instances as often as they were drawn gives the same means, for all clients."""
+    resamples = Resamples.draw(TASKS, 20, 3)
+    size_I = np.array([2, 2, 1, 2, 2])
+    for weight_I, matrix in zip(resamples.weight_SI, resamples.matrices(SCORES_CI), strict=True):
+        drawn = np.repeat(np.arange(5), np.rint(weight_I * size_I).astype(int))
+        repeated = Tasks(TASKS.names, TASKS.task_I[drawn], TASKS.own_CK)
+        np.testing.assert_allclose(matrix, task_matrix(SCORES_CI[:, drawn], repeated))
+
+
+def test_measures_take_many_resamples_at_once():
+    matrix_SCK = Resamples.draw(TASKS, 7, 0).matrices(SCORES_CI)
+    each = [float(personalization(matrix_CK, TASKS.own_CK)) for matrix_CK in matrix_SCK]
+    np.testing.assert_allclose(personalization(matrix_SCK, TASKS.own_CK), each)
+    # By the module: a name that starts with test_ would be collected as a test.
+    ttp = metrics.test_time_personalization
+    np.testing.assert_allclose(ttp(matrix_SCK), [ttp(m) for m in matrix_SCK])
+
+
+def test_paired_intervals_are_narrower_than_unpaired_ones():
+    draw = np.random.default_rng(0)
+    tasks = Tasks(("a",), np.zeros(200, int), np.array([[True]]))
+    hard_CI = draw.normal(5.0, 2.0, (1, 200))
+    better_CI = hard_CI + draw.normal(0.1, 0.2, (1, 200))
+    resamples = Resamples.draw(tasks, 1000, 0)
+    gain = summarize(better_CI - hard_CI, tasks, resamples).p
+    alone = summarize(better_CI, tasks, resamples).p
+    # The noise of a difference, 0.2, is a tenth of that of a score.
+    assert gain.high - gain.low == pytest.approx((alone.high - alone.low) / 10, rel=0.3)
+    assert gain.value == pytest.approx((better_CI - hard_CI).mean())
+
+
+def test_scores_that_are_not_finite_and_tasks_without_instances_are_our_mistakes():
+    resamples = Resamples.draw(TASKS, 2, 0)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(AssertionError):
+            summarize(np.where(SCORES_CI == 4.0, bad, SCORES_CI), TASKS, resamples)
+    with pytest.raises(AssertionError, match="no instance"):
+        Tasks(("a", "b"), np.array([0, 0]), np.array([[True, False]]))

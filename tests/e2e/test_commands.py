@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
+from feddpa_jax.checkpoint import load
 from feddpa_jax.cli import main
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
 
@@ -37,9 +37,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def final_state(folder: Path) -> dict[str, np.ndarray]:
-    last = max((folder / "checkpoints").iterdir())
-    state = ocp.load(last / "state")
-    assert isinstance(state, dict)
+    state = load(max((folder / "checkpoints").iterdir()), {}).state
     return {
         f"{side}/{target}/{name}": np.asarray(leaf)
         for side, adapter in state.items()
@@ -111,9 +109,8 @@ def test_generate_uses_the_weights_of_evaluation(run_dir, capsys):
 
 def start(folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(folder), *SMALL]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    # One device, as the uninterrupted run has: the other devices of the tests are idle there.
-    return subprocess.Popen([*command, "--no-eval", "--fed.rounds", "4"], **quiet)
+    command += ["--no-eval", "--fed.rounds", "4"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def lines_in(folder: Path) -> int:

@@ -122,6 +122,7 @@ def test_weights_of_every_mode(results):
         np.testing.assert_allclose(results[mode].weights.global_CI, g)
         np.testing.assert_allclose(results[mode].weights.local_CI, l)
     weights = results["instance"].weights
+    assert weights.similarity_CI is not None
     np.testing.assert_allclose(weights.local_CI, np.clip(0.5 * weights.similarity_CI, 0, 1))
     np.testing.assert_allclose(weights.global_CI, 1 - weights.local_CI)
     assert len(np.unique(weights.local_CI)) == weights.local_CI.size
@@ -148,12 +149,16 @@ def test_released_orientation_and_embeddings(results):
         metrics=("nll",),
         weighting=WeightingSettings(support=3, embed_with="base", pooling="mean", resample=True),
     )["instance"]
-    assert not np.allclose(other.weights.similarity_CI, paper.weights.similarity_CI, atol=1e-3)
+    similarities = [mode.weights.similarity_CI for mode in (other, paper)]
+    assert similarities[0] is not None and similarities[1] is not None
+    assert not np.allclose(*similarities, atol=1e-3)
 
 
 def test_answers_known_from_scores_are_what_decoding_gives():
     """Targets that the model itself would give: the fast path must agree with decoding."""
-    answers = run(metrics=("rouge1",), modes=("global",))["global"].predictions_CI[0]
+    predictions_CI = run(metrics=("rouge1",), modes=("global",))["global"].predictions_CI
+    assert predictions_CI is not None
+    answers = predictions_CI[0]
     own = tuple(
         Example(e.instruction, answer, task=e.task)
         for e, answer in zip(TEST, answers, strict=True)
