@@ -100,6 +100,8 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
     else:
         state, first = found
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
+    if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
+        reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
     run.drop_metrics_from(first)
     if first == total_rounds(config):
         return state

@@ -184,19 +184,21 @@ def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Place
     return Rows(*map(jnp.asarray, (*tokens, row_P, place_P, target_P, weight_P))), placed
 
 
-def choose_shape(updates: Sequence[Sequence[list[Segment]]], block_tokens: int) -> BlockShape:
+def choose_shape(
+    updates: Sequence[Sequence[list[Segment]]], block_tokens: int, longest: int
+) -> BlockShape:
     """The block shape that computes a sample of updates at the least cost.
 
     A row of T tokens costs T (1 + T / ATTENTION_LENGTH); every update is a whole number of blocks.
 
     Args:
       updates: for each update, for each client its segments.
-      block_tokens: most tokens of a block.
+      block_tokens: most tokens of a block, where the longest example leaves a choice.
+      longest: tokens of the longest example there is, in the sample or not.
 
     Returns:
       The shape; its rows hold the longest example, its positions every block of the sample.
     """
-    longest = max(len(s.example.tokens_T) for update in updates for own in update for s in own)
     first = -(-longest // 8) * 8
     candidates = sorted({first, *range(first, max(2 * first, 256) + 1, 8)})
     if len(candidates) > 12:

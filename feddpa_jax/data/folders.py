@@ -1,12 +1,14 @@
 """Federations in: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
+import os
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from feddpa_jax.data.hub import load_hub
+from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.types import Client, Example, Federation, UserError
@@ -23,7 +25,7 @@ def load_federation(
         - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout;
           clients are named client_0, client_1, ...), or its `<N>` folder;
         - a folder with `clients/<name>/train.jsonl` and, if there is any, `test.jsonl`;
-        - "hf:NAME?client_column=COLUMN": a data set of the hub or a local folder (see `load_hub`).
+        - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`).
       seed: of the sample, and of the choice that `max_train` and `max_test` make.
       max_train: most examples a client keeps, chosen from its name and the seed.
       max_test: most test instances a task keeps, chosen from its name and the seed.
@@ -36,7 +38,7 @@ def load_federation(
     elif path.startswith("hf:"):
         federation = load_hub(path)
     else:
-        federation = _load_folder(Path(path).expanduser())
+        federation = _load_folder(user_path(path))
     _check(federation, path)
     return Federation(
         clients=tuple(
@@ -55,38 +57,59 @@ def _load_folder(folder: Path) -> Federation:
     if (folder / "clients").is_dir():
         return _client_folders(folder / "clients")
     if (folder / "local_training_0.json").is_file():
-        return _paper_layout(folder, folder.parent)
+        return _paper_layout(folder)
     numbered = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
     if len(numbered) > 1:
         names = ", ".join(sorted(p.name for p in numbered))
         raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
     if numbered:
-        return _paper_layout(numbered[0], folder)
+        return _paper_layout(numbered[0])
     raise UserError(
         f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl"
     )
 
 
-def _paper_layout(folder: Path, tests: Path) -> Federation:
+def _paper_layout(folder: Path) -> Federation:
     numbers = sorted(
         int(match[1])
         for path in folder.iterdir()
         if (match := re.fullmatch(r"local_training_(\d+)\.json", path.name))
     )
-    expected = int(folder.name) if folder.name.isdecimal() else len(numbers)
+    # "." and ".." are called what they stand for.
+    named = Path(os.path.abspath(folder))
+    expected = int(named.name) if named.name.isdecimal() else len(numbers)
     for k in range(max(expected, len(numbers))):
         if k not in numbers:
             raise UserError(
                 f"{folder}: no local_training_{k}.json, though the folder is for {expected} clients"
             )
-    clients = tuple(
-        Client(
-            f"client_{k}", read_json_list(folder / f"local_training_{k}.json", task=f"client_{k}")
+    if len(numbers) > expected:
+        raise UserError(
+            f"{folder}: holds {len(numbers)} clients, though the folder is for {expected}; "
+            "rename the folder or take the others out"
         )
-        for k in numbers
+    clients = tuple(
+        _client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list) for k in numbers
     )
-    files = sorted({*tests.glob("*test*.jsonl"), *folder.glob("*test*.jsonl")})
-    return Federation(clients, tuple(e for file in files for e in read_json_lines(file)))
+    # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
+    places = (named.parent, named) if named.name.isdecimal() else (named,)
+    files = sorted(file for place in places for file in place.glob("*test*.jsonl"))
+    return Federation(clients, tuple(example for file in files for example in _tests(file)))
+
+
+def _client(name: str, file: Path, read: Callable[..., tuple[Example, ...]]) -> Client:
+    train = read(file, task=name)
+    if not train:
+        raise UserError(f"{file}: client {name!r} has no training example; add some or remove it")
+    return Client(name, train)
+
+
+def _tests(file: Path) -> tuple[Example, ...]:
+    examples = read_json_lines(file)
+    for number, example in enumerate(examples, start=1):
+        if not example.task:
+            raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
+    return examples
 
 
 def _client_folders(folder: Path) -> Federation:
@@ -96,7 +119,7 @@ def _client_folders(folder: Path) -> Federation:
         train = place / "train.jsonl"
         if not train.is_file():
             raise UserError(f"{place}: no train.jsonl; every client needs one")
-        clients.append(Client(name, read_json_lines(train, task=name)))
+        clients.append(_client(name, train, read_json_lines))
         if (place / "test.jsonl").is_file():
             test += read_json_lines(place / "test.jsonl", task=name)
     return Federation(tuple(clients), tuple(test))
@@ -107,15 +130,10 @@ def _check(federation: Federation, path: str) -> None:
         raise UserError(f"data.path: {path} has no client")
     seen: dict[str, str] = {}
     for client in federation.clients:
-        if not client.train:
-            raise UserError(f"data.path: {path}: client {client.name!r} has no training example")
         # Two names that differ in case alone would share a folder on some file systems.
         other = seen.setdefault(client.name.lower(), client.name)
         if other is not client.name:
             raise UserError(f"data.path: {path}: client {client.name!r} is there twice ({other!r})")
-    for number, example in enumerate(federation.test, start=1):
-        if not example.task:
-            raise UserError(f"data.path: {path}: test instance {number} names no 'task'")
 
 
 def _some(

@@ -52,6 +52,9 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
         value = fields[name]
         if value is not None and not isinstance(value, str):
             raise UserError(f"{source}: field {name!r} is {value!r}, not text")
+    for name, value in fields.items():
+        if value and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"{source}: field {name!r} holds half of a surrogate pair, no text")
     return Example(
         instruction=str(fields["instruction"]),
         output=str(fields["output"]),
@@ -81,10 +84,7 @@ def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
     Raises:
       UserError: broken JSON (with its line), no list, or a bad record (with its number).
     """
-    try:
-        records = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: broken JSON: {error.msg}") from None
+    records = _parse(read_text(path), path)
     if not isinstance(records, list):
         raise UserError(f"{path}: holds no JSON list of records")
     return tuple(
@@ -110,7 +110,16 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: broken JSON: {error.msg}") from None
+        yield number, _parse(line, path, number)
+
+
+def _parse(text: str, path: Path, number: int | None = None) -> Any:
+    """Parses a file's JSON, or that of its line `number`."""
+    line = f"{path}, line {number}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"{path}, line {number or error.lineno}"
+        raise UserError(f"{line}: broken JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # A huge number, or endless brackets.
+        raise UserError(f"{line if number else path}: broken JSON: {error}") from None

@@ -77,6 +77,7 @@ class TrainingData:
 
     def shape(self, rounds: int) -> BlockShape:
         """The block shape of a run of so many rounds, from a sample of its updates."""
+        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         sample: list[list[list[Segment]]] = []
         for number in range(rounds):
             for members in self.chunk_members(self.participants(number)):
@@ -95,8 +96,8 @@ class TrainingData:
                         ]
                     )
                     if len(sample) == SAMPLED_UPDATES:
-                        return choose_shape(sample, self.block_tokens)
-        return choose_shape(sample, self.block_tokens)
+                        return choose_shape(sample, self.block_tokens, longest)
+        return choose_shape(sample, self.block_tokens, longest)
 
     def participants(self, number: int) -> np.ndarray:
         """Indexes of the clients that take part in a round."""

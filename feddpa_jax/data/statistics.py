@@ -96,6 +96,17 @@ def render(statistics: FederationStatistics) -> Table:
             f"{client.response_tokens:.1f}",
             *map(str, (client.counts.truncated, client.counts.dropped, client.own_tests)),
         )
+    totals = [c.counts for c in statistics.clients]
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        str(sum(c.examples for c in totals)),
+        *[""] * 5,
+        str(sum(c.truncated for c in totals)),
+        str(sum(c.dropped for c in totals)),
+        "",
+    )
     tests = statistics.test_counts
     table.caption = (
         f"min to max: tokens of an example. {tests.examples} test instances of "

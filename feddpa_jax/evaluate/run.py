@@ -134,7 +134,8 @@ def evaluate(
         if mode not in possible:
             raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
     C, I = len(setting.clients), len(setting.tokenized)
-    everything = [*setting.tokenized, *(e for own in setting.training for e in own[:64])]
+    # Training examples are scored too: any of them may be drawn as support.
+    everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
     scorer = Scorer.for_examples(model, adapters, everything, block_tokens=decoding.batch_tokens)
     weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
     passes: dict[str, _Pass] = {}

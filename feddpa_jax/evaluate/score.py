@@ -135,7 +135,8 @@ class Scorer:
         mean = sum(len(example.tokens_T) for example in examples) / len(examples)
         step = max(1, int(block_tokens / mean))
         groups = [[segments[i : i + step]] for i in range(0, len(segments), step)]
-        shape = choose_shape(groups, block_tokens)
+        longest = max(len(example.tokens_T) for example in examples)
+        shape = choose_shape(groups, block_tokens, longest)
         shortest = min(len(example.tokens_T) for example in examples)
         return cls(
             model,

@@ -79,7 +79,7 @@ def test_shape_fits_the_longest_and_packs_the_short():
         [[Segment(example(int(n), 2), 1.0) for n in draw.integers(10, 50, 8)] for _ in range(8)]
         for _ in range(6)
     ]
-    shape = choose_shape(updates, 1024)
+    shape = choose_shape(updates, 1024, 49)
     assert shape.length >= 49
     assert shape.rows * shape.length <= 1024
     real = sum(len(s.example.tokens_T) for update in updates for own in update for s in own)
@@ -88,3 +88,8 @@ def test_shape_fits_the_longest_and_packs_the_short():
         rows = [r for c, own in enumerate(update) for r in pack_rows(c, own, shape.length)]
         blocks += len(split_blocks(rows, shape))
     assert real / (blocks * shape.rows * shape.length) > 0.7
+
+
+def test_rows_hold_examples_that_no_sampled_update_shows():
+    update = [[Segment(example(6, 2), 1.0)]]
+    assert choose_shape([update], 16, 90).length >= 90

@@ -68,11 +68,18 @@ def line_two_is(text: str) -> str:
         ([[GOOD, {"instruction": "a"}]], None, ["record 2", "'output'"]),
         ([[{"instruction": " ", "output": "b"}]], None, ["record 1", "'instruction' is empty"]),
         ([[{"instruction": "a", "output": 3}]], None, ["'output' is 3, not text"]),
-        ([[GOOD], []], None, ["'client_1'", "no training example"]),
+        ([[GOOD], []], None, ["local_training_1.json", "'client_1'", "no training example"]),
         ([[7]], None, ["record 1", "not an object"]),
+        ([[{"instruction": "a\ud800", "output": "b"}]], None, ["record 1", "surrogate"]),
+        (["[" * 100_000], None, ["broken JSON"]),
+        (["[" + "9" * 5000 + "]"], None, ["broken JSON"]),
         ([{"a": 1}], None, ["no JSON list"]),
         ([[GOOD]], '{"instruction": "a", "output": "b"}\n{oops\n', ["some_test.jsonl, line 2"]),
-        ([[GOOD]], '{"instruction": "a", "output": "b"}\n', ["test instance 1", "'task'"]),
+        (
+            [[GOOD]],
+            '{"instruction": "a", "output": "b"}\n',
+            ["some_test.jsonl", "test instance 1", "'task'"],
+        ),
     ],
 )
 def test_bad_data_is_named(tmp_path, clients, test, words):
@@ -95,6 +102,47 @@ def test_missing_and_colliding_clients(tmp_path):
         load_federation(str(tmp_path / "b"))
     with pytest.raises(UserError, match="does not exist"):
         load_federation(str(tmp_path / "nowhere"))
+
+
+def test_n_folder_by_its_relative_name(tmp_path, monkeypatch):
+    folder = paper(tmp_path, [GOOD], [GOOD]) / "2"
+    monkeypatch.chdir(folder)
+    for name in (".", "../2/."):
+        federation = load_federation(name)
+        assert len(federation.clients) == 2
+        assert [example.task for example in federation.test] == ["sum"]
+    (folder / "local_training_1.json").unlink()
+    with pytest.raises(UserError, match=r"no local_training_1\.json"):
+        load_federation(".")
+
+
+def test_more_clients_than_the_folder_says(tmp_path):
+    folder = paper(tmp_path, [GOOD], [GOOD])
+    (folder / "2" / "local_training_2.json").write_text(json.dumps([GOOD]))
+    with pytest.raises(UserError, match="holds 3 clients, though the folder is for 2"):
+        load_federation(str(folder))
+
+
+def test_tests_beside_a_folder_of_any_name_are_not_its_own(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "local_training_0.json").write_text(json.dumps([GOOD]))
+    (tmp_path / "other_test.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert load_federation(str(tmp_path / "mine")).test == ()
+    (tmp_path / "mine" / "own_test.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert len(load_federation(str(tmp_path / "mine")).test) == 1
+
+
+def test_home_folder_that_does_not_exist():
+    for path in ("~no_such_user/data", "hf:~no_such_user/data"):
+        with pytest.raises(UserError, match="no such home folder"):
+            load_federation(path)
+
+
+def test_empty_client_folder_names_its_file(tmp_path):
+    (tmp_path / "clients" / "north").mkdir(parents=True)
+    (tmp_path / "clients" / "north" / "train.jsonl").write_text("\n \n")
+    with pytest.raises(UserError, match=r"train\.jsonl: client 'north' has no training example"):
+        load_federation(str(tmp_path))
 
 
 def test_client_names_cannot_leave_the_folder(tmp_path):

@@ -60,4 +60,7 @@ def test_statistics():
     assert client.own_tests == 1
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(render(statistics))
-    assert "anna" in console.export_text()
+    text = console.export_text().replace("│", " ")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["anna", "t", "2", "40", "50", "59", "60", "14.0", "1", "0", "1"] in lines
+    assert ["all", "2", "1", "0"] in lines

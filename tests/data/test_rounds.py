@@ -1,0 +1,71 @@
+"""The work of a round: what it depends on, and that no client is left out or misplaced."""
+
+import dataclasses
+
+import numpy as np
+
+import feddpa_jax.data.rounds as rounds_module
+from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.types import TokenizedExample
+
+
+def make_data(**changes) -> TrainingData:
+    draw = np.random.default_rng(0)
+
+    def example(length: int) -> TokenizedExample:
+        return TokenizedExample(draw.integers(1, 99, length).astype(np.int32), length - 2)
+
+    # The last client's examples are five times as long as the others'.
+    lengths = [6] * 19 + [30]
+    data = TrainingData(
+        names=tuple(f"c{k}" for k in range(20)),
+        examples=tuple(tuple(example(n) for _ in range(3)) for n in lengths),
+        seed=0,
+        epochs=1,
+        batch_size=2,
+        micro_batch_size=2,
+        block_tokens=64,
+    )
+    return dataclasses.replace(data, **changes)
+
+
+def test_a_client_that_comes_late_still_fits(monkeypatch):
+    """The block shape is chosen from a sample that need not show every client."""
+    monkeypatch.setattr(rounds_module, "SAMPLED_UPDATES", 2)
+    data = make_data(participation=0.05)
+    shape = data.shape(200)
+    seen = set()
+    for number in range(200):
+        work = data.round(number, shape)
+        seen.update(work.participants.tolist())
+        for chunk in work.chunks("global"):
+            tokens = sum(update.real_tokens for update in chunk.updates)
+            own = data.examples[work.participants[0]]
+            assert tokens == sum(len(e.tokens_T) for e in own)
+    assert 19 in seen
+
+
+def test_updates_depend_on_seed_round_client_and_phase_alone():
+    data = make_data()
+
+    def order(data, client, number, phase):
+        return np.concatenate([m for u in data.updates_of(client, number, phase) for m in u])
+
+    many = {tuple(order(data, c, r, p)) for c in range(9) for r in range(9) for p in ("a", "b")}
+    assert len(many) == 6  # All orders of three examples turn up.
+    turned = dataclasses.replace(data, names=data.names[::-1], examples=data.examples[::-1])
+    for client in range(20):
+        np.testing.assert_array_equal(
+            order(data, client, 4, "local"), order(turned, 19 - client, 4, "local")
+        )
+    fixed = make_data(shuffle=False)
+    np.testing.assert_array_equal(order(fixed, 3, 1, "local"), [0, 1, 2])
+
+
+def test_chunks_split_the_participants():
+    data = make_data(clients_per_step=8)
+    chunks = data.round(0, data.shape(1)).chunks("global")
+    assert [len(chunk.members) for chunk in chunks] == [8, 8, 4]
+    assert [len(chunk.id_C) for chunk in chunks] == [8, 8, 8]
+    assert chunks[2].total_C.tolist() == [2, 2, 2, 2, 0, 0, 0, 0]
+    assert [name for chunk in chunks for name in chunk.names] == list(data.names)
