@@ -149,9 +149,9 @@ def test_released_orientation_and_embeddings(results):
         metrics=("nll",),
         weighting=WeightingSettings(support=3, embed_with="base", pooling="mean", resample=True),
     )["instance"]
-    similarities = [mode.weights.similarity_CI for mode in (other, paper)]
-    assert similarities[0] is not None and similarities[1] is not None
-    assert not np.allclose(*similarities, atol=1e-3)
+    assert other.weights.similarity_CI is not None
+    assert paper.weights.similarity_CI is not None
+    assert not np.allclose(other.weights.similarity_CI, paper.weights.similarity_CI, atol=1e-3)
 
 
 def test_answers_known_from_scores_are_what_decoding_gives():

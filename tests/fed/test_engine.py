@@ -198,7 +198,7 @@ def test_unequal_clients_waste_little():
     assert metrics.real_tokens == data.tokens_a_training()
     longest = max(len(e.tokens_T) for own in data.examples for e in own)
     padded = data.epochs * sum(map(len, data.examples)) * longest
-    assert metrics.computed_tokens < 0.6 * padded
+    assert metrics.computed_tokens < 0.65 * padded
 
 
 def test_copies_and_mean():
