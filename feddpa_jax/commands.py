@@ -8,7 +8,6 @@ from rich.table import Table
 
 from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config, describe_fields, load_config
-from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
@@ -27,7 +26,7 @@ from feddpa_jax.evaluate.modes import (
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
-from feddpa_jax.prepare import Prepared, prepare
+from feddpa_jax.prepare import Prepared, load_data, prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.train import resolved, restore
@@ -193,12 +192,7 @@ def data(
             write_sample(make, config.seed)
         reporter.say(f"sample data written to {make}; use it with --data.path {make}")
         return
-    federation = load_federation(
-        config.data.path,
-        seed=config.seed,
-        max_train=config.data.max_train,
-        max_test=config.data.max_test,
-    )
+    federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)
     template = get_template(config.data.template)
     reporter.show(render(describe(federation, base.tokenizer, template, config.data.max_length)))

@@ -44,12 +44,7 @@ def prepare(config: Config) -> Prepared:
       UserError: anything that is wrong with either.
     """
     template = get_template(config.data.template)
-    federation = load_federation(
-        config.data.path,
-        seed=config.seed,
-        max_train=config.data.max_train,
-        max_test=config.data.max_test,
-    )
+    federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)
     limit = base.model.config.max_positions
     if config.data.max_length > limit:
@@ -68,6 +63,20 @@ def prepare(config: Config) -> Prepared:
         training.append(tokenized.examples)
         counts.append(tokenized.counts)
     return Prepared(base, federation, tuple(training), tuple(counts))
+
+
+def load_data(config: Config) -> Federation:
+    """The configured clients and test instances.
+
+    Raises:
+      UserError: anything that is wrong with them.
+    """
+    return load_federation(
+        config.data.path,
+        seed=config.seed,
+        max_train=config.data.max_train,
+        max_test=config.data.max_test,
+    )
 
 
 def training_data(config: Config, prepared: Prepared, *, pooled: bool) -> TrainingData:

@@ -13,7 +13,6 @@ from feddpa_jax.data.batching import (
     choose_shape,
     fill,
     local_updates,
-    response_length,
     split_blocks,
     update_rows,
 )
@@ -163,7 +162,3 @@ class TrainingData:
         return self.epochs * sum(
             len(example.tokens_T) for examples in self.examples for example in examples
         )
-
-    def response_tokens(self) -> int:
-        """Response tokens of all examples, once."""
-        return sum(response_length(e) for examples in self.examples for e in examples)
