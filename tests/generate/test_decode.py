@@ -1,6 +1,4 @@
-"""Greedy decoding: cached equals uncached, mixed batches equal rows alone, stops at the end."""
-
-import functools
+"""Prefill and greedy decoding: cached equals uncached, rows of a batch equal rows alone."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +7,14 @@ import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.generate.decode import greedy, prefill
+from feddpa_jax.generate.decode import greedy, prefill, step
 from feddpa_jax.models.config import ModelConfig
-from feddpa_jax.models.decoder import causal_mask, random_model
+from feddpa_jax.models.decoder import Model, causal_mask, random_model
 
 CONFIG = ModelConfig(23, 16, 2, 4, 2, 6, 24)
 SCALE, NEW = 2.0, 7
 PROMPTS = ([3, 4, 5, 6, 7], [9], [2, 2, 8], [11, 12, 13, 14])
+SLOTS = 5 + NEW
 CLIENT_B = jnp.array([1, 0, 1, 2])
 WEIGHT_B = jnp.array([0.2, 0.9, 0.5, 0.0])
 
@@ -41,8 +40,7 @@ def branches_of(rows: slice):
     return dual_branches(GLOBAL, LOCAL_C, CLIENT_B[rows], WEIGHT_B[rows], scale=SCALE)
 
 
-@functools.partial(jax.jit, static_argnames=("eos_id", "new"))
-def answer(model, tokens_BT, length_B, branches, *, eos_id=22, new=NEW):
+def unjitted(model, tokens_BT, length_B, branches, *, eos_id=22, new=NEW):
     prompt = prefill(model, branches, tokens_BT, length_B, tokens_BT.shape[1] + new)
     return greedy(
         model,
@@ -56,6 +54,9 @@ def answer(model, tokens_BT, length_B, branches, *, eos_id=22, new=NEW):
     )
 
 
+answer = jax.jit(unjitted, static_argnames=("eos_id", "new"))
+
+
 def batch(prompts) -> tuple[jax.Array, jax.Array]:
     length_B = np.array([len(prompt) for prompt in prompts])
     # Padding is full of a token that would be noticed.
@@ -65,22 +66,48 @@ def batch(prompts) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(tokens_BT, jnp.int32), jnp.asarray(length_B, jnp.int32)
 
 
+@jax.jit
+def forward(model, tokens_T, branches):
+    """Hidden states and logits of one sequence without a cache."""
+    T = tokens_T.shape[0]
+    hidden_BTD, _ = model.hidden(
+        tokens_T[None], jnp.arange(T)[None], causal_mask(jnp.ones((1, T), jnp.int32)), branches
+    )
+    return hidden_BTD[0], model.logits(hidden_BTD[0])
+
+
 def uncached(model, row: int, eos_id: int) -> list[int]:
-    """The whole sequence anew for every token."""
+    """The whole sequence anew for every token; what comes later in it is not seen."""
     sequence = list(PROMPTS[row])
     for _ in range(NEW):
-        T = len(sequence)
-        hidden_BTD, _ = model.hidden(
-            jnp.array([sequence]),
-            jnp.arange(T)[None],
-            causal_mask(jnp.ones((1, T), jnp.int32)),
-            branches_of(slice(row, row + 1)),
-        )
-        token = int(jnp.argmax(model.logits(hidden_BTD[0, -1])))
+        tokens_T = jnp.array(sequence + [17] * (SLOTS - len(sequence)))
+        _, logits_TV = forward(model, tokens_T, branches_of(slice(row, row + 1)))
+        token = int(jnp.argmax(logits_TV[len(sequence) - 1]))
         if token == eos_id:
             break
         sequence.append(token)
     return sequence[len(PROMPTS[row]) :]
+
+
+def test_cached_states_and_logits_equal_uncached(model):
+    """To rounding, at the prompt's end and at every token of an answer that is fed in."""
+    branches = branches_of(slice(None))
+    tokens_BT, length_B = batch(PROMPTS)
+    answer_BT = jax.random.randint(jax.random.key(5), (len(PROMPTS), NEW), 0, 23, jnp.int32)
+    prompt = jax.jit(prefill, static_argnums=4)(model, branches, tokens_BT, length_B, SLOTS)
+    hidden_UBD, cache = [prompt.last_hidden_BD], prompt.cache
+    advance = jax.jit(step)
+    for index in range(NEW):
+        hidden_BD, cache = advance(model, branches, cache, answer_BT[:, index], length_B + index)
+        hidden_UBD.append(hidden_BD)
+    for row, tokens in enumerate(PROMPTS):
+        sequence = [*tokens, *answer_BT[row].tolist()]
+        tokens_T = jnp.array(sequence + [17] * (SLOTS - len(sequence)))
+        hidden_TD, logits_TV = forward(model, tokens_T, branches_of(slice(row, row + 1)))
+        own = slice(len(tokens) - 1, len(sequence))
+        cached_UD = jnp.stack([hidden_BD[row] for hidden_BD in hidden_UBD])
+        np.testing.assert_allclose(cached_UD, hidden_TD[own], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model.logits(cached_UD), logits_TV[own], rtol=1e-4, atol=1e-5)
 
 
 def test_cached_and_batched_equals_uncached_rows(model):
@@ -112,3 +139,25 @@ def test_one_new_token(model):
     decoded = answer(model, *batch(PROMPTS), branches_of(slice(None)), new=1)
     assert decoded.tokens_BT.shape == (4, 1)
     assert decoded.tokens_BT[:, 0].tolist() == [uncached(model, r, -1)[0] for r in range(4)]
+
+
+def test_ends_with_the_longest_answer(model, monkeypatch):
+    """Steps beyond the last row's end token would cost time and change nothing."""
+    tokens_BT, length_B = batch(PROMPTS[:1] * 2)
+    eos_id = uncached(model, 0, -1)[2]
+    assert uncached(model, 0, -1).index(eos_id) == 2
+    steps, logits = [], Model.logits
+
+    def counted(self, hidden):
+        jax.debug.callback(lambda: steps.append(1))
+        return logits(self, hidden)
+
+    monkeypatch.setattr(Model, "logits", counted)
+    branches = dual_branches(
+        GLOBAL, LOCAL_C, CLIENT_B[:1].repeat(2), WEIGHT_B[:1].repeat(2), scale=SCALE
+    )
+    # A program that another test compiled would not count.
+    decoded = unjitted(model, tokens_BT, length_B, branches, eos_id=eos_id)
+    jax.effects_barrier()
+    assert decoded.length_B.tolist() == [2, 2]
+    assert len(steps) == 3
