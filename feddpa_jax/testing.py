@@ -8,26 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from feddpa_jax.hf.families import write_hf_config
 from feddpa_jax.hf.load import TINY
+from feddpa_jax.hf.names import GGUF, TABLES, file_name
 from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, parameter_shapes, random_model
-
-# Our name of a module, the one in Hugging Face files and the one in GGUF files.
-_MODULES = (
-    ("embed", "model.embed_tokens", "token_embd"),
-    ("norm", "model.norm", "output_norm"),
-    ("lm_head", "lm_head", "output"),
-    ("attention_norm", "input_layernorm", "attn_norm"),
-    ("mlp_norm", "post_attention_layernorm", "ffn_norm"),
-    ("attention.q_proj", "self_attn.q_proj", "attn_q"),
-    ("attention.k_proj", "self_attn.k_proj", "attn_k"),
-    ("attention.v_proj", "self_attn.v_proj", "attn_v"),
-    ("attention.o_proj", "self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "mlp.down_proj", "ffn_down"),
-)
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
@@ -52,7 +38,7 @@ def tiny_parameters(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]
     for path, shape in parameter_shapes(config).items():
         noise = rng.standard_normal(shape).astype(np.float32)
         if path.endswith("scale"):
-            parameters[path] = 1 + noise / 4
+            parameters[path] = 1 - np.float32(config.norm_offset) + noise / 4
         else:
             parameters[path] = noise * np.float32(config.width**-0.5)
     return parameters
@@ -81,12 +67,13 @@ def write_tiny_hf_folder(
 
     folder, config = Path(path), config or tiny_config()
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", hf_config(config))
+    _write_json(folder / "config.json", write_hf_config(config))
     byte_tokenizer().save(folder)
     tensors = {}
     for ours, array in tiny_parameters(config, seed).items():
-        turned = array.T if ours.endswith("kernel") else array
-        tensors[_foreign_name(ours, 1)] = np.array(turned, jnp.dtype(dtype), order="C")
+        name, transpose = file_name(ours, TABLES[config.family])
+        turned = array.T if transpose else array
+        tensors[name] = np.array(turned, jnp.dtype(dtype), order="C")
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
@@ -99,26 +86,6 @@ def write_tiny_hf_folder(
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     _write_json(folder / "model.safetensors.index.json", index)
     return folder
-
-
-def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The content of `config.json`."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn,
-        "hidden_act": "silu",
-        "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.rms_eps,
-        "tie_word_embeddings": config.tied,
-        "max_position_embeddings": config.max_positions,
-    }
 
 
 def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: int = 0) -> Path:
@@ -146,17 +113,18 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_key_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(config.rope.theta)
     writer.add_layer_norm_rms_eps(config.rms_eps)
     _add_tokenizer(writer, config.vocab_size)
     for ours, array in tiny_parameters(config, seed).items():
-        turned = array.T if ours.endswith("kernel") else array
+        name, transpose = file_name(ours, GGUF)
+        turned = array.T if transpose else array
         if ".q_proj" in ours:
             turned = _interleave(turned, config.heads)
         elif ".k_proj" in ours:
             turned = _interleave(turned, config.kv_heads)
         kind = np.float32 if ours.endswith("scale") else np.float16
-        writer.add_tensor(_foreign_name(ours, 2), np.array(turned, kind, order="C"))
+        writer.add_tensor(name, np.array(turned, kind, order="C"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -176,16 +144,6 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     writer.add_token_types([3 if i == tokenizer.eos_id else 1 for i in range(len(tokens))])
     writer.add_token_merges(["t h"])
     writer.add_eos_token_id(tokenizer.eos_id)
-
-
-def _foreign_name(ours: str, column: int) -> str:
-    module = ours.rpartition(".")[0]
-    layer = ""
-    if module.startswith("layers."):
-        _, number, module = module.split(".", 2)
-        layer = ("", f"model.layers.{number}.", f"blk.{number}.")[column]
-    row = next(row for row in _MODULES if row[0] == module)
-    return f"{layer}{row[column]}.weight"
 
 
 def _interleave(weight_ED: np.ndarray, heads: int) -> np.ndarray:

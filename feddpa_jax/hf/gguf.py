@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.hf.names import LLAMA_GGUF, Place, check_shape, map_names, row_blocks
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
+from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.types import UserError
 
@@ -89,7 +89,7 @@ def gguf_config(file: GgufFile) -> ModelConfig:
         kv_heads=int(file.fields.get("llama.attention.head_count_kv", heads)),
         head_dim=head_dim,
         ffn=int(field("llama.feed_forward_length")),
-        rope_theta=float(file.fields.get("llama.rope.freq_base", 10000.0)),
+        rope=Rope(float(file.fields.get("llama.rope.freq_base", 10000.0))),
         # float32 in the file: 1e-5 comes back as 9.999999747378752e-06.
         rms_eps=float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
         tied="output.weight" not in file.tensors,
@@ -120,7 +120,7 @@ def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, An
     source = str(file.path)
     heads = {"q_proj.kernel": config.heads, "k_proj.kernel": config.kv_heads}
     parameters = {}
-    for name, (path, transpose) in map_names(file.tensors, shapes, LLAMA_GGUF, source).items():
+    for name, (path, transpose) in map_names(file.tensors, shapes, GGUF, source).items():
         found = tuple(int(size) for size in reversed(file.tensors[name].shape))
         expected = shapes[path][::-1] if transpose else shapes[path]
         check_shape(name, found, path, expected, source)

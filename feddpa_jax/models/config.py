@@ -1,17 +1,75 @@
-"""The shape of a decoder, read from a Hugging Face `config.json`."""
+"""The shape of a decoder: sizes, and the few things in which the families differ."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import math
+
+import numpy as np
 
 from feddpa_jax.types import UserError
 
-SUPPORTED = ("llama",)
+ACTIVATIONS = ("silu", "gelu_tanh")
+ROPE_SCALINGS = ("default", "linear", "llama3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary positions.
+
+    Attributes:
+      theta: base of the frequencies.
+      scaling: "default"; "linear": all frequencies are divided by `factor`; "llama3": those whose
+        wavelength is long against `original_positions` are, and between `low_frequency` and
+        `high_frequency` turns in `original_positions` partly (Llama 3.1).
+      factor: see `scaling`.
+      low_frequency: see `scaling`.
+      high_frequency: see `scaling`.
+      original_positions: see `scaling`.
+    """
+
+    theta: float = 10000.0
+    scaling: str = "default"
+    factor: float = 1.0
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self):
+        """Refuses what gives no frequencies."""
+        if self.scaling not in ROPE_SCALINGS:
+            raise UserError(
+                f"rope scaling {self.scaling!r} is not supported; "
+                f"supported: {', '.join(ROPE_SCALINGS)}"
+            )
+        for name in ("theta", "factor", "low_frequency", "original_positions"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"rope: {name} is {getattr(self, name)!r}, not a positive number")
+        if not self.high_frequency > self.low_frequency:
+            raise UserError(
+                f"rope: the high frequency factor {self.high_frequency!r} is not above the low one "
+                f"{self.low_frequency!r}"
+            )
+
+    def frequencies(self, head_dim: int) -> np.ndarray:
+        """Radians per position of each pair, float32 [H/2].
+
+        >>> Rope(theta=100.0).frequencies(4).round(3).tolist()
+        [1.0, 0.10000000149011612]
+        """
+        half = head_dim // 2
+        plain_F = np.float32(self.theta) ** (-np.arange(half, dtype=np.float32) / half)
+        if self.scaling == "default":
+            return plain_F
+        if self.scaling == "linear":
+            return plain_F / np.float32(self.factor)
+        turns_F = self.original_positions * plain_F / (2 * math.pi)
+        share_F = (turns_F - self.low_frequency) / (self.high_frequency - self.low_frequency)
+        share_F = np.clip(share_F, 0.0, 1.0)
+        return ((1 - share_F) * plain_F / self.factor + share_F * plain_F).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of a Llama-style decoder.
+    """Sizes and constants of a decoder.
 
     Attributes:
       vocab_size: V.
@@ -21,8 +79,19 @@ class ModelConfig:
       kv_heads: K, key/value heads; N is a multiple of it.
       head_dim: H; N * H need not be D.
       ffn: F.
-      rope_theta: base of the rotary frequencies.
+      family: Hugging Face's model_type.
+      rope: rotary positions; of the global layers, if there are local ones.
+      local_rope: rotary positions of the local layers; None for the same.
+      window: how many tokens the local layers see, the current one among them.
+      local_layers: the layers that see a window; the others see everything.
       rms_eps: epsilon of the RMS norms.
+      norm_offset: what is added to the norms' scales (1 in Gemma).
+      post_norms: norms behind attention and MLP too (Gemma).
+      qk_norm: norms on each head's query and key, before rotation (Qwen3, Gemma 3).
+      biased: the maps that have a bias.
+      activation: of the MLP's gate, "silu" or "gelu_tanh".
+      query_scale: what queries are multiplied by; None for H ** -0.5.
+      embedding_scale: what embeddings are multiplied by, in the weights' dtype (Gemma).
       tied: whether the head is the embedding.
       max_positions: longest sequence that the model was made for.
     """
@@ -34,17 +103,35 @@ class ModelConfig:
     kv_heads: int
     head_dim: int
     ffn: int
-    rope_theta: float = 10000.0
+    family: str = "llama"
+    rope: Rope = Rope()
+    local_rope: Rope | None = None
+    window: int | None = None
+    local_layers: tuple[int, ...] = ()
     rms_eps: float = 1e-5
+    norm_offset: float = 0.0
+    post_norms: bool = False
+    qk_norm: bool = False
+    biased: tuple[str, ...] = ()
+    activation: str = "silu"
+    query_scale: float | None = None
+    embedding_scale: float = 1.0
     tied: bool = False
     max_positions: int = 2048
 
     def __post_init__(self):
         """Refuses shapes that no decoder has."""
-        for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "ffn"):
+        sizes = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "ffn")
+        for name in (*sizes, "max_positions", *(("window",) if self.local_layers else ())):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"model configuration: {name} is {value!r}, not a positive integer")
+        if not self.rms_eps > 0:
+            raise UserError(f"model configuration: rms_eps is {self.rms_eps!r}, not positive")
+        if self.query_scale is not None and not self.query_scale > 0:
+            raise UserError(
+                f"model configuration: query_scale is {self.query_scale!r}, not positive"
+            )
         if self.heads % self.kv_heads:
             raise UserError(
                 f"model configuration: {self.heads} query heads are not a multiple of "
@@ -54,6 +141,13 @@ class ModelConfig:
             raise UserError(
                 f"model configuration: head_dim {self.head_dim} is odd; rope needs pairs"
             )
+        if self.activation not in ACTIVATIONS:
+            raise UserError(
+                f"activation {self.activation!r} is not supported; "
+                f"supported: {', '.join(ACTIVATIONS)}"
+            )
+        assert all(0 <= layer < self.layers for layer in self.local_layers)
+        assert set(self.biased) <= set(self.target_sizes())
 
     def target_sizes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of every map that an adapter can be put on."""
@@ -67,53 +161,3 @@ class ModelConfig:
             "up_proj": (self.width, self.ffn),
             "down_proj": (self.ffn, self.width),
         }
-
-    @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], source: str) -> "ModelConfig":
-        """Reads a parsed `config.json`.
-
-        Args:
-          raw: the file's content.
-          source: its name, for messages.
-
-        Raises:
-          UserError: an unsupported model type or feature, or a missing size.
-        """
-        model_type = raw.get("model_type")
-        if model_type not in SUPPORTED:
-            raise UserError(
-                f"{source}: model_type {model_type!r} is not supported; "
-                f"supported: {', '.join(SUPPORTED)}"
-            )
-        # transformers 5 writes `rope_parameters`, older releases `rope_scaling` and `rope_theta`.
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        if rope_type != "default":
-            raise UserError(f"{source}: rope scaling {rope_type!r} is not supported; use 'default'")
-        for switch in ("attention_bias", "mlp_bias"):
-            if raw.get(switch):
-                raise UserError(f"{source}: {switch} is not supported for {model_type}")
-        if raw.get("hidden_act", "silu") != "silu":
-            raise UserError(
-                f"{source}: hidden_act {raw['hidden_act']!r} is not supported; use 'silu'"
-            )
-        required = {
-            "vocab_size": "vocab_size",
-            "width": "hidden_size",
-            "layers": "num_hidden_layers",
-            "heads": "num_attention_heads",
-            "ffn": "intermediate_size",
-        }
-        missing = [name for name in required.values() if name not in raw]
-        if missing:
-            raise UserError(f"{source}: {', '.join(missing)} missing")
-        sizes = {ours: raw[theirs] for ours, theirs in required.items()}
-        return cls(
-            **sizes,
-            kv_heads=raw.get("num_key_value_heads") or sizes["heads"],
-            head_dim=raw.get("head_dim") or sizes["width"] // sizes["heads"],
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-            rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-            max_positions=int(raw.get("max_position_embeddings", 2048)),
-        )

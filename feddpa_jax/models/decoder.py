@@ -1,4 +1,4 @@
-"""A frozen Llama decoder, split once into its definition and its arrays."""
+"""A frozen decoder, split once into its definition and its arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,14 +26,16 @@ class Embed(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One decoder layer: attention and MLP, each behind a norm and around a residual."""
+    """One decoder layer: attention and MLP, each behind a norm (or between two), on a residual."""
 
     def __init__(self, config: ModelConfig):
         """Args: the decoder's sizes."""
-        self.attention_norm = RMSNorm(config.width, config.rms_eps)
+        self.attention_norm = RMSNorm(config.width, config)
         self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width, config.rms_eps)
+        self.mlp_norm = RMSNorm(config.width, config)
         self.mlp = Mlp(config)
+        self.attention_post_norm = RMSNorm(config.width, config) if config.post_norms else None
+        self.mlp_post_norm = RMSNorm(config.width, config) if config.post_norms else None
 
     def __call__(
         self, x_BTD: jax.Array, *, layer: int, branches: Sequence[Branch], **attention: Any
@@ -42,8 +44,13 @@ class Block(nnx.Module):
         out_BTD, cache = self.attention(
             self.attention_norm(x_BTD), branches=branches, layer=layer, **attention
         )
+        if self.attention_post_norm is not None:
+            out_BTD = self.attention_post_norm(out_BTD)
         x_BTD = x_BTD + out_BTD
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD), branches, layer=layer), cache
+        out_BTD = self.mlp(self.mlp_norm(x_BTD), branches, layer=layer)
+        if self.mlp_post_norm is not None:
+            out_BTD = self.mlp_post_norm(out_BTD)
+        return x_BTD + out_BTD, cache
 
 
 class Decoder(nnx.Module):
@@ -54,7 +61,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.embed = Embed(config.vocab_size, config.width)
         self.layers = nnx.List([Block(config) for _ in range(config.layers)])
-        self.norm = RMSNorm(config.width, config.rms_eps)
+        self.norm = RMSNorm(config.width, config)
         self.lm_head = None if config.tied else Linear(config.width, config.vocab_size)
 
     def hidden(
@@ -66,17 +73,29 @@ class Decoder(nnx.Module):
         cache: Cache | None,
     ) -> tuple[jax.Array, Cache | None]:
         """See `Model.hidden`."""
-        x_BTD = self.embed.embedding[...][tokens_BT].astype(jnp.float32)
-        rotary = rotary_angles(position_BT, self.config)
+        config = self.config
+        embedding_VD = self.embed.embedding[...]
+        x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
+        if config.embedding_scale != 1.0:
+            x_BTD = x_BTD * jnp.asarray(config.embedding_scale, embedding_VD.dtype).astype(
+                jnp.float32
+            )
+        rotary = rotary_angles(position_BT, config.rope, config.head_dim)
+        local_rotary, local_mask_BTS = rotary, mask_BTS
+        if config.local_layers:
+            slots = None if cache is None else cache[0].k_BKSH.shape[2]
+            local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
+            if config.local_rope is not None:
+                local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
         caches = []
-        for index, own in enumerate(layer_branches(branches, self.config.layers)):
+        for index, own in enumerate(layer_branches(branches, config.layers)):
             x_BTD, layer_cache = self.layers[index](
                 x_BTD,
                 layer=index,
                 branches=own,
                 position_BT=position_BT,
-                rotary=rotary,
-                mask_BTS=mask_BTS,
+                rotary=local_rotary if index in config.local_layers else rotary,
+                mask_BTS=local_mask_BTS if index in config.local_layers else mask_BTS,
                 cache=None if cache is None else cache[index],
             )
             caches.append(layer_cache)
@@ -149,6 +168,18 @@ def causal_mask(segment_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     return same_BTT & jnp.tri(length, dtype=bool)[None] & (segment_BT > 0)[:, None, :]
 
 
+def window_mask(
+    position_BT: Int[Array, "B T"], slots: int | None, window: int | None
+) -> Bool[Array, "B T S"]:
+    """Tokens see the `window` last positions, their own among them.
+
+    The other tokens are the row's, or with `slots` those in a cache, where slot p has position p.
+    """
+    assert window is not None
+    other_BS = position_BT if slots is None else jnp.arange(slots)[None, :]
+    return position_BT[:, :, None] - other_BS[:, None, :] < window
+
+
 def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, Any]]:
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     return definition, dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
@@ -174,7 +205,7 @@ def from_parameters(
     Args:
       config: the sizes.
       parameters: one array for each path of `parameter_shapes(config)`.
-      dtype: dtype of kernels and embedding; norm scales are float32.
+      dtype: dtype of kernels, biases and embedding; norm scales are float32.
     """
     definition, flat = _flat_parameters(config)
     assert set(parameters) == {".".join(map(str, path)) for path in flat}, "parameters do not match"
@@ -187,7 +218,7 @@ def from_parameters(
 
 
 def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Model:
-    """A model with normal kernels of standard deviation 1/sqrt(in) and norms 1.
+    """A model with normal kernels of standard deviation 1/sqrt(in), norms 1 and biases 0.
 
     The embedding's deviation is 1/sqrt(width), so that a tied head gives logits of order 1.
     """
@@ -195,7 +226,9 @@ def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.flo
     for index, (path, shape) in enumerate(parameter_shapes(config).items()):
         noise = jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         if path.endswith("scale"):
-            parameters[path] = jnp.ones(shape)
+            parameters[path] = jnp.full(shape, 1.0 - config.norm_offset)
+        elif path.endswith("bias"):
+            parameters[path] = jnp.zeros(shape)
         else:
             size_in = config.width if path == "embed.embedding" else shape[0]
             parameters[path] = noise * size_in**-0.5

@@ -1,4 +1,4 @@
-"""The parts of a Llama decoder: frozen linear map, RMS norm, rotary attention, SwiGLU.
+"""The parts of a decoder: frozen linear map, RMS norm, rotary attention, gated MLP.
 
 Touvron et al., *LLaMA* (arXiv 2302.13971); grouped-query attention: Ainslie et al. (arXiv
 2305.13245); rotary embedding: Su et al. (arXiv 2104.09864). Products take operands in the weights'
@@ -15,15 +15,16 @@ from jaxtyping import Array, Bool, Float
 from feddpa_jax.adapters.lora import Branch, delta
 from feddpa_jax.contraction import contract, contract_frozen
 from feddpa_jax.models.cache import LayerCache, write
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.config import ModelConfig, Rope
 
 
 class Linear(nnx.Module):
-    """A frozen map x W, plus what adapters add to it."""
+    """A frozen map x W, plus its bias if it has one, plus what adapters add to it."""
 
-    def __init__(self, size_in: int, size_out: int, *, target: str = ""):
-        """Args: the two sizes, and the name that adapters know this map by."""
+    def __init__(self, size_in: int, size_out: int, *, target: str = "", biased: bool = False):
+        """Args: the two sizes, the name that adapters know the map by, whether it has a bias."""
         self.kernel = nnx.Param(jnp.zeros((size_in, size_out)))
+        self.bias = nnx.Param(jnp.zeros((size_out,))) if biased else None
         self.target = target
 
     def __call__(
@@ -32,28 +33,31 @@ class Linear(nnx.Module):
         """The map's output and the branches' contributions, float32."""
         kernel_DE = self.kernel[...]
         y_BTE = contract_frozen("BTD,DE->BTE", x_BTD, kernel_DE, kernel_DE.dtype)
+        if self.bias is not None:
+            y_BTE = y_BTE + self.bias[...].astype(jnp.float32)[None, None, :]
         return y_BTE + delta(branches, self.target, x_BTD, layer=layer, dtype=kernel_DE.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale."""
+    """x / rms(x) * (offset + scale), over the last axis."""
 
-    def __init__(self, width: int, eps: float):
-        """Args: the width, and what is added to the mean square."""
-        self.scale = nnx.Param(jnp.ones((width,)))
-        self.eps = eps
+    def __init__(self, width: int, config: ModelConfig):
+        """Args: the width, and the configuration with epsilon and offset."""
+        self.scale = nnx.Param(jnp.zeros((width,)))
+        self.eps = config.rms_eps
+        self.offset = config.norm_offset
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
         """The normalised values, float32."""
-        x_BTD = x_BTD.astype(jnp.float32)
-        square_BT1 = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
-        return x_BTD * jax.lax.rsqrt(square_BT1 + self.eps) * self.scale[...][None, None, :]
+        x = x.astype(jnp.float32)
+        square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        scale = (self.scale[...] + self.offset).reshape(*[1] * (x.ndim - 1), -1)
+        return x * jax.lax.rsqrt(square + self.eps) * scale
 
 
-def rotary_angles(position_BT: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+def rotary_angles(position_BT: jax.Array, rope: Rope, head_dim: int) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of every position's rotations, each [B, T, 1, H/2]."""
-    half = config.head_dim // 2
-    frequency_F = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequency_F = jnp.asarray(rope.frequencies(head_dim))
     angle_BT1F = position_BT[:, :, None, None] * frequency_F[None, None, None, :]
     return jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
 
@@ -72,17 +76,20 @@ def attend(
     k_BKSH: Float[Array, "B K S H"],
     v_BKSH: Float[Array, "B K S H"],
     mask_BTS: Bool[Array, "B T S"],
+    *,
+    scale: float,
 ) -> Float[Array, "B T N*H"]:
     """Grouped-query attention; each key/value head serves G = N/K neighbouring query heads.
 
-    The products run on [B*K, G*T, H] operands, the form that CPUs multiply fastest.
+    Scores are `scale` times the products of queries and keys. The products run on [B*K, G*T, H]
+    operands, the form that CPUs multiply fastest.
     """
     B, T, N, H = q_BTNH.shape
     K, S = k_BKSH.shape[1:3]
     G = N // K
     dtype = k_BKSH.dtype
     q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-    score_XQS = contract("XQH,XSH->XQS", q_XQH * H**-0.5, k_BKSH.reshape(B * K, S, H), dtype)
+    score_XQS = contract("XQH,XSH->XQS", q_XQH * scale, k_BKSH.reshape(B * K, S, H), dtype)
     score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
     weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
     out_XQH = contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype)
@@ -95,11 +102,12 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig):
         """Args: the decoder's sizes."""
         self.config = config
-        sizes = config.target_sizes()
-        self.q_proj = Linear(*sizes["q_proj"], target="q_proj")
-        self.k_proj = Linear(*sizes["k_proj"], target="k_proj")
-        self.v_proj = Linear(*sizes["v_proj"], target="v_proj")
-        self.o_proj = Linear(*sizes["o_proj"], target="o_proj")
+        self.q_proj = _adapted(config, "q_proj")
+        self.k_proj = _adapted(config, "k_proj")
+        self.v_proj = _adapted(config, "v_proj")
+        self.o_proj = _adapted(config, "o_proj")
+        self.q_norm = RMSNorm(config.head_dim, config) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config) if config.qk_norm else None
 
     def __call__(
         self,
@@ -116,33 +124,45 @@ class Attention(nnx.Module):
         B, T, _ = x_BTD.shape
         dtype = self.q_proj.kernel[...].dtype
 
-        def heads(y_BTE: jax.Array) -> jax.Array:
-            return y_BTE.reshape(B, T, -1, self.config.head_dim)
+        def heads(y_BTE: jax.Array, norm: RMSNorm | None = None) -> jax.Array:
+            y_BTNH = y_BTE.reshape(B, T, -1, self.config.head_dim)
+            return y_BTNH if norm is None else norm(y_BTNH)
 
-        q_BTNH = rotate(heads(self.q_proj(x_BTD, branches, layer=layer)), rotary)
-        k_BTKH = rotate(heads(self.k_proj(x_BTD, branches, layer=layer)), rotary).astype(dtype)
+        q_BTNH = heads(self.q_proj(x_BTD, branches, layer=layer), self.q_norm)
+        k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer), self.k_norm)
+        q_BTNH, k_BTKH = rotate(q_BTNH, rotary), rotate(k_BTKH, rotary).astype(dtype)
         v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer)).astype(dtype)
         if cache is None:
             k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         else:
             cache = write(cache, k_BTKH, v_BTKH, position_BT)
             k_BKSH, v_BKSH = cache
-        out_BTE = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
+        scale = self.config.query_scale or self.config.head_dim**-0.5
+        out_BTE = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, scale=scale)
         return self.o_proj(out_BTE, branches, layer=layer), cache
 
 
 class Mlp(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
+    """down(act(gate(x)) * up(x)): SwiGLU, or GeGLU (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig):
         """Args: the decoder's sizes."""
-        sizes = config.target_sizes()
-        self.gate_proj = Linear(*sizes["gate_proj"], target="gate_proj")
-        self.up_proj = Linear(*sizes["up_proj"], target="up_proj")
-        self.down_proj = Linear(*sizes["down_proj"], target="down_proj")
+        self.activation = config.activation
+        self.gate_proj = _adapted(config, "gate_proj")
+        self.up_proj = _adapted(config, "up_proj")
+        self.down_proj = _adapted(config, "down_proj")
 
     def __call__(self, x_BTD: jax.Array, branches: Sequence[Branch], *, layer: int) -> jax.Array:
         """The block's output, float32."""
         gate_BTF = self.gate_proj(x_BTD, branches, layer=layer)
         up_BTF = self.up_proj(x_BTD, branches, layer=layer)
-        return self.down_proj(jax.nn.silu(gate_BTF) * up_BTF, branches, layer=layer)
+        if self.activation == "gelu_tanh":
+            gate_BTF = jax.nn.gelu(gate_BTF, approximate=True)
+        else:
+            gate_BTF = jax.nn.silu(gate_BTF)
+        return self.down_proj(gate_BTF * up_BTF, branches, layer=layer)
+
+
+def _adapted(config: ModelConfig, target: str) -> Linear:
+    """The map that adapters know by this name."""
+    return Linear(*config.target_sizes()[target], target=target, biased=target in config.biased)

@@ -15,7 +15,7 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter, Branch
 from feddpa_jax.generate.beam import beam_search, repeat_rows
 from feddpa_jax.generate.decode import Decoded, greedy, prefill
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.decoder import Model, from_parameters
 from tests.parity.reference_loop import hf_to_parameters
 
@@ -63,7 +63,7 @@ def llama(seed: int) -> tuple[Any, Model]:
         tie_word_embeddings=False,
     )
     hf = transformers.LlamaForCausalLM(config).eval()
-    ours = ModelConfig.from_hf(hf.config.to_dict(), "test")
+    ours = read_hf_config(hf.config.to_dict(), "test")
     return hf, from_parameters(ours, hf_to_parameters(hf))
 
 

@@ -7,6 +7,7 @@ from gguf import GGUFWriter
 
 from feddpa_jax.hf.gguf import split_halves
 from feddpa_jax.hf.load import load_model
+from feddpa_jax.models.config import Rope
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.testing import tiny_config, tiny_parameters, write_tiny_gguf
 from feddpa_jax.types import UserError
@@ -19,7 +20,7 @@ def flat(model: Model) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_configuration_and_weights_come_back(tmp_path: Path, tied: bool):
-    config = tiny_config(vocab_size=260, head_dim=12, tied=tied, rope_theta=5e4, rms_eps=1e-6)
+    config = tiny_config(vocab_size=260, head_dim=12, tied=tied, rope=Rope(5e4), rms_eps=1e-6)
     base = load_model(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=1)), "float32")
     assert base.model.config == config
     loaded = flat(base.model)

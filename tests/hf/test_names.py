@@ -1,6 +1,6 @@
 import pytest
 
-from feddpa_jax.hf.names import LLAMA, LLAMA_GGUF, check_shape, map_names
+from feddpa_jax.hf.names import GGUF, LLAMA, check_shape, map_names
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.testing import tiny_config
 from feddpa_jax.types import UserError
@@ -35,7 +35,7 @@ def test_gguf_names_cover_every_parameter(tied: bool):
     names = ["token_embd.weight", "output_norm.weight", *(f"blk.0.{n}.weight" for n in layer)]
     if not tied:
         names.append("output.weight")
-    mapped = map_names(names, shapes, LLAMA_GGUF, "file")
+    mapped = map_names(names, shapes, GGUF, "file")
     assert {path for path, _ in mapped.values()} == set(shapes)
     assert mapped["blk.0.attn_output.weight"] == ("layers.0.attention.o_proj.kernel", True)
 
@@ -47,7 +47,10 @@ def test_a_tied_models_spare_head_is_left_out():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([*NAMES, "model.layers.3.self_attn.q_proj.bias"], "file: unknown tensor .*q_proj.bias"),
+        (
+            [*NAMES, "model.layers.3.self_attn.q_proj.qscale"],
+            "file: unknown tensor .*q_proj.qscale",
+        ),
         ([*NAMES, "model.layers.7.mlp.up_proj.weight"], "layers.7.* has no place"),
         (NAMES[:2], "file: no tensor for embed.embedding"),
         ([*NAMES, "norm.weight"], "set twice, by 'model.norm.weight' and 'norm.weight'"),

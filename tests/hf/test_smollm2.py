@@ -28,7 +28,7 @@ def test_special_tokens_and_sizes(smollm2: LoadedModel):
     assert tokenizer.encode("<|im_start|>user\n<|im_end|>") == [1, 4093, 198, 2]
     assert (config.layers, config.width, config.heads, config.kv_heads) == (30, 576, 9, 3)
     assert (config.head_dim, config.ffn, config.tied) == (64, 1536, True)
-    assert (config.rope_theta, config.rms_eps) == (1e5, 1e-5)
+    assert (config.rope.theta, config.rms_eps) == (1e5, 1e-5)
 
 
 def test_numbers_are_cut_into_digits(smollm2: LoadedModel):

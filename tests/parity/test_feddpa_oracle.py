@@ -14,7 +14,7 @@ from feddpa_jax.fed.aggregate import make_aggregate
 from feddpa_jax.fed.engine import make_engine
 from feddpa_jax.fed.method import FedState, Parts, need
 from feddpa_jax.fed.methods import METHODS
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.types import TokenizedExample
 from tests.parity.reference_loop import hf_to_parameters, run_feddpa_f, run_feddpa_t
@@ -45,7 +45,7 @@ def reference() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def base(reference: LlamaForCausalLM) -> Model:
-    config = ModelConfig.from_hf(reference.config.to_dict(), "test")
+    config = read_hf_config(reference.config.to_dict(), "test")
     return from_parameters(config, hf_to_parameters(reference))
 
 

@@ -1,0 +1,102 @@
+"""Safetensors and JSON in model and adapter folders, read block by block and written in shards."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feddpa_jax.hf.names import row_blocks
+from feddpa_jax.types import UserError
+
+_STORED = ("F32", "BF16", "F16")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no {path.name}; name another folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; get the file again")
+    return content
+
+
+def files_of_tensors(folder: Path) -> dict[str, Path]:
+    """Which file of a model folder holds each tensor, by the index or by the single file.
+
+    Raises:
+      UserError: there is none, or the index is damaged or names what is not there.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{index}: no weight_map; get the file again")
+        for name, file in weight_map.items():
+            # Names from files never leave the folder.
+            if not isinstance(file, str) or Path(file).name != file:
+                raise UserError(f"{index}: {name!r} is in {file!r}, which is no file of the folder")
+            if not (folder / file).is_file():
+                raise UserError(f"{index}: names shard {file!r}, which is missing; get the shard")
+        return {name: folder / file for name, file in weight_map.items()}
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        raise UserError(
+            f"{folder}: no model.safetensors and no {index.name}; save the model as safetensors"
+        )
+    with opened(single) as tensors:
+        return dict.fromkeys(tensors.keys(), single)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file, to read from.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
+
+
+def stored_shape(file: Path, name: str) -> tuple[int, ...]:
+    """The shape of a tensor in a file.
+
+    Raises:
+      UserError: it is not there, or of a dtype other than float32, bfloat16 and float16.
+    """
+    with opened(file) as tensors:
+        if name not in set(tensors.keys()):
+            raise UserError(f"{file}: no tensor {name!r}, which the index puts there")
+        tensor = tensors.get_slice(name)
+        dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
+    if dtype not in _STORED:
+        raise UserError(
+            f"{file}: tensor {name!r} has dtype {dtype}; supported: {', '.join(_STORED)}"
+        )
+    return shape
+
+
+def stored_blocks(file: Path, name: str) -> Iterator[np.ndarray]:
+    """A tensor's rows, block by block."""
+    shape = stored_shape(file, name)
+    for rows in row_blocks(shape):
+        # Opened anew every time: the pages that were read stay in memory until it is closed.
+        with opened(file) as tensors:
+            block = tensors.get_slice(name)[rows]
+        yield block
