@@ -10,9 +10,10 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ def save(
       round_number: the round that has ended, from 0.
       state: dictionaries of arrays.
       record: JSON that goes with it.
-      keep: how many of the last checkpoints stay.
+      keep: how many of the last checkpoints stay, beside the one whose record has the lowest
+        "loss".
 
     Returns:
       The checkpoint's folder.
@@ -102,9 +104,26 @@ def save(
             f"{rest}; make room and start the same command again"
         ) from None
     # Later ones are damaged (or this round would not be played again): they count for nothing.
-    for old in [number for number in rounds_saved(folder) if number <= round_number][:-keep]:
+    done = [number for number in rounds_saved(folder) if number <= round_number]
+    for old in set(done[:-keep]) - {best_round(folder, done)}:
         _discard(folder / f"{old:05d}")
     return final
+
+
+def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
+    """The round with the lowest loss in its record, the later of two; None where no record has one.
+
+    A diverged round's loss is no number and is never the best.
+    """
+    losses = []
+    for number in rounds:
+        try:
+            record = json.loads((folder / f"{number:05d}" / "record.json").read_text())
+            losses.append((float(record["loss"]), -number))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    finite = [pair for pair in losses if math.isfinite(pair[0])]
+    return -min(finite)[1] if finite else None
 
 
 def latest(
@@ -135,6 +154,30 @@ def latest(
     if rounds:
         raise UserError(f"{folder}: every checkpoint is damaged ({damage}); use a new --run-dir")
     return None
+
+
+def at_step(folder: Path, step: str, expected: Mapping[str, Any]) -> Restored:
+    """The checkpoint that a user asks for.
+
+    Args:
+      folder: holds a run's checkpoints.
+      step: "best", or a round's number.
+      expected: what the record must say, by key.
+
+    Raises:
+      UserError: there is none of that round, or it is damaged or does not match.
+    """
+    rounds = rounds_saved(folder)
+    best = best_round(folder, rounds)
+    number = best if step == "best" else int(step) if step.isdecimal() else None
+    if number is None or number not in rounds:
+        there = f"there are {', '.join(map(str, rounds))} (best: {best})" if rounds else "none yet"
+        raise UserError(f"--step: no checkpoint {step!r} in {folder}; {there}; or leave --step out")
+    place = folder / f"{number:05d}"
+    damage = find_damage(place)
+    if damage:
+        raise UserError(f"--step: {place} is damaged ({damage}); choose another")
+    return load(place, expected)
 
 
 def load(place: Path, expected: Mapping[str, Any]) -> Restored:

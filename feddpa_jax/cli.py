@@ -43,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         config=True,
     )
     train.add_argument("--no-eval", action="store_true", help="do not evaluate at the end")
-    command("eval", "Evaluate a run: every client, task and mode.", run_dir=True, config=False)
+    evaluate = command(
+        "eval",
+        "Evaluate a run: every client, task and mode. With --config: evaluate the PEFT folders "
+        "that init.global_adapter and init.local_adapter name, into a new --run-dir.",
+        run_dir=True,
+        config=True,
+    )
     generate = command(
         "generate", "Answer one prompt for one client of a run.", run_dir=True, config=False
     )
@@ -55,6 +61,35 @@ def _parser() -> argparse.ArgumentParser:
         choices=("base", "global", "local", "fixed", "instance"),
         help="how the adapters are mixed; the method's own way if left out",
     )
+    export = command(
+        "export",
+        "Write a run's adapters as PEFT folders, read them back and compare.",
+        run_dir=True,
+        config=False,
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    export.add_argument(
+        "--mixed",
+        type=float,
+        metavar="W",
+        help="also both adapters of every client at local weight W as one of twice the rank",
+    )
+    export.add_argument(
+        "--merged",
+        metavar="global|NAME[:W]",
+        help="also a full model with the global adapter, a client's local one, or both at local "
+        "weight W",
+    )
+    export.add_argument(
+        "--check", action="store_true", help="write nothing; compare the export in DIR with the run"
+    )
+    for sub in (evaluate, generate, export):
+        sub.add_argument(
+            "--step",
+            default="last",
+            metavar="last|best|N",
+            help="which checkpoint: the last, the one of the lowest training loss, or a round's",
+        )
     data = command(
         "data",
         "Check the configured data and print their statistics; or write the built-in sample.",
@@ -89,7 +124,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
     if known.command == "train":
         commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
     elif known.command == "eval":
-        commands.evaluate(known.run_dir, overrides, reporter)
+        commands.evaluate(known.config, known.run_dir, overrides, known.step, reporter)
     elif known.command == "generate":
         commands.generate(
             known.run_dir,
@@ -98,6 +133,18 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
             instruction=known.prompt,
             context=known.input,
             mode=known.mode,
+            step=known.step,
+            reporter=reporter,
+        )
+    elif known.command == "export":
+        commands.export(
+            known.run_dir,
+            overrides,
+            out=known.out,
+            mixed=known.mixed,
+            merged=known.merged,
+            step=known.step,
+            checks=known.check,
             reporter=reporter,
         )
     elif known.command == "data":

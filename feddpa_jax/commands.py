@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from feddpa_jax.adapters.lora import take
+from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, describe_fields, load_config
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.sample import write_sample
@@ -24,12 +25,17 @@ from feddpa_jax.evaluate.modes import (
     pooled,
 )
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
+from feddpa_jax.export.folder import check as check_export
+from feddpa_jax.export.folder import check_target
+from feddpa_jax.export.folder import export as write_export
+from feddpa_jax.export.plan import Trained
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.prepare import Prepared, load_data, prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
-from feddpa_jax.train import resolved, restore
+from feddpa_jax.start import global_adapter, local_adapters
+from feddpa_jax.train import resolved, restore, total_rounds
 from feddpa_jax.train import train as train_run
 from feddpa_jax.types import Example, TokenizedExample, UserError
 from feddpa_jax.weighting.rules import make_weighting
@@ -42,12 +48,16 @@ def _checked(config: Config) -> Config:
     return resolved(config)
 
 
-def _adapters(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter) -> Adapters:
-    found = restore(config, prepared, run, reporter)
+def _restored(
+    config: Config, prepared: Prepared, run: RunFolder, step: str, reporter: Reporter
+) -> tuple[Adapters, int]:
+    """The adapters of a run's checkpoint, and its round."""
+    found = restore(config, prepared, run, reporter, step)
     if found is None:
         raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
-    state, _ = found
-    return Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
+    state, rounds = found
+    adapters = Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
+    return adapters, rounds - 1
 
 
 def _reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
@@ -82,25 +92,64 @@ def train(
     state = train_run(config, prepared, run, reporter)
     if evaluates and prepared.federation.test:
         adapters = Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
-        _evaluate(config, prepared, adapters, run, reporter)
+        _evaluate(config, prepared, adapters, total_rounds(config) - 1, run, reporter)
     reporter.say(f"run folder: {run.path}")
 
 
-def evaluate(run_dir: Path, overrides: Sequence[str], reporter: Reporter) -> None:
-    """Evaluates a run's last checkpoint."""
+def evaluate(
+    config_file: Path | None,
+    run_dir: Path,
+    overrides: Sequence[str],
+    step: str,
+    reporter: Reporter,
+) -> None:
+    """Evaluates a run's checkpoint; or with a configuration, the adapters that `init` names."""
+    if config_file is not None:
+        _evaluate_named(config_file, run_dir, overrides, reporter)
+        return
     run, config = _reread(run_dir, overrides)
     prepared = prepare(config)
-    _evaluate(config, prepared, _adapters(config, prepared, run, reporter), run, reporter)
+    adapters, number = _restored(config, prepared, run, step, reporter)
+    _evaluate(config, prepared, adapters, number, run, reporter)
+
+
+def _evaluate_named(
+    config_file: Path, run_dir: Path, overrides: Sequence[str], reporter: Reporter
+) -> None:
+    """Evaluates PEFT folders as they are, whoever trained them."""
+    config = _checked(load_config(config_file, overrides))
+    if config.init.global_adapter is None and config.init.local_adapter is None:
+        raise UserError(
+            "--config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
+            "neither is set; set one, or leave --config out to evaluate the run in --run-dir"
+        )
+    run = RunFolder(run_dir)
+    run.check(config)
+    if rounds_saved(run.checkpoints):
+        raise UserError(f"--run-dir: {run.path} has checkpoints of its own; name a new folder")
+    prepared = prepare(config)
+    scale = config.lora.alpha / config.lora.rank
+    global_, local_C = global_adapter(config, prepared), local_adapters(config, prepared)
+    run.start(config)
+    _evaluate(config, prepared, Adapters(global_, local_C, scale), None, run, reporter)
 
 
 def _evaluate(
-    config: Config, prepared: Prepared, adapters: Adapters, run: RunFolder, reporter: Reporter
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    round_number: int | None,
+    run: RunFolder,
+    reporter: Reporter,
 ) -> None:
+    answers_with = METHODS[config.fed.method].answers_with
+    possible = available_modes(adapters)
     evaluate_config(
         config,
         prepared,
         adapters,
-        answers_with=METHODS[config.fed.method].answers_with,
+        answers_with=answers_with if answers_with in possible else possible[-1],
+        round_number=round_number,
         folder=run.evaluation,
         reporter=reporter,
     )
@@ -115,6 +164,7 @@ def generate(
     instruction: str,
     context: str,
     mode: str | None,
+    step: str,
     reporter: Reporter,
 ) -> None:
     """Answers one prompt for one client and prints the weight that was used."""
@@ -124,7 +174,7 @@ def generate(
     prepared = prepare(config)
     if client not in prepared.names:
         raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
-    adapters = _adapters(config, prepared, run, reporter)
+    adapters, _ = _restored(config, prepared, run, step, reporter)
     mode = mode or METHODS[config.fed.method].answers_with
     if mode not in available_modes(adapters):
         raise UserError(
@@ -180,6 +230,34 @@ def _instance_weight(
     assert weights.similarity_CI is not None
     weight = float(weights.local_CI[0, 0])
     return 1.0 - weight, weight, float(weights.similarity_CI[0, 0])
+
+
+def export(
+    run_dir: Path,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    mixed: float | None,
+    merged: str | None,
+    step: str,
+    checks: bool,
+    reporter: Reporter,
+) -> None:
+    """Writes a run's adapters as PEFT folders; or compares such an export with the run."""
+    run, config = _reread(run_dir, overrides)
+    if not checks:
+        check_target(out)
+    prepared = prepare(config)
+    adapters, number = _restored(config, prepared, run, step, reporter)
+    summary = run.read_summary()
+    if summary is not None and summary.get("round") != number:
+        summary = None
+    trained = Trained(config, prepared, adapters, number, summary)
+    if checks:
+        check_export(trained, out)
+        reporter.say(f"{out}: every tensor equals the run's")
+    else:
+        write_export(trained, out, mixed=mixed, merged=merged, reporter=reporter)
 
 
 def data(

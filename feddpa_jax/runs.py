@@ -97,6 +97,14 @@ class RunFolder:
             )
         return load_config(self.config_file)
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """What the last evaluation found; None if there was none, or its file is damaged."""
+        try:
+            content = json.loads((self.evaluation / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) and "modes" in content else None
+
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds a round's line."""
         with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:

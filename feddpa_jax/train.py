@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import latest, save
+from feddpa_jax.checkpoint import at_step, latest, save
 from feddpa_jax.config import Config
 from feddpa_jax.data.batching import BlockShape
 from feddpa_jax.data.rounds import TrainingData
@@ -20,6 +20,7 @@ from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
+from feddpa_jax.start import start_from
 from feddpa_jax.types import UserError
 
 
@@ -43,10 +44,17 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def restore(
-    config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
+    config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter, step: str = "last"
 ) -> tuple[FedState, int] | None:
-    """The last good state and the number of rounds behind it; None before the first checkpoint."""
-    found = latest(run.checkpoints, identity(config, prepared), warn=reporter.say)
+    """A state and the number of rounds behind it; None before the first checkpoint.
+
+    `step` is "last" (the last good one), "best" (the lowest loss) or a round's number.
+    """
+    expected = identity(config, prepared)
+    if step == "last":
+        found = latest(run.checkpoints, expected, warn=reporter.say)
+    else:
+        found = at_step(run.checkpoints, step, expected)
     if found is None:
         return None
     state = FedState(found.state.get("global_"), found.state.get("local_C"))
@@ -96,7 +104,8 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
     found = restore(config, prepared, run, reporter)
     if found is None:
         ids = jnp.asarray(np.array(data.ids, np.uint32))
-        state, first = method.init(jax.random.fold_in(key, 0), ids), 0
+        state = start_from(config, prepared, method.init(jax.random.fold_in(key, 0), ids))
+        first = 0
     else:
         state, first = found
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
@@ -126,7 +135,7 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
                 run.checkpoints,
                 number,
                 {name: tree for name, tree in vars(state).items() if tree is not None},
-                {**identity(config, prepared), "metrics": line},
+                {**identity(config, prepared), "loss": line["loss"], "metrics": line},
                 keep=config.fed.keep_checkpoints,
             )
     return state

@@ -20,7 +20,8 @@ TIERS = (
     {"models", "adapters"},
     {"fed", "weighting", "generate"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
-    {"train"},
+    {"start"},
+    {"train", "export"},
     {"commands", "cli"},
 )
 

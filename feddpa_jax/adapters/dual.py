@@ -5,6 +5,9 @@ Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv
     y_b = x_b W + s * ( g_b * x_b A_global B_global  +  l_b * x_b A_local[c(b)] B_local[c(b)] )
 """
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
@@ -49,6 +52,51 @@ def dual_branches(
     if local_C is not None:
         branches.append(Branch(local_C, client_B, local_weight, key_B2, scale, rate, False, 1))
     return tuple(branches)
+
+
+def mixed_adapter(global_: Adapter, local: Adapter, local_weight: float) -> Adapter:
+    """One adapter of twice the rank that equals both at a fixed mix, at the same LoRA scale.
+
+    (1 - l) A_g B_g + l A_l B_l = [A_g A_l] [(1 - l) B_g; l B_l].
+
+    Args:
+      global_: {target: {"a": [L, in, R], "b": [L, R, out]}}.
+      local: a client's, of the same targets and shapes.
+      local_weight: l.
+    """
+    assert global_.keys() == local.keys()
+    return {
+        target: {
+            "a": jnp.concatenate([pair["a"], local[target]["a"]], axis=2),
+            "b": jnp.concatenate(
+                [(1.0 - local_weight) * pair["b"], local_weight * local[target]["b"]], axis=1
+            ),
+        }
+        for target, pair in global_.items()
+    }
+
+
+def merge(
+    kernel_DE: Float[Array, "D E"],
+    pairs: Sequence[tuple[Float[Array, "D R"], Float[Array, "R E"], float]],
+    *,
+    scale: float,
+) -> Float[Array, "D E"]:
+    """A frozen kernel with adapters added: W + scale * sum of weight * A B, summed in float32.
+
+    Args:
+      kernel_DE: W.
+      pairs: A, B and mixing weight of each adapter.
+      scale: LoRA scale, alpha / rank.
+
+    Returns:
+      The merged kernel in W's dtype.
+    """
+    merged_DE = kernel_DE.astype(jnp.float32)
+    for a_DR, b_RE, weight in pairs:
+        product_DE = jnp.matmul(a_DR, b_RE, precision=jax.lax.Precision.HIGHEST)
+        merged_DE = merged_DE + scale * weight * product_DE
+    return merged_DE.astype(kernel_DE.dtype)
 
 
 def single_branch(

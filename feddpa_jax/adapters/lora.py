@@ -27,6 +27,16 @@ Adapter = dict[str, dict[str, jax.Array]]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+def kernel_path(target: str, layer: int) -> str:
+    """The dotted path of the kernel that a target names.
+
+    >>> kernel_path("up_proj", 3)
+    'layers.3.mlp.up_proj.kernel'
+    """
+    part = "mlp" if target in ("gate_proj", "up_proj", "down_proj") else "attention"
+    return f"layers.{layer}.{part}.{target}.kernel"
+
+
 def init_adapter(
     key: jax.Array, sizes: dict[str, tuple[int, int]], *, layers: int, rank: int
 ) -> Adapter:

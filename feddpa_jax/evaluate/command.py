@@ -28,6 +28,7 @@ def evaluate_config(
     adapters: Adapters,
     *,
     answers_with: str,
+    round_number: int | None,
     folder: Path,
     reporter: Reporter,
 ) -> Report:
@@ -36,8 +37,9 @@ def evaluate_config(
     Args:
       config: the run's.
       prepared: base, clients, tokenized training examples.
-      adapters: the run's final ones.
+      adapters: the ones to evaluate.
       answers_with: the mode that the method is judged by.
+      round_number: the round of the checkpoint that they come from; None if from elsewhere.
       folder: where the results go.
       reporter: told of progress, shows the tables.
 
@@ -89,6 +91,7 @@ def evaluate_config(
         settings={
             "method": config.fed.method,
             "answers_with": answers_with,
+            "round": round_number,
             "weighting": dataclasses.asdict(config.weighting),
             "decoding": dataclasses.asdict(config.eval),
             "instances": counts._asdict(),

@@ -1,19 +1,12 @@
-"""The configuration: typed YAML, every field with a default, a range and a one-line description."""
+"""The configuration's fields: each with a type, a default, a range and a one-line description."""
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
-import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
-
-from feddpa_jax.strict_yaml import parse_yaml
-from feddpa_jax.types import UserError
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MethodName = Literal["feddpa_t", "feddpa_f", "fedit", "fedlora", "local", "centralized"]
@@ -54,6 +47,20 @@ class DataSection:
     shuffle: Annotated[bool, _is("a new order of the examples in every epoch")] = True
     max_train: Annotated[Count | None, _is("most training examples a client; null: all")] = None
     max_test: Annotated[Count | None, _is("most test instances a task; null: all")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class InitSection:
+    """What a run starts from."""
+
+    __pydantic_config__ = _strict
+    global_adapter: Annotated[
+        str | None, _is("PEFT folder that the global adapter starts from; null: fresh")
+    ] = None
+    local_adapter: Annotated[
+        str | None,
+        _is("PEFT folder for every client's local adapter, or a folder with one a client"),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +108,9 @@ class FedSection:
         4096
     )
     clients_per_step: Annotated[Count | None, _is("clients trained at once; null: all")] = None
-    keep_checkpoints: Annotated[Count, _is("how many of the last rounds' checkpoints stay")] = 3
+    keep_checkpoints: Annotated[
+        Count, _is("how many of the last rounds' checkpoints stay, beside that of the lowest loss")
+    ] = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +164,7 @@ class Config:
     seed: Annotated[int, Ge(0), Le(2**32 - 1), _is("of everything random in a run")] = 0
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
+    init: InitSection = InitSection()
     lora: LoraSection = LoraSection()
     fed: FedSection = FedSection()
     weighting: WeightingSection = WeightingSection()
@@ -189,162 +199,3 @@ def _type_name(annotation: Any) -> str:
     if get_args(annotation):
         return "|".join(map(_type_name, get_args(annotation)))
     return "null" if annotation is type(None) else annotation.__name__
-
-
-def _nearest(dotted: str) -> str:
-    names = [name for name, *_ in describe_fields()]
-    leaf = dotted.split(".")[-1]
-    same_leaf = [name for name in names if name.split(".")[-1] == leaf]
-    leaves = {name.split(".")[-1]: name for name in names}
-    close = same_leaf or difflib.get_close_matches(dotted, names, 1, 0.6)
-    close = close or [leaves[m] for m in difflib.get_close_matches(leaf, list(leaves), 1, 0.5)]
-    close = close or difflib.get_close_matches(dotted, names, 1, 0.0)
-    return close[0]
-
-
-def _unknown(name: str, source: str) -> UserError:
-    return UserError(f"{source}: unknown key {name!r}; did you mean {_nearest(name)!r}?")
-
-
-def _check_names(tree: Mapping[str, Any], source: str) -> None:
-    sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
-    for key, value in tree.items():
-        if key not in sections:
-            raise _unknown(str(key), source)
-        if not dataclasses.is_dataclass(sections[key]):
-            continue
-        if not isinstance(value, Mapping):
-            raise UserError(f"{source}: {key} is a section; write its fields below it")
-        known = {f.name for f in dataclasses.fields(sections[key])}
-        for inner in value:
-            if inner not in known:
-                raise _unknown(f"{key}.{inner}", source)
-
-
-def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{inner}", leaf) for inner, leaf in value.items())
-        else:
-            yield key, value
-
-
-def _build(tree: Mapping[str, Any], source: str) -> Config:
-    _check_names(tree, source)
-    for name, value in _leaves(tree):
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError):
-            what = f"{_show(str(value))} is no number, text or list; quote text inside the YAML"
-            raise UserError(f"{source}: {name}: {what}") from None
-    try:
-        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(tree))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        words = {word for name, *_ in describe_fields() for word in name.split(".")}
-        name = ".".join(part for part in map(str, first["loc"]) if part in words)
-        message = first["msg"][0].lower() + first["msg"][1:]
-        message = message.replace("array", "list").replace("tuple", "list")
-        message += _REMEDIES.get(first["type"], "")
-        raise UserError(f"{source}: {name}: {_show(first['input'])}: {message}") from None
-    _check_together(config, source)
-    return config
-
-
-# By pydantic's type of error, where its message alone does not tell what to type.
-_REMEDIES = {
-    "string_type": "; quote it inside the YAML, as in '\"12\"'",
-    "tuple_type": ", as in [a, b]",
-}
-
-
-def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | float) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _check_together(config: Config, source: str) -> None:
-    for name, values in (
-        ("lora.targets", config.lora.targets),
-        ("eval.metrics", config.eval.metrics),
-        ("eval.modes", config.eval.modes or ()),
-    ):
-        if len(set(values)) != len(values):
-            raise UserError(f"{source}: {name}: {list(values)} names one twice; name each once")
-
-
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and applies command-line overrides.
-
-    Args:
-      path: the file; None for the defaults.
-      overrides: "--fed.rounds", "3" or "--fed.rounds=3"; values are YAML.
-
-    Raises:
-      UserError: anything wrong in either, naming file or option, field and value.
-    """
-    tree: dict[str, Any] = {}
-    source = "defaults"
-    if path is not None:
-        source = str(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UserError(f"{path}: cannot be read: {reason}") from None
-        loaded = parse_yaml(text, source)
-        if loaded is not None and not isinstance(loaded, dict):
-            raise UserError(f"{source}: holds no mapping of sections")
-        tree = loaded or {}
-        tree = dataclasses.asdict(_build(tree, source))
-    for name, value in _pairs(overrides):
-        option = f"--{name}"
-        part: Any = parse_yaml(value, option)
-        for key in reversed(name.split(".")):
-            part = {key: part}
-        _build(part, "command line")
-        (key, inner), *_ = part.items()
-        tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
-    return _build(tree, source)
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    pairs, waiting = [], list(overrides)
-    while waiting:
-        option = waiting.pop(0)
-        name, equals, value = option[2:].partition("=")
-        if not option.startswith("--") or not name:
-            raise UserError(f"command line: {option!r} is not expected; fields are --section.field")
-        if not equals:
-            if not waiting or waiting[0].startswith("--"):
-                raise UserError(f"command line: --{name} needs a value; write --{name} VALUE")
-            value = waiting.pop(0)
-        pairs.append((name, value))
-    return pairs
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML whose text `parse_yaml` reads as text: a folder may be named 1e3."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    try:
-        float(text)
-    except ValueError:
-        return dumper.represent_str(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def to_yaml(config: Config) -> str:
-    """The resolved configuration, every field written out; loads back equal."""
-    tree = json.loads(json.dumps(dataclasses.asdict(config)))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
-
-
-def difference(old: Config, new: Config) -> list[str]:
-    """The fields in which two configurations differ, as "name: old -> new"."""
-    pairs = zip(*(_leaves(dataclasses.asdict(config)) for config in (old, new)), strict=True)
-    return [f"{name}: {a} -> {b}" for (name, a), (_, b) in pairs if a != b]

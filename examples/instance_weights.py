@@ -1,0 +1,105 @@
+"""Answers a prompt from an export of feddpa_jax, with `transformers` and `peft` alone.
+
+The client's instance-wise mix, as `feddpa generate` makes it: embed the prompt, compare it with the
+client's support, scale the two adapters, generate.
+
+    pip install torch transformers peft
+    python examples/instance_weights.py --export exports/a --client client_0 --prompt "Say hello."
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def main() -> None:
+    """Reads the arguments and prints the weights and the answer."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--export", type=Path, required=True, help="folder of `feddpa export`")
+    parser.add_argument("--client", required=True, help="whose adapters answer")
+    parser.add_argument("--prompt", required=True, help="the instruction")
+    parser.add_argument("--input", default="", help="its context, if any")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    arguments = parser.parse_args()
+    folder = arguments.export / "clients" / arguments.client
+    settings = json.loads((folder / "weighting.json").read_text(encoding="utf-8"))
+    support_MD = load_file(folder / "weighting.safetensors")["support"]
+
+    model, tokenizer = load(arguments.export, folder, getattr(torch, arguments.dtype))
+    text = settings["prompt_with_input" if arguments.input else "prompt"]
+    text = text.replace("{instruction}", arguments.prompt).replace("{input}", arguments.input)
+    tokens_1T = tokenizer(text, return_tensors="pt").input_ids
+
+    g, l = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0)}[settings["embed_with"]]
+    query_D = embed(model, tokens_1T, g, l, settings["pooling"])
+    score = similarity(settings["rule"], query_D, support_MD)
+    scaled = min(max(settings["scale"] * score, 0.0), 1.0)
+    l = scaled if settings["scales"] == "local" else 1.0 - scaled
+    g = 1.0 - l
+    weights = f"global weight {g:.4f}, local weight {l:.4f}, similarity {score:.4f}"
+    print(f"{arguments.client}, instance: {weights}")
+
+    mix(model, g, l)
+    with torch.no_grad():
+        answer = model.generate(
+            input_ids=tokens_1T,
+            attention_mask=torch.ones_like(tokens_1T),
+            max_new_tokens=settings["max_new_tokens"],
+            num_beams=settings["beams"],
+            do_sample=False,
+        )
+    print(tokenizer.decode(answer[0, tokens_1T.shape[1] :], skip_special_tokens=True))
+
+
+def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[PeftModel, AutoTokenizer]:
+    """The base with the global and the client's local adapter on it, and its tokenizer."""
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = adapter["base_model_name_or_path"]
+    # A base that comes with the export lies in it.
+    base = str(export / base) if (export / base / "config.json").is_file() else base
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = PeftModel.from_pretrained(model, str(export / "global"), adapter_name="global")
+    model.load_adapter(str(folder), adapter_name="local")
+    model.base_model.set_adapter(["global", "local"])
+    return model.eval(), AutoTokenizer.from_pretrained(base)
+
+
+def mix(model: PeftModel, g: float, l: float) -> None:
+    """Sets the weights of the two adapters: g global, l local."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale("global", g)
+            layer.set_scale("local", l)
+
+
+def embed(model: PeftModel, tokens_1T: torch.Tensor, g: float, l: float, pooling: str):
+    """The prompt's embedding under a mix: the final hidden state at its last token, or the mean."""
+    mix(model, g, l)
+    with torch.no_grad():
+        hidden_TD = model.get_base_model().model(input_ids=tokens_1T).last_hidden_state[0].float()
+    return hidden_TD[-1] if pooling == "last" else hidden_TD.mean(dim=0)
+
+
+def similarity(rule: str, query_D: torch.Tensor, support_MD: torch.Tensor) -> float:
+    """How much an instance resembles the client's data, by one of the built-in rules."""
+    if rule == "constant":
+        return 1.0
+    if rule == "l2":
+        distance_M = (support_MD - query_D).square().mean(dim=-1).sqrt()
+        return (1.0 / (1.0 + distance_M)).mean().item()
+    if rule == "pearson":
+        query_D = query_D - query_D.mean()
+        support_MD = support_MD - support_MD.mean(dim=-1, keepdim=True)
+    elif rule != "cosine":
+        raise SystemExit(f"weighting.json: the rule {rule!r} is not one of this script's")
+    return torch.cosine_similarity(support_MD, query_D[None], dim=-1).mean().item()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""An export on disk: written aside, read back, and only then put in its place."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from feddpa_jax.data.statistics import describe
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.export.card import adapter_card, export_card, model_card
+from feddpa_jax.export.check import check_export, has_effect
+from feddpa_jax.export.plan import Plan, Trained, make_plan
+from feddpa_jax.export.weighting import Weighting, make_weightings, write_weighting
+from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.hf.save import save_model
+from feddpa_jax.hf.tensors import read_json
+from feddpa_jax.progress import Reporter
+from feddpa_jax.runs import writing
+from feddpa_jax.types import UserError
+
+RECORD = "feddpa.json"
+
+
+def check_target(out: Path) -> None:
+    """Refuses a folder that holds something; early, before anything is computed.
+
+    Raises:
+      UserError: what is there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} is not empty; name a new folder")
+
+
+def export(
+    trained: Trained, out: Path, *, mixed: float | None, merged: str | None, reporter: Reporter
+) -> None:
+    """Writes a federation's adapters as PEFT folders, and checks what was written.
+
+    Args:
+      trained: what is exported.
+      out: the target; new, or empty.
+      mixed: local weight of `clients/<name>-mixed`, or None.
+      merged: "global", "NAME" or "NAME:W" for a full model in `merged/`, or None.
+      reporter: told of progress.
+
+    Raises:
+      UserError: the target is not empty or cannot be written, the run lacks an adapter, or what was
+        read back differs; nothing is left behind then.
+    """
+    check_target(out)
+    plan = make_plan(trained, mixed=mixed, merged=merged)
+    weightings = make_weightings(trained)
+    aside = out.absolute().with_name(f".{out.absolute().name}.writing")
+    try:
+        with writing(out):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            options = {"mixed": mixed, "merged": merged}
+            _write(aside, trained, plan, weightings, options)
+            reporter.say("written; reading everything back")
+            check_export(aside, plan, weightings, trained)
+            if out.exists():
+                out.rmdir()
+            aside.rename(out)
+    except SafetensorError as error:
+        raise UserError(f"{out}: cannot be written ({error}); make room") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    for place, adapter in plan.adapters.items():
+        if not has_effect(adapter):
+            reporter.say(f"{place}: B is zero, as for an untrained adapter; it changes nothing")
+    reporter.say(f"{_listing(plan)} in {out}; every tensor equals the run's")
+
+
+def check(trained: Trained, out: Path) -> None:
+    """Compares an export that is there with the run.
+
+    Raises:
+      UserError: it is no export, or of another run or round, or differs.
+    """
+    record = read_json(out / RECORD)
+    wanted = _record(trained, record.get("options"))
+    for name, value in json.loads(json.dumps(wanted)).items():
+        if record.get(name) != value:
+            raise UserError(
+                f"{out / RECORD}: {name} is {json.dumps(record.get(name))}, the run's is "
+                f"{json.dumps(value)}; compare with the run and --step that it was made from"
+            )
+    options = record["options"]
+    plan = make_plan(trained, mixed=options["mixed"], merged=options["merged"])
+    check_export(out, plan, make_weightings(trained), trained)
+
+
+def _listing(plan: Plan) -> str:
+    places = [*plan.adapters, *plan.models]
+    shown = places if len(places) <= 4 else [*places[:3], f"... ({len(places)} folders)"]
+    return ", ".join(shown)
+
+
+def _record(trained: Trained, options: Any) -> dict[str, Any]:
+    config, base = trained.config, trained.prepared.base
+    return {
+        "format": 1,
+        "method": config.fed.method,
+        "round": trained.round_number,
+        "seed": config.seed,
+        "base": {"path": config.model.path, "fingerprint": base.fingerprint},
+        "lora": {
+            "rank": config.lora.rank,
+            "alpha": config.lora.alpha,
+            "targets": list(config.lora.targets),
+        },
+        "clients": list(trained.prepared.names),
+        "options": options,
+    }
+
+
+def _write(
+    folder: Path,
+    trained: Trained,
+    plan: Plan,
+    weightings: dict[str, Weighting],
+    options: dict[str, Any],
+) -> None:
+    config, base = trained.config, trained.prepared.base
+    template = get_template(config.data.template)
+    statistics = describe(
+        trained.prepared.federation, base.tokenizer, template, config.data.max_length
+    )
+    record = json.dumps(_record(trained, options), indent=2) + "\n"
+    (folder / "README.md").write_text(export_card(trained, plan, statistics), encoding="utf-8")
+    (folder / RECORD).write_text(record, encoding="utf-8")
+    for place, out in plan.adapters.items():
+        write_adapter(
+            folder / place,
+            out.adapter,
+            base.model.config,
+            alpha=out.alpha,
+            dropout=config.lora.dropout,
+            base=trained.base_reference,
+        )
+        weighting = weightings.get(place)
+        if weighting is not None:
+            write_weighting(folder / place, weighting)
+        card = adapter_card(trained, place, out, statistics, weighting)
+        (folder / place / "README.md").write_text(card, encoding="utf-8")
+        # An adapter that is carried away alone still knows its base.
+        (folder / place / RECORD).write_text(record, encoding="utf-8")
+    for place, out in plan.models.items():
+        save_model(folder / place, base, out.change(trained.adapters.scale))
+        card = model_card(trained, place, out, statistics)
+        (folder / place / "README.md").write_text(card, encoding="utf-8")

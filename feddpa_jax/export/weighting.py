@@ -1,0 +1,87 @@
+"""What instance-wise mixing needs outside of this package: support embeddings, rule, prompt.
+
+`weighting.json` and `weighting.safetensors` in a client's folder say how its instances are weighed.
+`examples/instance_weights.py` does it with `transformers` and `peft` alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from feddpa_jax.data.rounds import client_id
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.evaluate.command import weighting_settings
+from feddpa_jax.evaluate.modes import available_modes, embed_support
+from feddpa_jax.evaluate.score import Scorer
+from feddpa_jax.export.plan import Trained
+from feddpa_jax.hf.tensors import opened, read_json
+from feddpa_jax.types import Example, UserError
+
+SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
+
+
+class Weighting(NamedTuple):
+    """A client's weighting: settings as JSON, and its embedded support [M, D], float32."""
+
+    settings: dict[str, Any]
+    support_MD: np.ndarray
+
+
+def make_weightings(trained: Trained) -> dict[str, Weighting]:
+    """Every client's weighting by its folder's place; none where there are not both adapters."""
+    if "instance" not in available_modes(trained.adapters):
+        return {}
+    config, prepared = trained.config, trained.prepared
+    settings = weighting_settings(config)
+    scorer = Scorer.for_examples(
+        prepared.base.model,
+        trained.adapters,
+        [example for own in prepared.training for example in own],
+        block_tokens=config.eval.batch_tokens,
+    )
+    ids = [client_id(name) for name in prepared.names]
+    support = embed_support(scorer, ids, prepared.training, 1, settings)
+    template = get_template(config.data.template)
+    described = {
+        "rule": settings.rule,
+        "scale": settings.scale,
+        "scales": settings.scales,
+        "embed_with": settings.embed_with,
+        "pooling": settings.pooling,
+        # The template's text with names in braces for what goes in.
+        "prompt": template(Example("{instruction}", "")),
+        "prompt_with_input": template(Example("{instruction}", "", "{input}")),
+        "max_length": config.data.max_length,
+        "max_new_tokens": config.eval.max_new_tokens,
+        "beams": config.eval.beams if config.eval.decoding == "beam" else 1,
+    }
+    return {
+        f"clients/{name}": Weighting(described, np.asarray(support.of(c, 1)[0], np.float32))
+        for c, name in enumerate(prepared.names)
+    }
+
+
+def write_weighting(folder: Path, weighting: Weighting) -> None:
+    """Writes a client's weighting into its folder."""
+    from safetensors.numpy import save_file
+
+    text = json.dumps(weighting.settings, indent=2, ensure_ascii=False) + "\n"
+    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    support = {"support": np.ascontiguousarray(weighting.support_MD)}
+    save_file(support, folder / SUPPORT_FILE, metadata={"format": "pt"})
+
+
+def read_weighting(folder: Path) -> Weighting:
+    """A client's weighting from its folder.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    settings = read_json(folder / SETTINGS_FILE)
+    file = folder / SUPPORT_FILE
+    with opened(file) as tensors:
+        if list(tensors.keys()) != ["support"]:
+            raise UserError(f"{file}: holds {list(tensors.keys())}, not 'support'")
+        return Weighting(settings, tensors.get_tensor("support"))

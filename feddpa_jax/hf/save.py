@@ -1,0 +1,111 @@
+"""Full models out: folders that `transformers.AutoModelForCausalLM` loads."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from feddpa_jax.hf.load import LoadedModel
+from feddpa_jax.hf.names import TABLES, file_name
+
+# Taken over from the base's folder as they are, where it has them.
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+SHARD_BYTES = 5_000_000_000
+
+# What a parameter is saved as, from its path and the base's array.
+Change = Callable[[str, jax.Array], jax.Array]
+
+
+def parameters_of(base: LoadedModel, change: Change) -> Iterator[tuple[str, np.ndarray]]:
+    """Every parameter by path, changed, one at a time."""
+    flat = traverse_util.flatten_dict(base.model.params)
+    for path, leaf in flat.items():
+        dotted = ".".join(map(str, path))
+        yield dotted, np.asarray(change(dotted, leaf))
+
+
+def save_model(
+    folder: Path, base: LoadedModel, change: Change, *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes the base with some parameters changed: weights, configurations, tokenizer.
+
+    Kernels are in the dtype that the base was loaded in, norms in float32. No more than a shard is
+    held in memory.
+
+    Args:
+      folder: made if need be.
+      base: the base model.
+      change: what to save of each parameter.
+      shard_bytes: most bytes of a safetensors file, unless a single tensor is larger.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, base, change, shard_bytes)
+    config = {k: v for k, v in base.hf_config.items() if k not in ("torch_dtype", "_name_or_path")}
+    tokens = base.tokenizer
+    ids = {
+        "bos_token_id": tokens.bos_id,
+        "eos_token_id": tokens.eos_id,
+        "pad_token_id": tokens.pad_id,
+    }
+    _write_json(folder / "config.json", {**ids, **config, "dtype": str(base.model.dtype)})
+    base.tokenizer.save(folder)
+    _write_json(folder / "generation_config.json", ids)
+    if base.folder is not None:
+        for name in _COPIED:
+            if (base.folder / name).is_file():
+                shutil.copyfile(base.folder / name, folder / name)
+
+
+def _write_weights(folder: Path, base: LoadedModel, change: Change, shard_bytes: int) -> None:
+    from safetensors.numpy import save_file
+
+    table = TABLES[base.model.config.family]
+    shards = _plan(base, shard_bytes)
+    number = {path: index for index, paths in enumerate(shards) for path in paths}
+    weight_map: dict[str, str] = {}
+    held: dict[str, np.ndarray] = {}
+    size = 0
+    for path, array in parameters_of(base, change):
+        name, transpose = file_name(path, table)
+        held[name] = np.ascontiguousarray(array.T if transpose else array)
+        size += array.nbytes
+        index = number[path]
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+        weight_map[name] = file
+        if path == shards[index][-1]:
+            save_file(held, folder / file, metadata={"format": "pt"})
+            held = {}
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _plan(base: LoadedModel, shard_bytes: int) -> list[list[str]]:
+    """The paths of each shard, in the order in which parameters come."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for path, leaf in traverse_util.flatten_dict(base.model.params).items():
+        if shards[-1] and used + leaf.nbytes > shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(".".join(map(str, path)))
+        used += leaf.nbytes
+    return shards
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
