@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax import checkpoint
-from feddpa_jax.checkpoint import find_damage, latest, rounds_saved, save
+from feddpa_jax.checkpoint import at_step, best_round, find_damage, latest, rounds_saved, save
 from feddpa_jax.types import UserError
 
 IDENTITY = {"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"], "clients": ["anna", "ben"]}
@@ -109,6 +109,21 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path, number, {"x": np.ones(2)}, {}, keep=2)
     assert sorted(os.listdir(tmp_path)) == ["00002", "00003"]
+
+
+def test_the_one_of_the_lowest_loss_is_kept_too(tmp_path: Path) -> None:
+    for number, loss in enumerate([3.0, 1.0, float("nan"), 2.0, 1.5, 4.0]):
+        save(tmp_path, number, tree(number), {**IDENTITY, "loss": loss}, keep=1)
+    assert sorted(os.listdir(tmp_path)) == ["00001", "00005"]
+    assert best_round(tmp_path, rounds_saved(tmp_path)) == 1
+    assert same_bits(at_step(tmp_path, "best", IDENTITY).state, tree(1))
+    assert at_step(tmp_path, "5", IDENTITY).round_number == 5
+    for step in ("2", "7", "first", "-1"):
+        with pytest.raises(UserError, match=rf"no checkpoint '{step}'.*there are 1, 5 \(best: 1\)"):
+            at_step(tmp_path, step, IDENTITY)
+    flip(tmp_path / "00001" / "manifest.json")
+    with pytest.raises(UserError, match="00001 is damaged"):
+        at_step(tmp_path, "best", IDENTITY)
 
 
 def cut(path: Path) -> None:
@@ -343,7 +358,8 @@ def test_killed_at_a_moment_of_a_save(folder: Path, processes: Any, moment: str)
     assert all_whole(folder)
     assert same_bits(found.state, tree(found.round_number))
     save(folder, 3, tree(3), IDENTITY, keep=1)
-    assert os.listdir(folder) == ["00003"]
+    # Round 0 has the lowest loss.
+    assert sorted(os.listdir(folder)) == ["00000", "00003"]
 
 
 @pytest.mark.parametrize("seed", range(4))

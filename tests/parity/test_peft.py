@@ -1,0 +1,162 @@
+"""Adapters that we write, loaded by `peft` on every family: the same logits; and the way back."""
+
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from feddpa_jax.adapters.dual import dual_branches, mixed_adapter, single_branch
+from feddpa_jax.adapters.lora import TARGETS, Adapter, bank_of, init_adapter
+from feddpa_jax.hf import load_model
+from feddpa_jax.hf.peft_format import read_adapter, write_adapter
+from feddpa_jax.models.decoder import Model, causal_mask
+from tests.parity.families import FAMILIES, ONE_EACH, SIZES, random_hf_model, save
+
+RANK, ALPHA = 3, 5.0
+SCALE = ALPHA / RANK
+
+
+def random_adapter(model: Model, seed: int, targets=TARGETS) -> Adapter:
+    """An adapter whose B is not zero, so that it changes the logits a good deal."""
+    sizes = {target: model.config.target_sizes()[target] for target in targets}
+    adapter = init_adapter(jax.random.key(seed), sizes, layers=model.config.layers, rank=RANK)
+    for index, pair in enumerate(adapter.values()):
+        key = jax.random.fold_in(jax.random.key(seed + 100), index)
+        pair["b"] = 0.2 * jax.random.normal(key, pair["b"].shape)
+    return adapter
+
+
+@jax.jit
+def _logits(model: Model, branches, tokens_BT):
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    mask_BTT = causal_mask(jnp.ones_like(tokens_BT))
+    hidden_BTD, _ = model.hidden(tokens_BT, position_BT, mask_BTT, branches)
+    return model.logits(hidden_BTD)
+
+
+def our_logits(model: Model, tokens_BT: np.ndarray, branches=()) -> np.ndarray:
+    return np.asarray(_logits(model, branches, tokens_BT))
+
+
+def alone(adapter: Adapter):
+    """Both rows under one adapter at full weight."""
+    return single_branch(bank_of(adapter), jnp.zeros(2, jnp.int32), scale=SCALE)
+
+
+def their_logits(model: torch.nn.Module, tokens_BT: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(tokens_BT)).logits.float().numpy()
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, SIZES["vocab_size"], (2, 14))
+
+
+def load_in_peft(base: str, folder: Path) -> torch.nn.Module:
+    """The adapter on the base, without a warning of any kind about its keys."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+@pytest.mark.parametrize(
+    ("case", "targets"),
+    [(case, TARGETS) for case in FAMILIES] + [(case, ("q_proj", "v_proj")) for case in ONE_EACH],
+    ids=[*FAMILIES, *(f"{case}-q_v" for case in ONE_EACH)],
+)
+def test_our_adapter_in_peft(tmp_path: Path, case: str, targets: tuple[str, ...]):
+    base = save(random_hf_model(case), tmp_path / "base")
+    model = load_model(base, "float32").model
+    adapter = random_adapter(model, seed=1, targets=targets)
+    write_adapter(tmp_path / "out", adapter, model.config, alpha=ALPHA, dropout=0.1, base=base)
+    tokens_BT = tokens()
+    ours = our_logits(model, tokens_BT, alone(adapter))
+    theirs = their_logits(load_in_peft(base, tmp_path / "out"), tokens_BT)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
+    assert np.abs(ours - our_logits(model, tokens_BT)).max() > 0.1  # it does something
+    again = read_adapter(tmp_path / "out", model.config)
+    assert (again.rank, again.alpha, again.base) == (RANK, ALPHA, base)
+    jax.tree.map(np.testing.assert_array_equal, again.adapter, adapter)
+
+
+@pytest.mark.parametrize("case", ONE_EACH)
+def test_their_adapter_here(tmp_path: Path, case: str):
+    """Made, filled and saved by `peft`: read, and the same logits."""
+    base = save(random_hf_model(case), tmp_path / "base")
+    torch.manual_seed(3)
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=RANK, lora_alpha=7, target_modules=["k_proj", "o_proj", "down_proj"]),
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    model = load_model(base, "float32").model
+    found = read_adapter(tmp_path / "theirs", model.config)
+    assert found.targets == ("k_proj", "o_proj", "down_proj") and found.alpha == 7
+    tokens_BT = tokens()
+    branches = single_branch(
+        bank_of(found.adapter), jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
+    )
+    expected = their_logits(theirs, tokens_BT)
+    np.testing.assert_allclose(our_logits(model, tokens_BT, branches), expected, rtol=0, atol=1e-4)
+    assert np.abs(expected - our_logits(model, tokens_BT)).max() > 0.1
+
+
+def test_rank_stabilized_scale(tmp_path: Path):
+    base = save(random_hf_model("qwen2"), tmp_path / "base")
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"], use_rslora=True),
+    ).eval()
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    found = read_adapter(tmp_path / "theirs", load_model(base, "float32").model.config)
+    assert found.alpha / found.rank == pytest.approx(6 / 4**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_adapters(tmp_path: Path, dtype: torch.dtype):
+    base = save(random_hf_model("llama3"), tmp_path / "base")
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=4, target_modules=["q_proj"]),
+    ).to(dtype)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    found = read_adapter(tmp_path / "theirs", load_model(base, "float32").model.config)
+    a_RD = dict(theirs.named_parameters())[
+        "base_model.model.model.layers.1.self_attn.q_proj.lora_A.default.weight"
+    ]
+    np.testing.assert_array_equal(
+        np.asarray(found.adapter["q_proj"]["a"][1]), a_RD.detach().float().numpy().T
+    )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("case", ["qwen2", "gemma3"])
+def test_a_mix_is_one_adapter(tmp_path: Path, case: str, weight: float):
+    base = save(random_hf_model(case), tmp_path / "base")
+    model = load_model(base, "float32").model
+    global_, local = random_adapter(model, seed=1), random_adapter(model, seed=2)
+    both = mixed_adapter(global_, local, weight)
+    write_adapter(tmp_path / "out", both, model.config, alpha=2 * ALPHA, dropout=0.0, base=base)
+    tokens_BT = tokens()
+    branches = dual_branches(
+        global_,
+        bank_of(local),
+        jnp.zeros(2, jnp.int32),
+        jnp.full(2, weight),
+        scale=SCALE,
+    )
+    ours = our_logits(model, tokens_BT, branches)
+    theirs = their_logits(load_in_peft(base, tmp_path / "out"), tokens_BT)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
