@@ -10,6 +10,7 @@ client's support, scale the two adapters, generate.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def main() -> None:
     """Reads the arguments and prints the weights and the answer."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Answers a prompt from an export.")
     parser.add_argument("--export", type=Path, required=True, help="folder of `feddpa export`")
     parser.add_argument("--client", required=True, help="whose adapters answer")
     parser.add_argument("--prompt", required=True, help="the instruction")
@@ -57,20 +58,20 @@ def main() -> None:
     print(tokenizer.decode(answer[0, tokens_1T.shape[1] :], skip_special_tokens=True))
 
 
-def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[PeftModel, AutoTokenizer]:
+def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The base with the global and the client's local adapter on it, and its tokenizer."""
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = adapter["base_model_name_or_path"]
     # A base that comes with the export lies in it.
     base = str(export / base) if (export / base / "config.json").is_file() else base
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    model = PeftModel.from_pretrained(model, str(export / "global"), adapter_name="global")
+    frozen = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model: Any = PeftModel.from_pretrained(frozen, str(export / "global"), adapter_name="global")
     model.load_adapter(str(folder), adapter_name="local")
     model.base_model.set_adapter(["global", "local"])
     return model.eval(), AutoTokenizer.from_pretrained(base)
 
 
-def mix(model: PeftModel, g: float, l: float) -> None:
+def mix(model: Any, g: float, l: float) -> None:
     """Sets the weights of the two adapters: g global, l local."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
@@ -78,7 +79,7 @@ def mix(model: PeftModel, g: float, l: float) -> None:
             layer.set_scale("local", l)
 
 
-def embed(model: PeftModel, tokens_1T: torch.Tensor, g: float, l: float, pooling: str):
+def embed(model: Any, tokens_1T: torch.Tensor, g: float, l: float, pooling: str):
     """The prompt's embedding under a mix: the final hidden state at its last token, or the mean."""
     mix(model, g, l)
     with torch.no_grad():

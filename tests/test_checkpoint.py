@@ -378,5 +378,6 @@ def test_killed_at_any_time(folder: Path, processes: Any, seed: int) -> None:
     assert found is not None
     assert found.round_number in (last.value, last.value + 1)
     assert same_bits(found.state, tree(found.round_number))
-    assert len(rounds_saved(folder)) in (2, 3)
+    # The last two, the one of the lowest loss, and perhaps one that was to go.
+    assert len(rounds_saved(folder)) in (3, 4)
     assert all_whole(folder)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import Weighting, read_weighting
@@ -78,10 +77,7 @@ def _check_model(folder: Path, out: ModelOut, trained: Trained) -> None:
     found = load_model(str(folder), str(base.model.dtype))
     if found.model.config != base.model.config:
         raise UserError(f"{folder / 'config.json'}: describes another model; export again")
-    leaves = {
-        ".".join(map(str, path)): leaf
-        for path, leaf in traverse_util.flatten_dict(found.model.params).items()
-    }
+    leaves = found.model.parameters()
     for path, array in parameters_of(base, out.change(trained.adapters.scale)):
         _compare(f"{folder}: {path}", np.asarray(leaves[path]), array)
     text = "The 7 clients' answers:\n\n<ok> été"

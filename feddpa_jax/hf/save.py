@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from feddpa_jax.hf.load import LoadedModel
 from feddpa_jax.hf.names import TABLES, file_name
@@ -30,10 +29,8 @@ Change = Callable[[str, jax.Array], jax.Array]
 
 def parameters_of(base: LoadedModel, change: Change) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter by path, changed, one at a time."""
-    flat = traverse_util.flatten_dict(base.model.params)
-    for path, leaf in flat.items():
-        dotted = ".".join(map(str, path))
-        yield dotted, np.asarray(change(dotted, leaf))
+    for path, leaf in base.model.parameters().items():
+        yield path, np.asarray(change(path, leaf))
 
 
 def save_model(
@@ -98,11 +95,11 @@ def _plan(base: LoadedModel, shard_bytes: int) -> list[list[str]]:
     """The paths of each shard, in the order in which parameters come."""
     shards: list[list[str]] = [[]]
     used = 0
-    for path, leaf in traverse_util.flatten_dict(base.model.params).items():
+    for path, leaf in base.model.parameters().items():
         if shards[-1] and used + leaf.nbytes > shard_bytes:
             shards.append([])
             used = 0
-        shards[-1].append(".".join(map(str, path)))
+        shards[-1].append(path)
         used += leaf.nbytes
     return shards
 

@@ -129,6 +129,11 @@ class Model:
         """The dtype of the kernels, in which products run."""
         return self.params["embed"]["embedding"].dtype
 
+    def parameters(self) -> dict[str, jax.Array]:
+        """The arrays by dotted path, as `from_parameters` takes them."""
+        flat: dict[Any, Any] = dict(traverse_util.flatten_dict(self.params))
+        return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
+
     def module(self) -> Decoder:
         """The NNX module with these parameters."""
         return nnx.merge(self.definition, nnx.State(self.params))
