@@ -1,0 +1,119 @@
+"""PEFT folders that must not be read: the reason on one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.hf.peft_format import read_adapter, write_adapter
+from feddpa_jax.testing import tiny_config
+from feddpa_jax.types import UserError
+
+CONFIG = tiny_config()
+KEY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    sizes = {target: CONFIG.target_sizes()[target] for target in ("q_proj", "up_proj")}
+    adapter = init_adapter(jax.random.key(0), sizes, layers=CONFIG.layers, rank=2)
+    write_adapter(tmp_path / "a", adapter, CONFIG, alpha=4.5, dropout=0.0, base="some/base")
+    return tmp_path / "a"
+
+
+def test_names_and_layouts(folder: Path):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 2 * CONFIG.layers
+    assert tensors[KEY].shape == (2, 32) and tensors[KEY].dtype == np.float32
+    up = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
+    assert tensors[up].shape == (64, 2) and not tensors[up].any()
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["lora_alpha"] == 4.5 and settings["target_modules"] == ["q_proj", "up_proj"]
+
+
+def settings(**values: Any) -> Callable[[Path], Any]:
+    def change(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return change
+
+
+def tensors(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path], Any]:
+    def changed(folder: Path) -> None:
+        file = folder / "adapter_model.safetensors"
+        found = load_file(file)
+        change(found)
+        save_file(found, file)
+
+    return changed
+
+
+def as_pickle(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+def other_layer(found: dict[str, np.ndarray]) -> None:
+    found[KEY.replace("layers.1", "layers.9")] = found.pop(KEY)
+
+
+CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "kind": (settings(peft_type="IA3"), "peft_type is 'IA3'; only LORA is read"),
+    "dora": (settings(use_dora=True), "use_dora is True, which is not supported"),
+    "bias": (settings(bias="all"), "bias is 'all', which is not supported"),
+    "pattern": (settings(rank_pattern={"q_proj": 4}), "rank_pattern is"),
+    "saved": (settings(modules_to_save=["lm_head"]), "modules_to_save is"),
+    "rank": (settings(r="8"), "r is '8', not a positive integer"),
+    "no_alpha": (settings(lora_alpha=None), "lora_alpha is None, not a positive number"),
+    "other_rank": (
+        settings(r=3),
+        r"has shape \[2, 32\], not \[3, 32\]: adapter_config.json says r",
+    ),
+    "targets": (settings(target_modules=["q_proj"]), "has tensors for q_proj, up_proj, but"),
+    "pickle": (as_pickle, r"no adapter_model.safetensors \(a .bin file is a pickle.*safetensors"),
+    "empty": (tensors(dict.clear), "holds no tensor"),
+    "layer": (tensors(other_layer), "is for layer 9, but this base has 2: .* another base"),
+    "missing": (tensors(lambda found: found.pop(KEY)), r"no tensor .*layers.1.*\(1 missing in all"),
+    "width": (
+        tensors(lambda found: found.update({KEY: np.zeros((2, 48), np.float32)})),
+        r"has shape \[2, 48\], not \[2, 32\]: it was trained on another base",
+    ),
+    "dtype": (
+        tensors(lambda found: found.update({KEY: np.zeros((2, 32), np.int32)})),
+        "dtype I32; supported: F32, BF16, F16",
+    ),
+    "infinite": (
+        tensors(lambda found: found.update({KEY: np.full((2, 32), np.inf, np.float32)})),
+        "q_proj holds values that are not finite",
+    ),
+    "json": (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "no_config": (
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        "no adapter_config.json",
+    ),
+    "cut": (
+        lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x10"),
+        "damaged or cut short",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused(folder: Path, name: str):
+    change, message = CASES[name]
+    assert read_adapter(folder, CONFIG).rank == 2
+    change(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        read_adapter(folder, CONFIG)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_folder(tmp_path: Path):
+    with pytest.raises(UserError, match="no such folder; name a PEFT folder"):
+        read_adapter(tmp_path / "none", CONFIG)

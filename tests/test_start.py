@@ -1,0 +1,128 @@
+"""Runs that start from PEFT folders: the adapters are there, or the reason why not."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.cli import main
+from feddpa_jax.config import Config, load_config
+from feddpa_jax.fed.method import FedState, copies
+from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.prepare import Prepared, adapter_factory, prepare
+from feddpa_jax.start import start_from
+from feddpa_jax.types import UserError
+
+SETTINGS = [
+    *("--model.path", "tiny", "--model.dtype", "float32", "--data.max_train", "2"),
+    *("--data.max_test", "1", "--lora.rank", "2", "--lora.alpha", "6"),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return prepare(load_config(None, SETTINGS))
+
+
+def config_of(**init: Any) -> Config:
+    plain = load_config(None, SETTINGS)
+    return dataclasses.replace(plain, init=dataclasses.replace(plain.init, **init))
+
+
+def adapter(prepared: Prepared, seed: int) -> Adapter:
+    fresh = adapter_factory(config_of(), prepared)(jax.random.key(seed))
+    return jax.tree.map(lambda leaf: leaf + seed / 100, fresh)
+
+
+def write(folder: Path, adapter: Adapter, prepared: Prepared, alpha: float = 6.0) -> str:
+    config = prepared.base.model.config
+    write_adapter(folder, adapter, config, alpha=alpha, dropout=0.0, base="base")
+    return str(folder)
+
+
+def fresh_state(prepared: Prepared) -> FedState:
+    zero = jax.tree.map(jnp.zeros_like, adapter(prepared, 0))
+    return FedState(zero, copies(zero, len(prepared.names)))
+
+
+def same(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_nothing_named_changes_nothing(prepared: Prepared):
+    fresh = fresh_state(prepared)
+    assert start_from(config_of(), prepared, fresh) == fresh
+
+
+def test_both_adapters(tmp_path: Path, prepared: Prepared):
+    global_ = write(tmp_path / "global", adapter(prepared, 1), prepared)
+    for number, name in enumerate(prepared.names):
+        write(tmp_path / "clients" / name, adapter(prepared, 2 + number), prepared)
+    config = config_of(global_adapter=global_, local_adapter=str(tmp_path / "clients"))
+    state = start_from(config, prepared, fresh_state(prepared))
+    same(state.global_, adapter(prepared, 1))
+    for number in range(len(prepared.names)):
+        own = jax.tree.map(lambda leaf, at=number: leaf[at], state.local_C)
+        same(own, adapter(prepared, 2 + number))
+
+
+def test_one_local_adapter_for_all(tmp_path: Path, prepared: Prepared):
+    folder = write(tmp_path / "one", adapter(prepared, 3), prepared)
+    state = start_from(config_of(local_adapter=folder), prepared, fresh_state(prepared))
+    same(state.local_C, copies(adapter(prepared, 3), len(prepared.names)))
+    assert not jax.tree.leaves(state.global_)[0].any()
+
+
+def test_mistakes(tmp_path: Path, prepared: Prepared):
+    good = write(tmp_path / "good", adapter(prepared, 1), prepared)
+    fresh = fresh_state(prepared)
+
+    def refused(message: str, state: FedState = fresh, config: Config | None = None, **init: Any):
+        with pytest.raises(UserError, match=message) as caught:
+            start_from(config or config_of(**init), prepared, state)
+        assert "\n" not in str(caught.value)
+
+    refused("init.global_adapter: .*nowhere: no such folder", global_adapter="nowhere")
+    refused("init.local_adapter: .* has none for client 'client_0'", local_adapter=str(tmp_path))
+    refused(
+        "init.local_adapter: feddpa_t starts without a local adapter; use init.global_adapter",
+        dataclasses.replace(fresh, local_C=None),
+        local_adapter=good,
+    )
+    other = write(tmp_path / "alpha", adapter(prepared, 1), prepared, alpha=8.0)
+    refused(r"has alpha 8 \(lora.alpha is 6\); to use it: .*--lora.alpha 8", global_adapter=other)
+    settings = ["--lora.rank", "4", "--lora.targets", "[k_proj]", "--init.global_adapter", good]
+    refused(
+        r"has rank 2 \(lora.rank is 4\); targets q_proj, v_proj .*: --lora.rank 2 --lora.alpha 6 "
+        r"--lora.targets '\[q_proj, v_proj\]'",
+        config=load_config(None, [*SETTINGS, *settings]),
+    )
+    record = {"base": {"path": "other-model", "fingerprint": "0" * 16}}
+    (tmp_path / "good" / "feddpa.json").write_text(json.dumps(record))
+    refused(r"was trained on another base \(other-model, 0000", global_adapter=good)
+
+
+def test_a_run_goes_on_from_an_export(tmp_path: Path):
+    """One round, exported, and one round from there: the first loss goes on where it was."""
+    more = ["--fed.rounds", "1", "--fed.local_epochs", "1", "--fed.learning_rate", "0.05"]
+    more += ["--data.max_length", "256", "--fed.batch_size", "2", "--fed.micro_batch_size", "null"]
+
+    def train(name: str, *init: str) -> list[float]:
+        run = tmp_path / name
+        settings = [*SETTINGS, *more, *init]
+        assert main(["train", "--run-dir", str(run), "--no-eval", *settings]) == 0
+        line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        return [loss["first"] for loss in line["phases"]["global"].values()]
+
+    first = train("first")
+    out = tmp_path / "out"
+    assert main(["export", "--run-dir", str(tmp_path / "first"), "--out", str(out)]) == 0
+    second = train("second", "--init.global_adapter", str(out / "global"))
+    assert np.mean(second) < np.mean(first) - 0.05
+    assert (tmp_path / "second/config.yaml").read_text().count("out/global") == 1
