@@ -12,7 +12,7 @@ from feddpa_jax.hf.families import write_hf_config
 from feddpa_jax.hf.load import TINY
 from feddpa_jax.hf.names import GGUF, TABLES, file_name
 from feddpa_jax.hf.tokenizer import byte_tokenizer
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import Model, parameter_shapes, random_model
 
 
@@ -89,10 +89,11 @@ def write_tiny_hf_folder(
 
 
 def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: int = 0) -> Path:
-    """Writes a GGUF file with the values of `tiny_parameters`.
+    """Writes a GGUF file with the values of `tiny_parameters`, as llama.cpp's converter would.
 
-    Kernels are float16, as llama.cpp writes them, and norms float32. The tokenizer is the byte
-    tokenizer with one more token, "th", and unused ones up to the vocabulary's size.
+    Kernels are float16, norms and biases float32. The tokenizer is the byte tokenizer with one more
+    token, "th", and unused ones up to the vocabulary's size. Of the windows and local ropes, those
+    of Gemma 3 and Mistral are stored.
 
     Args:
       path: the file.
@@ -105,7 +106,8 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
     from gguf import GGUFWriter
 
     config = config or tiny_config(vocab_size=260)
-    writer = GGUFWriter(path, "llama")
+    architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config.family, config.family)
+    writer = GGUFWriter(path, architecture)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.max_positions)
     writer.add_embedding_length(config.width)
@@ -113,23 +115,53 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_key_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope.theta)
+    writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_eps)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(config.head_dim)
+    _add_rope(writer, config)
+    if config.window is not None:
+        writer.add_sliding_window(config.window)
+    if architecture == "gemma3":
+        _add_pattern(writer, config)
     _add_tokenizer(writer, config.vocab_size)
     for ours, array in tiny_parameters(config, seed).items():
         name, transpose = file_name(ours, GGUF)
         turned = array.T if transpose else array
-        if ".q_proj" in ours:
+        if architecture == "llama" and ".q_proj" in ours:
             turned = _interleave(turned, config.heads)
-        elif ".k_proj" in ours:
+        elif architecture == "llama" and ".k_proj" in ours:
             turned = _interleave(turned, config.kv_heads)
-        kind = np.float32 if ours.endswith("scale") else np.float16
+        elif ours.endswith("scale"):
+            turned = turned + np.float32(config.norm_offset)
+        kind = np.float32 if array.ndim == 1 else np.float16
         writer.add_tensor(name, np.array(turned, kind, order="C"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return Path(path)
+
+
+def _add_rope(writer: Any, config: ModelConfig) -> None:
+    from gguf import RopeScalingType
+
+    writer.add_rope_freq_base(config.rope.theta)
+    if config.rope.scaling == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope.factor)
+    if config.rope.scaling == "llama3":
+        plain_F = Rope(config.rope.theta).frequencies(config.head_dim)
+        divisor_F = plain_F / config.rope.frequencies(config.head_dim)
+        writer.add_tensor("rope_freqs.weight", divisor_F.astype(np.float32))
+    if config.local_rope is not None and config.local_rope.theta != 1e4:
+        writer.add_rope_freq_base_swa(config.local_rope.theta)
+
+
+def _add_pattern(writer: Any, config: ModelConfig) -> None:
+    local = [layer in config.local_layers for layer in range(config.layers)]
+    if local != [(layer + 1) % 6 > 0 for layer in range(config.layers)]:
+        writer.add_sliding_window_pattern(local)
 
 
 def _add_tokenizer(writer: Any, size: int) -> None:
@@ -146,11 +178,10 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     writer.add_eos_token_id(tokenizer.eos_id)
 
 
-def _interleave(weight_ED: np.ndarray, heads: int) -> np.ndarray:
+def _interleave(weight_EX: np.ndarray, heads: int) -> np.ndarray:
     """Rows of each head from halves to pairs, as llama.cpp's converter writes them."""
-    size_out, size_in = weight_ED.shape
-    halves = weight_ED.reshape(heads, 2, size_out // heads // 2, size_in)
-    return halves.swapaxes(1, 2).reshape(size_out, size_in)
+    halves = weight_EX.reshape(heads, 2, weight_EX.shape[0] // heads // 2, *weight_EX.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight_EX.shape)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -1,10 +1,14 @@
-"""Llama-family models in GGUF files: configuration, tokenizer fields and tensors.
+"""Models in GGUF files: configuration, tokenizer fields and tensors.
 
-GGUF stores the query and key maps of Llama models with the two halves of every head interleaved
-(the layout of llama.cpp's rope); here they are put back into Hugging Face's half-split order.
+What a file means is what llama.cpp and its converter make of it. The query and key maps of its
+architecture "llama" have the two halves of every head interleaved (the layout of llama.cpp's rope);
+here they are put back into Hugging Face's half-split order. The norms of Gemma are stored with
+their offset added; here it is taken off again.
 """
 
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +18,26 @@ from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
 from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.types import UserError
+
+# What each of Llama 3's rope frequencies is divided by.
+_ROPE_DIVISORS = "rope_freqs.weight"
+_QKV = ("q_proj", "k_proj", "v_proj")
+# The tensor of a layer with each map's bias.
+_BIASES = {
+    path.split(".")[-2]: name.removeprefix("blk.*.")
+    for name, path, _ in GGUF
+    if path is not None and path.endswith(".bias")
+}
+# The biases that a Llama can have, and the family that has them: Llama's attention has a fourth
+# one, and a Llama with three is Qwen2 by another name.
+_ATTENTION, _MLP = (*_QKV, "o_proj"), ("gate_proj", "up_proj", "down_proj")
+_BIASED_FAMILIES = {
+    (): "llama",
+    _QKV: "qwen2",
+    _ATTENTION: "llama",
+    _MLP: "llama",
+    (*_ATTENTION, *_MLP): "llama",
+}
 
 
 class GgufFile(NamedTuple):
@@ -60,54 +84,182 @@ def _reader(path: Path) -> Any:
     return PlainReader(path)
 
 
+class _Fields:
+    """The fields of the file's architecture, by their names without its prefix."""
+
+    def __init__(self, file: GgufFile):
+        self.file = file
+        self.architecture = file.fields.get("general.architecture")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field that need not be there."""
+        return self.file.fields.get(f"{self.architecture}.{name}", default)
+
+    def __getitem__(self, name: str) -> Any:
+        """A field that must be there."""
+        return _required(self.file, f"{self.architecture}.{name}")
+
+
+def _required(file: GgufFile, name: str) -> Any:
+    if name not in file.fields:
+        raise UserError(f"{file.path}: no field {name!r}; get the file again")
+    return file.fields[name]
+
+
+def _decimal(value: float) -> float:
+    """What a float32 field was before it was rounded: 1e-5, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
 def gguf_config(file: GgufFile) -> ModelConfig:
-    """The decoder's sizes from the metadata.
+    """The decoder that the metadata and the tensors' names describe.
 
     Raises:
-      UserError: an architecture other than llama, a feature that is not supported, or a missing
-        field.
+      UserError: an architecture or a feature that is not supported, or a missing field.
     """
-    architecture = file.fields.get("general.architecture")
-    if architecture != "llama":
+    fields = _Fields(file)
+    if fields.architecture not in _FEATURES:
         raise UserError(
-            f"{file.path}: architecture {architecture!r} is not supported; supported: llama"
+            f"{file.path}: architecture {fields.architecture!r} is not supported; "
+            f"supported: {', '.join(_FEATURES)}"
         )
-
-    def field(name: str) -> Any:
-        if name not in file.fields:
-            raise UserError(f"{file.path}: no field {name!r}; get the file again")
-        return file.fields[name]
-
-    heads, width = int(field("llama.attention.head_count")), int(field("llama.embedding_length"))
-    head_dim = int(file.fields.get("llama.attention.key_length", width // max(1, heads)))
-    _check_features(file, head_dim)
-    return ModelConfig(
-        vocab_size=len(field("tokenizer.ggml.tokens")),
+    heads, width = int(fields["attention.head_count"]), int(fields["embedding_length"])
+    head_dim = int(fields.get("attention.key_length", width // max(1, heads)))
+    _check_features(fields, head_dim)
+    rope = _rope(fields, head_dim)
+    config = ModelConfig(
+        vocab_size=len(_required(file, "tokenizer.ggml.tokens")),
         width=width,
-        layers=int(field("llama.block_count")),
+        layers=int(fields["block_count"]),
         heads=heads,
-        kv_heads=int(file.fields.get("llama.attention.head_count_kv", heads)),
+        kv_heads=int(fields.get("attention.head_count_kv", heads)),
         head_dim=head_dim,
-        ffn=int(field("llama.feed_forward_length")),
-        rope=Rope(float(file.fields.get("llama.rope.freq_base", 10000.0))),
-        # float32 in the file: 1e-5 comes back as 9.999999747378752e-06.
-        rms_eps=float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        ffn=int(fields["feed_forward_length"]),
+        rope=rope,
+        rms_eps=_decimal(fields["attention.layer_norm_rms_epsilon"]),
         tied="output.weight" not in file.tensors,
-        max_positions=int(field("llama.context_length")),
+        max_positions=int(fields["context_length"]),
     )
+    return dataclasses.replace(config, **_FEATURES[fields.architecture](fields, config))
 
 
-def _check_features(file: GgufFile, head_dim: int) -> None:
-    scaling = file.fields.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise UserError(f"{file.path}: rope scaling is not supported; use a model without it")
-    if file.fields.get("llama.expert_count", 0):
-        raise UserError(f"{file.path}: mixtures of experts are not supported; use a dense model")
-    rotated = file.fields.get("llama.rope.dimension_count", head_dim)
-    if rotated != head_dim:
+def _check_features(fields: _Fields, head_dim: int) -> None:
+    path = fields.file.path
+    if fields.get("expert_count", 0):
+        raise UserError(f"{path}: mixtures of experts are not supported; use a dense model")
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if fields.get(name, 0):
+            raise UserError(f"{path}: {name} is not supported; use a model without it")
+    for name, what in (("attention.value_length", "values"), ("rope.dimension_count", "rope")):
+        size = fields.get(name, head_dim)
+        if size != head_dim:
+            raise UserError(
+                f"{path}: {what} over {size} of {head_dim} dimensions of a head is not supported"
+            )
+
+
+def _llama(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+    tensors = fields.file.tensors
+    biased = tuple(target for target, name in _BIASES.items() if f"blk.0.{name}" in tensors)
+    # llama.cpp's converter stores no window of Mistral's, and llama.cpp reads none.
+    window = int(fields.get("attention.sliding_window", 0))
+    if biased not in _BIASED_FAMILIES or (window and biased):
         raise UserError(
-            f"{file.path}: rope over {rotated} of {head_dim} dimensions of a head is not supported"
+            f"{fields.file.path}: biases of {', '.join(biased)} are not supported in this "
+            "combination; use a model without biases"
         )
+    if window:
+        layers = tuple(range(config.layers))
+        return {"family": "mistral", "window": window, "local_layers": layers}
+    return {"family": _BIASED_FAMILIES[biased], "biased": biased}
+
+
+def _qwen2(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+    return {"family": "qwen2", "biased": _QKV}
+
+
+def _qwen3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+    return {"family": "qwen3", "qk_norm": True}
+
+
+def _gemma3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+    window = int(fields.get("attention.sliding_window", 0))
+    # A number, every which layer is global; or for each layer whether it is local.
+    pattern = fields.get("attention.sliding_window_pattern", 6)
+    layers = range(config.layers)
+    if isinstance(pattern, int):
+        local = [layer for layer in layers if not pattern or layer % pattern < pattern - 1]
+    else:
+        local = [layer for layer, is_local in zip(layers, pattern, strict=True) if is_local]
+    # The file has no field for it: llama.cpp knows the 27B model by its depth.
+    scaled = config.width // config.heads if config.layers == 62 else config.head_dim
+    return {
+        "family": "gemma3_text",
+        "window": window or None,
+        "local_layers": tuple(local) if window else (),
+        # llama.cpp's default; a scaling is of the global layers alone.
+        "local_rope": Rope(_decimal(fields.get("rope.freq_base_swa", 10000.0))),
+        "norm_offset": 1.0,
+        "post_norms": True,
+        "qk_norm": True,
+        "activation": "gelu_tanh",
+        "query_scale": float(scaled) ** -0.5,
+        "embedding_scale": float(config.width) ** 0.5,
+    }
+
+
+_FEATURES: dict[str, Callable[[_Fields, ModelConfig], dict[str, Any]]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gemma3": _gemma3,
+}
+
+
+def _rope(fields: _Fields, head_dim: int) -> Rope:
+    theta = _decimal(fields.get("rope.freq_base", 10000.0))
+    # llama.cpp takes a factor without a type as linear; "scale_linear" is the field's old name.
+    scaling = fields.get("rope.scaling.type", "linear")
+    if scaling not in ("none", "linear"):
+        raise UserError(
+            f"{fields.file.path}: rope scaling {scaling!r} is not supported; "
+            "supported: none, linear, llama3"
+        )
+    factor = fields.get("rope.scaling.factor", fields.get("rope.scale_linear", 0))
+    linear = scaling == "linear" and factor not in (0, 1)
+    if _ROPE_DIVISORS not in fields.file.tensors:
+        return Rope(theta, "linear", _decimal(factor)) if linear else Rope(theta)
+    if linear:
+        raise UserError(f"{fields.file.path}: rope is scaled in two ways, which is not supported")
+    return _llama3_rope(fields.file, theta, head_dim)
+
+
+def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> Rope:
+    """The scaling whose result, what each frequency is divided by, the file stores.
+
+    Raises:
+      UserError: the divisors are not those of any Llama 3 scaling.
+    """
+    divisor_F = np.concatenate(list(_blocks(file, _ROPE_DIVISORS))).ravel()
+    plain_F = Rope(theta).frequencies(head_dim)
+    if divisor_F.shape == plain_F.shape and np.isfinite(divisor_F).all() and divisor_F.min() > 0:
+        factor = _decimal(divisor_F.max())
+        if factor == 1:
+            return Rope(theta)
+        # 1 / divisor = (1 - share) / factor + share, and share = (turns - 1) / (4 - 1), where turns
+        # are those in the original positions: the first divided frequency tells how many these are.
+        first = int(np.argmax(divisor_F > 1))
+        share = (1 / divisor_F[first] - 1 / factor) / (1 - 1 / factor)
+        original = float((1 + 3 * share) * 2 * math.pi / plain_F[first])
+        # First what all releases of Llama 3 have.
+        for positions in (8192, round(original), math.floor(original)):
+            rope = Rope(theta, "llama3", factor, original_positions=max(1, positions))
+            if np.allclose(rope.frequencies(head_dim), plain_F / divisor_F, rtol=1e-4, atol=0):
+                return rope
+    raise UserError(
+        f"{file.path}: {_ROPE_DIVISORS} is not the rope scaling of Llama 3 with low and high "
+        "frequency factors 1 and 4; use a model with that or without scaling"
+    )
 
 
 def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, Any]:
@@ -118,16 +270,20 @@ def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, An
     """
     shapes = parameter_shapes(config)
     source = str(file.path)
-    heads = {"q_proj.kernel": config.heads, "k_proj.kernel": config.kv_heads}
+    interleaved = file.fields.get("general.architecture") == "llama"
+    heads = {"q_proj": config.heads, "k_proj": config.kv_heads} if interleaved else {}
+    offset = np.float32(config.norm_offset)
     parameters = {}
     for name, (path, transpose) in map_names(file.tensors, shapes, GGUF, source).items():
         found = tuple(int(size) for size in reversed(file.tensors[name].shape))
         expected = shapes[path][::-1] if transpose else shapes[path]
         check_shape(name, found, path, expected, source)
         blocks = _blocks(file, name)
-        interleaved = next((heads[end] for end in heads if path.endswith(end)), None)
-        if interleaved:
-            blocks = [split_halves(np.concatenate(list(blocks)), interleaved)]
+        module, kind = path.split(".")[-2:]
+        if module in heads:
+            blocks = [split_halves(np.concatenate(list(blocks)), heads[module])]
+        elif kind == "scale" and offset:
+            blocks = [np.concatenate(list(blocks)) - offset]
         parameters[path] = place(path, shapes[path], blocks, transpose)
     return parameters
 
@@ -154,13 +310,13 @@ def _blocks(file: GgufFile, name: str) -> Iterator[np.ndarray]:
             ) from None
 
 
-def split_halves(weight_ED: np.ndarray, heads: int) -> np.ndarray:
+def split_halves(weight_EX: np.ndarray, heads: int) -> np.ndarray:
     """Rows of each head from interleaved pairs (0, H/2, 1, H/2 + 1, ...) to halves (0, 1, ...).
 
     >>> import numpy as np
-    >>> split_halves(np.arange(4.0)[:, None], heads=1)[:, 0].tolist()
+    >>> split_halves(np.arange(4.0), heads=1).tolist()
     [0.0, 2.0, 1.0, 3.0]
     """
-    size_out, size_in = weight_ED.shape
-    pairs = weight_ED.reshape(heads, size_out // heads // 2, 2, size_in)
-    return pairs.swapaxes(1, 2).reshape(size_out, size_in)
+    size_out, *rest = weight_EX.shape
+    pairs = weight_EX.reshape(heads, size_out // heads // 2, 2, *rest)
+    return pairs.swapaxes(1, 2).reshape(weight_EX.shape)

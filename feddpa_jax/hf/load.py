@@ -16,6 +16,7 @@ import numpy as np
 
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
+from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
@@ -117,7 +118,7 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
         file = open_gguf(place)
         with _values_of(place):
             config = gguf_config(file)
-            tokenizer = Tokenizer.from_gguf(file.fields, str(place))
+            tokenizer = gguf_tokenizer(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
         hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype))

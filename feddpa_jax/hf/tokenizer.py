@@ -1,28 +1,15 @@
-"""Tokenizers on the `tokenizers` library: from a Hugging Face folder, GGUF, or plain bytes."""
+"""Tokenizers on the `tokenizers` library: from a Hugging Face folder, or plain bytes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.types import UserError
-
-# The token types of GGUF that are recognised in a text as they stand.
-_CONTROL, _USER = 3, 4
-# How a text is cut before the merges, by `tokenizer.ggml.pre`: "smollm" takes digits one by one.
-_PRETOKENIZERS = {
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    ),
-    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-}
 
 
 class Tokenizer:
@@ -36,16 +23,25 @@ class Tokenizer:
       eos_id: the token that ends an answer.
       pad_id: the token that pads.
       bos_id: the token that the model calls its first; the backend puts it there or does not.
+      chat_template: the Jinja template of a chat that a GGUF file brings; folders keep theirs in
+        files of their own.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, *, eos_id: int, pad_id: int, bos_id: int | None = None
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_id: int,
+        pad_id: int,
+        bos_id: int | None = None,
+        chat_template: str | None = None,
     ):
-        """Args: the backend, and its end, pad and first tokens."""
+        """Args: the backend, its end, pad and first tokens, and the template."""
         self.backend = backend
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.bos_id = bos_id
+        self.chat_template = chat_template
         # Some tokenizers end every text with a token; a prompt must stay open.
         around = backend.encode("a").special_tokens_mask
         self._appended = next((n for n, special in enumerate(reversed(around)) if not special), 0)
@@ -78,6 +74,8 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
         } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
@@ -114,55 +112,27 @@ class Tokenizer:
         pad_id = eos_id if pad_id is None else pad_id
         return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"])
 
-    @classmethod
-    def from_gguf(cls, fields: Mapping[str, Any], source: str) -> "Tokenizer":
-        """Builds the byte-level BPE tokenizer that a GGUF file describes.
 
-        Args:
-          fields: the file's metadata.
-          source: its name, for messages.
+def bpe_backend(
+    tokens: Sequence[str], merges: Sequence[tuple[str, str]], source: str, **options: Any
+) -> tokenizers.Tokenizer:
+    """A byte-pair encoder that does not cut, normalise or decode yet.
 
-        Raises:
-          UserError: another kind of tokenizer, or a missing or damaged field.
-        """
-        model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-        if model != "gpt2" or pre not in _PRETOKENIZERS:
-            raise UserError(
-                f"{source}: tokenizer {model!r} with pre-tokenizer {pre!r} is not supported; "
-                f"supported: 'gpt2' with {', '.join(sorted(_PRETOKENIZERS))}"
-            )
-        for name in ("tokens", "merges", "eos_token_id"):
-            if f"tokenizer.ggml.{name}" not in fields:
-                raise UserError(f"{source}: no field 'tokenizer.ggml.{name}'; get the file again")
-        own = {key.removeprefix("tokenizer.ggml."): value for key, value in fields.items()}
-        eos_id, bos_id = own["eos_token_id"], own.get("bos_token_id")
-        backend = _byte_bpe(own["tokens"], own["merges"], source)
-        backend.pre_tokenizer = _PRETOKENIZERS[pre]()
-        backend.add_tokens(
-            [
-                AddedToken(token, special=kind == _CONTROL, normalized=False)
-                for token, kind in zip(own["tokens"], own.get("token_type", ()), strict=False)
-                if kind in (_CONTROL, _USER)
-            ]
-        )
-        if own.get("add_bos_token") and bos_id is not None:
-            bos = own["tokens"][bos_id]
-            backend.post_processor = processors.TemplateProcessing(
-                single=[bos, "$A"], special_tokens=[(bos, bos_id)]
-            )
-        pad_id = own.get("padding_token_id", eos_id)
-        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id)
+    Args:
+      tokens: the vocabulary in the order of the ids.
+      merges: pairs of tokens, the first ones merged first.
+      source: where they come from, for messages.
+      options: more of `tokenizers.models.BPE`.
 
-
-def _byte_bpe(tokens: list[str], merges: list[str], source: str) -> tokenizers.Tokenizer:
+    Raises:
+      UserError: merges of what is not in the vocabulary.
+    """
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+        model = models.BPE(vocab=vocabulary, merges=list(merges), **options)
+        return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
         raise UserError(f"{source}: damaged tokenizer ({error}); get the file again") from None
-    backend.decoder = decoders.ByteLevel()
-    return backend
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -174,7 +144,8 @@ def byte_tokenizer() -> Tokenizer:
     """
     end = "<|end|>"
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), end]
-    backend = _byte_bpe(tokens, [], "byte tokenizer")
+    backend = bpe_backend(tokens, [], "byte tokenizer")
+    backend.decoder = decoders.ByteLevel()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
     eos_id = len(tokens) - 1

@@ -9,7 +9,7 @@ import pytest
 from feddpa_jax.config import Config, describe_fields, difference, load_config, to_yaml
 from feddpa_jax.types import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 

@@ -10,15 +10,6 @@ from feddpa_jax.testing import write_tiny_hf_folder
 from feddpa_jax.types import UserError
 
 TEXTS = ["Hello, wörld 42", "", " a\n\tb ", "x<|end|>y <|end|>", "日本🙂"]
-FIELDS = {
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.tokens": ["<s>", "</s>", "1", "2", "12", "a", "b", "ab", "<tool>", "Ġ"],
-    "tokenizer.ggml.merges": ["1 2", "a b"],
-    "tokenizer.ggml.token_type": [3, 3, 1, 1, 1, 1, 1, 1, 4, 1],
-    "tokenizer.ggml.eos_token_id": 1,
-    "tokenizer.ggml.bos_token_id": 0,
-}
 
 
 def test_bytes():
@@ -32,78 +23,35 @@ def test_bytes():
     ]
 
 
-@pytest.mark.parametrize("source", ["bytes", "gguf", "gguf_with_bos"])
-def test_saved_tokenizer_is_read_by_transformers(tmp_path: Path, source: str):
+def test_saved_tokenizer_is_read_by_transformers(tmp_path: Path):
     write_tiny_hf_folder(tmp_path)  # config.json says "llama", as in an exported model
-    if source == "bytes":
-        tokenizer = byte_tokenizer()
-    else:
-        begins = {"tokenizer.ggml.add_bos_token": source == "gguf_with_bos"}
-        tokenizer = Tokenizer.from_gguf(FIELDS | begins, "file")
-        tokenizer.save(tmp_path)
+    tokenizer = byte_tokenizer()
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     back = Tokenizer.from_folder(tmp_path)
-    for text in [*TEXTS, "12 ab", "ab</s>1<tool>2"]:
+    for text in TEXTS:
         ids = tokenizer.encode(text)
         assert theirs.encode(text) == ids
         assert theirs.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
         assert back.encode(text) == ids
-    assert (theirs.eos_token_id, theirs.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
-    assert theirs.bos_token_id == tokenizer.bos_id
-    assert (back.eos_id, back.pad_id, back.bos_id) == (
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-        tokenizer.bos_id,
-    )
-
-
-def test_gguf_digits_merges_and_special_tokens():
-    tokenizer = Tokenizer.from_gguf(FIELDS, "file")
-    # "ab" is merged; "12" is not, since digits stand alone.
-    assert tokenizer.encode("ab12") == [7, 2, 3]
-    assert tokenizer.encode("a</s><tool>") == [5, 1, 8]
-    # Control tokens are dropped, user-defined ones are text.
-    assert tokenizer.decode([0, 5, 1, 8]) == "a<tool>"
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.bos_id) == (1, 1, 0)
-    plain = Tokenizer.from_gguf(FIELDS | {"tokenizer.ggml.pre": "gpt-2"}, "file")
-    assert plain.encode("ab12") == [7, 4]
-
-
-def test_gguf_first_token():
-    tokenizer = Tokenizer.from_gguf(FIELDS | {"tokenizer.ggml.add_bos_token": True}, "file")
-    assert tokenizer.encode("ab") == [0, 7]
-    assert tokenizer.encode_batch(["ab", ""]) == [[0, 7], [0]]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tokenizer.ggml.model": "llama"}, "file: tokenizer 'llama' .* not supported"),
-        ({"tokenizer.ggml.pre": "qwen2"}, "pre-tokenizer 'qwen2' is not supported.*gpt-2, smollm"),
-        ({"tokenizer.ggml.merges": ["a zz"]}, "file: damaged tokenizer"),
-    ],
-)
-def test_gguf_errors(changes: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        Tokenizer.from_gguf(FIELDS | changes, "file")
-    missing = {name: value for name, value in FIELDS.items() if "merges" not in name}
-    with pytest.raises(UserError, match=r"no field 'tokenizer.ggml.merges'"):
-        Tokenizer.from_gguf(missing, "file")
+    assert (theirs.eos_token_id, theirs.pad_token_id, theirs.bos_token_id) == (256, 256, None)
+    assert (back.eos_id, back.pad_id, back.bos_id) == (256, 256, None)
+    assert theirs.chat_template is None
 
 
 def test_folder_first_token_stays_and_last_token_goes(tmp_path: Path):
     """A tokenizer.json that puts tokens around every text: a prompt must stay open."""
-    tokenizer = Tokenizer.from_gguf(FIELDS, "file")
+    tokenizer = byte_tokenizer()
+    a, first, end = *tokenizer.encode("a!"), tokenizer.eos_id
     tokenizer.backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        single="! $A <|end|>", special_tokens=[("!", first), ("<|end|>", end)]
     )
     tokenizer.backend.enable_truncation(2)
     tokenizer.backend.enable_padding(length=9)
     tokenizer.save(tmp_path)
     back = Tokenizer.from_folder(tmp_path)
-    assert back.encode("ab12") == [0, 7, 2, 3]
-    assert back.encode("ab</s>") == [0, 7, 1]  # the text's own end token stays
-    assert back.encode_batch(["", "ab"]) == [[0], [0, 7]]
+    assert back.encode("aaa") == [first, a, a, a]
+    assert back.encode("a<|end|>") == [first, a, end]  # the text's own end token stays
+    assert back.encode_batch(["", "a"]) == [[first], [first, a]]
 
 
 def edit(path: Path, **changes) -> None:

@@ -23,6 +23,7 @@ from tests.parity.test_transformers_logits import our_logits, random_tokens, the
 _SCALED = {"query_pre_attn_scalar": 8}
 CASES: dict[str, dict[str, Any]] = {
     "llama2": {},
+    "llama_biased": {},
     "llama3": {},
     "llama_linear": {},
     "smollm2": {},
