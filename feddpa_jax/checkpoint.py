@@ -3,6 +3,8 @@
 - `checkpoints/00003/state/`: the arrays, by Orbax.
 - `checkpoints/00003/record.json`: settings, metrics, and dtype and shape of every array.
 - `checkpoints/00003/manifest.json`: size and sha256 of every other file.
+- `checkpoints/clients/<name>/00003.safetensors`: a client's own adapter as that round left it; the
+  record of a checkpoint names size and sha256 of those that it is whole with (`fed/clients.py`).
 """
 
 import contextlib
@@ -21,17 +23,20 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from feddpa_jax.fed.clients import ClientFiles, Saved
 from feddpa_jax.types import UserError
 
 _ASIDE = ".writing-"
+CLIENTS = "clients"
 
 
 class Restored(NamedTuple):
-    """A checkpoint: the round it was written after, the state, and its record."""
+    """A checkpoint: the round it was written after, the state, its record, the clients' files."""
 
     round_number: int
     state: dict[str, Any]
     record: dict[str, Any]
+    clients: dict[str, Saved]
 
 
 def leaf_shapes(state: Any) -> dict[str, list[Any]]:
@@ -56,6 +61,7 @@ def save(
     record: Mapping[str, Any],
     *,
     keep: int,
+    clients: Mapping[str, Saved] | None = None,
 ) -> Path:
     """Writes the checkpoint of a round; it is there whole or not at all.
 
@@ -66,6 +72,7 @@ def save(
       record: JSON that goes with it.
       keep: how many of the last checkpoints stay, beside the one whose record has the lowest
         "loss".
+      clients: the files of the clients' own adapters, which the checkpoint is whole with alone.
 
     Returns:
       The checkpoint's folder.
@@ -86,7 +93,10 @@ def save(
         _check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
         with _quiet():
             ocp.save(str((aside / "state").absolute()), arrays)
-        _write_json(aside / "record.json", {**record, "shapes": leaf_shapes(state)})
+        own = {name: list(saved) for name, saved in (clients or {}).items()}
+        _write_json(
+            aside / "record.json", {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
+        )
         _write_json(aside / "manifest.json", _manifest(aside))
         _sync_tree(aside)
         _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
@@ -107,6 +117,7 @@ def save(
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in set(done[:-keep]) - {best_round(folder, done)}:
         _discard(folder / f"{old:05d}")
+    _discard_unused_clients(folder)
     return final
 
 
@@ -199,7 +210,8 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
         state = ocp.load(str((place / "state").absolute()))
     assert isinstance(state, dict)
     assert leaf_shapes(state) == record["shapes"]
-    return Restored(int(place.name), state, record)
+    clients = {name: Saved(*saved) for name, saved in record["clients_saved"].items()}
+    return Restored(int(place.name), state, record, clients)
 
 
 def find_damage(place: Path) -> str:
@@ -223,7 +235,38 @@ def find_damage(place: Path) -> str:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
+    return _find_damaged_client(place)
+
+
+def _find_damaged_client(place: Path) -> str:
+    files = ClientFiles(place.parent / CLIENTS, cached=0)
+    for name, (number, size, digest) in _clients_of(place).items():
+        path = files.path(name, number)
+        try:
+            if path.stat().st_size != size or _sha256(path) != digest:
+                return f"{path.relative_to(place.parent)} has changed"
+        except OSError:
+            return f"{path.relative_to(place.parent)} is missing"
     return ""
+
+
+def _clients_of(place: Path) -> dict[str, list[Any]]:
+    try:
+        return dict(json.loads((place / "record.json").read_text())["clients_saved"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _discard_unused_clients(folder: Path) -> None:
+    """Removes clients' files that no checkpoint is whole with."""
+    used = {
+        (name, int(saved[0]))
+        for number in rounds_saved(folder)
+        for name, saved in _clients_of(folder / f"{number:05d}").items()
+    }
+    for path in (folder / CLIENTS).glob("*/*.safetensors"):
+        if (path.parent.name, int(path.stem)) not in used:
+            path.unlink()
 
 
 def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:

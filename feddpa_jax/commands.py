@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
@@ -29,6 +31,7 @@ from feddpa_jax.export.folder import check as check_export
 from feddpa_jax.export.folder import check_target
 from feddpa_jax.export.folder import export as write_export
 from feddpa_jax.export.plan import Trained
+from feddpa_jax.fed.method import FedState
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.prepare import Prepared, load_data, prepare
@@ -56,8 +59,12 @@ def _restored(
     if found is None:
         raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
     state, rounds = found
-    adapters = Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
-    return adapters, rounds - 1
+    return _at_hand(config, state), rounds - 1
+
+
+def _at_hand(config: Config, state: FedState) -> Adapters:
+    local_C = None if state.local is None else jax.tree.map(jnp.asarray, state.local.all())
+    return Adapters(state.global_, local_C, config.lora.alpha / config.lora.rank)
 
 
 def _reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
@@ -91,7 +98,7 @@ def train(
     )
     state = train_run(config, prepared, run, reporter)
     if evaluates and prepared.federation.test:
-        adapters = Adapters(state.global_, state.local_C, config.lora.alpha / config.lora.rank)
+        adapters = _at_hand(config, state)
         _evaluate(config, prepared, adapters, total_rounds(config) - 1, run, reporter)
     reporter.say(f"run folder: {run.path}")
 

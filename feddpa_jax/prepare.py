@@ -1,10 +1,12 @@
 """From a configuration to what a command works on: base model, clients, tokenized examples."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config
@@ -12,7 +14,9 @@ from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
 from feddpa_jax.types import Federation, TokenizedExample, UserError
 
 
@@ -24,12 +28,14 @@ class Prepared(NamedTuple):
       federation: clients and test instances.
       training: each client's tokenized examples.
       counts: each client's truncated and dropped examples.
+      mesh: the devices; the base lies on them.
     """
 
     base: LoadedModel
     federation: Federation
     training: tuple[tuple[TokenizedExample, ...], ...]
     counts: tuple[TokenCounts, ...]
+    mesh: Mesh
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +68,10 @@ def prepare(config: Config) -> Prepared:
             )
         training.append(tokenized.examples)
         counts.append(tokenized.counts)
-    return Prepared(base, federation, tuple(training), tuple(counts))
+    mesh = make_mesh(config.mesh.clients, config.mesh.model)
+    params = put_base(base.model.params, mesh, config.mesh.base)
+    base = base._replace(model=dataclasses.replace(base.model, params=params))
+    return Prepared(base, federation, tuple(training), tuple(counts), mesh)
 
 
 def load_data(config: Config) -> Federation:
@@ -79,10 +88,10 @@ def load_data(config: Config) -> Federation:
     )
 
 
-def training_data(config: Config, prepared: Prepared, *, pooled: bool) -> TrainingData:
-    """The clients' trainings; with `pooled` a single client has everybody's examples."""
+def training_data(config: Config, prepared: Prepared) -> TrainingData:
+    """The clients' trainings; of a centralized method, one client with everybody's examples."""
     names, examples = prepared.names, prepared.training
-    if pooled:
+    if METHODS[config.fed.method].pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
     return TrainingData(
@@ -96,6 +105,7 @@ def training_data(config: Config, prepared: Prepared, *, pooled: bool) -> Traini
         participation=fed.participation,
         clients_per_step=fed.clients_per_step,
         block_tokens=fed.block_tokens,
+        shards=prepared.mesh.shape[CLIENTS],
     )
 
 

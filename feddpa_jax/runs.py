@@ -71,13 +71,14 @@ class RunFolder:
     def check_same_training(self, config: Config) -> None:
         """Refuses a configuration that trains differently.
 
-        The sections eval and weighting do not touch training and may differ.
+        The sections eval and weighting do not touch training and may differ; neither does it matter
+        on which devices a run goes on.
 
         Raises:
           UserError: another section differs.
         """
         old = load_config(self.config_file)
-        same = dataclasses.replace(config, eval=old.eval, weighting=old.weighting)
+        same = dataclasses.replace(config, eval=old.eval, weighting=old.weighting, mesh=old.mesh)
         changes = difference(old, same)
         if changes:
             raise UserError(

@@ -1,13 +1,16 @@
 """The adapters that a run starts from (`init.*`), read from PEFT folders."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from feddpa_jax.adapters.lora import Adapter, bank_of
+from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.config import Config
+from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.method import FedState
 from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
 from feddpa_jax.prepare import Prepared
@@ -20,22 +23,29 @@ def start_from(config: Config, prepared: Prepared, fresh: FedState) -> FedState:
     Raises:
       UserError: an adapter cannot be read or does not fit, or the method starts without its like.
     """
-    named = FedState(global_adapter(config, prepared), local_adapters(config, prepared))
-    method = config.fed.method
-    for field, tree, own in (
-        ("global", named.global_, fresh.global_),
-        ("local", named.local_C, fresh.local_C),
+    for field, named, own in (
+        ("global", config.init.global_adapter, fresh.global_),
+        ("local", config.init.local_adapter, fresh.local),
     ):
-        if tree is not None and own is None:
+        if named is not None and own is None:
             other = "local" if field == "global" else "global"
             raise UserError(
-                f"init.{field}_adapter: {method} starts without a {field} adapter; "
+                f"init.{field}_adapter: {config.fed.method} starts without a {field} adapter; "
                 f"use init.{other}_adapter, or another fed.method"
             )
+    global_ = global_adapter(config, prepared)
     return FedState(
-        fresh.global_ if named.global_ is None else named.global_,
-        fresh.local_C if named.local_C is None else named.local_C,
+        fresh.global_ if global_ is None else global_,
+        None if fresh.local is None else start_local(config, prepared, fresh.local),
     )
+
+
+def start_local(config: Config, prepared: Prepared, local: LocalAdapters) -> LocalAdapters:
+    """Local adapters of which those that have not trained yet are the ones that `init` names."""
+    named_C = local_adapters(config, prepared)
+    if named_C is None:
+        return local
+    return dataclasses.replace(local, fresh=lambda members: take(named_C, np.asarray(members)))
 
 
 def global_adapter(config: Config, prepared: Prepared) -> Adapter | None:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import at_step, latest, save
+from feddpa_jax.checkpoint import CLIENTS, at_step, latest, save
 from feddpa_jax.config import Config
-from feddpa_jax.data.batching import BlockShape
+from feddpa_jax.data.blocks import BlockShape
 from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.fed.aggregate import make_aggregate
+from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
 from feddpa_jax.fed.engine import NonFiniteError, make_engine
 from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
 from feddpa_jax.fed.methods import METHODS
@@ -20,7 +21,7 @@ from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
-from feddpa_jax.start import start_from
+from feddpa_jax.start import start_from, start_local
 from feddpa_jax.types import UserError
 
 
@@ -44,7 +45,11 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def restore(
-    config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter, step: str = "last"
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    reporter: Reporter,
+    step: str = "last",
 ) -> tuple[FedState, int] | None:
     """A state and the number of rounds behind it; None before the first checkpoint.
 
@@ -57,8 +62,50 @@ def restore(
         found = at_step(run.checkpoints, step, expected)
     if found is None:
         return None
-    state = FedState(found.state.get("global_"), found.state.get("local_C"))
-    return jax.tree.map(jnp.asarray, state), found.round_number + 1
+    parts = make_parts(config, prepared, run)
+    local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
+    if local is None and found.clients:
+        local = LocalAdapters(parts.names, parts.files, fresh=None)
+    if local is not None:
+        local = dataclasses.replace(local, saved=found.clients)
+        if set(local.names) - set(found.clients):
+            local = start_local(config, prepared, local)
+    global_ = jax.tree.map(jnp.asarray, found.state.get("global_"))
+    return FedState(global_, local), found.round_number + 1
+
+
+def run_key(config: Config, number: int = -1) -> jax.Array:
+    """The key of a round; of the start, if none is given."""
+    return jax.random.fold_in(jax.random.key(config.seed), number + 1)
+
+
+def make_parts(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    on_block: Callable[[int, int], None] = lambda real, computed: None,
+) -> Parts:
+    """What the run's method is built from."""
+    data = training_data(config, prepared)
+    return Parts(
+        engine=make_engine(
+            prepared.base.model,
+            mesh=prepared.mesh,
+            scale=config.lora.alpha / config.lora.rank,
+            dropout=config.lora.dropout,
+            learning_rate=config.fed.learning_rate,
+            max_grad_norm=config.fed.max_grad_norm,
+            local_weight=config.fed.local_weight,
+            detach=config.fed.frozen_branch_gradient == "detached",
+            remat=config.model.remat,
+            on_block=on_block,
+        ),
+        new_adapter=adapter_factory(config, prepared),
+        aggregation=config.fed.aggregation,
+        names=data.names,
+        id_C=np.array(data.ids, np.uint32),
+        files=ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+    )
 
 
 def total_rounds(config: Config) -> int:
@@ -83,29 +130,12 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
         checkpoint is kept.
     """
     progress: list[Advance] = []
-    parts = Parts(
-        engine=make_engine(
-            prepared.base.model,
-            scale=config.lora.alpha / config.lora.rank,
-            dropout=config.lora.dropout,
-            learning_rate=config.fed.learning_rate,
-            max_grad_norm=config.fed.max_grad_norm,
-            local_weight=config.fed.local_weight,
-            detach=config.fed.frozen_branch_gradient == "detached",
-            on_update=lambda real, computed: progress[-1](real),
-        ),
-        new_adapter=adapter_factory(config, prepared),
-        aggregate=make_aggregate(config.fed.aggregation),
-    )
-    entry = METHODS[config.fed.method]
-    method = entry.build(parts)
-    data = training_data(config, prepared, pooled=entry.pooled)
-    key = jax.random.key(config.seed)
+    parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
+    method = METHODS[config.fed.method].build(parts)
+    data = training_data(config, prepared)
     found = restore(config, prepared, run, reporter)
     if found is None:
-        ids = jnp.asarray(np.array(data.ids, np.uint32))
-        state = start_from(config, prepared, method.init(jax.random.fold_in(key, 0), ids))
-        first = 0
+        state, first = start_from(config, prepared, method.init(run_key(config))), 0
     else:
         state, first = found
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
@@ -114,10 +144,11 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
     run.drop_metrics_from(first)
     if first == total_rounds(config):
         return state
-    shape = data.shape(config.fed.rounds)
+    shapes = data.shapes(config.fed.rounds)
+    listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
     reporter.say(
         f"{config.fed.method}: {len(data.names)} clients, {total_rounds(config)} rounds, blocks of "
-        f"{shape.rows} rows x {shape.length} tokens"
+        f"{listed} (rows x tokens)"
     )
     amount = sum(
         round_tokens(config, data, number) for number in range(first, total_rounds(config))
@@ -126,17 +157,17 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
         progress.append(advance)
         for number in range(first, total_rounds(config)):
             start = time.perf_counter()
-            round_key = jax.random.fold_in(key, number + 1)
-            state, metrics = play_round(method, state, data, shape, config, number, round_key)
+            state, metrics = play_round(method, state, data, shapes, config, number)
             line = metrics_line(number, metrics, state, time.perf_counter() - start)
             run.append_metrics(line)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
             save(
                 run.checkpoints,
                 number,
-                {name: tree for name, tree in vars(state).items() if tree is not None},
+                {} if state.global_ is None else {"global_": state.global_},
                 {**identity(config, prepared), "loss": line["loss"], "metrics": line},
                 keep=config.fed.keep_checkpoints,
+                clients=None if state.local is None else state.local.saved,
             )
     return state
 
@@ -145,17 +176,17 @@ def play_round(
     method: Method,
     state: FedState,
     data: TrainingData,
-    shape: BlockShape,
+    shapes: Sequence[BlockShape],
     config: Config,
     number: int,
-    key: jax.Array,
 ) -> tuple[FedState, Metrics]:
     """One round, or the personalization after the last."""
+    key = run_key(config, number)
     try:
         if number == config.fed.rounds:
             assert method.personalize is not None
-            return method.personalize(state, data.round(number, shape, everybody=True), key=key)
-        return method.round(state, data.round(number, shape), key=key)
+            return method.personalize(state, data.round(number, shapes, everybody=True), key=key)
+        return method.round(state, data.round(number, shapes), key=key)
     except NonFiniteError as error:
         kept = f"the checkpoint of round {number - 1} is kept" if number else "nothing was written"
         raise UserError(f"round {number}, {error}; {kept}") from None
@@ -165,8 +196,7 @@ def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
     clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
     phases = 2 if config.fed.method == "feddpa_t" and number > 0 else 1
-    own = sum(len(example.tokens_T) for client in clients for example in data.examples[client])
-    return phases * data.epochs * own
+    return phases * sum(data.tokens(client) for client in clients)
 
 
 def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:

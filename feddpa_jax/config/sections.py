@@ -34,6 +34,9 @@ class ModelSection:
         Literal["auto", "float32", "bfloat16"],
         _is("of its products; auto: bfloat16 where the device is fast at it, else float32"),
     ] = "auto"
+    remat: Annotated[
+        bool, _is("compute layers again in the backward pass: less memory, slower")
+    ] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,9 @@ class FedSection:
         4096
     )
     clients_per_step: Annotated[Count | None, _is("clients trained at once; null: all")] = None
+    clients_in_memory: Annotated[
+        Count, _is("local adapters kept in memory; the others are read from disk when needed")
+    ] = 64
     keep_checkpoints: Annotated[
         Count, _is("how many of the last rounds' checkpoints stay, beside that of the lowest loss")
     ] = 3
@@ -156,6 +162,21 @@ class EvalSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """The devices."""
+
+    __pydantic_config__ = _strict
+    clients: Annotated[Count | None, _is("devices that clients are spread over; null: all")] = None
+    model: Annotated[Count, _is("devices that share each copy of the base")] = 1
+    base: Annotated[
+        Literal["tensor", "full"],
+        _is(
+            "how they share it: tensor: each a part of every product; full: gathered layer by layer"
+        ),
+    ] = "tensor"
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run's configuration; `load_config` reads one."""
 
@@ -169,6 +190,7 @@ class Config:
     fed: FedSection = FedSection()
     weighting: WeightingSection = WeightingSection()
     eval: EvalSection = EvalSection()
+    mesh: MeshSection = MeshSection()
 
 
 def describe_fields() -> list[tuple[str, str, str, str]]:

@@ -6,23 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from feddpa_jax.data.batching import (
-    BlockShape,
-    PackedRow,
-    Segment,
-    choose_shape,
-    fill,
-    local_updates,
-    split_blocks,
-    update_rows,
-)
+from feddpa_jax.data.blocks import BlockShape, choose_shapes, fill, schedule
+from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
-from feddpa_jax.fed.rows import Chunk, Update
+from feddpa_jax.fed.rows import Block, Chunk, Rows
 from feddpa_jax.types import TokenizedExample
 
-# So many updates of a run are packed beforehand to choose the block shape.
-SAMPLED_UPDATES = 128
+# About so many clients' updates of a run are packed beforehand to choose the block shapes.
+SAMPLED_UPDATES = 64
 
 
 def client_id(name: str) -> int:
@@ -44,7 +36,8 @@ class TrainingData:
       shuffle: a new order in every epoch.
       participation: fraction of the clients in a round.
       clients_per_step: clients trained at once; None for all.
-      block_tokens: most tokens of a block.
+      block_tokens: most tokens of a block on a shard.
+      shards: over how many devices the clients are spread.
     """
 
     names: tuple[str, ...]
@@ -57,11 +50,16 @@ class TrainingData:
     participation: float = 1.0
     clients_per_step: int | None = None
     block_tokens: int = 4096
+    shards: int = 1
 
     @property
     def ids(self) -> list[int]:
         """The clients' numbers."""
         return [client_id(name) for name in self.names]
+
+    def tokens(self, client: int) -> int:
+        """Real tokens of one local training of a client."""
+        return self.epochs * sum(len(example.tokens_T) for example in self.examples[client])
 
     def updates_of(self, client: int, number: int, phase: str) -> list[list[np.ndarray]]:
         """The updates of one client's local training in a phase of a round."""
@@ -74,42 +72,40 @@ class TrainingData:
             rng=np.random.default_rng(words) if self.shuffle else None,
         )
 
-    def shape(self, rounds: int) -> BlockShape:
-        """The block shape of a run of so many rounds, from a sample of its updates."""
-        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
-        sample: list[list[list[Segment]]] = []
-        for number in range(rounds):
-            for members in self.chunk_members(self.participants(number)):
-                training = [self.updates_of(client, number, "global") for client in members]
-                for u in range(max(map(len, training))):
-                    sample.append(
-                        [
-                            [
-                                Segment(self.examples[client][i], 1.0)
-                                for micro in updates[u]
-                                for i in micro
-                            ]
-                            if u < len(updates)
-                            else []
-                            for client, updates in zip(members, training, strict=True)
-                        ]
-                    )
-                    if len(sample) == SAMPLED_UPDATES:
-                        return choose_shape(sample, self.block_tokens, longest)
-        return choose_shape(sample, self.block_tokens, longest)
-
     def participants(self, number: int) -> np.ndarray:
         """Indexes of the clients that take part in a round."""
         return sample_participants(
             self.ids, participation=self.participation, seed=self.seed, round_number=number
         )
 
-    def chunk_members(self, participants: np.ndarray) -> list[np.ndarray]:
-        """The participants in groups that train at once."""
-        size = self.clients_per_step or len(participants)
-        return [participants[i : i + size] for i in range(0, len(participants), size)]
+    def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
+        """The block shapes of a run of so many rounds, from a sample of its first one."""
+        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
+        members = self._groups(self.participants(0))[0]
+        kept = max(4, SAMPLED_UPDATES // len(members))
+        sample: list[list[list[list[Segment]]]] = []
+        sampled = 0
+        for shard in self._shards(members):
+            sample.append([])
+            for client in shard:
+                updates = [
+                    [Segment(self.examples[client][i], 1.0) for micro in update for i in micro]
+                    for update in self.updates_of(client, 0, "global")[:kept]
+                ]
+                sampled += sum(len(s.example.tokens_T) for update in updates for s in update)
+                sample[-1].append(updates)
+        mean = sum(map(self.tokens, range(len(self.names)))) / len(self.names)
+        total = rounds * len(self.participants(0)) * mean
+        return choose_shapes(
+            sample,
+            block_tokens=self.block_tokens,
+            longest=longest,
+            share=min(1.0, sampled / total),
+        )
 
-    def round(self, number: int, shape: BlockShape, *, everybody: bool = False) -> RoundData:
+    def round(
+        self, number: int, shapes: Sequence[BlockShape], *, everybody: bool = False
+    ) -> RoundData:
         """What a round works on; with `everybody` all clients take part."""
         participants = (
             np.arange(len(self.names), dtype=np.int32) if everybody else self.participants(number)
@@ -118,47 +114,83 @@ class TrainingData:
             number=number,
             participants=participants,
             examples=np.array([len(self.examples[client]) for client in participants]),
-            chunks=lambda phase: self.chunks(participants, number, phase, shape),
+            chunks=lambda phase: self.chunks(participants, number, phase, shapes),
         )
 
     def chunks(
-        self, participants: np.ndarray, number: int, phase: str, shape: BlockShape
-    ) -> list[Chunk]:
+        self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
+    ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
-        size = min(self.clients_per_step or len(participants), len(participants))
-        chunks, done = [], 0
-        for members in self.chunk_members(participants):
-            training = [self.updates_of(client, number, phase) for client in members]
-            id_C, total_C = np.zeros(size, np.uint32), np.zeros(size, np.int32)
-            id_C[: len(members)] = [client_id(self.names[client]) for client in members]
-            total_C[: len(members)] = [len(updates) for updates in training]
-            chunks.append(
-                Chunk(
-                    members=np.arange(done, done + len(members), dtype=np.int32),
-                    names=tuple(self.names[client] for client in members),
-                    phase=phase,
-                    id_C=id_C,
-                    total_C=total_C,
-                    updates=self._updates(members, training, shape),
-                )
+        groups = self._groups(participants)
+        places = -(-max(map(len, groups)) // self.shards)  # on each shard's client axis
+        for group in groups:
+            shards = self._shards(group)
+            id_C = np.zeros(self.shards * places, np.uint32)
+            total_C = np.zeros(self.shards * places, np.int32)
+            slot_of: dict[int, int] = {}
+            work: list[list[list[list[PackedRow]]]] = []
+            for s, shard in enumerate(shards):
+                work.append([])
+                for place, client in enumerate(shard):
+                    slot = slot_of[client] = s * places + place
+                    updates = self.updates_of(client, number, phase)
+                    id_C[slot] = client_id(self.names[client])
+                    total_C[slot] = len(updates)
+                    work[-1].append(
+                        [self._rows(place, client, update, shapes) for update in updates]
+                    )
+            yield Chunk(
+                members=group,
+                slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
+                names=tuple(self.names[client] for client in group),
+                phase=phase,
+                id_C=id_C,
+                total_C=total_C,
+                blocks=self._blocks(work, places, shapes),
             )
-            done += len(members)
-        return chunks
 
-    def _updates(
-        self, members: np.ndarray, training: Sequence[list[list[np.ndarray]]], shape: BlockShape
-    ) -> Iterator[Update]:
-        for u in range(max(map(len, training))):
-            rows: list[PackedRow] = []
-            for c, (client, updates) in enumerate(zip(members, training, strict=True)):
-                if u < len(updates):
-                    rows += update_rows(c, self.examples[client], updates[u], shape.length)
-            blocks = [fill(block, shape)[0] for block in split_blocks(rows, shape)]
-            real = sum(len(s.example.tokens_T) for row in rows for s in row.segments)
-            yield Update(blocks, real, len(blocks) * shape.rows * shape.length)
+    def _groups(self, participants: np.ndarray) -> list[np.ndarray]:
+        """The participants in groups that train at once."""
+        size = self.clients_per_step or len(participants)
+        return [participants[i : i + size] for i in range(0, len(participants), size)]
 
-    def tokens_a_training(self) -> int:
-        """Real tokens of one local training of all clients together."""
-        return self.epochs * sum(
-            len(example.tokens_T) for examples in self.examples for example in examples
-        )
+    def _shards(self, members: np.ndarray) -> list[list[int]]:
+        """The members of a group by shard, with about the same work: the longest go first."""
+        places = -(-len(members) // self.shards)
+        shards: list[list[int]] = [[] for _ in range(self.shards)]
+        load = [0] * self.shards
+        for client in sorted(members.tolist(), key=lambda client: (-self.tokens(client), client)):
+            least = min(
+                (s for s in range(self.shards) if len(shards[s]) < places), key=lambda s: load[s]
+            )
+            shards[least].append(client)
+            load[least] += self.tokens(client)
+        return shards
+
+    def _rows(
+        self,
+        place: int,
+        client: int,
+        micro_batches: list[np.ndarray],
+        shapes: Sequence[BlockShape],
+    ) -> list[PackedRow]:
+        lengths = [shape.length for shape in shapes]
+        return update_rows(place, self.examples[client], micro_batches, lengths)
+
+    def _blocks(
+        self,
+        work: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
+        places: int,
+        shapes: Sequence[BlockShape],
+    ) -> Iterator[Block]:
+        for planned in schedule(work, {shape.length: shape for shape in shapes}):
+            parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
+            ends_C = np.zeros(self.shards * places, bool)
+            for s, ends in enumerate(planned.ends):
+                ends_C[[s * places + place for place in ends]] = True
+            yield Block(
+                rows=Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))),
+                ends_C=ends_C,
+                real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
+                computed_tokens=self.shards * planned.shape.rows * planned.shape.length,
+            )

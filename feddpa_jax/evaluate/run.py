@@ -136,7 +136,14 @@ def evaluate(
     C, I = len(setting.clients), len(setting.tokenized)
     # Training examples are scored too: any of them may be drawn as support.
     everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
-    scorer = Scorer.for_examples(model, adapters, everything, block_tokens=decoding.batch_tokens)
+    total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
+    scorer = Scorer.for_examples(
+        model,
+        adapters,
+        everything,
+        block_tokens=decoding.batch_tokens,
+        times=total / len(everything),
+    )
     weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
     passes: dict[str, _Pass] = {}
     scores: dict[str, Scores] = {}
@@ -145,7 +152,6 @@ def evaluate(
         passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
         scores[mode] = scorer(passes[mode].requests, on_done)
 
-    total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
     with reporter.task("scoring", total, "answers") as advance:
         for mode in chosen:
             if mode == "instance":

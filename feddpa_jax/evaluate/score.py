@@ -15,19 +15,14 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.data.batching import (
-    BlockShape,
-    PackedRow,
-    Placed,
-    Segment,
-    choose_shape,
-    fill,
-    pack_rows,
-    split_blocks,
-)
+from feddpa_jax.data.blocks import BlockShape, Placed, choose_shapes, fill, schedule
+from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import Rows
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.types import TokenizedExample
+
+# Block shapes are chosen on about so many examples.
+SAMPLED = 512
 
 
 class Request(NamedTuple):
@@ -111,14 +106,16 @@ def _score_block(
 
 
 class Scorer:
-    """Scores requests in blocks of one shape, so that all modes share one compilation."""
+    """Scores requests in blocks of a few shapes, so that all modes share their compilations."""
 
-    def __init__(self, model: Model, adapters: Adapters, shape: BlockShape, *, most_examples: int):
-        """Args: the base, the adapters, the block shape, and the most examples in a block."""
+    def __init__(
+        self, model: Model, adapters: Adapters, shapes: Sequence[BlockShape], *, shortest: int
+    ):
+        """Args: the base, the adapters, the block shapes, and the shortest example's tokens."""
         self.model = model
         self.adapters = adapters
-        self.shape = shape
-        self.most_examples = most_examples
+        self.shapes = {shape.length: shape for shape in shapes}
+        self.shortest = shortest
         self._block = jax.jit(_score_block, static_argnames="scale")
 
     @classmethod
@@ -129,34 +126,32 @@ class Scorer:
         examples: Sequence[TokenizedExample],
         *,
         block_tokens: int,
+        times: float = 1.0,
     ) -> "Scorer":
-        """A scorer whose block shape suits requests on these examples."""
-        segments = [Segment(example, 1.0) for example in examples]
-        mean = sum(len(example.tokens_T) for example in examples) / len(examples)
-        step = max(1, int(block_tokens / mean))
-        groups = [[segments[i : i + step]] for i in range(0, len(segments), step)]
-        longest = max(len(example.tokens_T) for example in examples)
-        shape = choose_shape(groups, block_tokens, longest)
-        shortest = min(len(example.tokens_T) for example in examples)
-        return cls(
-            model,
-            adapters,
-            shape,
-            most_examples=shape.rows * max(1, shape.length // max(1, shortest)),
+        """A scorer whose block shapes suit requests on these examples, each so many times."""
+        lengths = [len(example.tokens_T) for example in examples]
+        sample = examples[:: -(-len(examples) // SAMPLED)]
+        shapes = choose_shapes(
+            [[[[Segment(example, 1.0) for example in sample]]]],
+            block_tokens=block_tokens,
+            longest=max(lengths),
+            share=len(sample) / (len(examples) * times),
         )
+        return cls(model, adapters, shapes, shortest=min(lengths))
 
     def __call__(
         self, requests: Sequence[Request], on_done: Callable[[int], None] = lambda done: None
     ) -> Scores:
         """Scores all requests; `on_done` is called with the number of requests of each block."""
-        rows: list[PackedRow] = []
+        lengths = list(self.shapes)
+        work: list[list[list[PackedRow]]] = []
         for client in sorted({request.client for request in requests}):
             own = [
                 Segment(request.example, 1.0, ident)
                 for ident, request in enumerate(requests)
                 if request.client == client
             ]
-            rows += pack_rows(client, own, self.shape.length)
+            work.append([pack_rows(client, own, lengths)])
         width = self.model.config.width
         scores = Scores(
             np.zeros(len(requests)),
@@ -164,14 +159,21 @@ class Scorer:
             np.zeros((len(requests), width), np.float32),
             np.zeros((len(requests), width), np.float32),
         )
-        for block in split_blocks(rows, self.shape):
-            self._run(block, requests, scores)
-            on_done(sum(len(row.segments) for row in block))
+        for planned in schedule([work], self.shapes):
+            (rows,) = planned.rows
+            self._run(rows, planned.shape, requests, scores)
+            on_done(sum(len(row.segments) for row in rows))
         return scores
 
-    def _run(self, block: list[PackedRow], requests: Sequence[Request], scores: Scores) -> None:
-        rows, placed = fill(block, self.shape)
-        B, T, _ = self.shape
+    def _run(
+        self,
+        block: list[PackedRow],
+        shape: BlockShape,
+        requests: Sequence[Request],
+        scores: Scores,
+    ) -> None:
+        rows, placed = fill(block, shape)
+        B, T, _ = shape
         global_weight_BT = np.zeros((B, T), np.float32)
         local_weight_BT = np.zeros((B, T), np.float32)
         for at in placed:
@@ -179,7 +181,7 @@ class Scorer:
             span = slice(at.start, at.start + len(request.example.tokens_T))
             global_weight_BT[at.row, span] = request.global_weight
             local_weight_BT[at.row, span] = request.local_weight
-        prompts = self._prompts(placed, requests)
+        prompts = self._prompts(placed, shape, requests)
         nll_P, correct_P, last_ED, mean_ED = jax.device_get(
             self._block(
                 self.model,
@@ -201,9 +203,11 @@ class Scorer:
             scores.last_ID[at.ident] = last_ED[e]
             scores.mean_ID[at.ident] = mean_ED[e]
 
-    def _prompts(self, placed: list[Placed], requests: Sequence[Request]) -> _Prompts:
-        B, T, _ = self.shape
-        E = self.most_examples
+    def _prompts(
+        self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]
+    ) -> _Prompts:
+        B, T, _ = shape
+        E = B * max(1, T // self.shortest)  # no block holds more examples
         owner_BT = np.full((B, T), E, np.int32)
         row_E, place_E, length_E = (np.zeros(E, np.int32) for _ in range(3))
         for e, at in enumerate(placed):

@@ -3,28 +3,36 @@
 A and B are averaged each on its own, as the paper does: mean(A) mean(B) is not mean(A B).
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from feddpa_jax.adapters.lora import Adapter
 
-Aggregate = Callable[[Adapter, np.ndarray], Adapter]
+
+def shares(examples_C: np.ndarray, kind: str) -> np.ndarray:
+    """Each participant's share in the average, adding up to 1: float32 [C].
+
+    Args:
+      examples_C: the participants' numbers of training examples.
+      kind: "uniform", or by number of "examples".
+
+    >>> shares(np.array([1, 3]), "examples").tolist()
+    [0.25, 0.75]
+    """
+    weight_C = np.ones(len(examples_C)) if kind == "uniform" else np.asarray(examples_C, float)
+    return (weight_C / weight_C.sum()).astype(np.float32)
 
 
-def weighted_mean(adapters_C: Adapter, weight_C: jax.Array) -> Adapter:
-    """The mean over the client axis with weights that need not add up to one."""
-    share_C = weight_C / weight_C.sum()
-    return jax.tree.map(lambda leaf: jnp.tensordot(share_C, leaf, axes=1), adapters_C)
+@jax.jit
+def weighted_sum(adapters_C: Adapter, share_C: jax.Array) -> Adapter:
+    """The sum over the client axis, each times its share.
 
-
-def make_aggregate(kind: str) -> Aggregate:
-    """`aggregate(adapters_C, examples_C) -> adapter`, "uniform" or by number of "examples"."""
-
-    def aggregate(adapters_C: Adapter, examples_C: np.ndarray) -> Adapter:
-        weight_C = np.ones(len(examples_C)) if kind == "uniform" else examples_C
-        return weighted_mean(adapters_C, jnp.asarray(weight_C, jnp.float32))
-
-    return aggregate
+    All leaves are reduced as one vector: over a mesh that is a single all-reduce.
+    """
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), adapters_C))
+    flat_CX = jnp.concatenate(
+        [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(adapters_C)], axis=1
+    )
+    return unravel(jnp.tensordot(share_C, flat_CX, axes=1))

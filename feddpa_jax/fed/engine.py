@@ -7,11 +7,15 @@ slice of a bank, with its own clipping, learning-rate schedule and number of upd
     lr_c(u) = learning_rate * (U_c - u) / U_c,      u = 0 .. U_c - 1
 
 Rows of all clients share the forward and backward pass; the gather of each row's adapter sends its
-gradient back to its own client, so one step equals, to rounding, every client trained alone.
+gradient back to its own client, so one step equals, to rounding, every client trained alone. A step
+computes one block and updates the clients whose update ends with it. The client axis is split over
+the mesh axis `clients`; no step needs anything from another shard.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -19,11 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from feddpa_jax.adapters.dual import dual_branches, single_branch
-from feddpa_jax.adapters.lora import Adapter, take
+from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.fed.rows import Chunk, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.sharding import CLIENTS, gather, put, single_mesh
 from feddpa_jax.types import UserError
 
 
@@ -64,9 +70,18 @@ class PhaseMetrics:
 
 
 class Engine(NamedTuple):
-    """`train(adapters_C, chunks, *, key, frozen=None) -> (adapters_C, PhaseMetrics)`."""
+    """The compiled training.
+
+    Attributes:
+      train: `(adapters_C, chunk, *, key, frozen=None) -> (adapters_C, PhaseMetrics)`; adapters of
+        the chunk's slots, on the mesh.
+      step: the compiled step itself, for those who look at its program.
+      mesh: where the clients lie.
+    """
 
     train: Callable[..., tuple[Adapter, PhaseMetrics]]
+    step: Any
+    mesh: Mesh
 
 
 class NonFiniteError(UserError):
@@ -98,6 +113,7 @@ def client_losses(
     dropout: float,
     local_weight: float,
     detach: bool,
+    remat: bool = False,
 ) -> jax.Array:
     """Each client's loss on a block of rows, [C]: sums of weight_p * nll_p.
 
@@ -112,6 +128,7 @@ def client_losses(
       dropout: dropout probability.
       local_weight: a.
       detach: stop gradients at the frozen branch's output.
+      remat: compute each layer again in the backward pass.
     """
     count = rows.client_B.shape[0]
     if frozen is None:
@@ -130,7 +147,7 @@ def client_losses(
             detach_global=detach,
         )
     hidden_BTD, _ = model.hidden(
-        rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches
+        rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches, remat=remat
     )
     loss_P = response_nll(model, hidden_BTD, rows) * rows.weight_P
     clients = jax.tree.leaves(adapters_C)[0].shape[0]
@@ -141,53 +158,61 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+def start_training(adapters_C: Adapter, init_moments: Callable[[Adapter], Any]) -> TrainState:
+    """The state before the first block."""
+    clients = jax.tree.leaves(adapters_C)[0].shape[0]
+    return TrainState(
+        # A copy: the state is donated to every step, the caller's adapters are not.
+        adapters_C=jax.tree.map(jnp.copy, adapters_C),
+        moments_C=jax.vmap(init_moments)(adapters_C),
+        grads_C=jax.tree.map(jnp.zeros_like, adapters_C),
+        loss_C=jnp.zeros((clients,)),
+        finite_C=jnp.ones((clients,), bool),
+        step_C=jnp.zeros((clients,), jnp.int32),
+    )
+
+
 def make_engine(
     model: Model,
     *,
+    mesh: Mesh | None = None,
     scale: float,
     dropout: float = 0.0,
     learning_rate: float,
     max_grad_norm: float = 1.0,
     local_weight: float = 0.5,
     detach: bool = False,
-    on_update: Callable[[int, int], None] = lambda real, computed: None,
+    remat: bool = False,
+    on_block: Callable[[int, int], None] = lambda real, computed: None,
 ) -> Engine:
-    """The engine of a run; it compiles once for each kind of phase.
+    """The engine of a run; it compiles once for each kind of phase and block shape.
 
     Args:
-      model: the frozen base, shared by all clients.
+      model: the frozen base, shared by all clients; on the mesh if there is one.
+      mesh: of the axes `clients` and `model`; one device if None.
       scale: LoRA scale, alpha / rank.
       dropout: LoRA dropout.
       learning_rate: at the first update; falls linearly to 0 over each client's training.
       max_grad_norm: each client's gradient is clipped to this norm.
       local_weight: a, the local adapter's weight while it is trained beside the frozen global one.
       detach: no gradient through the frozen branch (the released code); exact otherwise.
-      on_update: called with (real, computed) tokens after every update.
+      remat: layers are computed again in the backward pass, which saves their activations.
+      on_block: called with (real, computed) tokens after every block.
 
     Returns:
       The engine.
     """
+    mesh = single_mesh() if mesh is None else mesh
     tx = optax.chain(
         optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     )
 
-    def start(adapters_C: Adapter) -> TrainState:
-        clients = jax.tree.leaves(adapters_C)[0].shape[0]
-        return TrainState(
-            # A copy: the state is donated to every step, the caller's adapters are not.
-            adapters_C=jax.tree.map(jnp.copy, adapters_C),
-            moments_C=jax.vmap(tx.init)(adapters_C),
-            grads_C=jax.tree.map(jnp.zeros_like, adapters_C),
-            loss_C=jnp.zeros((clients,)),
-            finite_C=jnp.ones((clients,), bool),
-            step_C=jnp.zeros((clients,), jnp.int32),
-        )
-
     def accumulate(
-        model: Model, state: TrainState, frozen: Adapter | None, rows: Rows, key_C: jax.Array
+        model: Model, state: TrainState, frozen: Adapter | None, rows: Rows, key_C2: jax.Array
     ) -> TrainState:
         def row_key(client, row):
-            key = jax.random.fold_in(key_C[client], state.step_C[client])
+            key = jax.random.wrap_key_data(key_C2[client])
+            key = jax.random.fold_in(key, state.step_C[client])
             return jax.random.key_data(jax.random.fold_in(key, row))
 
         key_B2 = jax.vmap(row_key)(rows.client_B, rows.row_B)
@@ -203,6 +228,7 @@ def make_engine(
                 dropout=dropout,
                 local_weight=local_weight,
                 detach=detach,
+                remat=remat,
             )
             return loss_C.sum(), loss_C
 
@@ -213,89 +239,90 @@ def make_engine(
             loss_C=state.loss_C + loss_C,
         )
 
-    def update(state: TrainState, total_C: jax.Array) -> tuple[TrainState, jax.Array]:
-        def one(adapter, moments, grads, loss, finite, step, total):
-            active = step < total
-            updates, new_moments = tx.update(grads, moments, adapter)
+    def update(state: TrainState, total_C: jax.Array, ends_C: jax.Array) -> TrainState:
+        def one(client: TrainState, total: jax.Array, ends: jax.Array) -> TrainState:
+            step, adapter = client.step_C, client.adapters_C
+            updates, moments = tx.update(client.grads_C, client.moments_C, adapter)
             rate = learning_rate * (total - step) / jnp.maximum(total, 1)
-            new_adapter = jax.tree.map(lambda p, u: p - rate * u, adapter, updates)
+            new = TrainState(
+                adapters_C=jax.tree.map(lambda p, u: p - rate * u, adapter, updates),
+                moments_C=moments,
+                grads_C=jax.tree.map(jnp.zeros_like, client.grads_C),
+                loss_C=jnp.zeros_like(client.loss_C),
+                finite_C=client.finite_C,
+                step_C=step + 1,
+            )
+            finite = jnp.isfinite(client.loss_C) & _all_finite(new.adapters_C)
+            new = dataclasses.replace(new, finite_C=client.finite_C & finite)
+            return jax.tree.map(lambda a, b: jnp.where(ends, a, b), new, client)
 
-            def keep(new, old):
-                return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+        return jax.vmap(one)(state, total_C, ends_C)
 
-            finite = finite & jnp.where(active, jnp.isfinite(loss) & _all_finite(new_adapter), True)
-            return keep(new_adapter, adapter), keep(new_moments, moments), finite, step + active
-
-        adapters_C, moments_C, finite_C, step_C = jax.vmap(one)(
-            state.adapters_C,
-            state.moments_C,
-            state.grads_C,
-            state.loss_C,
-            state.finite_C,
-            state.step_C,
-            total_C,
+    def step(
+        model: Model,
+        state: TrainState,
+        frozen: Adapter | None,
+        rows: Rows,
+        key_C2: jax.Array,
+        total_C: jax.Array,
+        ends_C: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        state = accumulate(model, state, frozen, rows, key_C2)
+        loss_C = state.loss_C
+        state = jax.lax.cond(
+            ends_C.any(), update, lambda state, total_C, ends_C: state, state, total_C, ends_C
         )
-        new = TrainState(
-            adapters_C=adapters_C,
-            moments_C=moments_C,
-            grads_C=jax.tree.map(jnp.zeros_like, state.grads_C),
-            loss_C=jnp.zeros_like(state.loss_C),
-            finite_C=finite_C,
-            step_C=step_C,
-        )
-        return new, state.loss_C
+        return state, loss_C
 
-    start = jax.jit(start)
-    accumulate = jax.jit(accumulate, donate_argnums=1)
-    update = jax.jit(update, donate_argnums=0)
-
-    def train_chunk(
-        adapters_C: Adapter, chunk: Chunk, key: jax.Array, frozen: Adapter | None
-    ) -> tuple[Adapter, PhaseMetrics]:
-        key_C = jax.vmap(lambda ident: jax.random.fold_in(key, ident))(jnp.asarray(chunk.id_C))
-        total_C = jnp.asarray(chunk.total_C)
-        state = start(adapters_C)
-        loss_UC, real, computed = [], 0, 0
-        for step in chunk.updates:
-            for rows in step.blocks:
-                state = accumulate(model, state, frozen, rows, key_C)
-            state, loss_C = update(state, total_C)
-            if loss_UC:
-                # One update stays in flight, so that progress is what was computed.
-                jax.block_until_ready(loss_UC[-1])
-            loss_UC.append(loss_C)
-            real, computed = real + step.real_tokens, computed + step.computed_tokens
-            on_update(step.real_tokens, step.computed_tokens)
-        losses_UC = np.asarray(jnp.stack(loss_UC))
-        finite_C = np.asarray(state.finite_C)
-        losses = {
-            name: losses_UC[: chunk.total_C[c], c].tolist() for c, name in enumerate(chunk.names)
-        }
-        for c, name in enumerate(chunk.names):
-            if not finite_C[c]:
-                raise NonFiniteError(name, chunk.phase)
-        return state.adapters_C, PhaseMetrics(losses, real, computed)
+    own, all_ = PartitionSpec(CLIENTS), PartitionSpec()
+    start = jax.jit(functools.partial(start_training, init_moments=tx.init))
+    compiled = jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(all_, own, all_, own, own, own, own),
+            out_specs=own,
+            axis_names={CLIENTS},
+            check_vma=False,
+        ),
+        donate_argnums=1,
+    )
 
     def train(
-        adapters_C: Adapter,
-        chunks: Sequence[Chunk],
-        *,
-        key: jax.Array,
-        frozen: Adapter | None = None,
+        adapters_C: Adapter, chunk: Chunk, *, key: jax.Array, frozen: Adapter | None = None
     ) -> tuple[Adapter, PhaseMetrics]:
-        """Trains every participant's adapter on its own data; chunk by chunk."""
-        trained, metrics = [], []
-        for chunk in chunks:
-            places = np.zeros(len(chunk.id_C), np.int32)
-            places[: len(chunk.members)] = chunk.members
-            part_C, part_metrics = train_chunk(take(adapters_C, places), chunk, key, frozen)
-            trained.append(take(part_C, np.arange(len(chunk.members))))
-            metrics.append(part_metrics)
-        merged = PhaseMetrics(
-            losses={name: curve for part in metrics for name, curve in part.losses.items()},
-            real_tokens=sum(part.real_tokens for part in metrics),
-            computed_tokens=sum(part.computed_tokens for part in metrics),
+        """Trains the adapters in a chunk's slots, each on its own client's data."""
+        key_C2 = jax.random.key_data(
+            jax.vmap(lambda ident: jax.random.fold_in(key, ident))(chunk.id_C)
         )
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *trained), merged
+        key_C2, total_C = put((np.asarray(key_C2), chunk.total_C), mesh, CLIENTS)
+        state = start(adapters_C)
+        losses: list[list[float]] = [[] for _ in chunk.total_C]
+        waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
+        real, computed = 0, 0
 
-    return Engine(train)
+        def settle() -> None:
+            loss_C, ends_C = waiting.popleft()
+            loss_C = gather(loss_C, mesh)
+            for c in np.flatnonzero(ends_C):
+                losses[c].append(float(loss_C[c]))
+
+        for block in chunk.blocks:
+            rows, ends_C = put((block.rows, block.ends_C), mesh, CLIENTS)
+            state, loss_C = compiled(model, state, frozen, rows, key_C2, total_C, ends_C)
+            waiting.append((loss_C, block.ends_C))
+            if len(waiting) > 1:
+                # One block stays in flight, so that progress is what was computed.
+                settle()
+            real, computed = real + block.real_tokens, computed + block.computed_tokens
+            on_block(block.real_tokens, block.computed_tokens)
+        while waiting:
+            settle()
+        finite_C = gather(state.finite_C, mesh)
+        for name, slot in zip(chunk.names, chunk.slots, strict=True):
+            if not finite_C[slot]:
+                raise NonFiniteError(name, chunk.phase)
+        by_name = {n: losses[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
+        return state.adapters_C, PhaseMetrics(by_name, real, computed)
+
+    return Engine(train, compiled, mesh)

@@ -8,8 +8,9 @@ global adapter on its own data; the copy is its local adapter, and inference mix
 import jax
 import numpy as np
 
+from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.fedit import fedit
-from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, copies, need
+from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, local_phase, need
 
 
 def feddpa_f(parts: Parts) -> Method:
@@ -19,9 +20,15 @@ def feddpa_f(parts: Parts) -> Method:
     def personalize(
         state: FedState, data: RoundData, *, key: jax.Array
     ) -> tuple[FedState, Metrics]:
-        assert np.array_equal(data.participants, np.arange(len(data.participants)))
-        own_C = copies(need(state.global_), len(data.participants))
-        own_C, metrics = parts.engine.train(own_C, data.chunks("personalization"), key=key)
-        return FedState(state.global_, own_C), {"personalization": metrics}
+        assert np.array_equal(data.participants, np.arange(len(parts.names)))
+        local, metrics = local_phase(
+            parts,
+            LocalAdapters(parts.names, parts.files, fresh=None),
+            data,
+            phase="personalization",
+            key=key,
+            start=need(state.global_),
+        )
+        return FedState(state.global_, local), {"personalization": metrics}
 
     return shared._replace(personalize=personalize)

@@ -14,40 +14,34 @@ The local adapter starts fresh, stays with its client, and goes on from round to
 
 import jax
 
-from feddpa_jax.adapters.lora import take
 from feddpa_jax.fed.method import (
     FedState,
     Method,
     Metrics,
     Parts,
     RoundData,
+    fresh_local,
     global_phase,
+    local_phase,
     need,
-    new_adapters,
-    put,
 )
 
 
 def feddpa_t(parts: Parts) -> Method:
     """FedDPA-T over the given engine, initialisation and average."""
 
-    def init(key: jax.Array, id_C: jax.Array) -> FedState:
+    def init(key: jax.Array) -> FedState:
         global_key, local_key = jax.random.split(key)
-        return FedState(
-            global_=parts.new_adapter(global_key),
-            local_C=new_adapters(parts.new_adapter, local_key, id_C),
-        )
+        return FedState(parts.new_adapter(global_key), fresh_local(parts, local_key))
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
         local_key, global_key = jax.random.split(key)
-        local_C, metrics = need(state.local_C), {}
+        global_, local, metrics = need(state.global_), need(state.local), {}
         if data.number > 0:
-            own_C = take(local_C, data.participants)
-            own_C, metrics["local"] = parts.engine.train(
-                own_C, data.chunks("local"), key=local_key, frozen=state.global_
+            local, metrics["local"] = local_phase(
+                parts, local, data, phase="local", key=local_key, frozen=global_
             )
-            local_C = put(local_C, data.participants, own_C)
-        global_, metrics["global"] = global_phase(parts, need(state.global_), data, key=global_key)
-        return FedState(global_, local_C), metrics
+        global_, metrics["global"] = global_phase(parts, global_, data, key=global_key)
+        return FedState(global_, local), metrics
 
     return Method(init, round)

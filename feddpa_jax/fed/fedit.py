@@ -11,9 +11,8 @@ from feddpa_jax.fed.method import FedState, Method, Metrics, Parts, RoundData, g
 def fedit(parts: Parts) -> Method:
     """FedIT over the given engine, initialisation and average."""
 
-    def init(key: jax.Array, id_C: jax.Array) -> FedState:
-        del id_C
-        return FedState(global_=parts.new_adapter(jax.random.split(key)[0]), local_C=None)
+    def init(key: jax.Array) -> FedState:
+        return FedState(parts.new_adapter(jax.random.split(key)[0]), None)
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
         _, global_key = jax.random.split(key)

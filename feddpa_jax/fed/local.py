@@ -2,33 +2,26 @@
 
 import jax
 
-from feddpa_jax.adapters.lora import take
 from feddpa_jax.fed.method import (
     FedState,
     Method,
     Metrics,
     Parts,
     RoundData,
+    fresh_local,
+    local_phase,
     need,
-    new_adapters,
-    put,
 )
 
 
 def local(parts: Parts) -> Method:
     """Local training over the given engine and initialisation."""
 
-    def init(key: jax.Array, id_C: jax.Array) -> FedState:
-        return FedState(
-            global_=None,
-            local_C=new_adapters(parts.new_adapter, jax.random.split(key)[1], id_C),
-        )
+    def init(key: jax.Array) -> FedState:
+        return FedState(None, fresh_local(parts, jax.random.split(key)[1]))
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
-        own_C = take(need(state.local_C), data.participants)
-        own_C, metrics = parts.engine.train(own_C, data.chunks("local"), key=key)
-        return FedState(None, put(need(state.local_C), data.participants, own_C)), {
-            "local": metrics
-        }
+        own, metrics = local_phase(parts, need(state.local), data, phase="local", key=key)
+        return FedState(None, own), {"local": metrics}
 
     return Method(init, round)

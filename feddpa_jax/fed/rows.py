@@ -25,21 +25,30 @@ class Rows(NamedTuple):
       weight_P: the position's share in its client's loss; 0 for padding.
     """
 
-    tokens_BT: jax.Array
-    position_BT: jax.Array
-    segment_BT: jax.Array
-    client_B: jax.Array
-    row_B: jax.Array
-    row_P: jax.Array
-    place_P: jax.Array
-    target_P: jax.Array
-    weight_P: jax.Array
+    tokens_BT: jax.Array | np.ndarray
+    position_BT: jax.Array | np.ndarray
+    segment_BT: jax.Array | np.ndarray
+    client_B: jax.Array | np.ndarray
+    row_B: jax.Array | np.ndarray
+    row_P: jax.Array | np.ndarray
+    place_P: jax.Array | np.ndarray
+    target_P: jax.Array | np.ndarray
+    weight_P: jax.Array | np.ndarray
 
 
-class Update(NamedTuple):
-    """One optimizer update of all clients of a step: blocks to sum over, and token counts."""
+class Block(NamedTuple):
+    """One call of the compiled step.
 
-    blocks: list[Rows]
+    Attributes:
+      rows: B rows for each shard of the mesh axis `clients`, one shard after the other; indexes of
+        rows and clients count within the shard.
+      ends_C: whether a client's update ends with this block.
+      real_tokens: tokens of examples.
+      computed_tokens: tokens computed, padding included.
+    """
+
+    rows: Rows
+    ends_C: np.ndarray
     real_tokens: int
     computed_tokens: int
 
@@ -48,17 +57,19 @@ class Chunk(NamedTuple):
     """The local trainings of some clients, all on one client axis.
 
     Attributes:
-      members: their positions among the round's participants, [c]; c <= C.
+      members: the clients, [c]; c <= C.
+      slots: each member's place on the client axis, [c].
       names: their names, for messages.
       phase: name of the phase, for messages.
       id_C: a number for each client that follows from its name alone (randomness follows it).
       total_C: number of updates of each client's training; 0 for places that stay empty.
-      updates: the updates, in order.
+      blocks: the blocks, in order.
     """
 
     members: np.ndarray
+    slots: np.ndarray
     names: tuple[str, ...]
     phase: str
     id_C: np.ndarray
     total_C: np.ndarray
-    updates: Iterable[Update]
+    blocks: Iterable[Block]

@@ -1,5 +1,6 @@
 """A frozen decoder, split once into its definition and its arrays."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,7 @@ class Decoder(nnx.Module):
         mask_BTS: jax.Array,
         branches: Sequence[Branch],
         cache: Cache | None,
+        remat: bool,
     ) -> tuple[jax.Array, Cache | None]:
         """See `Model.hidden`."""
         config = self.config
@@ -89,15 +91,17 @@ class Decoder(nnx.Module):
                 local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
         caches = []
         for index, own in enumerate(layer_branches(branches, config.layers)):
-            x_BTD, layer_cache = self.layers[index](
-                x_BTD,
+            block = functools.partial(
+                self.layers[index],
                 layer=index,
-                branches=own,
                 position_BT=position_BT,
                 rotary=local_rotary if index in config.local_layers else rotary,
                 mask_BTS=local_mask_BTS if index in config.local_layers else mask_BTS,
                 cache=None if cache is None else cache[index],
             )
+            if remat:
+                block = jax.checkpoint(block)
+            x_BTD, layer_cache = block(x_BTD, branches=own)
             caches.append(layer_cache)
         return self.norm(x_BTD), None if cache is None else tuple(caches)
 
@@ -145,6 +149,8 @@ class Model:
         mask_BTS: Bool[Array, "B T S"],
         branches: Sequence[Branch] = (),
         cache: Cache | None = None,
+        *,
+        remat: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """The final hidden states, after the last norm.
 
@@ -154,11 +160,12 @@ class Model:
           mask_BTS: what each query may see: other tokens of the row, or the cache's slots.
           branches: adapters of the rows.
           cache: keys and values so far, or None to attend within the rows.
+          remat: keep no activations of a layer for the backward pass, but compute it again.
 
         Returns:
           float32 hidden states, and the cache with these tokens added (None without a cache).
         """
-        return self.module().hidden(tokens_BT, position_BT, mask_BTS, branches, cache)
+        return self.module().hidden(tokens_BT, position_BT, mask_BTS, branches, cache, remat)
 
     def logits(self, hidden: Float[Array, "*X D"]) -> Float[Array, "*X V"]:
         """Next-token logits of hidden states with any leading axes, float32."""

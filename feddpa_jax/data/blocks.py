@@ -1,0 +1,273 @@
+"""From rows to blocks: the arrays that the compiled step computes on, in a few fixed shapes.
+
+A block takes rows of one length, of any clients whose update under way has some left. Clients need
+not keep step with each other: whoever has all rows of an update behind it is updated after that
+block, and its next update's rows may come in the block after. So blocks are full nearly to the end,
+however unequal the clients are.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from feddpa_jax.data.packing import PackedRow, Segment, pack, pack_rows, row_cost
+from feddpa_jax.fed.rows import Rows
+
+# A block costs as much as so many tokens beside its rows (dispatch, the clients' optimizers).
+BLOCK_TOKENS = 64
+ACCELERATOR_BLOCK_TOKENS = 1024
+# Row lengths are chosen on about so many examples: packing takes time too.
+LENGTHS_FROM = 2000
+# Compiling a step costs as much as so many tokens (two CPU cores, SmolLM2: 12 s at 350 a second).
+COMPILE_TOKENS = 4000
+
+
+class BlockShape(NamedTuple):
+    """Rows B, tokens a row T, and response positions P of a block, on each shard."""
+
+    rows: int
+    length: int
+    positions: int
+
+
+class Placed(NamedTuple):
+    """Where an example went: block-relative row, first token, and first response position."""
+
+    ident: int
+    row: int
+    start: int
+    first_position: int
+
+
+class Planned(NamedTuple):
+    """A block to be computed.
+
+    Attributes:
+      shape: its shape on each shard.
+      rows: by shard, its rows.
+      ends: by shard, the clients whose update ends with this block.
+    """
+
+    shape: BlockShape
+    rows: list[list[PackedRow]]
+    ends: list[list[int]]
+
+
+# A client's local training: the rows of each of its updates.
+Work = Sequence[Sequence[PackedRow]]
+
+
+class _Client:
+    """A client's rows that are still to be computed; those of the update under way by length."""
+
+    def __init__(self, work: Work):
+        self.work = work
+        self.left = sum(row_cost(row.length) for update in work for row in update)
+        self.update = -1
+        self.open: dict[int, list[PackedRow]] = {}
+        self.advance()
+
+    def advance(self) -> None:
+        """Goes on to the next update."""
+        self.update += 1
+        self.open = {}
+        if self.update < len(self.work):
+            for row in reversed(self.work[self.update]):
+                self.open.setdefault(row.length, []).append(row)
+
+    def take(self, length: int) -> PackedRow:
+        """The next row of a length."""
+        row = self.open[length].pop()
+        if not self.open[length]:
+            del self.open[length]
+        self.left -= row_cost(length)
+        return row
+
+
+def schedule(
+    shards: Sequence[Sequence[Work]], shapes: Mapping[int, BlockShape]
+) -> Iterator[Planned]:
+    """Plans the blocks of some clients' local trainings.
+
+    All shards compute blocks of the same shape at the same time, each on rows of its own clients.
+
+    Args:
+      shards: for each shard, for each place on its client axis, the work.
+      shapes: the block shape of each row length.
+
+    Yields:
+      Blocks until nothing is left.
+    """
+    clients = [[_Client(work) for work in shard] for shard in shards]
+    while any(client.open for shard in clients for client in shard):
+        length = max(shapes, key=lambda length: (_share(clients, shapes[length]), length))
+        shape = shapes[length]
+        rows, ends = [], []
+        for shard in clients:
+            rows.append(_take(shard, shape))
+            ends.append([])
+            for place, client in enumerate(shard):
+                if not client.open and client.update < len(client.work):
+                    ends[-1].append(place)
+                    client.advance()
+        yield Planned(shape, rows, ends)
+
+
+def _share(clients: list[list[_Client]], shape: BlockShape) -> float:
+    """How full a block of this shape would be."""
+    ready = [
+        min(shape.rows, sum(len(client.open.get(shape.length, ())) for client in shard))
+        for shard in clients
+    ]
+    return sum(ready) / (shape.rows * len(clients))
+
+
+def _take(shard: list[_Client], shape: BlockShape) -> list[PackedRow]:
+    """The rows of one shard's part of a block: of the clients with the most work left first."""
+    rows: list[PackedRow] = []
+    positions = 0
+    for client in sorted(shard, key=lambda client: -client.left):
+        while len(rows) < shape.rows and client.open.get(shape.length):
+            row = client.open[shape.length][-1]
+            if positions + row.positions > shape.positions:
+                return rows
+            rows.append(client.take(shape.length))
+            positions += row.positions
+    return rows
+
+
+def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Placed]]:
+    """A block's arrays on one shard, padded to the shape, and where each segment went."""
+    B, T, P = shape
+    tokens_BT, position_BT, segment_BT = (np.zeros((B, T), np.int32) for _ in range(3))
+    client_B, row_B = np.zeros(B, np.int32), np.zeros(B, np.uint32)
+    row_P, place_P, target_P = (np.zeros(P, np.int32) for _ in range(3))
+    weight_P = np.zeros(P, np.float32)
+    placed, p = [], 0
+    for b, row in enumerate(rows):
+        client_B[b], row_B[b] = row.client, row.number
+        t = 0
+        for number, segment in enumerate(row.segments, start=1):
+            tokens_T, prompt = segment.example
+            end, count = t + len(tokens_T), len(tokens_T) - prompt
+            tokens_BT[b, t:end] = tokens_T
+            position_BT[b, t:end] = np.arange(len(tokens_T))
+            segment_BT[b, t:end] = number
+            row_P[p : p + count] = b
+            place_P[p : p + count] = np.arange(t + prompt - 1, end - 1)
+            target_P[p : p + count] = tokens_T[prompt:]
+            weight_P[p : p + count] = segment.weight
+            placed.append(Placed(segment.ident, b, t, p))
+            t, p = end, p + count
+    tokens = (tokens_BT, position_BT, segment_BT, client_B, row_B)
+    return Rows(*tokens, row_P, place_P, target_P, weight_P), placed
+
+
+def choose_shapes(
+    sample: Sequence[Sequence[Sequence[Sequence[Segment]]]],
+    *,
+    block_tokens: int,
+    longest: int,
+    share: float = 1.0,
+    most_lengths: int = 6,
+) -> tuple[BlockShape, ...]:
+    """The row lengths and block shapes that compute a sample of local trainings at the least cost.
+
+    Args:
+      sample: by shard, client and update, the segments.
+      block_tokens: most tokens of a block on a shard, where the longest example leaves a choice.
+      longest: tokens of the longest example there is, in the sample or not.
+      share: the sample's share of all that will be computed; compilations are paid once.
+      most_lengths: most row lengths.
+
+    Returns:
+      A shape for each row length, ascending; the last one's rows hold the longest example.
+    """
+    clients = [client for shard in sample for client in shard]
+    each = max(1, LENGTHS_FROM // sum(len(client[0]) for client in clients))
+    packable = [update for client in clients for update in client[:each]]
+    part = sum(map(len, packable)) / sum(len(update) for client in clients for update in client)
+    nested = choose_lengths(
+        [[len(segment.example.tokens_T) for segment in update] for update in packable],
+        longest=longest,
+        compile_cost=COMPILE_TOKENS * share * part,
+        most=most_lengths,
+    )
+    overhead = BLOCK_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_TOKENS
+    best: tuple[float, tuple[BlockShape, ...]] | None = None
+    for lengths in nested:
+        packed = [
+            [
+                [pack_rows(place, update, lengths) for update in client]
+                for place, client in enumerate(shard)
+            ]
+            for shard in sample
+        ]
+        size = block_tokens
+        while best is None or size >= lengths[-1]:
+            fitting = {length: max(1, size // length) for length in lengths}
+            shapes = {length: BlockShape(B, length, B * length) for length, B in fitting.items()}
+            blocks = list(schedule(packed, shapes))
+            cost = COMPILE_TOKENS * share * len(lengths) + sum(
+                overhead + block.shape.rows * row_cost(block.shape.length) for block in blocks
+            )
+            if best is None or cost < best[0]:
+                best = cost, tuple(_with_positions(shapes[length], blocks) for length in lengths)
+            size //= 2
+    assert best is not None
+    return best[1]
+
+
+def choose_lengths(
+    updates: Sequence[Sequence[int]], *, longest: int, compile_cost: float, most: int
+) -> list[list[int]]:
+    """Sets of row lengths, each with one more than the one before that saves the most.
+
+    The first set is one length that holds the longest example. A length is added as long as it
+    pays for its compilation.
+
+    Args:
+      updates: the lengths of the examples in each of a sample of clients' updates.
+      longest: tokens of the longest example there is.
+      compile_cost: what a length must save on the sample.
+      most: most lengths.
+
+    Returns:
+      The sets, each ascending.
+    """
+    top = -(-longest // 8) * 8
+    step = -(-top // 256) * 8
+
+    def cost(lengths: list[int]) -> float:
+        return sum(row_cost(size) for update in updates for size, _ in pack(update, lengths))
+
+    # Rows longer than any example may hold several of the longest ones.
+    lengths = min(([size] for size in (top, top * 5 // 32 * 8, 2 * top)), key=cost)
+    least = cost(lengths)
+    nested = [lengths]
+    while len(lengths) < most:
+        tried = [
+            sorted([*lengths, size])
+            for size in range(step, max(lengths[-1], top + step), step)
+            if size not in lengths
+        ]
+        costs = [cost(candidate) for candidate in tried]
+        if not costs or min(costs) > least - compile_cost:
+            break
+        least = min(costs)
+        lengths = tried[costs.index(least)]
+        nested.append(lengths)
+    return nested
+
+
+def _with_positions(shape: BlockShape, blocks: Sequence[Planned]) -> BlockShape:
+    """The shape with room for the response positions of every planned block, and of any one row."""
+    positions = [
+        sum(row.positions for row in rows)
+        for block in blocks
+        if block.shape.length == shape.length
+        for rows in block.rows
+    ]
+    return shape._replace(positions=-(-max([shape.length, *positions]) // 32) * 32)

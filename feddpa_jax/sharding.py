@@ -1,0 +1,108 @@
+"""The device mesh: clients spread over one axis, the frozen base over the other.
+
+Mesh axes are `clients` and `model`. Everything that belongs to clients (adapters, optimizer state,
+rows) starts with an axis that is split over `clients`; nothing crosses that axis but the average.
+The base is whole on every device, or split over `model`:
+
+- "tensor": each layer's first maps by output, its last maps by input, embedding and head by
+  vocabulary (Shoeybi et al., *Megatron-LM*, arXiv 1909.08053); activations are summed.
+- "full": every parameter by its largest axis; a layer is gathered where it is used, and the rows of
+  a block are split over `model` (Zhao et al., *PyTorch FSDP*, arXiv 2304.11277).
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from feddpa_jax.types import UserError
+
+CLIENTS, MODEL = "clients", "model"
+
+_BY_OUTPUT = re.compile(
+    r".*\.(q_proj|k_proj|v_proj|gate_proj|up_proj)\.(kernel|bias)|lm_head\.kernel"
+)
+_BY_INPUT = re.compile(r".*\.(o_proj|down_proj)\.kernel|embed\.embedding")
+
+
+def make_mesh(clients: int | None = None, model: int = 1, devices: Any = None) -> Mesh:
+    """The mesh of `clients` x `model` devices.
+
+    Args:
+      clients: size of the axis `clients`; None for all devices that are left.
+      model: size of the axis `model`.
+      devices: all there are if None.
+
+    Raises:
+      UserError: there are not so many devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if clients is None:
+        clients = max(1, len(devices) // model)
+    if clients * model > len(devices):
+        raise UserError(
+            f"mesh: {clients} x {model} devices (mesh.clients x mesh.model) are asked for, and "
+            f"there are {len(devices)}; lower one of them"
+        )
+    grid = np.array(devices[: clients * model]).reshape(clients, model)
+    return Mesh(grid, (CLIENTS, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def single_mesh() -> Mesh:
+    """A mesh of one device."""
+    return make_mesh(1, 1)
+
+
+def put(tree: Any, mesh: Mesh, *spec: str | None) -> Any:
+    """Host arrays on the mesh, split as `spec` says; also where it spans several processes."""
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of the mesh as host arrays, on every process."""
+    if jax.process_count() > 1:
+        tree = jax.jit(lambda leaves: leaves, out_shardings=NamedSharding(mesh, PartitionSpec()))(
+            tree
+        )
+        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
+    return jax.device_get(tree)
+
+
+def base_spec(path: str, shape: tuple[int, ...], mode: str, size: int) -> PartitionSpec:
+    """How a parameter of the base is split over `model`; axes that do not divide stay whole.
+
+    >>> base_spec("layers.0.mlp.down_proj.kernel", (64, 32), "tensor", 4)
+    PartitionSpec('model',)
+    """
+    axis = None
+    if mode == "tensor":
+        if _BY_OUTPUT.fullmatch(path):
+            axis = len(shape) - 1
+        elif _BY_INPUT.fullmatch(path):
+            axis = 0
+    elif mode == "full":
+        axis = int(np.argmax(shape))
+    if axis is None or size == 1 or shape[axis] % size:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * axis, MODEL)
+
+
+def put_base(params: dict[str, Any], mesh: Mesh, mode: str) -> dict[str, Any]:
+    """The base's parameters on the mesh."""
+
+    def one(path: Any, leaf: Any) -> jax.Array:
+        dotted = ".".join(str(getattr(part, "key", part)) for part in path)
+        spec = base_spec(dotted, leaf.shape, mode, mesh.shape[MODEL])
+        return put(leaf, mesh, *spec)
+
+    return jax.tree_util.tree_map_with_path(one, params)
