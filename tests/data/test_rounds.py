@@ -33,13 +33,13 @@ def test_a_client_that_comes_late_still_fits(monkeypatch):
     """The block shape is chosen from a sample that need not show every client."""
     monkeypatch.setattr(rounds_module, "SAMPLED_UPDATES", 2)
     data = make_data(participation=0.05)
-    shape = data.shape(200)
+    shapes = data.shapes(200)
     seen = set()
     for number in range(200):
-        work = data.round(number, shape)
+        work = data.round(number, shapes)
         seen.update(work.participants.tolist())
         for chunk in work.chunks("global"):
-            tokens = sum(update.real_tokens for update in chunk.updates)
+            tokens = sum(block.real_tokens for block in chunk.blocks)
             own = data.examples[work.participants[0]]
             assert tokens == sum(len(e.tokens_T) for e in own)
     assert 19 in seen
@@ -64,8 +64,24 @@ def test_updates_depend_on_seed_round_client_and_phase_alone():
 
 def test_chunks_split_the_participants():
     data = make_data(clients_per_step=8)
-    chunks = data.round(0, data.shape(1)).chunks("global")
+    chunks = list(data.round(0, data.shapes(1)).chunks("global"))
     assert [len(chunk.members) for chunk in chunks] == [8, 8, 4]
     assert [len(chunk.id_C) for chunk in chunks] == [8, 8, 8]
     assert chunks[2].total_C.tolist() == [2, 2, 2, 2, 0, 0, 0, 0]
     assert [name for chunk in chunks for name in chunk.names] == list(data.names)
+
+
+def test_shards_share_the_work():
+    data = make_data(shards=4)
+    (chunk,) = data.round(0, data.shapes(1)).chunks("global")
+    assert len(chunk.id_C) == 20 and sorted(chunk.slots.tolist()) == list(range(20))
+    by_slot = {int(slot): int(c) for slot, c in zip(chunk.slots, chunk.members, strict=True)}
+    load = [sum(data.tokens(by_slot[s * 5 + place]) for place in range(5)) for s in range(4)]
+    assert max(load) == load[0] == 30 * 3 + 4 * 6 * 3  # the long one, and four short ones
+    real = 0
+    for block in chunk.blocks:
+        rows = block.rows
+        assert len(rows.tokens_BT) % 4 == 0
+        assert rows.client_B.max() < 5 and rows.row_P.max() < len(rows.tokens_BT) // 4
+        real += block.real_tokens
+    assert real == sum(map(data.tokens, range(20)))

@@ -11,13 +11,15 @@ import pytest
 import feddpa_jax.fed.engine as engine_module
 from feddpa_jax.adapters.lora import init_adapter, take
 from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.fed.aggregate import make_aggregate, weighted_mean
+from feddpa_jax.fed.aggregate import shares, weighted_sum
 from feddpa_jax.fed.engine import NonFiniteError, make_engine
-from feddpa_jax.fed.method import FedState, Parts, copies, need
+from feddpa_jax.fed.method import FedState, copies, merge_metrics, need
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, random_model
+from feddpa_jax.sharding import single_mesh
 from feddpa_jax.types import TokenizedExample
+from tests.fed.parts import local_of, parts_for
 
 CONFIG = ModelConfig(61, 16, 2, 4, 2, 6, 24)
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -73,11 +75,26 @@ def engine_for(dropout: float):
     return make_engine(base, scale=2.0, dropout=dropout, learning_rate=1e-2)
 
 
-def train(data, bank, *, frozen=None, phase="local", members=None, dropout=0.0):
-    engine = engine_for(dropout)
+def train(data, bank, *, frozen=None, phase="local", members=None, dropout=0.0, engine=None):
+    """The members' trained adapters, in their order, and the metrics."""
+    engine = engine or engine_for(dropout)
     members = np.arange(len(data.names), dtype=np.int32) if members is None else members
-    chunks = data.chunks(members, 1, phase, data.shape(2))
-    return engine.train(take(bank, members), chunks, key=jax.random.key(5), frozen=frozen)
+    trained, metrics = {}, []
+    for chunk in data.chunks(members, 1, phase, data.shapes(2)):
+        own_C = jax.tree.map(
+            lambda leaf, chunk=chunk: (
+                jnp.zeros((len(chunk.total_C), *leaf.shape[1:]))
+                .at[chunk.slots]
+                .set(leaf[chunk.members])
+            ),
+            bank,
+        )
+        own_C, done = engine.train(own_C, chunk, key=jax.random.key(5), frozen=frozen)
+        for client, slot in zip(chunk.members.tolist(), chunk.slots.tolist(), strict=True):
+            trained[client] = jax.tree.map(lambda leaf, slot=slot: np.asarray(leaf[slot]), own_C)
+        metrics.append(done)
+    merged = jax.tree.map(lambda *leaves: np.stack(leaves), *(trained[int(c)] for c in members))
+    return merged, merge_metrics(metrics)
 
 
 def assert_trees_close(x, y, atol=1e-5):
@@ -107,7 +124,7 @@ def test_blocks_and_chunks_do_not_matter():
         assert_trees_close(whole, other)
 
 
-def test_order_of_clients_does_not_matter():
+def test_order_of_clients_does_not_matter(tmp_path):
     data, order = make_data(), [2, 0, 3, 1]
     turned = dataclasses.replace(
         data,
@@ -115,56 +132,51 @@ def test_order_of_clients_does_not_matter():
         examples=tuple(data.examples[i] for i in order),
     )
     results = []
-    for own in (data, turned):
-        method = METHODS["feddpa_t"].build(
-            Parts(
-                engine_for(0.3),
-                new_adapter,
-                make_aggregate("examples"),
-            )
-        )
+    for place, own in enumerate((data, turned)):
         own = dataclasses.replace(own, participation=0.5)
-        state = method.init(jax.random.key(0), jnp.array(own.ids, jnp.uint32))
+        parts = parts_for(engine_for(0.3), new_adapter, own, tmp_path / str(place), "examples")
+        method = METHODS["feddpa_t"].build(parts)
+        state = method.init(jax.random.key(0))
         for number in range(3):
-            data_round = own.round(number, own.shape(3))
+            data_round = own.round(number, own.shapes(3))
             state, _ = method.round(state, data_round, key=jax.random.key(number))
         results.append(state)
     assert_trees_close(results[0].global_, results[1].global_)
-    assert_trees_close(take(results[0].local_C, np.array(order)), results[1].local_C)
+    assert_trees_close(take(results[0].local.all(), np.array(order)), results[1].local.all())
 
 
-def test_absent_clients_keep_their_bits():
+def test_absent_clients_keep_their_bits(tmp_path):
     data = make_data(participation=0.5)
-    parts = Parts(engine_for(0.0), new_adapter, make_aggregate("uniform"))
+    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
     method = METHODS["local"].build(parts)
-    state = FedState(None, random_bank(4))
+    state = FedState(None, local_of(parts, random_bank(4)))
     there = data.participants(0)
     assert len(there) == 2
-    after, _ = method.round(state, data.round(0, data.shape(1)), key=jax.random.key(0))
+    after, _ = method.round(state, data.round(0, data.shapes(1)), key=jax.random.key(0))
+    before_C, after_C = need(state.local).all(), need(after.local).all()
     for c in range(4):
-        before_a, after_a = (
-            need(state.local_C)["q_proj"]["a"][c],
-            need(after.local_C)["q_proj"]["a"][c],
-        )
-        assert np.array_equal(before_a, after_a) == (c not in there)
+        same = np.array_equal(before_C["q_proj"]["a"][c], after_C["q_proj"]["a"][c])
+        assert same == (c not in there)
 
 
-def test_one_compilation_over_three_rounds(base, monkeypatch):
+def test_one_compilation_a_phase_and_shape(base, monkeypatch, tmp_path):
     traces = []
     original = engine_module.client_losses
     monkeypatch.setattr(
         engine_module,
         "client_losses",
-        lambda *args, **kwargs: traces.append(1) or original(*args, **kwargs),
+        lambda *args, **kwargs: traces.append(args[3].tokens_BT.shape) or original(*args, **kwargs),
     )
     data = make_data(block_tokens=64)
     engine = make_engine(base, scale=2.0, learning_rate=1e-3)
-    method = METHODS["feddpa_t"].build(Parts(engine, new_adapter, make_aggregate("uniform")))
-    state = method.init(jax.random.key(0), jnp.array(data.ids, jnp.uint32))
-    shape = data.shape(3)
-    for number in range(3):
-        state, _ = method.round(state, data.round(number, shape), key=jax.random.key(number))
-    assert len(traces) == 2  # One for the global phase, one for the local phase.
+    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, tmp_path))
+    state = method.init(jax.random.key(0))
+    shapes = data.shapes(3)
+    for number in range(4):
+        state, _ = method.round(state, data.round(number, shapes), key=jax.random.key(number))
+        if number == 1:
+            by_round_1 = len(traces)
+    assert len(traces) == by_round_1 <= 2 * len(shapes)  # the global phase, and the local one
 
 
 def test_a_client_that_diverges_is_named():
@@ -177,8 +189,8 @@ def test_a_client_that_diverges_is_named():
 def test_frozen_weights_get_no_gradient(base):
     """The step costs two thirds of what a full backward pass would cost."""
     data = make_data()
-    chunk = data.chunks(np.arange(4), 0, "global", data.shape(1))[0]
-    rows = jax.tree.map(jnp.asarray, next(iter(chunk.updates)).blocks[0])
+    chunk = next(data.chunks(np.arange(4), 0, "global", data.shapes(1)))
+    rows = jax.tree.map(jnp.asarray, next(iter(chunk.blocks)).rows)
     bank, key_B2 = random_bank(4), jnp.ones((len(rows.client_B), 2), jnp.uint32)
 
     def loss(bank, base):
@@ -195,7 +207,7 @@ def test_frozen_weights_get_no_gradient(base):
 def test_unequal_clients_waste_little():
     data = make_data(batch_size=8, micro_batch_size=8)
     _, metrics = train(data, random_bank(4))
-    assert metrics.real_tokens == data.tokens_a_training()
+    assert metrics.real_tokens == sum(map(data.tokens, range(4)))
     longest = max(len(e.tokens_T) for own in data.examples for e in own)
     padded = data.epochs * sum(map(len, data.examples)) * longest
     assert metrics.computed_tokens < 0.65 * padded
@@ -205,14 +217,38 @@ def test_copies_and_mean():
     adapter = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
     three = jax.tree.map(
         lambda leaf: leaf * jnp.array([1.0, 2.0, 6.0]).reshape(3, *[1] * (leaf.ndim - 1)),
-        copies(adapter, 3),
+        copies(adapter, 3, single_mesh()),
     )
     # Uniform: (1 + 2 + 6) / 3 = 3; by examples 1, 1, 2: (1 + 2 + 12) / 4 = 3.75.
+    examples = np.array([1, 1, 2])
     assert_trees_close(
-        make_aggregate("uniform")(three, np.array([1, 1, 2])),
+        weighted_sum(three, jnp.asarray(shares(examples, "uniform"))),
         jax.tree.map(lambda leaf: 3.0 * leaf, adapter),
     )
     assert_trees_close(
-        weighted_mean(three, jnp.array([1.0, 1.0, 2.0])),
+        weighted_sum(three, jnp.asarray(shares(examples, "examples"))),
         jax.tree.map(lambda leaf: 3.75 * leaf, adapter),
     )
+
+
+def test_remat_changes_nothing_but_memory(base):
+    data, bank = make_data(), random_bank(4)
+    plain, _ = train(data, bank, dropout=0.3)
+    engine = make_engine(base, scale=2.0, dropout=0.3, learning_rate=1e-2, remat=True)
+    again, _ = train(data, bank, engine=engine)
+    assert_trees_close(plain, again)
+    chunk = next(data.chunks(np.arange(4), 0, "global", data.shapes(1)))
+    block = next(iter(chunk.blocks))
+    rows, key_B2 = block.rows, jnp.ones((len(block.rows.client_B), 2), jnp.uint32)
+
+    def residuals(remat: bool) -> int:
+        def loss(bank):
+            settings = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.5, "detach": False}
+            return engine_module.client_losses(
+                base, bank, None, rows, key_B2, remat=remat, **settings
+            ).sum()
+
+        _, back = jax.vjp(loss, bank)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(back))
+
+    assert residuals(True) < 0.6 * residuals(False)

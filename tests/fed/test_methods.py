@@ -3,13 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.fed.aggregate import make_aggregate
 from feddpa_jax.fed.engine import make_engine
 from feddpa_jax.fed.method import FedState, Method, Parts, need
 from feddpa_jax.fed.methods import METHODS
@@ -17,17 +15,12 @@ from feddpa_jax.fed.participation import sample_participants
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.types import TokenizedExample
+from tests.fed.parts import parts_for
 
 CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
 NEW = functools.partial(
     init_adapter, sizes={"q_proj": CONFIG.target_sizes()["q_proj"]}, layers=1, rank=2
 )
-
-
-@pytest.fixture(scope="module")
-def parts() -> Parts:
-    base = random_model(CONFIG, jax.random.key(0))
-    return Parts(make_engine(base, scale=2.0, learning_rate=1e-2), NEW, make_aggregate("uniform"))
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +33,17 @@ def data() -> TrainingData:
     return TrainingData(("x", "y", "z"), examples, 0, 1, 2, 2)
 
 
+@pytest.fixture(scope="module")
+def parts(data: TrainingData, tmp_path_factory) -> Parts:
+    base = random_model(CONFIG, jax.random.key(0))
+    engine = make_engine(base, scale=2.0, learning_rate=1e-2)
+    return parts_for(engine, NEW, data, tmp_path_factory.mktemp("clients"))
+
+
 def play(method: Method, data: TrainingData, rounds: int) -> list[FedState]:
-    states = [method.init(jax.random.key(1), jnp.array(data.ids, jnp.uint32))]
+    states = [method.init(jax.random.key(1))]
     for number in range(rounds):
-        data_round = data.round(number, data.shape(rounds))
+        data_round = data.round(number, data.shapes(rounds))
         state, _ = method.round(states[-1], data_round, key=jax.random.key(number))
         states.append(state)
     return states
@@ -57,8 +57,8 @@ def same(x, y) -> bool:
 
 def test_feddpa_t_trains_local_from_round_1_on(parts, data):
     start, first, second = play(METHODS["feddpa_t"].build(parts), data, 2)
-    assert same(start.local_C, first.local_C)
-    assert not same(first.local_C, second.local_C)
+    assert same(start.local.all(), first.local.all())
+    assert not same(first.local.all(), second.local.all())
     assert not same(start.global_, first.global_)
 
 
@@ -72,27 +72,28 @@ def test_feddpa_t_local_does_not_touch_global(parts, data):
 def test_feddpa_f_personalizes_once_from_the_final_global(parts, data):
     method = METHODS["feddpa_f"].build(parts)
     last = play(method, data, 2)[-1]
-    assert last.local_C is None
+    assert last.local is None
     assert method.personalize is not None
-    data_round = data.round(2, data.shape(2), everybody=True)
+    data_round = data.round(2, data.shapes(2), everybody=True)
     after, metrics = method.personalize(last, data_round, key=jax.random.key(9))
     assert same(after.global_, last.global_)
     assert set(metrics["personalization"].losses) == {"x", "y", "z"}
-    gap = np.abs(need(after.local_C)["q_proj"]["a"] - need(last.global_)["q_proj"]["a"][None]).max()
+    gap = np.abs(
+        need(after.local).all()["q_proj"]["a"] - need(last.global_)["q_proj"]["a"][None]
+    ).max()
     assert 0 < gap < 0.1
 
 
 def test_local_has_no_global_and_clients_differ(parts, data):
     last = play(METHODS["local"].build(parts), data, 1)[-1]
     assert last.global_ is None
-    assert not np.allclose(
-        need(last.local_C)["q_proj"]["a"][0], need(last.local_C)["q_proj"]["a"][1]
-    )
+    local_C = need(last.local).all()
+    assert not np.allclose(local_C["q_proj"]["a"][0], local_C["q_proj"]["a"][1])
 
 
 @pytest.mark.parametrize("name", ["fedit", "centralized"])
 def test_global_methods_have_no_local(parts, data, name):
-    assert play(METHODS[name].build(parts), data, 1)[-1].local_C is None
+    assert play(METHODS[name].build(parts), data, 1)[-1].local is None
 
 
 def test_participation_is_a_uniform_sample_by_name():

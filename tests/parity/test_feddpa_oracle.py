@@ -1,6 +1,7 @@
 """FedDPA-T and -F against the PyTorch loop of the reference: every loss, the final adapters."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.fed.aggregate import make_aggregate
 from feddpa_jax.fed.engine import make_engine
 from feddpa_jax.fed.method import FedState, Parts, need
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.types import TokenizedExample
+from tests.fed.parts import local_of, parts_for
 from tests.parity.reference_loop import hf_to_parameters, run_feddpa_f, run_feddpa_t
 
 LAYERS, RANK, ALPHA, RATE, LOCAL_WEIGHT = 3, 4, 8.0, 3e-3, 0.3
@@ -89,7 +90,7 @@ def reference_updates(data: TrainingData, client: int, number: int, phase: str) 
     ]
 
 
-def build_parts(base: Model, *, detach: bool = False) -> Parts:
+def build_parts(base: Model, data: TrainingData, folder: Path, *, detach: bool = False) -> Parts:
     engine = make_engine(
         base,
         scale=ALPHA / RANK,
@@ -97,7 +98,7 @@ def build_parts(base: Model, *, detach: bool = False) -> Parts:
         local_weight=LOCAL_WEIGHT,
         detach=detach,
     )
-    return Parts(engine, lambda key: {}, make_aggregate("uniform"))
+    return parts_for(engine, lambda key: {}, data, folder)
 
 
 def stacked(adapters: Sequence[dict]) -> dict:
@@ -111,7 +112,7 @@ def assert_close(ours: dict, theirs: dict) -> None:
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_feddpa_t(reference, base, data, detached):
+def test_feddpa_t(reference, base, data, detached, tmp_path):
     global_, locals_ = random_adapter(base, 0), [random_adapter(base, s) for s in (1, 2, 3)]
     phases = [("global",), ("global", "local")]
     batches = [
@@ -128,9 +129,10 @@ def test_feddpa_t(reference, base, data, detached):
         local_weight=LOCAL_WEIGHT,
         detached=detached,
     )
-    method = METHODS["feddpa_t"].build(build_parts(base, detach=detached))
-    state = FedState(jax.tree.map(jnp.asarray, global_), stacked(locals_))
-    shape = data.shape(ROUNDS)
+    parts = build_parts(base, data, tmp_path, detach=detached)
+    method = METHODS["feddpa_t"].build(parts)
+    state = FedState(jax.tree.map(jnp.asarray, global_), local_of(parts, stacked(locals_)))
+    shape = data.shapes(ROUNDS)
     for r in range(ROUNDS):
         state, metrics = method.round(state, data.round(r, shape), key=jax.random.key(r))
         for phase in phases[r]:
@@ -138,25 +140,27 @@ def test_feddpa_t(reference, base, data, detached):
                 ours, theirs = metrics[phase].losses[name], oracle.losses[r][c][phase]
                 np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
         assert_close(need(state.global_), oracle.global_by_round[r])
+    local_C = need(state.local).all()
     for c in range(len(COUNTS)):
-        assert_close(jax.tree.map(lambda leaf, c=c: leaf[c], state.local_C), oracle.locals_[c])
+        assert_close(jax.tree.map(lambda leaf, c=c: leaf[c], local_C), oracle.locals_[c])
 
 
-def test_detached_gradients_differ_from_exact(base, data):
+def test_detached_gradients_differ_from_exact(base, data, tmp_path):
     """The two settings of the test above do not give the same numbers by accident."""
     global_, locals_C = random_adapter(base, 0), stacked([random_adapter(base, 1)] * 3)
-    shape = data.shape(ROUNDS)
+    shape = data.shapes(ROUNDS)
     ends = []
     for detach in (False, True):
-        method = METHODS["feddpa_t"].build(build_parts(base, detach=detach))
-        state = FedState(jax.tree.map(jnp.asarray, global_), locals_C)
+        parts = build_parts(base, data, tmp_path / str(detach), detach=detach)
+        method = METHODS["feddpa_t"].build(parts)
+        state = FedState(jax.tree.map(jnp.asarray, global_), local_of(parts, locals_C))
         state, _ = method.round(state, data.round(1, shape), key=jax.random.key(0))
-        ends.append(state.local_C)
+        ends.append(need(state.local).all())
     gap = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), *ends)
     assert max(jax.tree.leaves(gap)) > 1e-3
 
 
-def test_feddpa_f(reference, base, data):
+def test_feddpa_f(reference, base, data, tmp_path):
     global_ = random_adapter(base, 0)
     batches = [
         [{"global": reference_updates(data, c, r, "global")} for c in range(len(COUNTS))]
@@ -164,9 +168,9 @@ def test_feddpa_f(reference, base, data):
     ]
     last = [reference_updates(data, c, ROUNDS, "personalization") for c in range(len(COUNTS))]
     oracle = run_feddpa_f(reference, global_, batches, last, alpha=ALPHA, learning_rate=RATE)
-    method = METHODS["feddpa_f"].build(build_parts(base))
+    method = METHODS["feddpa_f"].build(build_parts(base, data, tmp_path))
     state = FedState(jax.tree.map(jnp.asarray, global_), None)
-    shape = data.shape(ROUNDS)
+    shape = data.shapes(ROUNDS)
     for r in range(ROUNDS):
         state, metrics = method.round(state, data.round(r, shape), key=jax.random.key(r))
         for c, name in enumerate(data.names):
@@ -178,6 +182,7 @@ def test_feddpa_f(reference, base, data):
         state, data.round(ROUNDS, shape, everybody=True), key=jax.random.key(9)
     )
     assert_close(need(state.global_), oracle.global_)
+    local_C = need(state.local).all()
     for c, name in enumerate(data.names):
         np.testing.assert_allclose(
             metrics["personalization"].losses[name],
@@ -185,4 +190,4 @@ def test_feddpa_f(reference, base, data):
             atol=1e-4,
             rtol=0,
         )
-        assert_close(jax.tree.map(lambda leaf, c=c: leaf[c], state.local_C), oracle.locals_[c])
+        assert_close(jax.tree.map(lambda leaf, c=c: leaf[c], local_C), oracle.locals_[c])
