@@ -91,6 +91,7 @@ def make_parts(
         engine=make_engine(
             prepared.base.model,
             mesh=prepared.mesh,
+            base_mode=config.mesh.base,
             scale=config.lora.alpha / config.lora.rank,
             dropout=config.lora.dropout,
             learning_rate=config.fed.learning_rate,

@@ -13,7 +13,8 @@ import pytest
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli import main
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.fed.method import FedState, copies
+from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
+from feddpa_jax.fed.method import FedState, need
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.prepare import Prepared, adapter_factory, prepare
 from feddpa_jax.start import start_from
@@ -46,17 +47,23 @@ def write(folder: Path, adapter: Adapter, prepared: Prepared, alpha: float = 6.0
     return str(folder)
 
 
-def fresh_state(prepared: Prepared) -> FedState:
+def bank(adapter: Adapter, count: int = 8) -> Adapter:
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), adapter)
+
+
+def fresh_state(prepared: Prepared, tmp_path: Path) -> FedState:
     zero = jax.tree.map(jnp.zeros_like, adapter(prepared, 0))
-    return FedState(zero, copies(zero, len(prepared.names)))
+    files = ClientFiles(tmp_path / "clients", cached=1)
+    local = LocalAdapters(prepared.names, files, lambda members: bank(zero, len(members)))
+    return FedState(zero, local)
 
 
 def same(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_nothing_named_changes_nothing(prepared: Prepared):
-    fresh = fresh_state(prepared)
+def test_nothing_named_changes_nothing(prepared: Prepared, tmp_path: Path):
+    fresh = fresh_state(prepared, tmp_path)
     assert start_from(config_of(), prepared, fresh) == fresh
 
 
@@ -65,23 +72,23 @@ def test_both_adapters(tmp_path: Path, prepared: Prepared):
     for number, name in enumerate(prepared.names):
         write(tmp_path / "clients" / name, adapter(prepared, 2 + number), prepared)
     config = config_of(global_adapter=global_, local_adapter=str(tmp_path / "clients"))
-    state = start_from(config, prepared, fresh_state(prepared))
+    state = start_from(config, prepared, fresh_state(prepared, tmp_path))
     same(state.global_, adapter(prepared, 1))
     for number in range(len(prepared.names)):
-        own = jax.tree.map(lambda leaf, at=number: leaf[at], state.local_C)
+        own = jax.tree.map(lambda leaf, at=number: leaf[at], need(state.local).all())
         same(own, adapter(prepared, 2 + number))
 
 
 def test_one_local_adapter_for_all(tmp_path: Path, prepared: Prepared):
     folder = write(tmp_path / "one", adapter(prepared, 3), prepared)
-    state = start_from(config_of(local_adapter=folder), prepared, fresh_state(prepared))
-    same(state.local_C, copies(adapter(prepared, 3), len(prepared.names)))
+    state = start_from(config_of(local_adapter=folder), prepared, fresh_state(prepared, tmp_path))
+    same(need(state.local).all(), bank(adapter(prepared, 3)))
     assert not jax.tree.leaves(state.global_)[0].any()
 
 
 def test_mistakes(tmp_path: Path, prepared: Prepared):
     good = write(tmp_path / "good", adapter(prepared, 1), prepared)
-    fresh = fresh_state(prepared)
+    fresh = fresh_state(prepared, tmp_path)
 
     def refused(message: str, state: FedState = fresh, config: Config | None = None, **init: Any):
         with pytest.raises(UserError, match=message) as caught:
@@ -92,7 +99,7 @@ def test_mistakes(tmp_path: Path, prepared: Prepared):
     refused("init.local_adapter: .* has none for client 'client_0'", local_adapter=str(tmp_path))
     refused(
         "init.local_adapter: feddpa_t starts without a local adapter; use init.global_adapter",
-        dataclasses.replace(fresh, local_C=None),
+        fresh._replace(local=None),
         local_adapter=good,
     )
     other = write(tmp_path / "alpha", adapter(prepared, 1), prepared, alpha=8.0)

@@ -6,6 +6,7 @@ write theirs. Clients that never trained have no file; their fresh adapter follo
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -72,7 +73,8 @@ class ClientFiles:
                 os.fsync(file.fileno())
             aside.replace(final)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink()
             raise UserError(
                 f"{final}: cannot be written ({error.strerror or error}); make room and start the "
                 "same command again"

@@ -29,7 +29,7 @@ from feddpa_jax.adapters.dual import dual_branches, single_branch
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.fed.rows import Chunk, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
-from feddpa_jax.sharding import CLIENTS, gather, put, single_mesh
+from feddpa_jax.sharding import CLIENTS, MODEL, gather, put, single_mesh
 from feddpa_jax.types import UserError
 
 
@@ -114,6 +114,7 @@ def client_losses(
     local_weight: float,
     detach: bool,
     remat: bool = False,
+    gathered: bool = False,
 ) -> jax.Array:
     """Each client's loss on a block of rows, [C]: sums of weight_p * nll_p.
 
@@ -129,6 +130,7 @@ def client_losses(
       local_weight: a.
       detach: stop gradients at the frozen branch's output.
       remat: compute each layer again in the backward pass.
+      gathered: make each layer's parameters whole where it is computed.
     """
     count = rows.client_B.shape[0]
     if frozen is None:
@@ -147,11 +149,21 @@ def client_losses(
             detach_global=detach,
         )
     hidden_BTD, _ = model.hidden(
-        rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches, remat=remat
+        rows.tokens_BT,
+        rows.position_BT,
+        causal_mask(rows.segment_BT),
+        branches,
+        remat=remat,
+        gathered=gathered,
     )
     loss_P = response_nll(model, hidden_BTD, rows) * rows.weight_P
     clients = jax.tree.leaves(adapters_C)[0].shape[0]
     return jax.ops.segment_sum(loss_P, rows.client_B[rows.row_P], num_segments=clients)
+
+
+def split_rows(rows: Rows) -> Rows:
+    """A shard's rows, and its response positions, split over the mesh axis `model`."""
+    return Rows(*(jax.lax.with_sharding_constraint(leaf, PartitionSpec(MODEL)) for leaf in rows))
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -176,6 +188,7 @@ def make_engine(
     model: Model,
     *,
     mesh: Mesh | None = None,
+    base_mode: str = "tensor",
     scale: float,
     dropout: float = 0.0,
     learning_rate: float,
@@ -190,6 +203,8 @@ def make_engine(
     Args:
       model: the frozen base, shared by all clients; on the mesh if there is one.
       mesh: of the axes `clients` and `model`; one device if None.
+      base_mode: how the base is split over `model` (see `sharding`); if "full", a block's rows are
+        split over `model` too, and layers are computed again in the backward pass.
       scale: LoRA scale, alpha / rank.
       dropout: LoRA dropout.
       learning_rate: at the first update; falls linearly to 0 over each client's training.
@@ -203,6 +218,7 @@ def make_engine(
       The engine.
     """
     mesh = single_mesh() if mesh is None else mesh
+    splits_rows = base_mode == "full" and mesh.shape[MODEL] > 1
     tx = optax.chain(
         optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     )
@@ -215,6 +231,8 @@ def make_engine(
             key = jax.random.fold_in(key, state.step_C[client])
             return jax.random.key_data(jax.random.fold_in(key, row))
 
+        if splits_rows:
+            rows = split_rows(rows)
         key_B2 = jax.vmap(row_key)(rows.client_B, rows.row_B)
 
         def total_loss(adapters_C: Adapter):
@@ -228,7 +246,8 @@ def make_engine(
                 dropout=dropout,
                 local_weight=local_weight,
                 detach=detach,
-                remat=remat,
+                remat=remat or splits_rows,
+                gathered=splits_rows,
             )
             return loss_C.sum(), loss_C
 

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -54,6 +55,17 @@ class Block(nnx.Module):
         return x_BTD + out_BTD, cache
 
 
+def _run_block(
+    definition: Any, gathered: bool, parameters: Any, x_BTD: jax.Array, **arguments: Any
+) -> tuple[jax.Array, LayerCache | None]:
+    """A layer as a function of its parameters, which are made whole first if they are split."""
+    if gathered:
+        parameters = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), parameters
+        )
+    return nnx.merge(definition, parameters)(x_BTD, **arguments)
+
+
 class Decoder(nnx.Module):
     """Embedding, layers, final norm and head."""
 
@@ -73,6 +85,7 @@ class Decoder(nnx.Module):
         branches: Sequence[Branch],
         cache: Cache | None,
         remat: bool,
+        gathered: bool,
     ) -> tuple[jax.Array, Cache | None]:
         """See `Model.hidden`."""
         config = self.config
@@ -91,8 +104,11 @@ class Decoder(nnx.Module):
                 local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
         caches = []
         for index, own in enumerate(layer_branches(branches, config.layers)):
+            definition, parameters = nnx.split(self.layers[index])
             block = functools.partial(
-                self.layers[index],
+                _run_block,
+                definition,
+                gathered,
                 layer=index,
                 position_BT=position_BT,
                 rotary=local_rotary if index in config.local_layers else rotary,
@@ -101,7 +117,7 @@ class Decoder(nnx.Module):
             )
             if remat:
                 block = jax.checkpoint(block)
-            x_BTD, layer_cache = block(x_BTD, branches=own)
+            x_BTD, layer_cache = block(parameters, x_BTD, branches=own)
             caches.append(layer_cache)
         return self.norm(x_BTD), None if cache is None else tuple(caches)
 
@@ -151,6 +167,7 @@ class Model:
         cache: Cache | None = None,
         *,
         remat: bool = False,
+        gathered: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """The final hidden states, after the last norm.
 
@@ -161,11 +178,15 @@ class Model:
           branches: adapters of the rows.
           cache: keys and values so far, or None to attend within the rows.
           remat: keep no activations of a layer for the backward pass, but compute it again.
+          gathered: the parameters are split over the mesh, and a layer's are made whole where it is
+            computed; with `remat` they are split again until the backward pass.
 
         Returns:
           float32 hidden states, and the cache with these tokens added (None without a cache).
         """
-        return self.module().hidden(tokens_BT, position_BT, mask_BTS, branches, cache, remat)
+        return self.module().hidden(
+            tokens_BT, position_BT, mask_BTS, branches, cache, remat, gathered
+        )
 
     def logits(self, hidden: Float[Array, "*X D"]) -> Float[Array, "*X V"]:
         """Next-token logits of hidden states with any leading axes, float32."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feddpa_jax.checkpoint import load
+from feddpa_jax.checkpoint import load, rounds_saved
 from feddpa_jax.cli import main
+from feddpa_jax.fed.clients import ClientFiles
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
 
 SMALL = [
@@ -37,10 +38,13 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def final_state(folder: Path) -> dict[str, np.ndarray]:
-    state = load(max((folder / "checkpoints").iterdir()), {}).state
+    last = rounds_saved(folder / "checkpoints")[-1]
+    found = load(folder / "checkpoints" / f"{last:05d}", {})
+    files = ClientFiles(folder / "checkpoints" / "clients", cached=1)
+    adapters = {name: files.read(name, saved) for name, saved in found.clients.items()}
     return {
         f"{side}/{target}/{name}": np.asarray(leaf)
-        for side, adapter in state.items()
+        for side, adapter in {**found.state, **adapters}.items()
         for target, pair in adapter.items()
         for name, leaf in pair.items()
     }
@@ -210,8 +214,14 @@ def test_damaged_checkpoints(capsys, run_dir, tmp_path):
     assert "resuming after 1 of 2 rounds" in out
     whole, again = final_state(run_dir), final_state(copy)
     assert all(whole[name].tobytes() == again[name].tobytes() for name in whole)
-    for place in (copy / "checkpoints").iterdir():
-        (place / "manifest.json").write_text("{")
+    own = copy / "checkpoints/clients/client_2/00001.safetensors"
+    own.write_bytes(own.read_bytes()[:-7])
+    assert train(copy, "--no-eval") == 0
+    assert "clients/client_2/00001.safetensors has changed" in capsys.readouterr().out
+    again = final_state(copy)
+    assert all(whole[name].tobytes() == again[name].tobytes() for name in whole)
+    for number in rounds_saved(copy / "checkpoints"):
+        (copy / "checkpoints" / f"{number:05d}" / "manifest.json").write_text("{")
     refused(capsys, ["eval", "--run-dir", str(copy)], "every checkpoint is damaged")
 
 
@@ -233,7 +243,7 @@ def test_full_disk_keeps_what_is_there(run_dir, tmp_path):
     assert ran.stderr.count("\n") == 1
     assert "could not be written" in ran.stderr
     assert "round 0 is kept" in ran.stderr
-    assert [p.name for p in (copy / "checkpoints").iterdir()] == ["00000"]
+    assert rounds_saved(copy / "checkpoints") == [0]
 
 
 def test_damaged_models(capsys, tmp_path):

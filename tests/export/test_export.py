@@ -17,6 +17,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.cli import main
 from feddpa_jax.export import folder as export_folder
 
@@ -405,7 +406,7 @@ def test_steps(tmp_path: Path, capsys):
     assert main(["train", "--run-dir", str(run), *SMALL, "--no-eval"]) == 0
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = int(np.argmin(losses))
-    kept = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
+    kept = rounds_saved(run / "checkpoints")
     assert kept == sorted({best, 2})
     assert export(run, tmp_path / "best", "--step", "best") == 0
     assert json.loads((tmp_path / "best/feddpa.json").read_text())["round"] == best

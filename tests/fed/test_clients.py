@@ -1,0 +1,87 @@
+"""Private adapters on disk: unchanging values, whole files, bounded memory."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.checkpoint import CLIENTS, find_damage, load, save
+from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
+from feddpa_jax.types import UserError
+
+NAMES = ("anna", "ben", "clara")
+
+
+def bank(*values: float) -> dict:
+    a_CLDR = jnp.stack([jnp.full((2, 3, 1), value) for value in values])
+    return {"q_proj": {"a": a_CLDR, "b": -a_CLDR}}
+
+
+def local_in(folder: Path, cached: int = 1) -> LocalAdapters:
+    files = ClientFiles(folder, cached)
+    return LocalAdapters(NAMES, files, lambda members: bank(*(c / 10 for c in members)))
+
+
+def values(local: LocalAdapters) -> list[float]:
+    both = local.all()["q_proj"]
+    assert np.array_equal(both["a"], -both["b"])
+    return [round(float(x), 3) for x in both["a"][:, 1, 2, 0]]
+
+
+def test_put_returns_another_value(tmp_path: Path):
+    fresh = local_in(tmp_path)
+    assert values(fresh) == [0.0, 0.1, 0.2]
+    first = fresh.put([2, 0], bank(5.0, 6.0), round_number=0)
+    second = first.put([0], bank(7.0), round_number=1)
+    assert values(fresh) == [0.0, 0.1, 0.2]
+    assert values(first) == [6.0, 0.1, 5.0]
+    assert values(second) == [7.0, 0.1, 5.0]
+    assert values(LocalAdapters(NAMES, ClientFiles(tmp_path, 1), fresh.fresh, second.saved)) == [
+        *(7.0, 0.1, 5.0)
+    ]
+
+
+def test_memory_is_bounded(tmp_path: Path):
+    local = local_in(tmp_path, cached=2)
+    for number in range(5):
+        local = local.put([0, 1, 2], bank(1.0, 2.0, float(number)), number)
+        assert values(local) == [1.0, 2.0, float(number)]
+        assert len(local.files._recent) == 2
+
+
+def test_damaged_file_is_named(tmp_path: Path):
+    local = local_in(tmp_path).put([1, 2], bank(1.0, 2.0), 3)
+    path = tmp_path / "ben" / "00003.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"ben/00003.safetensors: missing or damaged"):
+        local.take([1])
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "ben").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written .*make room"):
+        local_in(tmp_path).put([1], bank(1.0), 0)
+
+
+def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
+    """Files go when the last checkpoint that needs them goes, and damage in one is seen."""
+    local = local_in(tmp_path / CLIENTS)
+    for number, members in enumerate([[0, 1], [1], [1], [1, 2]]):
+        local = local.put(members, bank(*[float(number)] * len(members)), number)
+        save(tmp_path, number, {}, {"loss": 9.0 - number}, keep=2, clients=local.saved)
+    files = sorted(
+        str(p.relative_to(tmp_path / CLIENTS)) for p in (tmp_path / CLIENTS).rglob("*.s*")
+    )
+    assert files == [
+        *("anna/00000.safetensors", "ben/00002.safetensors", "ben/00003.safetensors"),
+        "clara/00003.safetensors",
+    ]
+    found = load(tmp_path / "00002", {})
+    assert values(LocalAdapters(NAMES, local.files, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
+    assert find_damage(tmp_path / "00003") == ""
+    (tmp_path / CLIENTS / "clara/00003.safetensors").unlink()
+    assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
+    assert find_damage(tmp_path / "00002") == ""
+    jax.tree.map(np.testing.assert_array_equal, found.state, {})

@@ -1,0 +1,131 @@
+"""The same numbers on any mesh of eight emulated devices, and nothing sent that need not be."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from feddpa_jax.fed.aggregate import weighted_sum
+from feddpa_jax.fed.engine import make_engine, start_training
+from feddpa_jax.fed.method import copies
+from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.decoder import Model, random_model
+from feddpa_jax.sharding import CLIENTS, make_mesh, put, put_base
+from feddpa_jax.types import UserError
+from tests.fed.parts import parts_for
+from tests.fed.test_engine import make_data, new_adapter
+
+CONFIG = ModelConfig(64, 16, 2, 4, 2, 6, 24)
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def collectives(text: str) -> list[str]:
+    """The collectives of a compiled program, by kind."""
+    kinds = "|".join(COLLECTIVES)
+    return re.findall(rf"= \S+ ({kinds})(?:-start)?\(", text)
+
+
+def on_mesh(clients: int, model: int, mode: str = "tensor"):
+    mesh = make_mesh(clients, model)
+    base = random_model(CONFIG, jax.random.key(3))
+    base = Model(put_base(base.params, mesh, mode), base.definition, base.config)
+    return (
+        mesh,
+        base,
+        make_engine(base, mesh=mesh, base_mode=mode, scale=2.0, dropout=0.3, learning_rate=1e-2),
+    )
+
+
+def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
+    """Two rounds of FedDPA-T."""
+    _, _, engine = on_mesh(clients, model, mode)
+    data = make_data(shards=clients, **changes)
+    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, folder))
+    state = method.init(jax.random.key(0))
+    for number in range(2):
+        data_round = data.round(number, data.shapes(2))
+        state, metrics = method.round(state, data_round, key=jax.random.key(number))
+    return jax.device_get((state.global_, state.local.all())), metrics
+
+
+@pytest.mark.parametrize(
+    ("clients", "model", "mode", "changes"),
+    [
+        (4, 1, "tensor", {}),
+        (8, 1, "tensor", {}),  # more devices than clients
+        (2, 1, "tensor", {"clients_per_step": 2}),
+        (2, 2, "tensor", {}),
+        (2, 4, "full", {}),
+    ],
+)
+def test_same_numbers_as_one_device(tmp_path, clients, model, mode, changes):
+    whole, metrics = play(tmp_path / "one", 1, 1)
+    other, other_metrics = play(tmp_path / "many", clients, model, mode, **changes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=0), whole, other)
+    for phase in metrics:
+        for name, curve in metrics[phase].losses.items():
+            np.testing.assert_allclose(other_metrics[phase].losses[name], curve, atol=2e-5)
+
+
+def arguments(mesh, base, engine, clients: int):
+    """What a step is called with, for eight clients."""
+    data = make_data(shards=clients)
+    chunk = next(data.chunks(np.arange(4), 0, "global", data.shapes(2)))
+    block = next(iter(chunk.blocks))
+    adapter = new_adapter(jax.random.key(0))
+    bank = copies(adapter, len(chunk.total_C), mesh)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+    state = start_training(bank, tx.init)
+    keys = np.zeros((len(chunk.total_C), 2), np.uint32)
+    own = put((block.rows, keys, chunk.total_C, block.ends_C), mesh, CLIENTS)
+    return base, state, None, *own
+
+
+def test_client_state_is_split_and_nothing_crosses_clients():
+    mesh, base, engine = on_mesh(8, 1)
+    compiled = engine.step.lower(*arguments(mesh, base, engine, 8)).compile()
+    assert collectives(compiled.as_text()) == []
+    state, loss_C = engine.step(*arguments(mesh, base, engine, 8))
+    for leaf in jax.tree.leaves((state, loss_C)):
+        assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // 8
+    for leaf in jax.tree.leaves(base.params):
+        assert leaf.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("mode", ["tensor", "full"])
+def test_a_split_base_takes_its_share_of_memory(mode):
+    _, whole, _ = on_mesh(1, 1)
+    mesh, base, engine = on_mesh(2, 4, mode)
+
+    def on_one_device(model: Model) -> int:
+        return sum(
+            np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(model.params)
+        )
+
+    assert on_one_device(base) < 0.35 * on_one_device(whole)
+    text = engine.step.lower(*arguments(mesh, base, engine, 2)).compile().as_text()
+    found = set(collectives(text))
+    assert ("all-gather" in found) if mode == "full" else ("all-reduce" in found)
+
+
+def test_the_average_is_one_all_reduce():
+    mesh = make_mesh(8, 1)
+    bank = copies(new_adapter(jax.random.key(0)), 16, mesh)
+    share_C = put(np.arange(16, dtype=np.float32), mesh, CLIENTS)
+    text = weighted_sum.lower(bank, share_C).compile().as_text()
+    assert collectives(text) == ["all-reduce"]
+    mean = weighted_sum(bank, share_C / share_C.sum())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[0], atol=1e-6), mean, jax.device_get(bank)
+    )
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(UserError, match=r"mesh: 3 x 4 devices .* there are 8; lower one"):
+        make_mesh(3, 4)
+    assert make_mesh(None, 2).shape == {"clients": 4, "model": 2}
+    assert jnp.ones(3).sum() == 3
