@@ -8,12 +8,9 @@
 """
 
 import contextlib
-import errno
-import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +20,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from feddpa_jax.disk import check_room, disk_reason, sha256, sync, sync_tree, write_json
 from feddpa_jax.fed.clients import ClientFiles, Saved
 from feddpa_jax.types import UserError
 
@@ -90,22 +88,22 @@ def save(
         aside.mkdir()
         # As numpy arrays: a checkpoint knows nothing of the devices that it was written from.
         arrays = jax.tree.map(np.asarray, dict(state))
-        _check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
+        check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
         if arrays:  # A method without a global adapter has none.
             with _quiet():
                 ocp.save(str((aside / "state").absolute()), arrays)
         own = {name: list(saved) for name, saved in (clients or {}).items()}
-        _write_json(
+        write_json(
             aside / "record.json", {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
         )
-        _write_json(aside / "manifest.json", _manifest(aside))
-        _sync_tree(aside)
+        write_json(aside / "manifest.json", _manifest(aside))
+        sync_tree(aside)
         _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
-        _sync(folder)
+        sync(folder)
     except Exception as error:  # Orbax wraps a full disk in errors of its own kinds.
         shutil.rmtree(aside, ignore_errors=True)
-        reason = _disk_reason(error)
+        reason = disk_reason(error)
         if not reason:
             raise
         kept = [number for number in rounds_saved(folder) if number < round_number]
@@ -232,7 +230,7 @@ def find_damage(place: Path) -> str:
             found = path.stat().st_size
             if found != size:
                 return f"{name} has {found} bytes, not {size}"
-            if _sha256(path) != digest:
+            if sha256(path) != digest:
                 return f"{name} has changed"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -246,7 +244,7 @@ def _find_damaged_client(place: Path) -> str:
     for name, (number, size, digest) in _clients_of(place).items():
         path = files.path(name, number)
         try:
-            if path.stat().st_size != size or _sha256(path) != digest:
+            if path.stat().st_size != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"
         except OSError:
             return f"{path.relative_to(place.parent)} is missing"
@@ -295,54 +293,9 @@ def _discard(place: Path) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, _sha256(path)) for path in files
+        path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files
     }
     return {"files": sums}
-
-
-def _check_room(folder: Path, size: int) -> None:
-    """Fails once and early if the disk is full: Orbax would fail in several threads at a time."""
-    path = folder / "room"
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    path.unlink()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        _sync(path)
-
-
-def _disk_reason(error: BaseException) -> str:
-    """What the disk refused, if that is what an error comes from; else empty."""
-    if isinstance(error, OSError):
-        return error.strerror or " ".join(str(error).split())
-    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
-        if os.strerror(number).lower() in str(error).lower():
-            return os.strerror(number)
-    cause = error.__cause__ or error.__context__
-    return _disk_reason(cause) if cause else ""
 
 
 @contextlib.contextmanager

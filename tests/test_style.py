@@ -16,12 +16,12 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "progress", "strict_yaml"},
+    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding"},
     {"models", "adapters"},
     {"fed", "weighting", "generate"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start"},
-    {"train", "export"},
+    {"train", "export", "bench", "plan"},
     {"commands", "cli"},
 )
 

@@ -161,8 +161,8 @@ def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Place
             weight_P[p : p + count] = segment.weight
             placed.append(Placed(segment.ident, b, t, p))
             t, p = end, p + count
-    tokens = (tokens_BT, position_BT, segment_BT, client_B, row_B)
-    return Rows(*tokens, row_P, place_P, target_P, weight_P), placed
+    by_row = [tokens_BT, position_BT, segment_BT, client_B, row_B]
+    return Rows(*by_row, *[row_P, place_P, target_P, weight_P]), placed
 
 
 def choose_shapes(

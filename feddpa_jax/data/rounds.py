@@ -4,13 +4,14 @@ import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from feddpa_jax.data.blocks import BlockShape, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
-from feddpa_jax.fed.rows import Block, Chunk, Rows
+from feddpa_jax.fed.rows import Block, Chunk
 from feddpa_jax.types import TokenizedExample
 
 # About so many clients' updates of a run are packed beforehand to choose the block shapes.
@@ -189,7 +190,7 @@ class TrainingData:
             for s, ends in enumerate(planned.ends):
                 ends_C[[s * places + place for place in ends]] = True
             yield Block(
-                rows=Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))),
+                rows=jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts),
                 ends_C=ends_C,
                 real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
                 computed_tokens=self.shards * planned.shape.rows * planned.shape.length,

@@ -11,7 +11,8 @@ class Rows(NamedTuple):
     """A block of B rows of T tokens, and the P response positions in them.
 
     A row packs examples (segments) of one client; each attends to itself alone. Rows of one client
-    need not be as many as another's, and padding rows have segment 0 throughout.
+    need not be as many as another's, and padding rows have segment 0 throughout. The arrays are the
+    host's (numpy) until they are put on the mesh.
 
     Attributes:
       tokens_BT: token ids.
@@ -25,15 +26,15 @@ class Rows(NamedTuple):
       weight_P: the position's share in its client's loss; 0 for padding.
     """
 
-    tokens_BT: jax.Array | np.ndarray
-    position_BT: jax.Array | np.ndarray
-    segment_BT: jax.Array | np.ndarray
-    client_B: jax.Array | np.ndarray
-    row_B: jax.Array | np.ndarray
-    row_P: jax.Array | np.ndarray
-    place_P: jax.Array | np.ndarray
-    target_P: jax.Array | np.ndarray
-    weight_P: jax.Array | np.ndarray
+    tokens_BT: jax.Array
+    position_BT: jax.Array
+    segment_BT: jax.Array
+    client_B: jax.Array
+    row_B: jax.Array
+    row_P: jax.Array
+    place_P: jax.Array
+    target_P: jax.Array
+    weight_P: jax.Array
 
 
 class Block(NamedTuple):

@@ -57,8 +57,8 @@ def same(x, y) -> bool:
 
 def test_feddpa_t_trains_local_from_round_1_on(parts, data):
     start, first, second = play(METHODS["feddpa_t"].build(parts), data, 2)
-    assert same(start.local.all(), first.local.all())
-    assert not same(first.local.all(), second.local.all())
+    assert same(need(start.local).all(), need(first.local).all())
+    assert not same(need(first.local).all(), need(second.local).all())
     assert not same(start.global_, first.global_)
 
 
