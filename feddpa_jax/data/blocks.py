@@ -20,8 +20,8 @@ BLOCK_TOKENS = 64
 ACCELERATOR_BLOCK_TOKENS = 1024
 # Row lengths are chosen on about so many examples: packing takes time too.
 LENGTHS_FROM = 2000
-# Compiling a step costs as much as so many tokens (two CPU cores, SmolLM2: 12 s at 350 a second).
-COMPILE_TOKENS = 4000
+# Compiling a step costs as much as so many tokens (two CPU cores, SmolLM2: 15 s at 350 a second).
+COMPILE_TOKENS = 5000
 
 
 class BlockShape(NamedTuple):
