@@ -97,6 +97,26 @@ def _parser() -> argparse.ArgumentParser:
         config=True,
     )
     data.add_argument("--make", type=Path, metavar="DIR", help="write the sample data there")
+    bench = command(
+        "bench",
+        "Measure training and answers against a torch + peft loop on the same work.",
+        run_dir=False,
+        config=True,
+    )
+    bench.add_argument("--out", type=Path, metavar="DIR", help="folder of bench.json")
+    bench.add_argument("--updates", type=int, default=4, metavar="N", help="updates a client (4)")
+    bench.add_argument(
+        "--clients", default="1,2,4,8", metavar="LIST", help="for the cost per client (1,2,4,8)"
+    )
+    bench.add_argument(
+        "--instances",
+        type=int,
+        default=4,
+        metavar="N",
+        help="test instances to answer (4; 0: none)",
+    )
+    bench.add_argument("--repeat", type=int, default=3, metavar="N", help="passes a side (3)")
+    bench.add_argument("--no-torch", action="store_true", help="measure ours alone")
     commands.add_parser("fields", help="List every field of the configuration.")
     return parser
 
@@ -149,6 +169,8 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
         )
     elif known.command == "data":
         commands.data(known.config, overrides, known.make, reporter)
+    elif known.command == "bench":
+        commands.bench(known.config, overrides, known, reporter)
     elif overrides:
         raise UserError(f"feddpa fields: {overrides[0]!r} is not expected")
     else:

@@ -1,5 +1,6 @@
 """What the commands do, once their arguments are read."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from feddpa_jax.adapters.lora import take
+from feddpa_jax.bench.command import Options, read_counts
+from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, describe_fields, load_config
 from feddpa_jax.data.rounds import client_id
@@ -281,6 +284,24 @@ def data(
     base = load_model(config.model.path, config.model.dtype)
     template = get_template(config.data.template)
     reporter.show(render(describe(federation, base.tokenizer, template, config.data.max_length)))
+
+
+def bench(
+    config_file: Path | None,
+    overrides: Sequence[str],
+    known: argparse.Namespace,
+    reporter: Reporter,
+) -> None:
+    """Measures ours against torch + peft."""
+    options = Options(
+        out=known.out,
+        updates=known.updates,
+        clients=read_counts(known.clients),
+        instances=known.instances,
+        repeat=known.repeat,
+        torch=not known.no_torch,
+    )
+    run_bench(_checked(load_config(config_file, overrides)), options, reporter)
 
 
 def fields(reporter: Reporter) -> None:

@@ -1,0 +1,129 @@
+"""`feddpa bench`: one run on one machine that measures ours against torch + peft."""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from feddpa_jax.bench import memory
+from feddpa_jax.bench.generation import time_generation
+from feddpa_jax.bench.questions import make_questions
+from feddpa_jax.bench.report import render
+from feddpa_jax.bench.scaling import time_scaling
+from feddpa_jax.bench.torch_model import TorchModel, missing_packages
+from feddpa_jax.bench.training import check, first_pass, make_training, time_training
+from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.prepare import prepare
+from feddpa_jax.progress import Reporter
+from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
+from feddpa_jax.types import UserError
+
+
+class Options(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      out: the folder of bench.json; None for a new one below runs/.
+      updates: of each client in a pass.
+      clients: numbers of clients for the cost per client; empty for none.
+      instances: test instances that every client answers; 0 for none.
+      repeat: passes of each side.
+      torch: whether the torch side is measured, if its packages are there.
+    """
+
+    out: Path | None
+    updates: int
+    clients: tuple[int, ...]
+    instances: int
+    repeat: int
+    torch: bool
+
+
+def read_counts(text: str) -> tuple[int, ...]:
+    """Numbers of clients from "1,2,4"; none from "".
+
+    Raises:
+      UserError: something else.
+    """
+    try:
+        counts = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        counts = (0,)
+    if any(count < 1 for count in counts):
+        raise UserError(f"--clients: {text!r} is no list of positive numbers; write 1,2,4")
+    return counts
+
+
+def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Measures, prints tables and writes bench.json.
+
+    Args:
+      config: resolved.
+      options: what is measured.
+      reporter: told of every pass, shows the tables.
+
+    Raises:
+      UserError: an option makes no sense, or the two sides do different work.
+    """
+    for name in ("updates", "repeat"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: {getattr(options, name)} is not a positive number")
+    if options.instances < 0:
+        raise UserError(f"--instances: {options.instances} is negative; 0 leaves answers out")
+    out = options.out or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
+    if (out / "bench.json").exists():
+        raise UserError(f"--out: {out} holds a bench.json already; name another folder")
+    memory.reset_peak()
+    held = memory.resident_bytes()
+    with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as scratch:
+        results = _measure(config, options, RunFolder(Path(scratch)), held, reporter)
+    reporter.show(render(results))
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "bench.json", json.dumps(results, indent=1) + "\n")
+    reporter.say(f"everything: {out / 'bench.json'}")
+    return results
+
+
+def _measure(
+    config: Config, options: Options, run: RunFolder, held: int, reporter: Reporter
+) -> dict[str, Any]:
+    prepared = prepare(config)
+    training = make_training(config, prepared, run, options.updates)
+    reporter.say(f"{config.model.path} in {config.model.dtype}: our first pass, which compiles")
+    first = first_pass(training, held)
+    missing = missing_packages() if options.torch else "left out by --no-torch"
+    model = None if missing else TorchModel(config, prepared.base)
+    agreement = None
+    if model is not None:
+        agreement = check(training, prepared, model, run)._asdict()
+    results: dict[str, Any] = {
+        "command": ["feddpa", *sys.argv[1:]],
+        "environment": describe_environment(),
+        "config": to_yaml(config),
+        "options": {**options._asdict(), "out": None},
+        "without_torch": missing,
+        "check": agreement,
+        "training": time_training(training, first, model, options.repeat, reporter),
+        "scaling": [],
+        "generation": None,
+    }
+    if options.clients:
+        results["scaling"] = time_scaling(
+            training, options.clients, options.updates, options.repeat, reporter
+        )
+    if options.instances:
+        questions = make_questions(
+            config, prepared, training.data, first.trained_C, options.instances
+        )
+        results["generation"] = time_generation(
+            prepared,
+            questions,
+            model,
+            batch_tokens=config.eval.batch_tokens,
+            repeat=options.repeat,
+            reporter=reporter,
+        )
+    return results

@@ -1,0 +1,64 @@
+"""Our side of the answers: embeddings, weights and greedy decoding in batches across clients."""
+
+import time
+from collections.abc import Callable
+
+from feddpa_jax.bench.questions import Answers, Questions, make_answers
+from feddpa_jax.data.rounds import client_id
+from feddpa_jax.evaluate.answer import Answerer, Prompt
+from feddpa_jax.evaluate.modes import (
+    embed_support,
+    embedding_weights,
+    instance_weights,
+    pooled,
+)
+from feddpa_jax.evaluate.score import Request, Scorer
+from feddpa_jax.prepare import Prepared
+
+
+def make_answering(
+    prepared: Prepared, questions: Questions, *, batch_tokens: int
+) -> Callable[[], Answers]:
+    """The function that weighs and answers all questions; it compiles when it is first run."""
+    tokenizer, model = prepared.base.tokenizer, prepared.base.model
+    adapters, weighting = questions.adapters, questions.weighting
+    C, I = len(questions.names), len(questions.instances)
+    scorer = Scorer.for_examples(
+        model,
+        adapters,
+        [*questions.instances, *(example for own in questions.training for example in own)],
+        block_tokens=batch_tokens,
+    )
+    answerer = Answerer(
+        model,
+        adapters,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=questions.max_new_tokens,
+        batch_tokens=batch_tokens,
+    )
+    g, l = embedding_weights(weighting.embed_with)
+    queries = [Request(c, example, g, l) for c in range(C) for example in questions.instances]
+    ids = [client_id(name) for name in questions.names]
+
+    def answer() -> Answers:
+        start = time.perf_counter()
+        query_CID = pooled(scorer(queries), weighting.pooling).reshape(C, I, -1)
+        support = embed_support(scorer, ids, questions.training, I, weighting)
+        weights = instance_weights(query_CID, support, weighting)
+        prompts = [
+            Prompt(
+                c,
+                example.tokens_T[: example.prompt_length],
+                float(weights.global_CI[c, i]),
+                float(weights.local_CI[c, i]),
+                questions.taught[i],
+            )
+            for c in range(C)
+            for i, example in enumerate(questions.instances)
+        ]
+        tokens = answerer(prompts)
+        seconds = time.perf_counter() - start
+        return make_answers(tokens, weights.local_CI, seconds, questions.max_new_tokens)
+
+    return answer
