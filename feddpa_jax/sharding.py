@@ -81,8 +81,8 @@ def gather(tree: Any, mesh: Mesh) -> Any:
 def base_spec(path: str, shape: tuple[int, ...], mode: str, size: int) -> PartitionSpec:
     """How a parameter of the base is split over `model`; axes that do not divide stay whole.
 
-    >>> base_spec("layers.0.mlp.down_proj.kernel", (64, 32), "tensor", 4)
-    PartitionSpec('model',)
+    >>> list(base_spec("layers.0.mlp.down_proj.kernel", (64, 32), "tensor", 4))
+    ['model']
     """
     axis = None
     if mode == "tensor":
