@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from feddpa_jax.types import UserError
 
-# Largest relative difference of a loss. In bfloat16 ours keeps float32 between products and torch
-# does not, so they differ by bfloat16's own rounding (2**-8) times a few.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+# Largest relative difference of a loss. In float32 the sides agree to some 1e-6 (SmolLM2). In
+# bfloat16 each is off by its own rounding: against float32, ours by 0.7 % and 0.1 % in two updates
+# of eight short answers, torch, which rounds between products too, by 0.1 % and 3.2 %.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 class Agreement(NamedTuple):
