@@ -95,10 +95,11 @@ def _measure(
     reporter.say(f"{config.model.path} in {config.model.dtype}: our first pass, which compiles")
     first = first_pass(training, held)
     missing = missing_packages() if options.torch else "left out by --no-torch"
-    model = None if missing else TorchModel(config, prepared.base)
-    agreement = None
-    if model is not None:
-        agreement = check(training, prepared, model, run)._asdict()
+    agreement, model = None, None
+    if not missing:
+        reporter.say("both sides in float32 for a few updates, which must agree")
+        agreement = check(training, prepared, run)._asdict()
+        model = TorchModel(config, prepared.base)
     results: dict[str, Any] = {
         "command": ["feddpa", *sys.argv[1:]],
         "environment": describe_environment(),

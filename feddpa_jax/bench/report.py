@@ -99,7 +99,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     if results["check"]:
         check = results["check"]
         lines.append(
-            f"same work: {check['compared']} losses without dropout agree within "
+            f"same work: {check['compared']} losses in float32 without dropout agree within "
             f"{check['largest']:.1e} (allowed {check['tolerance']:g})"
         )
     generation = results["generation"]
