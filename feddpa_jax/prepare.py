@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -43,15 +43,22 @@ class Prepared(NamedTuple):
         return tuple(client.name for client in self.federation.clients)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(
+    config: Config, *, devices: Sequence[Any] | None = None, weights: bool = True
+) -> Prepared:
     """Loads data and model and tokenizes the training examples; data first, they fail faster.
+
+    Args:
+      config: the configuration.
+      devices: of the mesh; all that there are if None.
+      weights: if not, the base's parameters have shapes alone.
 
     Raises:
       UserError: anything that is wrong with either.
     """
     template = get_template(config.data.template)
     federation = load_data(config)
-    base = load_model(config.model.path, config.model.dtype)
+    base = load_model(config.model.path, config.model.dtype, weights=weights)
     limit = base.model.config.max_positions
     if config.data.max_length > limit:
         raise UserError(
@@ -68,7 +75,7 @@ def prepare(config: Config) -> Prepared:
             )
         training.append(tokenized.examples)
         counts.append(tokenized.counts)
-    mesh = make_mesh(config.mesh.clients, config.mesh.model)
+    mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
@@ -106,6 +113,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         clients_per_step=fed.clients_per_step,
         block_tokens=fed.block_tokens,
         shards=prepared.mesh.shape[CLIENTS],
+        platform=prepared.mesh.devices.flat[0].platform,
     )
 
 

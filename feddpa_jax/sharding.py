@@ -98,11 +98,14 @@ def base_spec(path: str, shape: tuple[int, ...], mode: str, size: int) -> Partit
 
 
 def put_base(params: dict[str, Any], mesh: Mesh, mode: str) -> dict[str, Any]:
-    """The base's parameters on the mesh."""
+    """The base's parameters on the mesh; of shapes alone, how they would lie there."""
 
-    def one(path: Any, leaf: Any) -> jax.Array:
+    def one(path: Any, leaf: Any) -> Any:
         dotted = ".".join(str(getattr(part, "key", part)) for part in path)
         spec = base_spec(dotted, leaf.shape, mode, mesh.shape[MODEL])
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            sharding = NamedSharding(mesh, spec)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         return put(leaf, mesh, *spec)
 
     return jax.tree_util.tree_map_with_path(one, params)

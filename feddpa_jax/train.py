@@ -11,12 +11,12 @@ import numpy as np
 
 from feddpa_jax.checkpoint import CLIENTS, at_step, latest, save
 from feddpa_jax.config import Config
-from feddpa_jax.data.blocks import BlockShape
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
 from feddpa_jax.fed.engine import NonFiniteError, make_engine
 from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
 from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.progress import Advance, Reporter

@@ -16,9 +16,9 @@ from feddpa_jax.bench.torch_loop import train_clients
 from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.bench.workload import first_part, fixed_updates, trainings
 from feddpa_jax.config import Config
-from feddpa_jax.data.blocks import BlockShape
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.fed.engine import Engine
+from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder
@@ -104,7 +104,7 @@ def first_pass(training: Training, held_before: int) -> FirstPass:
 def check(training: Training, prepared: Prepared, run: RunFolder) -> Agreement:
     """A short run of both sides in float32 without dropout, whose losses must agree.
 
-    In bfloat16 two right programs are some per cent apart after an update, and so would a wrong one.
+    In bfloat16 two right programs are some per cent apart after an update, as a wrong one would be.
 
     Raises:
       UserError: they do not.

@@ -27,9 +27,9 @@ class ModelSection:
     """The frozen base model."""
 
     __pydantic_config__ = _strict
-    path: Annotated[str, _is("alias (smollm2-135m, tiny), folder, *.gguf, or hub id")] = (
-        "smollm2-135m"
-    )
+    path: Annotated[
+        str, _is("alias (smollm2-135m, tiny, random:llama-2-7b), folder, *.gguf, or hub id")
+    ] = "smollm2-135m"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
         _is("of its products; auto: bfloat16 where the device is fast at it, else float32"),

@@ -9,27 +9,20 @@ however unequal the clients are.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from feddpa_jax.data.packing import PackedRow, Segment, pack, pack_rows, row_cost
-from feddpa_jax.fed.rows import Rows
+from feddpa_jax.fed.rows import BlockShape, Rows
 
-# A block costs as much as so many tokens beside its rows (dispatch, the clients' optimizers).
-BLOCK_TOKENS = 64
-ACCELERATOR_BLOCK_TOKENS = 1024
 # Row lengths are chosen on about so many examples: packing takes time too.
 LENGTHS_FROM = 2000
 # Compiling a step costs as much as so many tokens (two CPU cores, SmolLM2: 15 s at 350 a second).
 COMPILE_TOKENS = 5000
 
 
-class BlockShape(NamedTuple):
-    """Rows B, tokens a row T, and response positions P of a block, on each shard."""
-
-    rows: int
-    length: int
-    positions: int
+def block_overhead(platform: str) -> int:
+    """What a block costs beside its rows (dispatch, the clients' optimizers), in tokens."""
+    return 64 if platform == "cpu" else 1024
 
 
 class Placed(NamedTuple):
@@ -169,6 +162,7 @@ def choose_shapes(
     sample: Sequence[Sequence[Sequence[Sequence[Segment]]]],
     *,
     block_tokens: int,
+    overhead: int,
     longest: int,
     share: float = 1.0,
     most_lengths: int = 6,
@@ -178,6 +172,7 @@ def choose_shapes(
     Args:
       sample: by shard, client and update, the segments.
       block_tokens: most tokens of a block on a shard, where the longest example leaves a choice.
+      overhead: what a block costs beside its rows, in tokens.
       longest: tokens of the longest example there is, in the sample or not.
       share: the sample's share of all that will be computed; compilations are paid once.
       most_lengths: most row lengths.
@@ -195,7 +190,6 @@ def choose_shapes(
         compile_cost=COMPILE_TOKENS * share * part,
         most=most_lengths,
     )
-    overhead = BLOCK_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_TOKENS
     best: tuple[float, tuple[BlockShape, ...]] | None = None
     for lengths in nested:
         packed = [

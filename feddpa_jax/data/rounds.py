@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.data.blocks import BlockShape, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import block_overhead, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
-from feddpa_jax.fed.rows import Block, Chunk
+from feddpa_jax.fed.rows import Block, BlockShape, Chunk
 from feddpa_jax.types import TokenizedExample
 
 # About so many clients' updates of a run are packed beforehand to choose the block shapes.
@@ -39,6 +39,7 @@ class TrainingData:
       clients_per_step: clients trained at once; None for all.
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
+      platform: of those devices ("cpu", "gpu" or "tpu"); block shapes follow it.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class TrainingData:
     clients_per_step: int | None = None
     block_tokens: int = 4096
     shards: int = 1
+    platform: str = "cpu"
 
     @property
     def ids(self) -> list[int]:
@@ -100,6 +102,7 @@ class TrainingData:
         return choose_shapes(
             sample,
             block_tokens=self.block_tokens,
+            overhead=block_overhead(self.platform),
             longest=longest,
             share=min(1.0, sampled / total),
         )
@@ -123,7 +126,7 @@ class TrainingData:
     ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
         groups = self._groups(participants)
-        places = -(-max(map(len, groups)) // self.shards)  # on each shard's client axis
+        places = self.slots(len(participants)) // self.shards  # on each shard's client axis
         for group in groups:
             shards = self._shards(group)
             id_C = np.zeros(self.shards * places, np.uint32)
@@ -149,6 +152,11 @@ class TrainingData:
                 total_C=total_C,
                 blocks=self._blocks(work, places, shapes),
             )
+
+    def slots(self, participants: int) -> int:
+        """Places on the client axis where so many clients take part, all shards' together."""
+        largest = min(participants, self.clients_per_step or participants)
+        return -(-largest // self.shards) * self.shards
 
     def _groups(self, participants: np.ndarray) -> list[np.ndarray]:
         """The participants in groups that train at once."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.data.blocks import BlockShape, Placed, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import Placed, block_overhead, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
-from feddpa_jax.fed.rows import Rows
+from feddpa_jax.fed.rows import BlockShape, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.types import TokenizedExample
 
@@ -134,6 +134,7 @@ class Scorer:
         shapes = choose_shapes(
             [[[[Segment(example, 1.0) for example in sample]]]],
             block_tokens=block_tokens,
+            overhead=block_overhead(jax.default_backend()),
             longest=max(lengths),
             share=len(sample) / (len(examples) * times),
         )

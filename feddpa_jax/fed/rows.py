@@ -4,7 +4,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+
+class BlockShape(NamedTuple):
+    """Rows B, tokens a row T, and response positions P of a block, on each shard."""
+
+    rows: int
+    length: int
+    positions: int
 
 
 class Rows(NamedTuple):
@@ -35,6 +44,18 @@ class Rows(NamedTuple):
     place_P: jax.Array
     target_P: jax.Array
     weight_P: jax.Array
+
+
+def rows_like(shape: BlockShape, shards: int) -> Rows:
+    """Shapes and dtypes of the rows of a block, all shards' together."""
+    B, T, P = shape.rows * shards, shape.length, shape.positions * shards
+
+    def empty() -> Rows:
+        tokens_BT, client_B, row_P = (jnp.zeros(size, jnp.int32) for size in ((B, T), B, P))
+        row_B, weight_P = client_B.astype(jnp.uint32), row_P.astype(jnp.float32)
+        return Rows(tokens_BT, tokens_BT, tokens_BT, client_B, row_B, row_P, row_P, row_P, weight_P)
+
+    return jax.eval_shape(empty)
 
 
 class Block(NamedTuple):

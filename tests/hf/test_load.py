@@ -228,7 +228,9 @@ def test_wrong_tensors(tmp_path: Path, change, message: str):
 
 
 def test_no_such_model(tmp_path: Path):
-    with pytest.raises(UserError, match=r"is no alias .smollm2-135m, tiny., existing folder"):
+    with pytest.raises(
+        UserError, match=r"is no alias .smollm2-135m, tiny, random:NAME., existing folder"
+    ):
         load_model(str(tmp_path / "absent"), "float32")
     file = tmp_path / "model.safetensors"
     file.touch()

@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from feddpa_jax.fed.aggregate import weighted_sum
-from feddpa_jax.fed.engine import make_engine, start_training
+from feddpa_jax.fed.engine import make_engine
 from feddpa_jax.fed.method import copies, need
 from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.fed.step import start_training
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.sharding import CLIENTS, make_mesh, put, put_base
