@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from feddpa_jax.plan.topology import prepare_environment
 from feddpa_jax.types import UserError
 
 _OVERRIDES = "any field of the configuration: --section.field VALUE (feddpa fields lists them)"
@@ -117,6 +118,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--repeat", type=int, default=3, metavar="N", help="passes a side (3)")
     bench.add_argument("--no-torch", action="store_true", help="measure ours alone")
+    plan = command(
+        "plan",
+        "Compile the round ahead of time, and print the memory, the FLOPs, what devices send each "
+        "other, and how fast it could be.",
+        run_dir=False,
+        config=True,
+    )
+    plan.add_argument(
+        "--topology", metavar="NAME", help="a TPU slice, v5p:4x4x4; the devices at hand if left out"
+    )
+    plan.add_argument(
+        "--clients",
+        type=int,
+        metavar="N",
+        help="so many, with the configured clients' data in turn",
+    )
+    plan.add_argument("--out", type=Path, metavar="DIR", help="folder of plan.json")
     commands.add_parser("fields", help="List every field of the configuration.")
     return parser
 
@@ -136,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(known: argparse.Namespace, overrides: list[str]) -> None:
+    if known.command == "plan" and known.topology is not None:
+        prepare_environment()
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax import commands
     from feddpa_jax.progress import Reporter
@@ -171,6 +191,8 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
         commands.data(known.config, overrides, known.make, reporter)
     elif known.command == "bench":
         commands.bench(known.config, overrides, known, reporter)
+    elif known.command == "plan":
+        commands.plan(known.config, overrides, known, reporter)
     elif overrides:
         raise UserError(f"feddpa fields: {overrides[0]!r} is not expected")
     else:

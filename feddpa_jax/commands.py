@@ -1,6 +1,7 @@
 """What the commands do, once their arguments are read."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from feddpa_jax.export.plan import Trained
 from feddpa_jax.fed.method import FedState
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
+from feddpa_jax.plan.command import Options as PlanOptions
+from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, load_data, prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
@@ -302,6 +305,22 @@ def bench(
         torch=not known.no_torch,
     )
     run_bench(_checked(load_config(config_file, overrides)), options, reporter)
+
+
+def plan(
+    config_file: Path | None,
+    overrides: Sequence[str],
+    known: argparse.Namespace,
+    reporter: Reporter,
+) -> None:
+    """Compiles the round ahead of time."""
+    options = PlanOptions(known.topology, known.clients, known.out)
+    config = load_config(config_file, overrides)
+    if options.topology is not None and config.model.dtype == "auto":
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, dtype="bfloat16")
+        )
+    run_plan(_checked(config), options, reporter)
 
 
 def fields(reporter: Reporter) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 
 from feddpa_jax.checkpoint import CLIENTS, at_step, latest, save
 from feddpa_jax.config import Config
+from feddpa_jax.data.packing import row_cost
 from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.devices import memory_of
 from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
 from feddpa_jax.fed.engine import NonFiniteError, make_engine
 from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.hf.load import resolve_dtype
+from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
@@ -151,6 +154,7 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
         f"{config.fed.method}: {len(data.names)} clients, {total_rounds(config)} rounds, blocks of "
         f"{listed} (rows x tokens)"
     )
+    report_memory(config, prepared, data, parts, shapes, reporter)
     amount = sum(
         round_tokens(config, data, number) for number in range(first, total_rounds(config))
     )
@@ -173,6 +177,35 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
     return state
 
 
+def report_memory(
+    config: Config,
+    prepared: Prepared,
+    data: TrainingData,
+    parts: Parts,
+    shapes: Sequence[BlockShape],
+    reporter: Reporter,
+) -> None:
+    """Says what the largest block takes on a device, and what to change if it is too much.
+
+    Its program is compiled for that, which training then need not do.
+    """
+    slots = data.slots(len(data.participants(0)))
+    shape = max(shapes, key=lambda shape: shape.rows * row_cost(shape.length))
+    adapter = jax.eval_shape(parts.new_adapter, jax.random.key(0))
+    plan = plan_memory(
+        parts.engine.lower(adapter, slots, shape, frozen=False).compile(),
+        prepared.base.model,
+        adapter,
+        slots=slots // data.shards,
+        frozen=False,
+        limit=memory_of(prepared.mesh.local_devices[0]),
+    )
+    reporter.say(f"memory of each device: {plan.line()}")
+    remedy = plan.remedy()
+    if remedy is not None:
+        reporter.say(f"that is more than there is: {remedy}")
+
+
 def play_round(
     method: Method,
     state: FedState,
@@ -191,12 +224,21 @@ def play_round(
     except NonFiniteError as error:
         kept = f"the checkpoint of round {number - 1} is kept" if number else "nothing was written"
         raise UserError(f"round {number}, {error}; {kept}") from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"round {number}: the device has no memory left; lower fed.block_tokens or "
+            "fed.clients_per_step, or set model.remat true"
+        ) from None
 
 
 def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
     clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
-    phases = 2 if config.fed.method == "feddpa_t" and number > 0 else 1
+    # FedDPA-T has its local phase from the second round on; a personalization is one phase.
+    whole = 0 < number < config.fed.rounds
+    phases = len(METHODS[config.fed.method].phases) if whole else 1
     return phases * sum(data.tokens(client) for client in clients)
 
 

@@ -16,9 +16,9 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding"},
+    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices"},
     {"models", "adapters"},
-    {"fed", "weighting", "generate"},
+    {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start"},
     {"train", "export", "bench", "plan"},

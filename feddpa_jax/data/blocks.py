@@ -16,13 +16,20 @@ from feddpa_jax.fed.rows import BlockShape, Rows
 
 # Row lengths are chosen on about so many examples: packing takes time too.
 LENGTHS_FROM = 2000
-# Compiling a step costs as much as so many tokens (two CPU cores, SmolLM2: 15 s at 350 a second).
-COMPILE_TOKENS = 5000
 
 
 def block_overhead(platform: str) -> int:
     """What a block costs beside its rows (dispatch, the clients' optimizers), in tokens."""
     return 64 if platform == "cpu" else 1024
+
+
+def compile_cost(platform: str) -> int:
+    """What compiling a step costs, in tokens.
+
+    Two CPU cores and SmolLM2: 15 s at 350 tokens a second. An accelerator: some 20 s, at some ten
+    thousand.
+    """
+    return 5000 if platform == "cpu" else 200_000
 
 
 class Placed(NamedTuple):
@@ -162,7 +169,7 @@ def choose_shapes(
     sample: Sequence[Sequence[Sequence[Sequence[Segment]]]],
     *,
     block_tokens: int,
-    overhead: int,
+    platform: str,
     longest: int,
     share: float = 1.0,
     most_lengths: int = 6,
@@ -172,7 +179,7 @@ def choose_shapes(
     Args:
       sample: by shard, client and update, the segments.
       block_tokens: most tokens of a block on a shard, where the longest example leaves a choice.
-      overhead: what a block costs beside its rows, in tokens.
+      platform: of the devices; what blocks and compilations cost follows it.
       longest: tokens of the longest example there is, in the sample or not.
       share: the sample's share of all that will be computed; compilations are paid once.
       most_lengths: most row lengths.
@@ -180,6 +187,7 @@ def choose_shapes(
     Returns:
       A shape for each row length, ascending; the last one's rows hold the longest example.
     """
+    overhead, compilation = block_overhead(platform), compile_cost(platform)
     clients = [client for shard in sample for client in shard]
     each = max(1, LENGTHS_FROM // sum(len(client[0]) for client in clients))
     packable = [update for client in clients for update in client[:each]]
@@ -187,7 +195,7 @@ def choose_shapes(
     nested = choose_lengths(
         [[len(segment.example.tokens_T) for segment in update] for update in packable],
         longest=longest,
-        compile_cost=COMPILE_TOKENS * share * part,
+        compile_cost=compilation * share * part,
         most=most_lengths,
     )
     best: tuple[float, tuple[BlockShape, ...]] | None = None
@@ -204,7 +212,7 @@ def choose_shapes(
             fitting = {length: max(1, size // length) for length in lengths}
             shapes = {length: BlockShape(B, length, B * length) for length, B in fitting.items()}
             blocks = list(schedule(packed, shapes))
-            cost = COMPILE_TOKENS * share * len(lengths) + sum(
+            cost = compilation * share * len(lengths) + sum(
                 overhead + block.shape.rows * row_cost(block.shape.length) for block in blocks
             )
             if best is None or cost < best[0]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.data.blocks import block_overhead, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
@@ -102,7 +102,7 @@ class TrainingData:
         return choose_shapes(
             sample,
             block_tokens=self.block_tokens,
-            overhead=block_overhead(self.platform),
+            platform=self.platform,
             longest=longest,
             share=min(1.0, sampled / total),
         )

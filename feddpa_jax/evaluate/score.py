@@ -15,7 +15,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.data.blocks import Placed, block_overhead, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import Placed, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
@@ -134,7 +134,7 @@ class Scorer:
         shapes = choose_shapes(
             [[[[Segment(example, 1.0) for example in sample]]]],
             block_tokens=block_tokens,
-            overhead=block_overhead(jax.default_backend()),
+            platform=jax.default_backend(),
             longest=max(lengths),
             share=len(sample) / (len(examples) * times),
         )

@@ -1,0 +1,131 @@
+"""The programs of a round, compiled from shapes alone, and what the compiler says of them."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.fed.aggregate import weighted_sum
+from feddpa_jax.fed.engine import Engine
+from feddpa_jax.fed.rows import BlockShape
+from feddpa_jax.memory import MemoryPlan, plan_memory
+from feddpa_jax.models.decoder import Model
+from feddpa_jax.plan.collectives import Collectives, find_collectives
+from feddpa_jax.sharding import CLIENTS
+from feddpa_jax.types import UserError
+
+
+class Program(NamedTuple):
+    """A compiled program on one device.
+
+    Attributes:
+      phase: "local", "global", or "average" for the server's mean.
+      shape: rows and tokens of a block on each shard; None for the average.
+      flops: of one call.
+      bytes_accessed: memory traffic of one call.
+      seconds: of one call at best, by the compiler's own estimate; None if it makes none.
+      collectives: what one call sends, by kind.
+      memory: while it runs; None for the average.
+      compile_seconds: how long compiling took.
+    """
+
+    phase: str
+    shape: BlockShape | None
+    flops: float
+    bytes_accessed: float
+    seconds: float | None
+    collectives: dict[str, Collectives]
+    memory: MemoryPlan | None
+    compile_seconds: float
+
+
+def compile_steps(
+    engine: Engine,
+    model: Model,
+    adapter: Adapter,
+    *,
+    slots: int,
+    shapes: tuple[BlockShape, ...],
+    phases: Mapping[str, bool],
+    limit: int | None,
+) -> Iterator[Program]:
+    """Compiles the client step for every phase and block shape.
+
+    Args:
+      engine: whose step it is.
+      model: the base, or its shapes, on the mesh.
+      adapter: one adapter, or its shapes.
+      slots: places on the client axis, all shards' together.
+      shapes: the block shapes.
+      phases: by name, whether a frozen adapter lies beside those in training.
+      limit: bytes that the device has.
+
+    Raises:
+      UserError: a program finds no room on the device.
+    """
+    for phase, frozen in phases.items():
+        for shape in shapes:
+            start = time.perf_counter()
+            try:
+                compiled = engine.lower(adapter, slots, shape, frozen=frozen).compile()
+            except jax.errors.JaxRuntimeError as error:
+                raise _no_room(error, phase, shape) from None
+            memory = plan_memory(
+                compiled,
+                model,
+                adapter,
+                slots=slots // engine.mesh.shape[CLIENTS],
+                frozen=frozen,
+                limit=limit,
+            )
+            yield _program(phase, shape, compiled, memory, time.perf_counter() - start)
+
+
+def compile_average(engine: Engine, adapter: Adapter, slots: int) -> Program:
+    """Compiles the server's average of the clients' adapters."""
+    start = time.perf_counter()
+    split = NamedSharding(engine.mesh, PartitionSpec(CLIENTS))
+    bank = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype, sharding=split), adapter
+    )
+    share_C = jax.ShapeDtypeStruct((slots,), jnp.float32, sharding=split)
+    compiled = weighted_sum.lower(bank, share_C).compile()
+    return _program("average", None, compiled, None, time.perf_counter() - start)
+
+
+def _program(
+    phase: str,
+    shape: BlockShape | None,
+    compiled: jax.stages.Compiled,
+    memory: MemoryPlan | None,
+    seconds: float,
+) -> Program:
+    costs: Any = compiled.cost_analysis() or {}
+    return Program(
+        phase=phase,
+        shape=shape,
+        flops=costs.get("flops", 0.0),
+        bytes_accessed=costs.get("bytes accessed", 0.0),
+        seconds=costs.get("optimal_seconds") or None,
+        collectives=find_collectives(compiled.as_text() or ""),
+        memory=memory,
+        compile_seconds=seconds,
+    )
+
+
+def _no_room(error: Exception, phase: str, shape: BlockShape) -> Exception:
+    message = str(error)
+    if "RESOURCE_EXHAUSTED" not in message:
+        return error
+    said = next(
+        (line.strip() for line in message.splitlines() if "Used " in line or "hbm" in line), message
+    )
+    return UserError(
+        f"plan: the {phase} phase finds no room for blocks of {shape.rows} x {shape.length} "
+        f"({said[:160]}); lower fed.block_tokens or fed.clients_per_step, set model.remat true, or "
+        "raise mesh.model"
+    )
