@@ -64,6 +64,7 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     participants = len(data.participants(0))
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
+    chip = chip_of(device)
     phases = METHODS[config.fed.method].phases
     programs: list[Program] = []
     reporter.say(
@@ -78,6 +79,7 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
         shapes=shapes,
         phases=phases,
         limit=memory_of(device),
+        chip=chip,
     ):
         assert program.shape is not None
         programs.append(program)
@@ -85,9 +87,8 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
             f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
             f"{program.compile_seconds:.1f} s"
         )
-    programs.append(compile_average(engine, adapter, slots))
+    programs.append(compile_average(engine, adapter, slots, chip))
     chunks = -(-participants // (config.fed.clients_per_step or participants))
-    chip = chip_of(device)
     told = [
         _told(program, work.blocks.get(program.shape, 0.0) if program.shape else chunks, chip)
         for program in programs
@@ -131,6 +132,7 @@ def _told(program: Program, calls: float, chip: Any) -> dict[str, Any]:
         "flops": program.flops,
         "bytes_accessed": program.bytes_accessed,
         "seconds": program.seconds,
+        "estimate": program.estimate,
         "peak_share": None if rate is None or chip is None else rate / chip.flops,
         "collectives": {kind: own._asdict() for kind, own in program.collectives.items()},
         "memory": memory

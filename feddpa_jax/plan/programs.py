@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.devices import Chip
 from feddpa_jax.fed.aggregate import weighted_sum
 from feddpa_jax.fed.engine import Engine
 from feddpa_jax.fed.rows import BlockShape
@@ -27,7 +28,10 @@ class Program(NamedTuple):
       shape: rows and tokens of a block on each shard; None for the average.
       flops: of one call.
       bytes_accessed: memory traffic of one call.
-      seconds: of one call at best, by the compiler's own estimate; None if it makes none.
+      seconds: of one call at best; None if the device's rates are not known either.
+      estimate: whose that is: "compiler", or "roofline": the longer of FLOPs by the peak rate and
+        memory traffic by the bandwidth, where the compiler makes none or an impossible one (it
+        counts -1 s for operations that it knows nothing of).
       collectives: what one call sends, by kind.
       memory: while it runs; None for the average.
       compile_seconds: how long compiling took.
@@ -38,6 +42,7 @@ class Program(NamedTuple):
     flops: float
     bytes_accessed: float
     seconds: float | None
+    estimate: str | None
     collectives: dict[str, Collectives]
     memory: MemoryPlan | None
     compile_seconds: float
@@ -52,6 +57,7 @@ def compile_steps(
     shapes: tuple[BlockShape, ...],
     phases: Mapping[str, bool],
     limit: int | None,
+    chip: Chip | None,
 ) -> Iterator[Program]:
     """Compiles the client step for every phase and block shape.
 
@@ -63,6 +69,7 @@ def compile_steps(
       shapes: the block shapes.
       phases: by name, whether a frozen adapter lies beside those in training.
       limit: bytes that the device has.
+      chip: its rates; None if they are not known.
 
     Raises:
       UserError: a program finds no room on the device.
@@ -82,10 +89,12 @@ def compile_steps(
                 frozen=frozen,
                 limit=limit,
             )
-            yield _program(phase, shape, compiled, memory, time.perf_counter() - start)
+            yield _program(phase, shape, compiled, memory, chip, time.perf_counter() - start)
 
 
-def compile_average(engine: Engine, adapter: Adapter, slots: int) -> Program:
+def compile_average(
+    engine: Engine, adapter: Adapter, slots: int, chip: Chip | None = None
+) -> Program:
     """Compiles the server's average of the clients' adapters."""
     start = time.perf_counter()
     split = NamedSharding(engine.mesh, PartitionSpec(CLIENTS))
@@ -94,7 +103,7 @@ def compile_average(engine: Engine, adapter: Adapter, slots: int) -> Program:
     )
     share_C = jax.ShapeDtypeStruct((slots,), jnp.float32, sharding=split)
     compiled = weighted_sum.lower(bank, share_C).compile()
-    return _program("average", None, compiled, None, time.perf_counter() - start)
+    return _program("average", None, compiled, None, chip, time.perf_counter() - start)
 
 
 def _program(
@@ -102,18 +111,24 @@ def _program(
     shape: BlockShape | None,
     compiled: jax.stages.Compiled,
     memory: MemoryPlan | None,
-    seconds: float,
+    chip: Chip | None,
+    compile_seconds: float,
 ) -> Program:
     costs: Any = compiled.cost_analysis() or {}
+    flops, traffic = costs.get("flops", 0.0), costs.get("bytes accessed", 0.0)
+    seconds, estimate = costs.get("optimal_seconds") or None, "compiler"
+    if chip is not None and (seconds is None or seconds < flops / chip.flops):
+        seconds, estimate = max(flops / chip.flops, traffic / chip.bandwidth), "roofline"
     return Program(
         phase=phase,
         shape=shape,
-        flops=costs.get("flops", 0.0),
-        bytes_accessed=costs.get("bytes accessed", 0.0),
-        seconds=costs.get("optimal_seconds") or None,
+        flops=flops,
+        bytes_accessed=traffic,
+        seconds=seconds,
+        estimate=None if seconds is None else estimate,
         collectives=find_collectives(compiled.as_text() or ""),
         memory=memory,
-        compile_seconds=seconds,
+        compile_seconds=compile_seconds,
     )
 
 

@@ -8,6 +8,9 @@ from rich.text import Text
 
 from feddpa_jax.memory import in_words
 
+# Beside the seconds that are not the compiler's.
+_MARKS = {"compiler": "", "roofline": " *"}
+
 
 def render(plan: dict[str, Any]) -> Group:
     """What a round is made of, what it takes on each device, and how fast it could be."""
@@ -35,7 +38,7 @@ def _programs(plan: dict[str, Any]) -> Table:
             f"{program['calls']:,.0f}",
             f"{program['flops'] / 1e9:,.1f}",
             in_words(program["bytes_accessed"]),
-            "-" if seconds is None else f"{seconds * 1e3:,.2f}",
+            "-" if seconds is None else f"{seconds * 1e3:,.2f}{_MARKS[program['estimate']]}",
             "-" if program["peak_share"] is None else f"{program['peak_share']:.0%}",
             _sent(program["collectives"]),
         )
@@ -79,8 +82,13 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"at best {work['seconds']:,.3g} s a round, {work['tokens_per_second']:,.0f} real "
             f"tokens a second ({work['tokens_per_second'] / plan['devices']['count']:,.0f} a "
-            f"device): the compiler's estimate, an upper bound"
+            f"device), an upper bound"
         )
+        if any(program["estimate"] == "roofline" for program in plan["programs"]):
+            lines.append(
+                "* the longer of FLOPs by the peak rate and memory traffic by the bandwidth, where "
+                "the compiler makes no estimate"
+            )
     if plan["remedy"] is not None:
         lines.append(f"more than the device has: {plan['remedy']}")
     return lines

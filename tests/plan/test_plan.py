@@ -97,6 +97,7 @@ def test_training_runs_the_planned_program():
             shapes=shapes,
             phases={"local": True, "global": False},
             limit=None,
+            chip=None,
         )
     )
     assert len(programs) == 2 * len(shapes)
