@@ -1,31 +1,31 @@
 """Checkpoints: one folder a round, written aside and renamed, with sums of every file.
 
-- `checkpoints/00003/state/`: the arrays, by Orbax.
+- `checkpoints/00003/state.safetensors`: the arrays that all clients share.
 - `checkpoints/00003/record.json`: settings, metrics, and dtype and shape of every array.
 - `checkpoints/00003/manifest.json`: size and sha256 of every other file.
 - `checkpoints/clients/<name>/00003.safetensors`: a client's own adapter as that round left it; the
   record of a checkpoint names size and sha256 of those that it is whole with (`fed/clients.py`).
 """
 
-import contextlib
 import json
-import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from feddpa_jax.disk import check_room, disk_reason, sha256, sync, sync_tree, write_json
+from feddpa_jax.disk import check_room, sha256, sync, sync_tree, write_json
 from feddpa_jax.fed.clients import ClientFiles, Saved
 from feddpa_jax.types import UserError
 
 _ASIDE = ".writing-"
 CLIENTS = "clients"
+STATE = "state.safetensors"
 
 
 class Restored(NamedTuple):
@@ -89,9 +89,9 @@ def save(
         # As numpy arrays: a checkpoint knows nothing of the devices that it was written from.
         arrays = jax.tree.map(np.asarray, dict(state))
         check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
-        if arrays:  # A method without a global adapter has none.
-            with _quiet():
-                ocp.save(str((aside / "state").absolute()), arrays)
+        # A method without a global adapter has none.
+        flat: dict[str, Any] = dict(flatten_dict(arrays, sep="/"))
+        (aside / STATE).write_bytes(safetensors.numpy.save(flat))
         own = {name: list(saved) for name, saved in (clients or {}).items()}
         write_json(
             aside / "record.json", {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
@@ -101,11 +101,11 @@ def save(
         _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
         sync(folder)
-    except Exception as error:  # Orbax wraps a full disk in errors of its own kinds.
+    except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
-        reason = disk_reason(error)
-        if not reason:
+        if not isinstance(error, OSError):
             raise
+        reason = error.strerror or str(error)
         kept = [number for number in rounds_saved(folder) if number < round_number]
         rest = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is no earlier one"
         raise UserError(
@@ -205,11 +205,7 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
                 f"{place}: does not fit: its {name} is {its}, this run's is {ours}; "
                 "use the run's own configuration, or a new --run-dir"
             )
-    state: Any = {}
-    if (place / "state").is_dir():
-        with _quiet():
-            state = ocp.load(str((place / "state").absolute()))
-    assert isinstance(state, dict)
+    state = unflatten_dict(safetensors.numpy.load_file(place / STATE), sep="/")
     assert leaf_shapes(state) == record["shapes"]
     clients = {name: Saved(*saved) for name, saved in record["clients_saved"].items()}
     return Restored(int(place.name), state, record, clients)
@@ -222,7 +218,7 @@ def find_damage(place: Path) -> str:
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
-    if "record.json" not in files:
+    if not {"record.json", STATE} <= files.keys():
         return "manifest.json is not complete"
     for name, (size, digest) in files.items():
         path = place / name
@@ -296,15 +292,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
         path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files
     }
     return {"files": sums}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs a traceback for every error that it raises as well; one of the two is enough."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -44,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         config=True,
     )
     train.add_argument("--no-eval", action="store_true", help="do not evaluate at the end")
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes; how many, and where, JAX finds out on TPU pods and SLURM",
+    )
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: the first process")
+    train.add_argument("--processes", type=int, metavar="N", help="elsewhere: how many there are")
+    train.add_argument("--process", type=int, metavar="I", help="elsewhere: which this is, from 0")
     evaluate = command(
         "eval",
         "Evaluate a run: every client, task and mode. With --config: evaluate the PEFT folders "
@@ -153,15 +161,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _join(known: argparse.Namespace) -> None:
+    """Joins the other processes of a run that has several."""
+    place = [known.coordinator, known.processes, known.process]
+    given = [part is not None for part in place]
+    if any(given) and not all(given):
+        raise UserError("--coordinator, --processes and --process go together: give all or none")
+    if known.distributed or any(given):
+        from feddpa_jax.processes import join
+
+        join(*place)
+
+
 def _run(known: argparse.Namespace, overrides: list[str]) -> None:
     if known.command == "plan" and known.topology is not None:
         prepare_environment()
+    if known.command == "train":
+        _join(known)
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax import commands
-    from feddpa_jax.progress import Reporter
+    from feddpa_jax.processes import is_first
+    from feddpa_jax.progress import Reporter, silent
 
     reporter = Reporter()
     if known.command == "train":
+        reporter = reporter if is_first() else silent()
         commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
     elif known.command == "eval":
         commands.evaluate(known.config, known.run_dir, overrides, known.step, reporter)

@@ -41,6 +41,7 @@ from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, load_data, prepare
+from feddpa_jax.processes import from_first, several
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.start import global_adapter, local_adapters
@@ -92,9 +93,9 @@ def train(
     """Trains, and evaluates at the end."""
     config = _checked(load_config(config_file, overrides))
     run = RunFolder(run_dir)
-    run.check(config)
+    from_first(lambda: run.check(config))
     prepared = prepare(config)
-    run.start(config)
+    from_first(lambda: run.start(config))
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
     reporter.say(
@@ -103,7 +104,9 @@ def train(
         f"{config.model.path} in {config.model.dtype}"
     )
     state = train_run(config, prepared, run, reporter)
-    if evaluates and prepared.federation.test:
+    if evaluates and several():
+        reporter.say(f"several processes train, one evaluates: feddpa eval --run-dir {run.path}")
+    elif evaluates and prepared.federation.test:
         adapters = _at_hand(config, state)
         _evaluate(config, prepared, adapters, total_rounds(config) - 1, run, reporter)
     reporter.say(f"run folder: {run.path}")

@@ -1,4 +1,4 @@
-"""What a disk does to a careful writer: room, sums, flushing, and the reasons when it refuses."""
+"""What a disk does to a careful writer: room, sums, flushing."""
 
 import errno
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Fails once and early if the disk is full: Orbax would fail in several threads at a time."""
+    """Fails early if the disk is full, before anything is written half."""
     path = folder / "room"
     with path.open("wb") as file:
         try:
@@ -45,14 +45,3 @@ def sync_tree(folder: Path) -> None:
     """Sees a folder and everything in it onto the disk."""
     for path in [folder, *folder.rglob("*")]:
         sync(path)
-
-
-def disk_reason(error: BaseException) -> str:
-    """What the disk refused, if that is what an error comes from; else empty."""
-    if isinstance(error, OSError):
-        return error.strerror or " ".join(str(error).split())
-    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
-        if os.strerror(number).lower() in str(error).lower():
-            return os.strerror(number)
-    cause = error.__cause__ or error.__context__
-    return disk_reason(cause) if cause else ""

@@ -1,5 +1,6 @@
 """Progress: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def silent() -> "Reporter":
+    """A reporter that says nothing: of a process that is not the first of its run."""
+    return Reporter(Console(file=io.StringIO(), quiet=True))
 
 
 class Reporter:

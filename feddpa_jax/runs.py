@@ -14,7 +14,7 @@ import jax
 from feddpa_jax.config import Config, difference, load_config, to_yaml
 from feddpa_jax.types import UserError
 
-_PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)

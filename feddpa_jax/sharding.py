@@ -10,6 +10,7 @@ The base is whole on every device, or split over `model`:
   a block are split over `model` (Zhao et al., *PyTorch FSDP*, arXiv 2304.11277).
 """
 
+import functools
 import re
 from typing import Any
 
@@ -71,11 +72,14 @@ def put(tree: Any, mesh: Mesh, *spec: str | None) -> Any:
 def gather(tree: Any, mesh: Mesh) -> Any:
     """Arrays of the mesh as host arrays, on every process."""
     if jax.process_count() > 1:
-        tree = jax.jit(lambda leaves: leaves, out_shardings=NamedSharding(mesh, PartitionSpec()))(
-            tree
-        )
+        tree = _replicate(mesh)(tree)
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
     return jax.device_get(tree)
+
+
+@functools.cache
+def _replicate(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def base_spec(path: str, shape: tuple[int, ...], mode: str, size: int) -> PartitionSpec:

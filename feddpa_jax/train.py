@@ -1,6 +1,7 @@
 """A training run: rounds, metrics and checkpoints in one loop around a method's pure functions."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.packing import row_cost
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
-from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
+from feddpa_jax.fed.clients import ClientFiles, LocalAdapters, Saved
 from feddpa_jax.fed.engine import NonFiniteError, make_engine
 from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
 from feddpa_jax.fed.methods import METHODS
@@ -22,6 +23,7 @@ from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
+from feddpa_jax.processes import from_first
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.start import start_from, start_local
@@ -59,22 +61,31 @@ def restore(
     `step` is "last" (the last good one), "best" (the lowest loss) or a round's number.
     """
     expected = identity(config, prepared)
-    if step == "last":
-        found = latest(run.checkpoints, expected, warn=reporter.say)
-    else:
-        found = at_step(run.checkpoints, step, expected)
+
+    def read() -> list[Any] | None:
+        if step == "last":
+            found = latest(run.checkpoints, expected, warn=reporter.say)
+        else:
+            found = at_step(run.checkpoints, step, expected)
+        if found is None:
+            return None
+        return [found.round_number, jax.tree.map(np.asarray, found.state), found.clients]
+
+    found = from_first(read)
     if found is None:
         return None
+    number, arrays, clients = found
+    clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
     local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
-    if local is None and found.clients:
+    if local is None and clients:
         local = LocalAdapters(parts.names, parts.files, fresh=None)
     if local is not None:
-        local = dataclasses.replace(local, saved=found.clients)
-        if set(local.names) - set(found.clients):
+        local = dataclasses.replace(local, saved=clients)
+        if set(local.names) - set(clients):
             local = start_local(config, prepared, local)
-    global_ = jax.tree.map(jnp.asarray, found.state.get("global_"))
-    return FedState(global_, local), found.round_number + 1
+    global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
+    return FedState(global_, local), number + 1
 
 
 def run_key(config: Config, number: int = -1) -> jax.Array:
@@ -145,7 +156,7 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
-    run.drop_metrics_from(first)
+    from_first(lambda: run.drop_metrics_from(first))
     if first == total_rounds(config):
         return state
     shapes = data.shapes(config.fed.rounds)
@@ -164,17 +175,29 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
             start = time.perf_counter()
             state, metrics = play_round(method, state, data, shapes, config, number)
             line = metrics_line(number, metrics, state, time.perf_counter() - start)
-            run.append_metrics(line)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
-            save(
-                run.checkpoints,
-                number,
-                {} if state.global_ is None else {"global_": state.global_},
-                {**identity(config, prepared), "loss": line["loss"], "metrics": line},
-                keep=config.fed.keep_checkpoints,
-                clients=None if state.local is None else state.local.saved,
-            )
+            from_first(functools.partial(record, config, prepared, run, number, state, line))
     return state
+
+
+def record(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    number: int,
+    state: FedState,
+    line: dict[str, Any],
+) -> None:
+    """Writes a round's line of metrics and its checkpoint."""
+    run.append_metrics(line)
+    save(
+        run.checkpoints,
+        number,
+        {} if state.global_ is None else {"global_": state.global_},
+        {**identity(config, prepared), "loss": line["loss"], "metrics": line},
+        keep=config.fed.keep_checkpoints,
+        clients=None if state.local is None else state.local.saved,
+    )
 
 
 def report_memory(

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.processes import from_first
 from feddpa_jax.types import UserError
 
 # {target: {"a": ..., "b": ...}} on the host.
@@ -136,23 +137,37 @@ class LocalAdapters:
             assert self.fresh is not None
             bank = jax.device_get(self.fresh(new))
             made = {c: jax.tree.map(lambda leaf, at=i: leaf[at], bank) for i, c in enumerate(new)}
-        own = [
-            made[int(c)]
-            if int(c) in made
-            else self.files.read(self.names[c], self.saved[self.names[c]])
-            for c in members
-        ]
+        old = [self.names[c] for c in members if self.names[c] in self.saved]
+        read = dict(zip(old, self._read(old), strict=True))
+        own = [made[int(c)] if int(c) in made else read[self.names[c]] for c in members]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *own)
+
+    def _read(self, names: Sequence[str]) -> list[HostAdapter]:
+        """Adapters from their files, which the first process reads for all."""
+        if not names:
+            return []
+        return from_first(lambda: [self.files.read(name, self.saved[name]) for name in names])
 
     def put(
         self, members: Sequence[int] | np.ndarray, adapters_C: Adapter, round_number: int
     ) -> "LocalAdapters":
         """With the adapters of some clients replaced, as a round left them."""
-        saved = dict(self.saved)
-        for place, c in enumerate(members):
-            adapter = jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), adapters_C)
-            saved[self.names[c]] = self.files.write(self.names[c], round_number, adapter)
-        return dataclasses.replace(self, saved=saved)
+        names = [self.names[c] for c in members]
+
+        def write() -> list[Saved]:
+            return [
+                self.files.write(
+                    name,
+                    round_number,
+                    jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), adapters_C),
+                )
+                for place, name in enumerate(names)
+            ]
+
+        written = {
+            name: Saved(*saved) for name, saved in zip(names, from_first(write), strict=True)
+        }
+        return dataclasses.replace(self, saved={**self.saved, **written})
 
     def all(self) -> Adapter:
         """Every client's adapter, [C, ...]."""

@@ -96,9 +96,13 @@ def need(part: Part | None) -> Part:
     return part
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def copies(adapter: Adapter, count: int, mesh: Mesh) -> Adapter:
     """The same adapter for `count` clients, spread over the mesh."""
+    return _spread(put(adapter, mesh), count, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _spread(adapter: Adapter, count: int, mesh: Mesh) -> Adapter:
     sharding = NamedSharding(mesh, PartitionSpec(CLIENTS))
     return jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(
