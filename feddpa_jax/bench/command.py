@@ -107,7 +107,7 @@ def _measure(
         "options": {**options._asdict(), "out": None},
         "without_torch": missing,
         "check": agreement,
-        "training": time_training(training, first, model, options.repeat, reporter),
+        "training": time_training(training, prepared, first, model, options.repeat, reporter),
         "scaling": [],
         "generation": None,
     }

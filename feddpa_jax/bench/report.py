@@ -96,6 +96,8 @@ def _notes(results: dict[str, Any]) -> list[str]:
         f"peak memory of ours {ours['peak_memory_bytes'] / 1e9:.2f} GB; a client receives and "
         f"sends {training['client_bytes_sent'] / 1e6:.3f} MB a round",
     ]
+    peak = "" if ours["peak_share"] is None else f", {ours['peak_share']:.1%} of the peak"
+    lines.append(f"the model's products: {ours['model_flops_per_second'] / 1e12:.3g} TFLOP/s{peak}")
     if results["check"]:
         check = results["check"]
         lines.append(

@@ -17,6 +17,7 @@ from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.bench.workload import first_part, fixed_updates, trainings
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.devices import chip_of
 from feddpa_jax.fed.engine import Engine
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
@@ -130,12 +131,18 @@ def check(training: Training, prepared: Prepared, run: RunFolder) -> Agreement:
 
 
 def time_training(
-    training: Training, first: FirstPass, model: TorchModel | None, repeat: int, reporter: Reporter
+    training: Training,
+    prepared: Prepared,
+    first: FirstPass,
+    model: TorchModel | None,
+    repeat: int,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Passes of both sides in turns.
 
     Args:
       training: the work.
+      prepared: base and devices.
       first: our first pass.
       model: the torch side, checked; None measures ours alone.
       repeat: passes of each side.
@@ -165,6 +172,7 @@ def time_training(
         "torch": None,
         "ratio": None,
     }
+    result["ours"] |= _rate(training, prepared, result["ours"]["median_seconds"])
     now = training.engine.step._cache_size()
     result["ours"]["later_compilations"] = now - first.measured["step_compilations"]
     if model is not None:
@@ -173,6 +181,25 @@ def time_training(
         seconds = {side: result[side]["median_seconds"] for side in sides}
         result["ratio"] = seconds["torch"] / seconds["ours"]
     return result
+
+
+def _rate(training: Training, prepared: Prepared, seconds: float) -> dict[str, float | None]:
+    """The model's FLOPs a second, and their share of the devices' peak if that is known.
+
+    Of real tokens: the products of frozen maps forward and of their inputs' gradients backward, and
+    of the head where there is a response. Attention and adapters are left out.
+    """
+    config = prepared.base.model.config
+    maps = config.layers * sum(a * b for a, b in config.target_sizes().values())
+    tokens = positions = 0
+    for updates in trainings(training.data).values():
+        for example in (e for update in updates for micro in update for e in micro):
+            tokens += len(example.tokens_T)
+            positions += len(example.tokens_T) - example.prompt_length
+    rate = 4 * (maps * tokens + config.width * config.vocab_size * positions) / seconds
+    chip = chip_of(prepared.mesh.devices.flat[0])
+    peak = None if chip is None else rate / (chip.flops * prepared.mesh.size)
+    return {"model_flops_per_second": rate, "peak_share": peak}
 
 
 def first_losses(passes: dict[str, list[Pass]], dtype: str) -> Agreement:

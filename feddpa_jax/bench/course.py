@@ -1,0 +1,105 @@
+"""The benchmark on one accelerator: parity, then several models, one JSON (launch/gpu.sh)."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_SIZED = ["--data.max_length", "512", "--clients", "1,2,4,8"]
+# The paper's batch sizes; a short answer suffices to time decoding.
+_PAPER = ["--fed.batch_size", "64", "--fed.micro_batch_size", "32", "--model.dtype", "bfloat16"]
+_SHORT = ["--eval.max_new_tokens", "40", "--repeat", "3"]
+CASES: dict[str, list[str]] = {
+    "smollm2-135m": [*_PAPER, *_SIZED, *_SHORT, "--updates", "4", "--instances", "16"],
+    "random:llama-3.2-1b": [*_PAPER, *_SIZED, *_SHORT, "--updates", "3", "--instances", "8"],
+    "random:llama-2-7b": [
+        *(*_PAPER, "--data.max_length", "512", "--clients", "", *_SHORT),
+        *("--updates", "2", "--instances", "4"),
+    ],
+}
+TINY: dict[str, list[str]] = {
+    "tiny": [
+        *("--data.max_length", "256", "--data.max_train", "8", "--fed.batch_size", "4"),
+        *("--fed.micro_batch_size", "2", "--model.dtype", "float32", "--lora.rank", "2"),
+        *("--updates", "1", "--repeat", "1", "--clients", "1", "--instances", "1"),
+        *("--eval.max_new_tokens", "4", "--weighting.support", "2", "--mesh.clients", "1"),
+    ]
+}
+PARITY = ("tests/parity/test_transformers_logits.py", "tests/parity/test_feddpa_oracle.py")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the course; 0 if everything in it succeeded."""
+    parser = argparse.ArgumentParser(prog="launch/gpu.sh", description=__doc__)
+    parser.add_argument("out", type=Path, help="new folder of gpu.json")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, as a test of the course")
+    parser.add_argument("--data", default="sample", help="data.path of the benchmark")
+    known = parser.parse_args(arguments)
+    known.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"parity": _parity(known.tiny), "cases": {}}
+    for model, options in (TINY if known.tiny else CASES).items():
+        results["cases"][model] = _case(model, known.out, [*options, "--data.path", known.data])
+        (known.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"everything: {known.out / 'gpu.json'}")
+    failed = [name for name, case in results["cases"].items() if case["returncode"]]
+    return 1 if failed or results["parity"]["returncode"] else 0
+
+
+def _parity(tiny: bool) -> dict[str, Any]:
+    """The tests against the oracles, on this device."""
+    only = ["-k", "test_logits and smollm2"] if tiny else []
+    start = time.perf_counter()
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *PARITY, *only],
+        # The tests take a CPU unless they are told otherwise.
+        env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", _platform())},
+        capture_output=True,
+        text=True,
+    )
+    last = (ran.stdout.strip() or ran.stderr.strip()).splitlines()[-1]
+    print(f"parity: {last}")
+    seconds = time.perf_counter() - start
+    return {"returncode": ran.returncode, "seconds": seconds, "last_line": last}
+
+
+def _platform() -> str:
+    """JAX's platform here, asked in a process of its own: a device's memory is for the cases."""
+    ask = "import jax; print({'gpu': 'cuda'}.get(jax.default_backend(), jax.default_backend()))"
+    return subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
+    """A benchmark in a process of its own, so that its memory is its own."""
+    folder = out / model.replace(":", "-")
+    command = [sys.executable, "-m", "feddpa_jax.cli", "bench", "--model.path", model]
+    ran = subprocess.run([*command, *options, "--out", str(folder)])
+    if ran.returncode:
+        return {"returncode": ran.returncode}
+    whole = json.loads((folder / "bench.json").read_text())
+    training, generation = whole["training"], whole["generation"]
+    ours = training["ours"]
+    return {
+        "returncode": 0,
+        "command": ["feddpa", "bench", "--model.path", model, *options],
+        "device": whole["environment"]["devices"],
+        "tokens_per_second": ours["tokens_per_second"],
+        "torch_tokens_per_second": training["torch"] and training["torch"]["tokens_per_second"],
+        "ratio": training["ratio"],
+        "real_share": ours["real_share"],
+        "model_flops_per_second": ours["model_flops_per_second"],
+        "peak_share": ours["peak_share"],
+        "device_peak_bytes": ours["device_peak_bytes"],
+        "peak_memory_bytes": ours["peak_memory_bytes"],
+        "compile_seconds": ours["compile_seconds"],
+        "answers_ratio": generation and generation["ratio"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
