@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from feddpa_jax import processes
 from feddpa_jax.plan.topology import prepare_environment
 from feddpa_jax.types import UserError
 
@@ -154,38 +156,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(known, overrides)
     except UserError as error:
         print(f"feddpa: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return processes.leave(2)
     except KeyboardInterrupt:
         print("feddpa: stopped; the same command goes on from the last round", file=sys.stderr)
-        return 130
+        return processes.leave(130)
+    except Exception as error:
+        if not processes.joined():
+            raise
+        if processes.lost_another(error):
+            print(
+                "feddpa: error: another process of the run is gone; start all of them again, the "
+                "same command goes on from the last round",
+                file=sys.stderr,
+            )
+            return processes.leave(2)
+        traceback.print_exc()
+        return processes.leave(1)
     return 0
-
-
-def _join(known: argparse.Namespace) -> None:
-    """Joins the other processes of a run that has several."""
-    place = [known.coordinator, known.processes, known.process]
-    given = [part is not None for part in place]
-    if any(given) and not all(given):
-        raise UserError("--coordinator, --processes and --process go together: give all or none")
-    if known.distributed or any(given):
-        from feddpa_jax.processes import join
-
-        join(*place)
 
 
 def _run(known: argparse.Namespace, overrides: list[str]) -> None:
     if known.command == "plan" and known.topology is not None:
         prepare_environment()
     if known.command == "train":
-        _join(known)
+        place = (known.coordinator, known.processes, known.process)
+        if known.distributed or any(part is not None for part in place):
+            processes.join(*place)
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax import commands
-    from feddpa_jax.processes import is_first
     from feddpa_jax.progress import Reporter, silent
 
     reporter = Reporter()
     if known.command == "train":
-        reporter = reporter if is_first() else silent()
+        # What the others would say is what the first one says.
+        reporter = reporter if not processes.joined() or processes.is_first() else silent()
         commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
     elif known.command == "eval":
         commands.evaluate(known.config, known.run_dir, overrides, known.step, reporter)

@@ -40,7 +40,7 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
-from feddpa_jax.prepare import Prepared, load_data, prepare
+from feddpa_jax.prepare import Prepared, load_data, prepare, prepare_together
 from feddpa_jax.processes import from_first, several
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
@@ -94,7 +94,7 @@ def train(
     config = _checked(load_config(config_file, overrides))
     run = RunFolder(run_dir)
     from_first(lambda: run.check(config))
-    prepared = prepare(config)
+    prepared = prepare_together(config)
     from_first(lambda: run.start(config))
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)

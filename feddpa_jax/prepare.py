@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ import jax
 from jax.sharding import Mesh
 
 from feddpa_jax.adapters.lora import Adapter, init_adapter
-from feddpa_jax.config import Config
+from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import TokenCounts, encode_examples
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.processes import check_same, several, together
 from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
 from feddpa_jax.types import Federation, TokenizedExample, UserError
 
@@ -41,6 +43,14 @@ class Prepared(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """The clients' names."""
         return tuple(client.name for client in self.federation.clients)
+
+    def data_digest(self) -> str:
+        """A digest of everything that is trained on and tested on."""
+        digest = hashlib.sha256(repr((self.names, self.federation.test)).encode())
+        for own in self.training:
+            for tokens_T, prompt_length in own:
+                digest.update(f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes())
+        return digest.hexdigest()
 
 
 def prepare(
@@ -79,6 +89,24 @@ def prepare(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+
+
+def prepare_together(config: Config) -> Prepared:
+    """`prepare` on every process of a run; none goes on if another cannot, or has other files.
+
+    Raises:
+      UserError: anything that is wrong on any process.
+    """
+    prepared = together(lambda: prepare(config))
+    if several():
+        check_same(
+            {
+                "configuration": to_yaml(config),
+                "base model": prepared.base.fingerprint,
+                "data": prepared.data_digest(),
+            }
+        )
+    return prepared
 
 
 def load_data(config: Config) -> Federation:

@@ -1,123 +1,280 @@
-"""Runs over several processes: one program on all their devices, files and words by the first.
+"""The processes of a run: how they find each other, agree, and end.
 
-Every process reads data and base and follows the same schedule, which depends on seed, round and
-client alone. Files of the run are read and written by the first process, and what it read, or why
-it could not, is told to the others; so the run's folder need not be on a disk that all see.
+All processes run the same program on the same data and hold the same state; together their devices
+are one mesh. The first one alone reads and writes the run's folder: what it finds there, and why it
+could not, the others have from it by `from_first`. With one process nothing is sent.
+
+JAX is imported where it is needed: the command line reads its arguments before.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from feddpa_jax.types import UserError
 
-_ARRAY = "array of the message"
 Value = TypeVar("Value")
 
+# Bytes that are sent at once: bounds the memory of a broadcast, which every device takes part in.
+PIECE = 2**26
+# Bytes of what each process tells all others.
+NOTE = 1024
+# Seconds that a failing first process gives the others to say what they failed of: they are ended
+# hard when it is gone, because it is where they meet.
+GRACE = 2.0
 
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Joins the other processes; before anything else of JAX is used.
+# Seconds that processes wait for the first one.
+MEET = 300.0
+
+_ARRAY = "__array__"
+
+
+def join(coordinator: str | None, count: int | None, number: int | None) -> None:
+    """Makes this process one of several; before anything touches a JAX backend.
 
     Args:
-      coordinator: "host:port" of the first process; None where JAX finds out (TPU, SLURM, MPI).
-      processes: how many there are.
-      process: which of them this one is, from 0.
+      coordinator: HOST:PORT of the first process. If all three are None, JAX finds them out from
+        the TPU pod, SLURM or Open MPI that it runs under.
+      count: how many processes there are.
+      number: which one this is, from 0.
 
     Raises:
-      UserError: the others cannot be reached or found out.
+      UserError: some are missing or wrong, or the others cannot be found.
     """
-    # Without it, CPU devices of different processes cannot exchange anything; no other kind minds.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    named = {"--coordinator": coordinator, "--processes": count, "--process": number}
+    missing = [option for option, value in named.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise UserError(f"{', '.join(missing)}: missing; {', '.join(named)} go together")
+    if coordinator is not None:
+        assert count is not None and number is not None
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(f"--coordinator: {coordinator!r} is not HOST:PORT, as in 10.0.0.1:8476")
+        if count < 1:
+            raise UserError(f"--processes: {count} is not a positive number")
+        if not 0 <= number < count:
+            raise UserError(f"--process: {number} is not one of 0 to {count - 1} (--processes)")
+        if number > 0:
+            _await(host, int(port))
+
+    import jax
+
+    # With it SIGTERM would be a notice to ask about, and no longer end the process.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if coordinator is None:
+            jax.distributed.initialize()
+        else:
+            # Without detection, which under SLURM would leave each process one local device.
+            jax.distributed.initialize(
+                coordinator, count, number, cluster_detection_method="deactivate"
+            )
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if coordinator is None:
+            raise UserError(
+                f"--distributed: no TPU pod, SLURM or Open MPI job was found ({reason}); name "
+                "--coordinator HOST:PORT --processes N --process I"
+            ) from None
         raise UserError(
-            f"--distributed: the other processes were not found ({reason}); on machines that JAX "
-            "does not know, give --coordinator HOST:PORT --processes N --process I"
+            f"--coordinator: process {number} of {count} did not meet the others at {coordinator} "
+            f"({reason}); start all of them, with the address of process 0 and a free port"
         ) from None
+    devices = Counter(device.process_index for device in jax.devices())
+    if len(set(devices.values())) > 1:
+        raise UserError(
+            f"--distributed: the processes have {sorted(devices.values())} devices; give each as "
+            "many"
+        )
+
+
+def _await(host: str, port: int) -> None:
+    """Waits until the first process answers: JAX would abort if it never does."""
+    deadline = time.monotonic() + MEET
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), port), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                reason = error.strerror or str(error)
+                raise UserError(
+                    f"--coordinator: nobody answers at {host}:{port} ({reason}); start process 0, "
+                    "and name its address and a free port there"
+                ) from None
+        time.sleep(0.2)
+
+
+def joined() -> bool:
+    """Whether this process is one of several that found each other."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def several() -> bool:
-    """Whether the run has more than one process."""
+    """Whether there are others."""
+    import jax
+
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that reads and writes the run's files."""
+    """Whether this process is the one that reads and writes the run's folder."""
+    import jax
+
     return jax.process_index() == 0
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What the first process makes, on every process; others do not call `make`.
-
-    Every process must come here at the same point. With one process it is `make()`.
+    """What the first process makes, on every process; all of them call this at the same place.
 
     Args:
-      make: gives nested dictionaries and lists (named and other tuples become lists) of numbers,
-        text, None and numpy arrays.
+      make: called on the first process alone. It returns None or JSON that may hold arrays; the
+        others get lists for tuples.
 
     Raises:
-      UserError: `make` raised it, on whichever process this is.
+      UserError: the first process did; on every process.
     """
     if not several():
         return make()
-    message = b""
-    if is_first():
+    if not is_first():
+        answer: dict[str, Any] = _unpack(_broadcast(b""))
+    else:
         try:
-            message = _pack({"value": make()})
+            answer = {"value": make()}
         except UserError as error:
-            message = _pack({"error": str(error)})
-    told = _unpack(_broadcast(message))
-    if "error" in told:
-        raise UserError(told["error"])
-    return told["value"]
+            answer = {"error": str(error)}
+        _broadcast(_pack(answer))
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
 
 
-def _broadcast(message: bytes) -> bytes:
+def together(make: Callable[[], Value]) -> Value:
+    """What every process makes for itself; if one of them cannot, none goes on.
+
+    Raises:
+      UserError: of the first process that had one.
+    """
+    if not several():
+        return make()
+    made: list[Value] = []
+    problem = ""
+    try:
+        made.append(make())
+    except UserError as error:
+        problem = str(error)
+    for number, text in enumerate(_tell(problem)):
+        if text:
+            raise UserError(f"process {number}: {text}")
+    return made[0]
+
+
+def check_same(what: Mapping[str, str]) -> None:
+    """Refuses to go on with processes that work on different things.
+
+    Args:
+      what: text that must be the same everywhere, by what it is.
+
+    Raises:
+      UserError: which of them differs, and on which process.
+    """
+    if not several():
+        return
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in what.items()}
+    first, *others = (json.loads(text) for text in _tell(json.dumps(digests)))
+    for number, own in enumerate(others, start=1):
+        for name in what:
+            if own[name] != first[name]:
+                raise UserError(
+                    f"process {number}: its {name} is not that of process 0; give every process "
+                    "the same command and the same files"
+                )
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error comes from another process that is gone."""
+    import jax
+
+    words = ("gloo", "nccl", "connection closed", "connection reset", "coordination service")
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and several()
+        and any(word in str(error).lower() for word in words)
+    )
+
+
+def leave(code: int) -> int:
+    """Ends a failed process at once, without waiting for the others as JAX would; else the code."""
+    if not code or not joined():
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_first():
+        time.sleep(GRACE)
+    os._exit(code)
+
+
+def _tell(text: str) -> list[str]:
+    """What every process tells, in their order."""
+    from jax.experimental import multihost_utils
+
+    note = np.zeros(NOTE, np.uint8)
+    # Cut within a character, its beginning is dropped below.
+    content = np.frombuffer(text.encode()[:NOTE], np.uint8)
+    note[: len(content)] = content
+    notes = multihost_utils.process_allgather(note)
+    return [bytes(own).rstrip(b"\0").decode(errors="ignore") for own in notes]
+
+
+def _broadcast(content: bytes) -> bytes:
+    """The first process's bytes."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    size = int(broadcast_one_to_all(np.array(len(message), np.int32)))
-    content = np.zeros(size, np.uint8)
-    if is_first():
-        content[:] = np.frombuffer(message, np.uint8)
-    return np.asarray(broadcast_one_to_all(content)).astype(np.uint8).tobytes()
+    # As digits, because 32 bits, all that JAX has by default, count no more than 2 GiB.
+    digits = np.frombuffer(b"%020d" % len(content), np.uint8)
+    size = int(bytes(broadcast_one_to_all(digits)))
+    # Sizes are rounded up: each compiles a program.
+    piece = min(PIECE, max(NOTE, 1 << max(0, size - 1).bit_length()))
+    whole = []
+    for start in range(0, size, piece):
+        part = np.zeros(piece, np.uint8)
+        own = np.frombuffer(content[start : start + piece], np.uint8)
+        part[: len(own)] = own
+        whole.append(bytes(broadcast_one_to_all(part)))
+    return b"".join(whole)[:size]
 
 
 def _pack(value: Any) -> bytes:
-    """JSON with the arrays behind it, as safetensors has them."""
+    """JSON with arrays as bytes.
+
+    >>> _unpack(_pack({"a": [np.arange(3, dtype=np.int8), None]}))
+    {'a': [array([0, 1, 2], dtype=int8), None]}
+    """
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
 
-    def plain(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {str(key): plain(inner) for key, inner in part.items()}
-        if isinstance(part, list | tuple):
-            return [plain(inner) for inner in part]
-        if isinstance(part, np.ndarray):
-            arrays[str(len(arrays))] = np.ascontiguousarray(part)
-            return {_ARRAY: str(len(arrays) - 1)}
-        return part
+    def keep(leaf: Any) -> dict[str, str]:
+        name = str(len(arrays))
+        arrays[name] = np.ascontiguousarray(leaf)
+        return {_ARRAY: name}
 
-    text = json.dumps(plain(value)).encode()
-    return len(text).to_bytes(8, "little") + text + save(arrays)
+    text = json.dumps(value, default=keep)
+    return save({**arrays, "json": np.frombuffer(text.encode(), np.uint8)})
 
 
-def _unpack(message: bytes) -> Any:
+def _unpack(content: bytes) -> Any:
     from safetensors.numpy import load
 
-    end = 8 + int.from_bytes(message[:8], "little")
-    arrays = load(message[end:])
-
-    def whole(part: Any) -> Any:
-        if isinstance(part, dict):
-            if part.keys() == {_ARRAY}:
-                return arrays[part[_ARRAY]]
-            return {key: whole(inner) for key, inner in part.items()}
-        return [whole(inner) for inner in part] if isinstance(part, list) else part
-
-    return whole(json.loads(message[8:end]))
+    arrays = load(content)
+    text = bytes(arrays.pop("json"))
+    return json.loads(text, object_hook=lambda d: arrays[d[_ARRAY]] if _ARRAY in d else d)

@@ -48,6 +48,14 @@ def make_mesh(clients: int | None = None, model: int = 1, devices: Any = None) -
             f"there are {len(devices)}; lower one of them"
         )
     grid = np.array(devices[: clients * model]).reshape(clients, model)
+    without = {device.process_index for device in devices[clients * model :]} - {
+        device.process_index for device in grid.flat
+    }
+    if without:
+        raise UserError(
+            f"mesh: {clients} x {model} devices (mesh.clients x mesh.model) leave process "
+            f"{min(without)} without any; use all {len(devices)}, or fewer processes"
+        )
     return Mesh(grid, (CLIENTS, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -63,6 +71,8 @@ def put(tree: Any, mesh: Mesh, *spec: str | None) -> Any:
         return jax.device_put(tree, sharding)
 
     def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

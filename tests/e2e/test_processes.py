@@ -128,6 +128,22 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
     same(single, tmp_path / "first")
 
 
+def test_processes_with_other_settings_are_refused(tmp_path: Path):
+    where = f"127.0.0.1:{free_port()}"
+    both = [
+        start(
+            tmp_path / str(process),
+            1,
+            *("--coordinator", where, "--processes", "2", "--process", str(process)),
+            *("--seed", str(process)),
+        )
+        for process in (0, 1)
+    ]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], errors
+    assert all("its configuration is not that of process 0" in error for error in errors), errors
+
+
 def test_what_the_first_cannot_do_stops_all(tmp_path: Path):
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "letter.txt").write_text("mine")
@@ -150,4 +166,4 @@ def test_messages_between_processes():
 
 def test_half_an_address(capsys, tmp_path: Path):
     assert main(["train", "--run-dir", str(tmp_path), "--processes", "2"]) == 2
-    assert "go together: give all or none" in capsys.readouterr().err
+    assert "--coordinator, --process: missing" in capsys.readouterr().err
