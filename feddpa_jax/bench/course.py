@@ -25,8 +25,8 @@ TINY: dict[str, list[str]] = {
     "tiny": [
         *("--data.max_length", "256", "--data.max_train", "8", "--fed.batch_size", "4"),
         *("--fed.micro_batch_size", "2", "--model.dtype", "float32", "--lora.rank", "2"),
-        *("--updates", "1", "--repeat", "1", "--clients", "1", "--instances", "1"),
-        *("--eval.max_new_tokens", "4", "--weighting.support", "2", "--mesh.clients", "1"),
+        *("--updates", "1", "--repeat", "1", "--clients", "", "--instances", "0"),
+        *("--mesh.clients", "1"),
     ]
 }
 PARITY = ("tests/parity/test_transformers_logits.py", "tests/parity/test_feddpa_oracle.py")

@@ -25,7 +25,7 @@ RUN = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--data.max_length", "256"),
     *("--data.max_train", "4", "--data.max_test", "1", "--lora.rank", "2"),
     *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.local_epochs", "1"),
-    *("--fed.rounds", "3", "--fed.participation", "0.5", "--fed.learning_rate", "0.001"),
+    *("--fed.rounds", "2", "--fed.participation", "0.5", "--fed.learning_rate", "0.001"),
 ]
 
 
@@ -72,13 +72,13 @@ def results(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Everybody's last adapters, and the losses of all rounds."""
     folder = run / "checkpoints"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    record = json.loads((folder / "00002" / "record.json").read_text())
+    record = json.loads((folder / "00001" / "record.json").read_text())
     adapters = {
         f"{name}.{key}": array
         for name, (number, *_) in record["clients_saved"].items()
         for key, array in load_file(folder / "clients" / name / f"{number:05d}.safetensors").items()
     }
-    adapters |= load_file(folder / "00002" / "state.safetensors")
+    adapters |= load_file(folder / "00001" / "state.safetensors")
     return adapters, [line["phases"] for line in lines]
 
 
@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, single: Path):
     same(single, tmp_path / "first")
     assert not (tmp_path / "second").exists() and second == ""
     assert f"feddpa eval --run-dir {tmp_path / 'first'}" in first
-    assert load_config(tmp_path / "first" / "config.yaml").fed.rounds == 3
+    assert load_config(tmp_path / "first" / "config.yaml").fed.rounds == 2
 
 
 def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single: Path):
