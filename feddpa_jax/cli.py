@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from feddpa_jax import processes
-from feddpa_jax.plan.topology import prepare_environment
+from feddpa_jax.plan.topology import prepare_environment, quiet_compiler
 from feddpa_jax.types import UserError
 
 _OVERRIDES = "any field of the configuration: --section.field VALUE (feddpa fields lists them)"
@@ -176,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(known: argparse.Namespace, overrides: list[str]) -> None:
+    quiet_compiler()
     if known.command == "plan" and known.topology is not None:
         prepare_environment()
     if known.command == "train":

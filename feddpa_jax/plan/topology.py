@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from feddpa_jax.types import UserError
@@ -14,7 +15,18 @@ def prepare_environment() -> None:
     # Another program that has loaded the library would otherwise shut this one out.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ.setdefault("TPU_LOG_DIR", "disabled")
-    # What the library would ask the metadata server for, and complain about.
+    _answer_for_the_machine()
+
+
+def quiet_compiler() -> None:
+    """Keeps the TPU compiler, where it is installed without a TPU, from complaining of that."""
+    if not any(Path("/dev").glob("accel*")) and not Path("/dev/vfio").is_dir():
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        _answer_for_the_machine()
+
+
+def _answer_for_the_machine() -> None:
+    """What the library would ask the machine's metadata server for, and print a trace about."""
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")

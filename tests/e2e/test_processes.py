@@ -48,12 +48,12 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start_two(tmp_path: Path, *more: str) -> list[subprocess.Popen[str]]:
+def start_two(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.Popen[str]]:
     where = f"127.0.0.1:{free_port()}"
     return [
         start(
             tmp_path / name,
-            2,
+            devices,
             *("--coordinator", where, "--processes", "2", "--process", str(process)),
             *more,
         )
@@ -113,8 +113,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, single: Path):
 
 
 def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single: Path):
-    split = ("--mesh.clients", "1", "--mesh.model", "4")
-    both = start_two(tmp_path, *split)
+    split = ("--mesh.clients", "1", "--mesh.model", "2")
+    both = start_two(tmp_path, *split, devices=1)
     folder = tmp_path / "first" / "checkpoints"
     until = time.monotonic() + 60
     while not rounds_saved(folder) and time.monotonic() < until:
@@ -123,7 +123,7 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert rounds_saved(folder)
-    first, _ = finish(*start_two(tmp_path, *split))
+    first, _ = finish(*start_two(tmp_path, *split, devices=1))
     assert "resuming after" in first
     same(single, tmp_path / "first")
 
