@@ -98,9 +98,11 @@ def train(
     from_first(lambda: run.start(config))
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
+    held = sum(len(client.validation) for client in prepared.federation.clients)
     reporter.say(
         f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
-        f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens); "
+        f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens"
+        f"{f', {held} held out' if held else ''}); "
         f"{config.model.path} in {config.model.dtype}"
     )
     state = train_run(config, prepared, run, reporter)

@@ -119,6 +119,7 @@ def load_data(config: Config) -> Federation:
         config.data.path,
         seed=config.seed,
         max_train=config.data.max_train,
+        validation=config.data.validation,
         max_test=config.data.max_test,
     )
 

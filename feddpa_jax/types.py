@@ -42,10 +42,11 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """A client's name and its private training examples."""
+    """A client's name and its private examples: those it trains on, and those it holds out."""
 
     name: str
     train: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -49,6 +49,9 @@ class DataSection:
     max_length: Annotated[Count, _is("most tokens of an example; the rest is cut")] = 512
     shuffle: Annotated[bool, _is("a new order of the examples in every epoch")] = True
     max_train: Annotated[Count | None, _is("most training examples a client; null: all")] = None
+    validation: Annotated[
+        int, Ge(0), _is("training examples a client holds out, for choosing weighting rules")
+    ] = 0
     max_test: Annotated[Count | None, _is("most test instances a task; null: all")] = None
 
 

@@ -15,7 +15,12 @@ from feddpa_jax.types import Client, Example, Federation, UserError
 
 
 def load_federation(
-    path: str, *, seed: int = 0, max_train: int | None = None, max_test: int | None = None
+    path: str,
+    *,
+    seed: int = 0,
+    max_train: int | None = None,
+    validation: int = 0,
+    max_test: int | None = None,
 ) -> Federation:
     """Loads all clients and test instances.
 
@@ -26,8 +31,9 @@ def load_federation(
           clients are named client_0, client_1, ...), or its `<N>` folder;
         - a folder with `clients/<name>/train.jsonl` and, if there is any, `test.jsonl`;
         - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`).
-      seed: of the sample, and of the choice that `max_train` and `max_test` make.
+      seed: of the sample, and of the choices that `max_train`, `validation` and `max_test` make.
       max_train: most examples a client keeps, chosen from its name and the seed.
+      validation: of these, examples that it holds out, chosen in the same way.
       max_test: most test instances a task keeps, chosen from its name and the seed.
 
     Raises:
@@ -42,7 +48,11 @@ def load_federation(
     _check(federation, path)
     return Federation(
         clients=tuple(
-            Client(client.name, _some(client.train, max_train, seed, client.name))
+            _hold_out(
+                Client(client.name, _some(client.train, max_train, seed, client.name)),
+                validation,
+                seed,
+            )
             for client in federation.clients
         ),
         test=_some_per_task(federation.test, max_test, seed),
@@ -143,6 +153,24 @@ def _some(
         return examples
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return tuple(examples[i] for i in np.sort(rng.permutation(len(examples))[:most]))
+
+
+def _hold_out(client: Client, validation: int, seed: int) -> Client:
+    """The client with `validation` of its examples set aside; both parts keep their order."""
+    count = len(client.train)
+    if count <= validation:
+        raise UserError(
+            f"data.validation: client {client.name!r} has {count} training examples, and "
+            f"{validation} held out leave none to train on; lower it below {count}"
+        )
+    # 1 sets this draw apart from that of `max_train`.
+    rng = np.random.default_rng([seed, zlib.crc32(client.name.encode()), 1])
+    held = set(rng.permutation(count)[:validation].tolist())
+    return Client(
+        client.name,
+        tuple(e for i, e in enumerate(client.train) if i not in held),
+        tuple(client.train[i] for i in sorted(held)),
+    )
 
 
 def _some_per_task(

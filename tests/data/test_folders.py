@@ -162,6 +162,28 @@ def test_limits_choose_by_seed_and_keep_order(tmp_path):
     assert load_federation("sample", seed=1, max_train=10, max_test=3) == some
 
 
+def test_validation_is_held_out_of_what_a_client_trains_on():
+    whole = load_federation("sample", seed=1, max_train=10)
+    split = load_federation("sample", seed=1, max_train=10, validation=4)
+    for before, after in zip(whole.clients, split.clients, strict=True):
+        assert (len(after.train), len(after.validation)) == (6, 4)
+        places = {e: i for i, e in enumerate(before.train)}
+        assert len(places) == 10
+        train, held = ([places[e] for e in part] for part in (after.train, after.validation))
+        assert train == sorted(train) and held == sorted(held)
+        assert sorted(train + held) == list(range(10))
+        assert after.tasks == before.tasks
+    assert load_federation("sample", seed=1, max_train=10, validation=4) == split
+    other = load_federation("sample", seed=2, max_train=10, validation=4)
+    assert [c.validation for c in other.clients] != [c.validation for c in split.clients]
+    assert split.test == whole.test
+
+
+def test_validation_must_leave_something_to_train_on():
+    with pytest.raises(UserError, match=r"data\.validation: client .* below 10"):
+        load_federation("sample", seed=1, max_train=10, validation=10)
+
+
 def test_sample_is_deterministic_disjoint_and_balanced():
     federation = sample_federation(3)
     assert federation == sample_federation(3)
