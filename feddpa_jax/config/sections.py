@@ -127,7 +127,9 @@ class WeightingSection:
     """Instance-wise weighting."""
 
     __pydantic_config__ = _strict
-    rule: Annotated[str, _is("cosine, pearson, l2, constant, or a registered rule")] = "cosine"
+    rule: Annotated[str, _is("cosine, pearson, l2, constant, or your own FILE.py:FUNCTION")] = (
+        "cosine"
+    )
     scale: Annotated[float, Ge(0), _is("what the similarity is multiplied by")] = 0.5
     support: Annotated[Count, _is("training prompts that stand for a client's data")] = 5
     scales: Annotated[

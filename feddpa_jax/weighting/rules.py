@@ -5,10 +5,13 @@ Yang et al., arXiv 2403.19211, section 3.3 (instance-wise dynamic weighting):
     w_b = scale * mean over s of cos( e(x_b), e(x_s) )
 
 for an instance b and M support examples s of the client's own training data. A rule is a pure
-function `(query_BD, support_BMD) -> similarity_B`; adding one is writing it under `@register`.
+function `(query_BD, support_BMD) -> similarity_B`; adding one is writing it under `@register`, or
+in a file of one's own, which `weighting.rule: my_rules.py:gate` names.
 """
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -94,11 +97,71 @@ def constant(
     return jnp.ones(query_BD.shape[0], jnp.float32)
 
 
+def find_rule(name: str) -> Rule:
+    """A registered rule, or one of the user's own.
+
+    Args:
+      name: a name in `RULES`, or "FILE.py:FUNCTION" with a path from the working directory.
+
+    Raises:
+      UserError: there is none of that name, its file fails, or it does not give a number a row.
+    """
+    if name in RULES:
+        return RULES[name]
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        known = ", ".join(sorted(RULES))
+        raise UserError(
+            f"weighting.rule: {name!r} is unknown; known: {known}; or FILE.py:FUNCTION of your own"
+        )
+    rule = _load(Path(file).expanduser(), function)
+    query, support = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, 4), (3, 2, 4)))
+    try:
+        given = jax.eval_shape(rule, query, support)
+    except Exception as error:
+        raise _fails(name, error) from None
+    if getattr(given, "shape", None) != (3,) or not jnp.issubdtype(given.dtype, jnp.floating):
+        shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", given)
+        raise UserError(
+            f"weighting.rule: {name} gave {shown} for query [3, 4] and support [3, 2, 4]; "
+            "a rule gives one floating-point similarity a row, here float32[3]"
+        )
+    return rule
+
+
+def _load(file: Path, function: str) -> Rule:
+    """A function of a user's file."""
+    if not file.is_file():
+        raise UserError(f"weighting.rule: {file} does not exist; name a file as FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _fails(str(file), error) from None
+    rule = getattr(module, function, None)
+    if not callable(rule):
+        own = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", None) == module.__name__ and callable(value)
+        ]
+        has = ", ".join(own) or "none"
+        raise UserError(f"weighting.rule: {file} has no function {function!r}; it has {has}")
+    return rule
+
+
+def _fails(name: str, error: Exception) -> UserError:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; mend it")
+
+
 def make_weighting(rule: str, *, scale: float, scales: str) -> Weighting:
     """The function from embeddings to weights, to be jitted by the caller.
 
     Args:
-      rule: a name in `RULES`.
+      rule: a name in `RULES`, or "FILE.py:FUNCTION".
       scale: what the similarity is multiplied by.
       scales: "local": scale * similarity is the local adapter's weight (the paper's idea);
         "global": it is the global adapter's, and the local one gets the rest (as the released
@@ -108,11 +171,9 @@ def make_weighting(rule: str, *, scale: float, scales: str) -> Weighting:
       `(query_BD, support_BMD) -> InstanceWeights`, weights clipped to [0, 1].
 
     Raises:
-      UserError: an unknown rule.
+      UserError: an unknown rule, or one that does not work (see `find_rule`).
     """
-    if rule not in RULES:
-        raise UserError(f"weighting.rule: {rule!r} is unknown; known: {', '.join(sorted(RULES))}")
-    similarity = RULES[rule]
+    similarity = find_rule(rule)
 
     def weigh(query_BD: jax.Array, support_BMD: jax.Array) -> InstanceWeights:
         similarity_B = similarity(query_BD, support_BMD)

@@ -111,6 +111,17 @@ def test_generate_uses_the_weights_of_evaluation(run_dir, capsys):
     assert f"local weight {found['local_weight']:.4f}" in capsys.readouterr().out
 
 
+def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):
+    rule = "def gate(query_BD, support_BMD):\n    return 0.25 + 0 * query_BD[:, 0]\n"
+    (tmp_path / "my_rules.py").write_text(rule, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = ["generate", "--run-dir", str(run_dir), "--client", "client_3", "--prompt", "Hi"]
+    own = ["--weighting.rule", "my_rules.py:gate", "--weighting.scale", "1"]
+    assert main([*command, *own]) == 0
+    assert "global weight 0.7500, local weight 0.2500" in capsys.readouterr().out
+    refused(capsys, [*command, "--weighting.rule", "my_rules.py:gat"], "'gat'", "gate")
+
+
 def start(folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(folder), *SMALL]
     command += ["--no-eval", "--fed.rounds", "4"]

@@ -67,6 +67,51 @@ def test_adding_a_rule_is_one_function(monkeypatch):
         register("nearest")(nearest)
 
 
+OWN = """
+import jax.numpy as jnp
+
+def gate(query_BD, support_BMD):
+    return jnp.max(jnp.einsum("BD,BMD->BM", query_BD, support_BMD), axis=-1)
+
+def flat(query_BD, support_BMD):
+    return query_BD
+
+def whole(query_BD, support_BMD):
+    return jnp.ones(query_BD.shape[0], int)
+
+def wrong(query_BD, support_BMD):
+    return query_BD @ support_BMD
+"""
+
+
+def test_a_rule_of_a_file_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_rules.py:gate", f"{tmp_path}/my_rules.py:gate"):
+        weigh = jax.jit(make_weighting(name, scale=0.1, scales="local"))
+        np.testing.assert_allclose(weigh(QUERY_BD, SUPPORT_BMD).local_weight_B, [0.3, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_rules.py:gat", r"has no function 'gat'; it has gate, flat, whole, wrong"),
+        ("my_rule.py:gate", r"my_rule\.py does not exist"),
+        ("my_rules.py:flat", r"gave float32\[3, 4\] .* float32\[3\]"),
+        ("my_rules.py:whole", r"gave int32\[3\]"),
+        ("my_rules.py:wrong", r"my_rules\.py:wrong fails with "),
+        ("broken.py:gate", r"broken\.py fails with NameError: name 'nothing' is not defined"),
+    ],
+)
+def test_a_rule_of_ones_own_that_does_not_work(tmp_path, monkeypatch, name, message):
+    (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "broken.py").write_text("nothing", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"weighting\.rule: .*{message}") as caught:
+        make_weighting(name, scale=1.0, scales="local")
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_rule_names_the_known():
     with pytest.raises(UserError, match=r"weighting\.rule: 'cosin' .* cosine"):
         make_weighting("cosin", scale=1.0, scales="local")
