@@ -37,8 +37,9 @@ def main() -> None:
     text = text.replace("{instruction}", arguments.prompt).replace("{input}", arguments.input)
     tokens_1T = tokenizer(text, return_tensors="pt").input_ids
 
-    g, l = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0)}[settings["embed_with"]]
-    query_D = embed(model, tokens_1T, g, l, settings["pooling"])
+    mixes = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
+    mix(model, *mixes[settings["embed_with"]])
+    query_D = embed(model, tokens_1T, settings["pooling"], settings["layer"])
     score = similarity(settings["rule"], query_D, support_MD)
     scaled = min(max(settings["scale"] * score, 0.0), 1.0)
     l = scaled if settings["scales"] == "local" else 1.0 - scaled
@@ -79,11 +80,15 @@ def mix(model: Any, g: float, l: float) -> None:
             layer.set_scale("local", l)
 
 
-def embed(model: Any, tokens_1T: torch.Tensor, g: float, l: float, pooling: str):
-    """The prompt's embedding under a mix: the final hidden state at its last token, or the mean."""
-    mix(model, g, l)
+def embed(model: Any, tokens_1T: torch.Tensor, pooling: str, layer: int | None) -> torch.Tensor:
+    """The prompt's embedding: the hidden state at its last token, or the mean, after a layer."""
     with torch.no_grad():
-        hidden_TD = model.get_base_model().model(input_ids=tokens_1T).last_hidden_state[0].float()
+        states = (
+            model.get_base_model()
+            .model(input_ids=tokens_1T, output_hidden_states=True)
+            .hidden_states
+        )
+    hidden_TD = states[-1 if layer is None else layer][0].float()
     return hidden_TD[-1] if pooling == "last" else hidden_TD.mean(dim=0)
 
 

@@ -21,16 +21,14 @@ from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.command import evaluate_config, weighting_settings
+from feddpa_jax.evaluate.command import evaluate_config, made_up, weighting_settings
+from feddpa_jax.evaluate.evidence import gather
 from feddpa_jax.evaluate.modes import (
     available_modes,
-    embed_support,
-    embedding_weights,
     fixed_weights,
     instance_weights,
-    pooled,
 )
-from feddpa_jax.evaluate.score import Adapters, Request, Scorer
+from feddpa_jax.evaluate.score import Adapters, Scorer
 from feddpa_jax.export.folder import check as check_export
 from feddpa_jax.export.folder import check_target
 from feddpa_jax.export.folder import export as write_export
@@ -237,14 +235,16 @@ def _instance_weight(
         np.append(tokens_T, prepared.base.tokenizer.eos_id).astype(np.int32), len(tokens_T)
     )
     own = prepared.training[client]
+    dreams = made_up(config, prepared, settings)
     local = adapters.local_C and take(adapters.local_C, np.array([client]))
     scorer = Scorer.for_examples(
-        prepared.base.model, adapters._replace(local_C=local), [asked, *own], block_tokens=1
+        prepared.base.model,
+        adapters._replace(local_C=local),
+        [asked, *own, *dreams],
+        block_tokens=1,
     )
-    g, l = embedding_weights(settings.embed_with)
-    query_ID = pooled(scorer([Request(0, asked, g, l)]), settings.pooling)
-    support = embed_support(scorer, [client_id(prepared.names[client])], [own], 1, settings)
-    weights = instance_weights(query_ID[None], support, settings)
+    ident = client_id(prepared.names[client])
+    weights = instance_weights(gather(scorer, [ident], [own], [asked], dreams, settings), settings)
     assert weights.similarity_CI is not None
     weight = float(weights.local_CI[0, 0])
     return 1.0 - weight, weight, float(weights.similarity_CI[0, 0])

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from feddpa_jax.bench.questions import Answers, Questions, make_answers
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.modes import (
-    embed_support,
-    embedding_weights,
-    instance_weights,
-    pooled,
-)
-from feddpa_jax.evaluate.score import Request, Scorer
+from feddpa_jax.evaluate.evidence import gather
+from feddpa_jax.evaluate.modes import instance_weights
+from feddpa_jax.evaluate.score import Scorer
 from feddpa_jax.prepare import Prepared
 
 
@@ -22,11 +18,11 @@ def make_answering(
     """The function that weighs and answers all questions; it compiles when it is first run."""
     tokenizer, model = prepared.base.tokenizer, prepared.base.model
     adapters, weighting = questions.adapters, questions.weighting
-    C, I = len(questions.names), len(questions.instances)
+    C = len(questions.names)
     scorer = Scorer.for_examples(
         model,
         adapters,
-        [*questions.instances, *(example for own in questions.training for example in own)],
+        [*questions.instances, *(e for own in questions.training for e in own), *questions.dreams],
         block_tokens=batch_tokens,
     )
     answerer = Answerer(
@@ -37,15 +33,14 @@ def make_answering(
         max_new_tokens=questions.max_new_tokens,
         batch_tokens=batch_tokens,
     )
-    g, l = embedding_weights(weighting.embed_with)
-    queries = [Request(c, example, g, l) for c in range(C) for example in questions.instances]
     ids = [client_id(name) for name in questions.names]
 
     def answer() -> Answers:
         start = time.perf_counter()
-        query_CID = pooled(scorer(queries), weighting.pooling).reshape(C, I, -1)
-        support = embed_support(scorer, ids, questions.training, I, weighting)
-        weights = instance_weights(query_CID, support, weighting)
+        evidence = gather(
+            scorer, ids, questions.training, questions.instances, questions.dreams, weighting
+        )
+        weights = instance_weights(evidence, weighting)
         prompts = [
             Prompt(
                 c,

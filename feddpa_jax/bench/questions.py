@@ -9,7 +9,7 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.bench.workload import asked, test_instances
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.evaluate.command import weighting_settings
+from feddpa_jax.evaluate.command import made_up, weighting_settings
 from feddpa_jax.evaluate.modes import WeightingSettings
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.prepare import Prepared
@@ -24,6 +24,7 @@ class Questions(NamedTuple):
       adapters: the ones that answer.
       training: each client's prompts, from which its support is drawn.
       instances: the prompts, I of them; all with the end token for a response.
+      dreams: made-up prompts, where the weighting rule asks for them.
       taught: how long each instance's response is, the guess by which answers are batched.
       weighting: how instances are weighed.
       max_new_tokens: most tokens of an answer.
@@ -33,6 +34,7 @@ class Questions(NamedTuple):
     adapters: Adapters
     training: list[list[TokenizedExample]]
     instances: list[TokenizedExample]
+    dreams: tuple[TokenizedExample, ...]
     taught: list[int]
     weighting: WeightingSettings
     max_new_tokens: int
@@ -63,14 +65,16 @@ def make_questions(
     """
     global_ = jax.tree.map(lambda leaf: leaf.mean(axis=0), trained_C)
     eos_id = prepared.base.tokenizer.eos_id
+    weighting = weighting_settings(config)
     chosen = test_instances(config, prepared, instances)
     return Questions(
         names=data.names,
         adapters=Adapters(global_, trained_C, config.lora.alpha / config.lora.rank),
         training=[[asked(example, eos_id) for example in own] for own in data.examples],
         instances=[asked(example, eos_id) for example in chosen],
+        dreams=made_up(config, prepared, weighting),
         taught=[len(example.tokens_T) - example.prompt_length for example in chosen],
-        weighting=weighting_settings(config),
+        weighting=weighting,
         max_new_tokens=config.eval.max_new_tokens,
     )
 

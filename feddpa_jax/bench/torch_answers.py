@@ -15,8 +15,9 @@ from feddpa_jax.adapters.lora import take
 from feddpa_jax.bench.questions import Answers, Questions, make_answers
 from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.data.rounds import client_id
-from feddpa_jax.evaluate.modes import WeightingSettings, embedding_weights
+from feddpa_jax.evaluate.evidence import MIXES, WeightingSettings
 from feddpa_jax.types import TokenizedExample
+from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.rules import make_weighting
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
@@ -48,7 +49,7 @@ def answer_one_by_one(model: TorchModel, questions: Questions) -> tuple[Answers,
                 if i > 0:
                     embedding_again += time.perf_counter() - before
                 query_D = _embed(model, instance, settings)
-                weight = float(weigh(query_D[None], support_MD[None]).local_weight_B[0])
+                weight = float(weigh(Evidence(query_D[None], support_MD[None])).local_weight_B[0])
                 local_weight_CI[c, i] = weight
                 model.mix(1.0 - weight, weight)
                 tokens.append(_answer(model, instance, questions.max_new_tokens))
@@ -78,7 +79,7 @@ def _prompt(model: TorchModel, example: TokenizedExample) -> Any:
 
 def _embed(model: TorchModel, example: TokenizedExample, settings: WeightingSettings) -> np.ndarray:
     """A prompt's final hidden state: at its last token, or the mean."""
-    model.mix(*embedding_weights(settings.embed_with))
+    model.mix(*MIXES[settings.embed_with])
     inner = model.model.get_base_model()
     hidden_1TD = inner.base_model(input_ids=_prompt(model, example), use_cache=False)[0]
     hidden_TD = hidden_1TD[0].float().cpu().numpy()

@@ -127,9 +127,7 @@ class WeightingSection:
     """Instance-wise weighting."""
 
     __pydantic_config__ = _strict
-    rule: Annotated[str, _is("cosine, pearson, l2, constant, or your own FILE.py:FUNCTION")] = (
-        "cosine"
-    )
+    rule: Annotated[str, _is("a registered rule, or your own as FILE.py:FUNCTION")] = "cosine"
     scale: Annotated[float, Ge(0), _is("what the similarity is multiplied by")] = 0.5
     support: Annotated[Count, _is("training prompts that stand for a client's data")] = 5
     scales: Annotated[
@@ -137,9 +135,13 @@ class WeightingSection:
         _is("the adapter that scale * similarity goes to; global as in the released code"),
     ] = "local"
     embed_with: Annotated[
-        Literal["local", "global", "base"], _is("the adapter under which prompts are embedded")
+        Literal["local", "global", "base", "mixed"],
+        _is("the model under which prompts are embedded; mixed: half of each adapter"),
     ] = "local"
     pooling: Annotated[Literal["last", "mean"], _is("last prompt token, or mean over it")] = "last"
+    layer: Annotated[
+        Annotated[int, Ge(0)] | None, _is("prompts are embedded after so many; null: after all")
+    ] = None
     resample: Annotated[bool, _is("draw the support anew for every instance")] = False
     fixed: Annotated[Fraction, _is("local weight of the fixed mix")] = 0.5
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.generate.beam import beam_search
-from feddpa_jax.generate.decode import Decoded, greedy, prefill
+from feddpa_jax.generate.decode import Decoded, decode, prefill
 from feddpa_jax.models.decoder import Model
 
 # Each prompt length that batches are padded to costs a compilation, which takes as long as so many
@@ -78,9 +79,9 @@ def _answer(
     )
     slots = tokens_BT.shape[1] + max_new_tokens
     prompt = prefill(model, branches, tokens_BT, length_B, slots)
-    ends = {"eos_id": eos_id, "pad_id": pad_id, "max_new_tokens": max_new_tokens}
+    ends: Any = {"eos_id": eos_id, "pad_id": pad_id, "max_new_tokens": max_new_tokens}
     if beams == 1:
-        return greedy(model, branches, prompt.last_hidden_BD, prompt.cache, length_B, **ends)
+        return decode(model, branches, prompt.last_hidden_BD, prompt.cache, length_B, **ends)
     return beam_search(
         model, branches, prompt.last_hidden_BD, prompt.cache, length_B, beams=beams, **ends
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.evaluate.modes import WeightingSettings
+from feddpa_jax.evaluate.dreams import DREAMS, dream
+from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.report import Report, make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
-from feddpa_jax.types import UserError
+from feddpa_jax.types import TokenizedExample, UserError
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
@@ -20,6 +21,22 @@ def weighting_settings(config: Config) -> WeightingSettings:
     fields = dataclasses.asdict(config.weighting)
     fields.pop("fixed")
     return WeightingSettings(**fields, seed=config.seed)
+
+
+def made_up(
+    config: Config, prepared: Prepared, settings: WeightingSettings
+) -> tuple[TokenizedExample, ...]:
+    """Made-up prompts, if the weighting rule asks for them; else none."""
+    if "dream_ND" not in settings.sees():
+        return ()
+    return dream(
+        prepared.base.model,
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        count=DREAMS,
+        seed=config.seed,
+        max_length=config.data.max_length,
+    )
 
 
 def evaluate_config(
@@ -62,12 +79,15 @@ def evaluate_config(
         )
     if not test.examples:
         raise UserError("data.max_length: no test instance is left; raise it")
+    weighting = weighting_settings(config)
+    weighs = config.eval.modes is None or "instance" in config.eval.modes
     setting = Setting(
         clients=prepared.federation.clients,
         training=prepared.training,
         instances=tuple(prepared.federation.test[i] for i in test.kept),
         tokenized=test.examples,
         tokenizer=prepared.base.tokenizer,
+        dreams=made_up(config, prepared, weighting) if weighs else (),
     )
     beam = config.eval.decoding == "beam"
     results = evaluate(
@@ -76,7 +96,7 @@ def evaluate_config(
         setting,
         modes=config.eval.modes,
         metrics=config.eval.metrics,
-        weighting=weighting_settings(config),
+        weighting=weighting,
         fixed=config.weighting.fixed,
         decoding=Decoding(
             beams=config.eval.beams if beam else 1,

@@ -7,16 +7,13 @@ import numpy as np
 
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.evaluate.answer import Answerer, Prompt
+from feddpa_jax.evaluate.evidence import MIXES, WeightingSettings, gather
 from feddpa_jax.evaluate.modes import (
     MODES,
     ModeWeights,
-    WeightingSettings,
     available_modes,
-    embed_support,
-    embedding_weights,
     fixed_weights,
     instance_weights,
-    pooled,
 )
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer, Scores
 from feddpa_jax.hf.tokenizer import Tokenizer
@@ -36,6 +33,7 @@ class Setting:
       instances: the test instances, I of them.
       tokenized: the same, tokenized.
       tokenizer: the model's.
+      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
     """
 
     clients: tuple[Client, ...]
@@ -43,6 +41,7 @@ class Setting:
     instances: tuple[Example, ...]
     tokenized: tuple[TokenizedExample, ...]
     tokenizer: Tokenizer
+    dreams: tuple[TokenizedExample, ...] = ()
 
     def tasks(self) -> Tasks:
         """Which task each instance has, and whose own it is."""
@@ -96,6 +95,12 @@ class _Pass:
         values = flat.reshape(self.rows, -1, *flat.shape[1:])
         return np.broadcast_to(values, (self.clients, *values.shape[1:]))
 
+    def by_client(self, scores: Scores) -> list[Scores]:
+        """Each client's scores of the instances."""
+        place_RI = np.arange(len(self.requests)).reshape(self.rows, -1)
+        found = [scores.at(place_I) for place_I in place_RI]
+        return found * (self.clients if self.shared else 1)
+
 
 def evaluate(
     model: Model,
@@ -136,6 +141,7 @@ def evaluate(
     C, I = len(setting.clients), len(setting.tokenized)
     # Training examples are scored too: any of them may be drawn as support.
     everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
+    everything += setting.dreams
     total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
     scorer = Scorer.for_examples(
         model,
@@ -155,15 +161,16 @@ def evaluate(
     with reporter.task("scoring", total, "answers") as advance:
         for mode in chosen:
             if mode == "instance":
-                query_CID = _queries(scorer, scores, passes, setting, weighting)
-                support = embed_support(
+                evidence = gather(
                     scorer,
                     [client_id(client.name) for client in setting.clients],
                     setting.training,
-                    I,
+                    setting.tokenized,
+                    setting.dreams,
                     weighting,
+                    {m: passes[m].by_client(scores[m]) for m in scores if m in MIXES},
                 )
-                weights[mode] = instance_weights(query_CID, support, weighting)
+                weights[mode] = instance_weights(evidence, weighting)
             score(mode, advance)
     predictions = None
     if "rouge1" in metrics or decoding.beams > 1:
@@ -179,24 +186,6 @@ def evaluate(
         )
         for mode in chosen
     }
-
-
-def _queries(
-    scorer: Scorer,
-    scores: dict[str, Scores],
-    passes: dict[str, _Pass],
-    setting: Setting,
-    weighting: WeightingSettings,
-) -> np.ndarray:
-    """Every client's embedding of every instance; the mode of the same adapter has it already."""
-    mode = weighting.embed_with
-    if mode not in scores:
-        C, I = len(setting.clients), len(setting.tokenized)
-        g, l = embedding_weights(mode)
-        own = ModeWeights(np.full((C, I), g), np.full((C, I), l))
-        passes = {mode: _Pass(mode, own, setting.tokenized)}
-        scores = {mode: scorer(passes[mode].requests)}
-    return passes[mode].spread(pooled(scores[mode], weighting.pooling))
 
 
 def _answers(

@@ -1,8 +1,9 @@
 """Teacher-forced scores of many (client, instance, mix) requests in packed blocks.
 
 One forward pass gives an example's response likelihood, whether greedy decoding would reproduce the
-response (it does if and only if the argmax is the target at every response position), and the
-embedding of its prompt, which a causal model computes before it sees the response.
+response (it does if and only if the argmax is the target at every response position), and what the
+model makes of the prompt, which a causal model computes before it sees the response: embeddings,
+and how sure it is of the answer's first token.
 """
 
 import dataclasses
@@ -41,14 +42,20 @@ class Scores:
     Attributes:
       nll_I: mean negative log-likelihood of the response tokens, in nats.
       greedy_I: whether the argmax is the target at every response position.
-      last_ID: final hidden state at the last prompt token.
-      mean_ID: mean of the final hidden states over the prompt.
+      entropy_I: entropy of the first response token's distribution, in nats.
+      last_ILD: hidden state at the last prompt token, after each of the layers asked for.
+      mean_ILD: mean of the hidden states over the prompt, likewise.
     """
 
     nll_I: np.ndarray
     greedy_I: np.ndarray
-    last_ID: np.ndarray
-    mean_ID: np.ndarray
+    entropy_I: np.ndarray
+    last_ILD: np.ndarray
+    mean_ILD: np.ndarray
+
+    def at(self, rows: np.ndarray) -> "Scores":
+        """The results of these requests, in this order."""
+        return Scores(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 class Adapters(NamedTuple):
@@ -76,6 +83,7 @@ def _score_block(
     prompts: _Prompts,
     *,
     scale: float,
+    layers: tuple[int, ...],
 ):
     branches = dual_branches(
         global_,
@@ -85,23 +93,27 @@ def _score_block(
         scale=scale,
         global_weight=global_weight_BT,
     )
-    hidden_BTD, _ = model.hidden(
-        rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches
-    )
-    logits_PV = model.logits(hidden_BTD[rows.row_P, rows.place_P])
+    states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
+    logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
     at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
-    nll_P = jax.nn.logsumexp(logits_PV, axis=1) - at_target_P
+    log_all_P = jax.nn.logsumexp(logits_PV, axis=1)
+    mean_logit_P = jnp.sum(jnp.exp(logits_PV - log_all_P[:, None]) * logits_PV, axis=1)
     examples = prompts.row_E.shape[0]
-    sum_ED = jax.ops.segment_sum(
-        hidden_BTD.reshape(-1, hidden_BTD.shape[-1]),
-        prompts.owner_BT.reshape(-1),
-        num_segments=examples + 1,
-    )[:-1]
+
+    def means(hidden_BTD: jax.Array) -> jax.Array:
+        sum_ED = jax.ops.segment_sum(
+            hidden_BTD.reshape(-1, hidden_BTD.shape[-1]),
+            prompts.owner_BT.reshape(-1),
+            num_segments=examples + 1,
+        )[:-1]
+        return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
+
     return (
-        nll_P,
+        log_all_P - at_target_P,
         jnp.argmax(logits_PV, axis=1) == rows.target_P,
-        hidden_BTD[prompts.row_E, prompts.place_E],
-        sum_ED / jnp.maximum(prompts.length_E, 1)[:, None],
+        log_all_P - mean_logit_P,
+        [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
+        [means(states[layer]) for layer in layers],
     )
 
 
@@ -111,12 +123,12 @@ class Scorer:
     def __init__(
         self, model: Model, adapters: Adapters, shapes: Sequence[BlockShape], *, shortest: int
     ):
-        """Args: the base, the adapters, the block shapes, and the shortest example's tokens."""
+        """Args: the base, the adapters, the block shapes, and the shortest prompt's tokens."""
         self.model = model
         self.adapters = adapters
         self.shapes = {shape.length: shape for shape in shapes}
         self.shortest = shortest
-        self._block = jax.jit(_score_block, static_argnames="scale")
+        self._block = jax.jit(_score_block, static_argnames=("scale", "layers"))
 
     @classmethod
     def for_examples(
@@ -138,12 +150,24 @@ class Scorer:
             longest=max(lengths),
             share=len(sample) / (len(examples) * times),
         )
-        return cls(model, adapters, shapes, shortest=min(lengths))
+        shortest = min(example.prompt_length for example in examples)
+        return cls(model, adapters, shapes, shortest=shortest)
 
     def __call__(
-        self, requests: Sequence[Request], on_done: Callable[[int], None] = lambda done: None
+        self,
+        requests: Sequence[Request],
+        on_done: Callable[[int], None] = lambda done: None,
+        *,
+        layers: Sequence[int] | None = None,
     ) -> Scores:
-        """Scores all requests; `on_done` is called with the number of requests of each block."""
+        """Scores all requests.
+
+        Args:
+          requests: any number; blocks are filled with those of all clients.
+          on_done: called with the number of requests of each block.
+          layers: after how many layers prompts are embedded; None: after the last.
+        """
+        layers = (self.model.config.layers,) if layers is None else tuple(layers)
         lengths = list(self.shapes)
         work: list[list[list[PackedRow]]] = []
         for client in sorted({request.client for request in requests}):
@@ -153,16 +177,17 @@ class Scorer:
                 if request.client == client
             ]
             work.append([pack_rows(client, own, lengths)])
-        width = self.model.config.width
+        embedded = (len(requests), len(layers), self.model.config.width)
         scores = Scores(
             np.zeros(len(requests)),
             np.zeros(len(requests), bool),
-            np.zeros((len(requests), width), np.float32),
-            np.zeros((len(requests), width), np.float32),
+            np.zeros(len(requests), np.float32),
+            np.zeros(embedded, np.float32),
+            np.zeros(embedded, np.float32),
         )
         for planned in schedule([work], self.shapes):
             (rows,) = planned.rows
-            self._run(rows, planned.shape, requests, scores)
+            self._run(rows, planned.shape, requests, scores, layers)
             on_done(sum(len(row.segments) for row in rows))
         return scores
 
@@ -172,6 +197,7 @@ class Scorer:
         shape: BlockShape,
         requests: Sequence[Request],
         scores: Scores,
+        layers: tuple[int, ...],
     ) -> None:
         rows, placed = fill(block, shape)
         B, T, _ = shape
@@ -183,7 +209,7 @@ class Scorer:
             global_weight_BT[at.row, span] = request.global_weight
             local_weight_BT[at.row, span] = request.local_weight
         prompts = self._prompts(placed, shape, requests)
-        nll_P, correct_P, last_ED, mean_ED = jax.device_get(
+        nll_P, correct_P, entropy_P, last_LED, mean_LED = jax.device_get(
             self._block(
                 self.model,
                 self.adapters.global_,
@@ -193,6 +219,7 @@ class Scorer:
                 local_weight_BT,
                 prompts,
                 scale=self.adapters.scale,
+                layers=layers,
             )
         )
         for e, at in enumerate(placed):
@@ -201,8 +228,10 @@ class Scorer:
             own = slice(at.first_position, at.first_position + count)
             scores.nll_I[at.ident] = nll_P[own].mean(dtype=np.float64)
             scores.greedy_I[at.ident] = correct_P[own].all()
-            scores.last_ID[at.ident] = last_ED[e]
-            scores.mean_ID[at.ident] = mean_ED[e]
+            scores.entropy_I[at.ident] = entropy_P[at.first_position]
+            for place in range(len(layers)):
+                scores.last_ILD[at.ident, place] = last_LED[place][e]
+                scores.mean_ILD[at.ident, place] = mean_LED[place][e]
 
     def _prompts(
         self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]

@@ -13,7 +13,8 @@ import numpy as np
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.evaluate.command import weighting_settings
-from feddpa_jax.evaluate.modes import available_modes, embed_support
+from feddpa_jax.evaluate.evidence import check_layer, look, pooled, support_draw
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.score import Scorer
 from feddpa_jax.export.plan import Trained
 from feddpa_jax.hf.tensors import opened, read_json
@@ -42,7 +43,14 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
         block_tokens=config.eval.batch_tokens,
     )
     ids = [client_id(name) for name in prepared.names]
-    support = embed_support(scorer, ids, prepared.training, 1, settings)
+    draws = [
+        support_draw(len(own), settings, 1, ident).reshape(-1)
+        for own, ident in zip(prepared.training, ids, strict=True)
+    ]
+    drawn = [[own[i] for i in rows] for own, rows in zip(prepared.training, draws, strict=True)]
+    check_layer(settings, prepared.base.model.config.layers)
+    layers = None if settings.layer is None else [settings.layer]
+    support = look(scorer, drawn, settings.embed_with, layers=layers)
     template = get_template(config.data.template)
     described = {
         "rule": settings.rule,
@@ -50,6 +58,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
         "scales": settings.scales,
         "embed_with": settings.embed_with,
         "pooling": settings.pooling,
+        "layer": settings.layer,
         # The template's text with names in braces for what goes in.
         "prompt": template(Example("{instruction}", "")),
         "prompt_with_input": template(Example("{instruction}", "", "{input}")),
@@ -58,7 +67,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
         "beams": config.eval.beams if config.eval.decoding == "beam" else 1,
     }
     return {
-        f"clients/{name}": Weighting(described, np.asarray(support.of(c, 1)[0], np.float32))
+        f"clients/{name}": Weighting(described, pooled(support[c], settings.pooling))
         for c, name in enumerate(prepared.names)
     }
 

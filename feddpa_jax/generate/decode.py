@@ -1,11 +1,11 @@
-"""Prefill and greedy decoding, batched over rows of different clients, mixes and prompt lengths."""
+"""Prefill and decoding, batched over rows of different clients, mixes and prompt lengths."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from feddpa_jax.adapters.lora import Branch
 from feddpa_jax.models.cache import Cache, cache_mask, empty_cache
@@ -74,7 +74,7 @@ def step(
     return hidden_B1D[:, 0], new_cache
 
 
-def greedy(
+def decode(
     model: Model,
     branches: Sequence[Branch],
     prompt_hidden_BD: Float[Array, "B D"],
@@ -84,8 +84,9 @@ def greedy(
     eos_id: int,
     pad_id: int,
     max_new_tokens: int,
+    key: Key[Array, ""] | None = None,
 ) -> Decoded:
-    """The likeliest token at every step, until the end token or `max_new_tokens`.
+    """The likeliest token at every step, or one drawn, until the end token or `max_new_tokens`.
 
     Stops as soon as all rows have ended.
 
@@ -98,8 +99,14 @@ def greedy(
       eos_id: the token that ends an answer.
       pad_id: what follows it.
       max_new_tokens: most tokens of an answer.
+      key: draws tokens from the model's distribution; None for the likeliest.
     """
     B = length_B.shape[0]
+
+    def choose(logits_BV: jax.Array, index: jax.Array) -> jax.Array:
+        if key is None:
+            return jnp.argmax(logits_BV, axis=-1)
+        return jax.random.categorical(jax.random.fold_in(key, index), logits_BV)
 
     def unfinished(carry):
         index, _, ended_B, _, _, _ = carry
@@ -107,7 +114,7 @@ def greedy(
 
     def advance(carry):
         index, tokens_BT, ended_B, count_B, hidden_BD, cache = carry
-        token_B = jnp.argmax(model.logits(hidden_BD), axis=-1).astype(jnp.int32)
+        token_B = choose(model.logits(hidden_BD), index).astype(jnp.int32)
         ended_B = ended_B | (token_B == eos_id)
         tokens_BT = tokens_BT.at[:, index].set(jnp.where(ended_B, pad_id, token_B))
         count_B = count_B + jnp.where(ended_B, 0, 1)

@@ -86,8 +86,8 @@ class Decoder(nnx.Module):
         cache: Cache | None,
         remat: bool,
         gathered: bool,
-    ) -> tuple[jax.Array, Cache | None]:
-        """See `Model.hidden`."""
+    ) -> tuple[list[jax.Array], Cache | None]:
+        """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
         embedding_VD = self.embed.embedding[...]
         x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
@@ -102,7 +102,7 @@ class Decoder(nnx.Module):
             local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
             if config.local_rope is not None:
                 local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
-        caches = []
+        caches, states = [], []
         for index, own in enumerate(layer_branches(branches, config.layers)):
             definition, parameters = nnx.split(self.layers[index])
             block = functools.partial(
@@ -117,9 +117,10 @@ class Decoder(nnx.Module):
             )
             if remat:
                 block = jax.checkpoint(block)
+            states.append(x_BTD)
             x_BTD, layer_cache = block(parameters, x_BTD, branches=own)
             caches.append(layer_cache)
-        return self.norm(x_BTD), None if cache is None else tuple(caches)
+        return [*states, self.norm(x_BTD)], None if cache is None else tuple(caches)
 
     def logits(self, hidden_XD: jax.Array) -> jax.Array:
         """See `Model.logits`."""
@@ -184,9 +185,26 @@ class Model:
         Returns:
           float32 hidden states, and the cache with these tokens added (None without a cache).
         """
-        return self.module().hidden(
+        states, cache = self.module().hidden(
             tokens_BT, position_BT, mask_BTS, branches, cache, remat, gathered
         )
+        return states[-1], cache
+
+    def states(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        position_BT: Int[Array, "B T"],
+        mask_BTS: Bool[Array, "B T S"],
+        branches: Sequence[Branch] = (),
+    ) -> list[Float[Array, "B T D"]]:
+        """The residual stream after 0, 1, ..., L layers, the last one after the final norm.
+
+        Args: as of `hidden`.
+        """
+        states, _ = self.module().hidden(
+            tokens_BT, position_BT, mask_BTS, branches, None, False, False
+        )
+        return states
 
     def logits(self, hidden: Float[Array, "*X D"]) -> Float[Array, "*X V"]:
         """Next-token logits of hidden states with any leading axes, float32."""

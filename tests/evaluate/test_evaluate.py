@@ -13,7 +13,8 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.evaluate.modes import WeightingSettings, available_modes
+from feddpa_jax.evaluate.evidence import WeightingSettings
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
@@ -111,8 +112,8 @@ def test_packed_scores_equal_plain_ones():
         nll, greedy, last_D, mean_D = plain(example, client, g, l)
         assert scores.nll_I[i] == pytest.approx(nll, abs=2e-5)
         assert scores.greedy_I[i] == greedy
-        np.testing.assert_allclose(scores.last_ID[i], last_D, atol=2e-5)
-        np.testing.assert_allclose(scores.mean_ID[i], mean_D, atol=2e-5)
+        np.testing.assert_allclose(scores.last_ILD[i, 0], last_D, atol=2e-5)
+        np.testing.assert_allclose(scores.mean_ILD[i, 0], mean_D, atol=2e-5)
 
 
 def test_weights_of_every_mode(results):

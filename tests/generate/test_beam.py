@@ -14,7 +14,8 @@ import transformers
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter, Branch
 from feddpa_jax.generate.beam import beam_search, repeat_rows
-from feddpa_jax.generate.decode import Decoded, greedy, prefill
+from feddpa_jax.generate.decode import Decoded, prefill
+from feddpa_jax.generate.decode import decode as greedy
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.decoder import Model, from_parameters
 from tests.parity.reference_loop import hf_to_parameters

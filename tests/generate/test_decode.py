@@ -7,7 +7,8 @@ import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.generate.decode import greedy, prefill, step
+from feddpa_jax.generate.decode import decode as greedy
+from feddpa_jax.generate.decode import prefill, step
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, causal_mask, random_model
 

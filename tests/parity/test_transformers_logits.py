@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from feddpa_jax.generate.decode import greedy, prefill
+from feddpa_jax.generate.decode import decode as greedy
+from feddpa_jax.generate.decode import prefill
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.models.decoder import Model, causal_mask

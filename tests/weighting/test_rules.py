@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rules import RULES, cosine, l2, make_weighting, pearson, register
+from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.registry import RULES, register
+from feddpa_jax.weighting.rules import make_weighting
+from feddpa_jax.weighting.similarity import cosine, l2, pearson
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
 QUERY_BD = jnp.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
 SUPPORT_BMD = jnp.array([[[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]])
+
+EVIDENCE = Evidence(QUERY_BD, SUPPORT_BMD)
 
 
 def test_cosine_by_hand():
@@ -34,8 +39,8 @@ def test_l2_by_hand():
 
 
 def test_orientation_and_scale():
-    local = make_weighting("cosine", scale=0.5, scales="local")(QUERY_BD, SUPPORT_BMD)
-    released = make_weighting("cosine", scale=0.5, scales="global")(QUERY_BD, SUPPORT_BMD)
+    local = make_weighting("cosine", scale=0.5, scales="local")(EVIDENCE)
+    released = make_weighting("cosine", scale=0.5, scales="global")(EVIDENCE)
     np.testing.assert_allclose(local.local_weight_B, [0.5 * 0.5**0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(released.local_weight_B, [1 - 0.5 * 0.5**0.5, 1.0], atol=1e-6)
     np.testing.assert_array_equal(local.similarity_B, released.similarity_B)
@@ -44,27 +49,27 @@ def test_orientation_and_scale():
 def test_weights_are_clipped():
     opposite = -SUPPORT_BMD[:, :1]
     weights = make_weighting("cosine", scale=3.0, scales="local")
-    assert weights(QUERY_BD, opposite).local_weight_B[0] == 0.0
-    assert weights(QUERY_BD, SUPPORT_BMD).local_weight_B[0] == 1.0
+    assert weights(Evidence(QUERY_BD, opposite)).local_weight_B[0] == 0.0
+    assert weights(EVIDENCE).local_weight_B[0] == 1.0
 
 
 def test_constant_is_a_fixed_mix():
-    weights = make_weighting("constant", scale=0.3, scales="local")(QUERY_BD, SUPPORT_BMD)
+    weights = make_weighting("constant", scale=0.3, scales="local")(EVIDENCE)
     np.testing.assert_allclose(weights.local_weight_B, [0.3, 0.3])
 
 
 def test_adding_a_rule_is_one_function(monkeypatch):
-    monkeypatch.setattr("feddpa_jax.weighting.rules.RULES", dict(RULES))
+    monkeypatch.setattr("feddpa_jax.weighting.registry.RULES", dict(RULES))
 
-    @register("nearest")
-    def nearest(query_BD, support_BMD):
+    @register("furthest")
+    def furthest(query_BD, support_BMD):
         return jnp.max(jnp.einsum("BD,BMD->BM", query_BD, support_BMD), axis=-1)
 
-    weigh = jax.jit(make_weighting("nearest", scale=0.1, scales="local"))
+    weigh = jax.jit(make_weighting("furthest", scale=0.1, scales="local"))
     # Row 0: max(2, 3) = 3; row 1: max(2, -2) = 2.
-    np.testing.assert_allclose(weigh(QUERY_BD, SUPPORT_BMD).local_weight_B, [0.3, 0.2])
+    np.testing.assert_allclose(weigh(EVIDENCE).local_weight_B, [0.3, 0.2])
     with pytest.raises(ValueError, match="exists already"):
-        register("nearest")(nearest)
+        register("furthest")(furthest)
 
 
 OWN = """
@@ -79,6 +84,9 @@ def flat(query_BD, support_BMD):
 def whole(query_BD, support_BMD):
     return jnp.ones(query_BD.shape[0], int)
 
+def curious(query_BD, label_B):
+    return label_B
+
 def wrong(query_BD, support_BMD):
     return query_BD @ support_BMD
 """
@@ -89,13 +97,14 @@ def test_a_rule_of_a_file_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("my_rules.py:gate", f"{tmp_path}/my_rules.py:gate"):
         weigh = jax.jit(make_weighting(name, scale=0.1, scales="local"))
-        np.testing.assert_allclose(weigh(QUERY_BD, SUPPORT_BMD).local_weight_B, [0.3, 0.2])
+        np.testing.assert_allclose(weigh(EVIDENCE).local_weight_B, [0.3, 0.2])
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_rules.py:gat", r"has no function 'gat'; it has gate, flat, whole, wrong"),
+        ("my_rules.py:gat", r"has no function 'gat'; it has gate, flat, whole, curious, wrong"),
+        ("my_rules.py:curious", r"curious asks for 'label_B'; .* among query_BD, "),
         ("my_rule.py:gate", r"my_rule\.py does not exist"),
         ("my_rules.py:flat", r"gave float32\[3, 4\] .* float32\[3\]"),
         ("my_rules.py:whole", r"gave int32\[3\]"),

@@ -1,0 +1,62 @@
+"""What a weighting rule may see: prompts, adapters and the client's own training data.
+
+There is no field for an answer, a label or another client's data, so no rule can use one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A, the models that likelihoods are given under, in the order of the last axis.
+MODELS = ("base", "global", "local")
+
+
+class Evidence(NamedTuple):
+    """What is known of B instances at one client before it answers; None what no one asked for.
+
+    A rule is a function of some of these, by name.
+
+    Attributes:
+      query_BD: the instances' prompts, embedded.
+      support_BMD: M of the client's training prompts for each instance, embedded alike.
+      support_MD: the same where all instances share them (not with `weighting.resample`).
+      dream_ND: N prompts that the bare base model made up, embedded alike: what prompts look like
+        that are not the client's own.
+      query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
+      support_nll_MA: the same of the support's prompts.
+      entropy_BA: entropy of the answer's first token under each of `MODELS`, in nats.
+    """
+
+    query_BD: jax.Array | np.ndarray | None = None
+    support_BMD: jax.Array | np.ndarray | None = None
+    support_MD: jax.Array | np.ndarray | None = None
+    dream_ND: jax.Array | np.ndarray | None = None
+    query_nll_BA: jax.Array | np.ndarray | None = None
+    support_nll_MA: jax.Array | np.ndarray | None = None
+    entropy_BA: jax.Array | np.ndarray | None = None
+
+    def rows(self) -> int:
+        """B."""
+        per_row = (self.query_BD, self.query_nll_BA, self.entropy_BA)
+        return next(part.shape[0] for part in per_row if part is not None)
+
+    def pick(self, names: tuple[str, ...]) -> dict[str, jax.Array | np.ndarray]:
+        """The named fields; a shared support stands for every instance's."""
+        found = self
+        if self.support_BMD is None and self.support_MD is not None and "support_BMD" in names:
+            shape = (self.rows(), *self.support_MD.shape)
+            found = self._replace(support_BMD=jnp.broadcast_to(self.support_MD, shape))
+        return {name: getattr(found, name) for name in names}
+
+
+def trial() -> Evidence:
+    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, D = 4."""
+    sizes = {"B": 3, "M": 16, "N": 8, "D": 4, "A": len(MODELS)}
+    return Evidence(
+        **{
+            name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
+            for name in Evidence._fields
+        }
+    )
