@@ -94,7 +94,34 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--check", action="store_true", help="write nothing; compare the export in DIR with the run"
     )
-    for sub in (evaluate, generate, export):
+    weigh = command(
+        "weigh",
+        "Try weighting rules on a run: evidence is computed once, thousands of settings are scored "
+        "on held-out examples, the best of every rule on the test instances.",
+        run_dir=True,
+        config=False,
+    )
+    weigh.add_argument(
+        "--rules", metavar="LIST", help="names, or FILE.py:FUNCTION (all registered ones)"
+    )
+    weigh.add_argument(
+        "--scales", metavar="LIST", help="what similarities are multiplied by (0.25,0.5,0.75,1,1.5)"
+    )
+    weigh.add_argument(
+        "--supports", metavar="LIST", help="training prompts of a client (the run's, and all)"
+    )
+    weigh.add_argument(
+        "--layers", metavar="LIST", help="embed after so many layers (each quarter of the model)"
+    )
+    weigh.add_argument(
+        "--exact",
+        type=int,
+        default=2,
+        metavar="N",
+        help="the best N rules and the paper's are run again, with answers (2; 0: none)",
+    )
+    weigh.add_argument("--fresh", action="store_true", help="compute the evidence again")
+    for sub in (evaluate, generate, export, weigh):
         sub.add_argument(
             "--step",
             default="last",
@@ -216,6 +243,8 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
             checks=known.check,
             reporter=reporter,
         )
+    elif known.command == "weigh":
+        commands.weigh(known.run_dir, overrides, known, reporter)
     elif known.command == "data":
         commands.data(known.config, overrides, known.make, reporter)
     elif known.command == "bench":

@@ -7,28 +7,24 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.table import Table
 
-from feddpa_jax.adapters.lora import take
 from feddpa_jax.bench.command import Options, read_counts
 from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, describe_fields, load_config
-from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.command import evaluate_config, made_up, weighting_settings
-from feddpa_jax.evaluate.evidence import gather
+from feddpa_jax.evaluate.command import evaluate_config
 from feddpa_jax.evaluate.modes import (
     available_modes,
     fixed_weights,
-    instance_weights,
 )
-from feddpa_jax.evaluate.score import Adapters, Scorer
+from feddpa_jax.evaluate.question import weigh_prompt
+from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.export.folder import check as check_export
 from feddpa_jax.export.folder import check_target
 from feddpa_jax.export.folder import export as write_export
@@ -45,7 +41,9 @@ from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.start import global_adapter, local_adapters
 from feddpa_jax.train import resolved, restore, total_rounds
 from feddpa_jax.train import train as train_run
-from feddpa_jax.types import Example, TokenizedExample, UserError
+from feddpa_jax.types import Example, UserError
+from feddpa_jax.weigh.command import weigh as run_weigh
+from feddpa_jax.weigh.options import read_options
 from feddpa_jax.weighting.rules import make_weighting
 
 
@@ -206,7 +204,7 @@ def generate(
     place = prepared.names.index(client)
     similarity = None
     if mode == "instance":
-        g, l, similarity = _instance_weight(config, prepared, adapters, place, tokens_T)
+        g, l, similarity = weigh_prompt(config, prepared, adapters, place, tokens_T)
     else:
         weights = fixed_weights(mode, 1, 1, fixed=config.weighting.fixed)
         g, l = float(weights.global_CI[0, 0]), float(weights.local_CI[0, 0])
@@ -223,31 +221,6 @@ def generate(
     seen = "" if similarity is None else f", similarity {similarity:.4f}"
     reporter.say(f"{client}, {mode}: global weight {g:.4f}, local weight {l:.4f}{seen}")
     reporter.say(tokenizer.decode(answer_T))
-
-
-def _instance_weight(
-    config: Config, prepared: Prepared, adapters: Adapters, client: int, tokens_T: np.ndarray
-) -> tuple[float, float, float]:
-    """(g, l, similarity) of one prompt for one client."""
-    settings = weighting_settings(config)
-    # The end token stands in for a response: embeddings are of the prompt alone.
-    asked = TokenizedExample(
-        np.append(tokens_T, prepared.base.tokenizer.eos_id).astype(np.int32), len(tokens_T)
-    )
-    own = prepared.training[client]
-    dreams = made_up(config, prepared, settings)
-    local = adapters.local_C and take(adapters.local_C, np.array([client]))
-    scorer = Scorer.for_examples(
-        prepared.base.model,
-        adapters._replace(local_C=local),
-        [asked, *own, *dreams],
-        block_tokens=1,
-    )
-    ident = client_id(prepared.names[client])
-    weights = instance_weights(gather(scorer, [ident], [own], [asked], dreams, settings), settings)
-    assert weights.similarity_CI is not None
-    weight = float(weights.local_CI[0, 0])
-    return 1.0 - weight, weight, float(weights.similarity_CI[0, 0])
 
 
 def export(
@@ -276,6 +249,20 @@ def export(
         reporter.say(f"{out}: every tensor equals the run's")
     else:
         write_export(trained, out, mixed=mixed, merged=merged, reporter=reporter)
+
+
+def weigh(
+    run_dir: Path, overrides: Sequence[str], known: argparse.Namespace, reporter: Reporter
+) -> None:
+    """Tries weighting rules on a run's checkpoint."""
+    options = read_options(known)
+    run, config = _reread(run_dir, overrides)
+    prepared = prepare(config)
+    adapters, number = _restored(config, prepared, run, known.step, reporter)
+    folder = run.path / "weigh"
+    run_weigh(
+        config, prepared, adapters, options, round_number=number, folder=folder, reporter=reporter
+    )
 
 
 def data(

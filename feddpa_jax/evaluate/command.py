@@ -5,7 +5,7 @@ from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.data.tokenize import TokenCounts, encode_examples
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.report import Report, make_report, render, write_report
@@ -39,6 +39,53 @@ def made_up(
     )
 
 
+def make_setting(
+    config: Config,
+    prepared: Prepared,
+    dreams: tuple[TokenizedExample, ...],
+    reporter: Reporter,
+) -> tuple[Setting, TokenCounts]:
+    """The clients and the test instances, and how many of these were cut or dropped.
+
+    Raises:
+      UserError: there are no test instances.
+    """
+    if not prepared.federation.test:
+        raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
+    test = encode_examples(
+        prepared.federation.test,
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+    )
+    counts = test.counts
+    if counts.truncated or counts.dropped:
+        reporter.say(
+            f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
+            f"at data.max_length = {config.data.max_length}"
+        )
+    if not test.examples:
+        raise UserError("data.max_length: no test instance is left; raise it")
+    setting = Setting(
+        clients=prepared.federation.clients,
+        training=prepared.training,
+        instances=tuple(prepared.federation.test[i] for i in test.kept),
+        tokenized=test.examples,
+        tokenizer=prepared.base.tokenizer,
+        dreams=dreams,
+    )
+    return setting, counts
+
+
+def decoding(config: Config) -> Decoding:
+    """How the configuration has answers made."""
+    return Decoding(
+        beams=config.eval.beams if config.eval.decoding == "beam" else 1,
+        max_new_tokens=config.eval.max_new_tokens,
+        batch_tokens=config.eval.batch_tokens,
+    )
+
+
 def evaluate_config(
     config: Config,
     prepared: Prepared,
@@ -63,33 +110,11 @@ def evaluate_config(
     Raises:
       UserError: there are no test instances, or a mode is asked for that the method has not.
     """
-    if not prepared.federation.test:
-        raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
-    test = encode_examples(
-        prepared.federation.test,
-        prepared.base.tokenizer,
-        get_template(config.data.template),
-        config.data.max_length,
-    )
-    counts = test.counts
-    if counts.truncated or counts.dropped:
-        reporter.say(
-            f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
-            f"at data.max_length = {config.data.max_length}"
-        )
-    if not test.examples:
-        raise UserError("data.max_length: no test instance is left; raise it")
     weighting = weighting_settings(config)
     weighs = config.eval.modes is None or "instance" in config.eval.modes
-    setting = Setting(
-        clients=prepared.federation.clients,
-        training=prepared.training,
-        instances=tuple(prepared.federation.test[i] for i in test.kept),
-        tokenized=test.examples,
-        tokenizer=prepared.base.tokenizer,
-        dreams=made_up(config, prepared, weighting) if weighs else (),
+    setting, counts = make_setting(
+        config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
     )
-    beam = config.eval.decoding == "beam"
     results = evaluate(
         prepared.base.model,
         adapters,
@@ -98,11 +123,7 @@ def evaluate_config(
         metrics=config.eval.metrics,
         weighting=weighting,
         fixed=config.weighting.fixed,
-        decoding=Decoding(
-            beams=config.eval.beams if beam else 1,
-            max_new_tokens=config.eval.max_new_tokens,
-            batch_tokens=config.eval.batch_tokens,
-        ),
+        decoding=decoding(config),
         reporter=reporter,
     )
     report = make_report(

@@ -1,0 +1,1 @@
+"""The laboratory of weighting rules: evidence computed once, then any setting in a moment."""

@@ -1,0 +1,83 @@
+"""Computed parts on disk, each of them kept only for the run, model, data and code it is from."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from feddpa_jax.disk import sha256
+from feddpa_jax.hf.tensors import opened
+from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.types import UserError
+
+Part = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """A folder of parts.
+
+    Attributes:
+      folder: `identity.json`, `parts.json` with each part's digest, and a safetensors file a part.
+      identity: what the parts depend on, by name.
+    """
+
+    folder: Path
+    identity: Mapping[str, str]
+
+    def open(self, *, fresh: bool) -> None:
+        """Makes the folder, or checks that what is there is of the same identity.
+
+        Args:
+          fresh: remove what is there.
+
+        Raises:
+          UserError: it is of another identity, damaged, or cannot be written.
+        """
+        file = self.folder / "identity.json"
+        with writing(self.folder):
+            if fresh and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                write_whole(file, json.dumps(dict(self.identity), indent=1) + "\n")
+        found = self._read("identity.json")
+        others = [name for name in self.identity if found.get(name) != self.identity[name]]
+        if others:
+            raise UserError(
+                f"{self.folder}: was computed with another {', '.join(others)}; compute it again "
+                "with --fresh"
+            )
+
+    def part(self, name: str, compute: Callable[[], Part]) -> Part:
+        """The part of that name, from disk or computed and written.
+
+        Raises:
+          UserError: its file is damaged, or cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        path = self.folder / f"{name}.safetensors"
+        digests = self._read("parts.json") if (self.folder / "parts.json").exists() else {}
+        if name in digests:
+            if not path.is_file() or sha256(path) != digests[name]:
+                raise UserError(f"{path}: is missing or damaged; compute it again with --fresh")
+            with opened(path) as tensors:
+                return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+        computed = compute()
+        with writing(path):
+            save_file({key: np.ascontiguousarray(value) for key, value in computed.items()}, path)
+            digests = {**digests, name: sha256(path)}
+            write_whole(self.folder / "parts.json", json.dumps(digests, indent=1) + "\n")
+        return computed
+
+    def _read(self, name: str) -> dict[str, str]:
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                return content
+        raise UserError(f"{self.folder / name}: is damaged; compute it again with --fresh")

@@ -1,0 +1,289 @@
+"""The laboratory on a run: collect, try all settings on validation, report the best on the test."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from feddpa_jax.config import Config
+from feddpa_jax.data.rounds import client_id
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate.command import decoding, make_setting
+from feddpa_jax.evaluate.dreams import DREAMS, dream
+from feddpa_jax.evaluate.evidence import WeightingSettings, prompt_alone
+from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.run import Setting, evaluate
+from feddpa_jax.evaluate.score import Adapters, Scorer
+from feddpa_jax.metrics import Resamples, summarize
+from feddpa_jax.prepare import Prepared
+from feddpa_jax.progress import Reporter
+from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.types import Example, TokenizedExample, UserError
+from feddpa_jax.weigh import candidates
+from feddpa_jax.weigh.cache import Cache
+from feddpa_jax.weigh.candidates import Candidate
+from feddpa_jax.weigh.collect import Collected, Questions, collect
+from feddpa_jax.weigh.grid import METRICS, Grid, make_curves, score_rule
+from feddpa_jax.weigh.identity import identify
+from feddpa_jax.weigh.options import Options
+from feddpa_jax.weigh.report import (
+    Finding,
+    Split,
+    interpolation_error,
+    judge,
+    render,
+    to_csv,
+    to_json,
+)
+from feddpa_jax.weighting.registry import RULES, find_rule, sees
+
+
+def weigh(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    options: Options,
+    *,
+    round_number: int,
+    folder: Path,
+    reporter: Reporter,
+) -> None:
+    """Scores every rule on a run's adapters, writes the findings and shows them.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      adapters: of the checkpoint in question.
+      options: what was asked for.
+      round_number: the checkpoint's.
+      folder: where evidence and findings go.
+      reporter: told of progress, shows the table.
+
+    Raises:
+      UserError: the run has no two adapters or held nothing out; the evidence there is another's.
+    """
+    if "instance" not in available_modes(adapters):
+        raise UserError(
+            f"--run-dir: {config.fed.method} has no two adapters to mix; weigh a run of feddpa_t "
+            "or feddpa_f"
+        )
+    rules = options.rules or tuple(RULES)
+    for rule in rules:
+        sees(find_rule(rule))
+    layers = _layers(options.layers, prepared.base.model.config.layers)
+    validation, validation_tokens = _validation(config, prepared)
+    dreams = dream(
+        prepared.base.model,
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        count=DREAMS,
+        seed=config.seed,
+        max_length=config.data.max_length,
+    )
+    setting, _ = make_setting(config, prepared, dreams, reporter)
+    questions = Questions(
+        [client_id(client.name) for client in setting.clients],
+        setting.training,
+        [*validation_tokens, *setting.tokenized],
+        dreams,
+        layers,
+    )
+    collected = _collect(config, prepared, adapters, questions, options.fresh, folder, reporter)
+    count = len(validation)
+    splits = {
+        name: _split(dataclasses.replace(setting, instances=instances), rows, config)
+        for name, instances, rows in (
+            ("validation", validation, slice(0, count)),
+            ("test", setting.instances, slice(count, count + len(setting.instances))),
+        )
+    }
+    paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
+    supports = options.supports or (paper.support, max(map(len, setting.training)))
+    grid = Grid(options.scales, tuple(sorted(set(supports))), layers)
+    best, notes = _try(rules, grid, collected, splits["validation"], folder, config.seed, reporter)
+    chosen = [
+        Candidate(label, settings, candidates.weigh(collected, settings))
+        for label, settings in [*candidates.fixed_points(paper).items(), *best]
+    ]
+    chosen += candidates.bounds(
+        collected,
+        {name: split.tasks for name, split in splits.items()},
+        {name: split.rows for name, split in splits.items()},
+    )
+    findings = [
+        Finding(
+            candidate,
+            judge(collected, splits["validation"], candidate.weight_CJ),
+            judge(collected, splits["test"], candidate.weight_CJ),
+        )
+        for candidate in chosen
+    ]
+    run_exactly = {"paper"} | {label for label, _ in best[: options.exact]}
+    if options.exact:
+        findings = [
+            dataclasses.replace(
+                finding,
+                exact=_exact(
+                    config, prepared, adapters, setting, splits["test"], finding, reporter
+                ),
+            )
+            if finding.candidate.label in run_exactly and finding.candidate.settings
+            else finding
+            for finding in findings
+        ]
+    errors = interpolation_error(collected, splits["test"])
+    notes += _agreement(findings, errors)
+    content = to_json(
+        collected,
+        splits["test"],
+        findings,
+        about={
+            "round": round_number,
+            "validation_instances": count,
+            "test_instances": len(setting.instances),
+            "interpolation_error": errors,
+        },
+    )
+    with writing(folder):
+        write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    reporter.show(render(findings, notes))
+    reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
+
+
+def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:
+    layers = wanted or tuple(-(-most * quarter // 4) for quarter in range(1, 5))
+    for layer in layers:
+        if not 0 <= layer <= most:
+            raise UserError(f"--layers: {layer} is not from 0 to {most}, the model's layers")
+    # The last one is what rules embed with if they are not told.
+    return tuple(sorted({*layers, most}))
+
+
+def _validation(
+    config: Config, prepared: Prepared
+) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
+    held = tuple(e for client in prepared.federation.clients for e in client.validation)
+    if not held:
+        raise UserError(
+            "data.validation: this run held nothing out, so there is nothing to choose rules on; "
+            "train one with --data.validation 16"
+        )
+    template = get_template(config.data.template)
+    found = encode_examples(held, prepared.base.tokenizer, template, config.data.max_length)
+    if not found.examples:
+        raise UserError("data.max_length: no held-out example is left; raise it")
+    return tuple(held[i] for i in found.kept), found.examples
+
+
+def _split(setting: Setting, rows: slice, config: Config) -> Split:
+    tasks = setting.tasks()
+    return Split(rows, tasks, Resamples.draw(tasks, config.eval.bootstrap, config.seed))
+
+
+def _collect(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    questions: Questions,
+    fresh: bool,
+    folder: Path,
+    reporter: Reporter,
+) -> Collected:
+    cache = Cache(folder / "evidence", identify(config, prepared, adapters, questions))
+    cache.open(fresh=fresh)
+    examples = [*questions.instances, *questions.dreams]
+    examples += [example for own in questions.training for example in own]
+    total = questions.requests()
+    scorer = Scorer.for_examples(
+        prepared.base.model,
+        adapters,
+        [*examples, *map(prompt_alone, examples)],
+        block_tokens=config.eval.batch_tokens,
+        times=total / (2 * len(examples)),
+    )
+    with reporter.task("collecting", total, "answers") as advance:
+        return collect(scorer, questions, cache, advance)
+
+
+def _try(
+    rules: Sequence[str],
+    grid: Grid,
+    collected: Collected,
+    validation: Split,
+    folder: Path,
+    seed: int,
+    reporter: Reporter,
+) -> tuple[list[tuple[str, WeightingSettings]], list[str]]:
+    """The best setting of every rule, the best rule first; and how long it took."""
+    curves = make_curves(collected, validation.tasks, validation.rows)
+    everything, scores, best = [], [], []
+    start = time.perf_counter()
+    with reporter.task("trying", len(rules), "rules") as advance:
+        for rule in rules:
+            settings = grid.settings(rule, seed)
+            score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
+            assert score_NXZ.shape == (len(settings), len(METRICS), 2)
+            chosen, value = candidates.best(settings, score_NXZ)
+            best.append((value, rule, chosen))
+            everything += settings
+            scores.append(score_NXZ)
+            advance(1)
+    seconds = time.perf_counter() - start
+    with writing(folder):
+        write_whole(folder / "settings.csv", to_csv(everything, np.concatenate(scores)))
+    best.sort(key=lambda found: found[0])
+    labelled = [(f"best {rule}", settings) for _, rule, settings in best]
+    return labelled, [
+        f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "
+        "s; a rule's best has the lowest mean of P and TTP in NLL there; the best rule comes first."
+    ]
+
+
+def _exact(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    setting: Setting,
+    test: Split,
+    finding: Finding,
+    reporter: Reporter,
+):
+    """The test scores from new forward passes, with answers where ROUGE-1 is wanted."""
+    assert finding.candidate.settings is not None
+    results = evaluate(
+        prepared.base.model,
+        adapters,
+        setting,
+        modes=["instance"],
+        metrics=config.eval.metrics,
+        weighting=finding.candidate.settings,
+        fixed=config.weighting.fixed,
+        decoding=decoding(config),
+        reporter=reporter,
+    )
+    scores = results["instance"].scores_CI
+    return {name: summarize(s, test.tasks, test.resamples) for name, s in scores.items()}
+
+
+def _agreement(findings: Sequence[Finding], errors: dict[str, float]) -> list[str]:
+    """How well interpolated and exact numbers agree, in a sentence."""
+    notes = [
+        "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: they "
+        "know what no client knows before it answers."
+    ]
+    off = [
+        abs(getattr(finding.exact["nll"], z).value - getattr(finding.test["nll"], z).value)
+        for finding in findings
+        if finding.exact is not None and "nll" in finding.exact
+        for z in ("p", "ttp")
+    ]
+    notes.append(
+        f"Interpolating over twice the distance between weights is off by {errors['nll']:.4f} in "
+        "TTP (NLL) at most"
+        + (f"; interpolated and exact P and TTP differ by {max(off):.4f} at most." if off else ".")
+    )
+    return notes

@@ -1,0 +1,53 @@
+"""What evidence depends on, as digests: evidence of another identity is not used."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from feddpa_jax.config import Config
+from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.prepare import Prepared
+from feddpa_jax.weigh.collect import WEIGHTS, Questions
+
+# What evidence depends on: a change in any of these asks for new evidence.
+_CODE = ("contraction.py", "models", "adapters", "generate", "data", "evaluate", "weigh/collect.py")
+
+
+def identify(
+    config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
+) -> dict[str, str]:
+    """What the evidence depends on, each as a digest."""
+
+    def digest(parts: Sequence[bytes]) -> str:
+        whole = hashlib.sha256()
+        for part in parts:
+            whole.update(len(part).to_bytes(8, "little"))
+            whole.update(part)
+        return whole.hexdigest()
+
+    leaves = jax.tree.leaves((adapters.global_, adapters.local_C))
+    examples = [*questions.instances, *questions.dreams]
+    examples += [example for own in questions.training for example in own]
+    package = Path(__file__).parents[1]
+    files = [
+        file
+        for name in _CODE
+        for file in sorted((package / name).rglob("*.py") if "." not in name else [package / name])
+    ]
+    names = [client.name for client in prepared.federation.clients]
+    return {
+        "checkpoint": digest([np.asarray(leaf).tobytes() for leaf in leaves]),
+        "model": digest([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
+        "data": digest(
+            [json.dumps(names).encode()]
+            + [bytes([0]) + np.append(e.tokens_T, e.prompt_length).tobytes() for e in examples]
+        ),
+        "settings (layers, weights, LoRA)": digest(
+            [json.dumps([questions.layers, WEIGHTS, adapters.scale]).encode()]
+        ),
+        "code version": digest([file.read_bytes() for file in files]),
+    }

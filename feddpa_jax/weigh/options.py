@@ -1,0 +1,62 @@
+"""What `feddpa weigh` was asked for."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from feddpa_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command was asked for.
+
+    Attributes:
+      rules: names of rules; None for all registered ones.
+      scales: what similarities are multiplied by.
+      supports: numbers of training prompts; None: the run's, and all that a client has.
+      layers: prompts are embedded after so many; None: after each quarter of the model.
+      exact: how many of the best rules are run exactly, beside the paper's.
+      fresh: compute the evidence again.
+    """
+
+    rules: tuple[str, ...] | None = None
+    scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
+    supports: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    exact: int = 2
+    fresh: bool = False
+
+
+def read_options(known: argparse.Namespace) -> Options:
+    """The options from the command's arguments.
+
+    Raises:
+      UserError: one that is no list of what it should be.
+    """
+
+    def read(name: str, kind: Callable[[str], Any], lowest: float) -> Any:
+        text = getattr(known, name)
+        if text is None:
+            return None
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if not values or not all(math.isfinite(v) and v >= lowest for v in values):
+            raise UserError(f"--{name}: {text!r} is no list of numbers from {lowest}, as 1,2,4")
+        return values
+
+    if known.exact < 0:
+        raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
+    options = Options(
+        rules=None if known.rules is None else tuple(known.rules.split(",")),
+        supports=read("supports", int, 1),
+        layers=read("layers", int, 0),
+        exact=known.exact,
+        fresh=known.fresh,
+    )
+    scales = read("scales", float, 0)
+    return options if scales is None else dataclasses.replace(options, scales=scales)

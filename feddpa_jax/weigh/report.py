@@ -1,0 +1,208 @@
+"""What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from feddpa_jax.evaluate.evidence import WeightingSettings
+from feddpa_jax.metrics import Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.weigh.candidates import Candidate
+from feddpa_jax.weigh.collect import WEIGHTS, Collected
+from feddpa_jax.weigh.grid import METRICS, interpolate, make_curves
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Summaries = dict[str, Summary]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Instances of one kind.
+
+    Attributes:
+      rows: where they are among all instances.
+      tasks: theirs.
+      resamples: for intervals.
+    """
+
+    rows: slice
+    tasks: Tasks
+    resamples: Resamples
+
+    def own_cells(self) -> np.ndarray:
+        """Whether an instance is of a client's own task."""
+        return self.tasks.own_CK[:, self.tasks.task_I]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A candidate's scores.
+
+    Attributes:
+      candidate: which.
+      validation: interpolated, by metric.
+      test: interpolated, by metric.
+      exact: by metric, from new forward passes and answers; None where none were made.
+    """
+
+    candidate: Candidate
+    validation: Summaries
+    test: Summaries
+    exact: Summaries | None = None
+
+
+def interpolated(
+    collected: Collected, split: Split, weight_CJ: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores [C, I] by metric at these weights of all instances."""
+    score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    weight_CI = weight_CJ[:, split.rows].astype(np.float32)
+    score_CIX = np.asarray(jax.vmap(interpolate)(jnp.asarray(score_CIWX), jnp.asarray(weight_CI)))
+    return {name: score_CIX[..., x].astype(np.float64) for x, name in enumerate(METRICS)}
+
+
+def judge(collected: Collected, split: Split, weight_CJ: np.ndarray) -> Summaries:
+    """P and TTP with intervals, by metric."""
+    scores = interpolated(collected, split, weight_CJ)
+    return {name: summarize(s, split.tasks, split.resamples) for name, s in scores.items()}
+
+
+def interpolation_error(collected: Collected, split: Split) -> dict[str, float]:
+    """How far interpolation is off, measured where it is coarser than it is in use.
+
+    Every second weight is left out and interpolated between its neighbours, which are twice as far
+    apart as the computed ones. By metric: the largest deviation of TTP at any left-out weight.
+    """
+    score_CIWX, share_CIZ = make_curves(collected, split.tasks, split.rows)
+    between_CIWX = (score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 2
+    off_WX = np.einsum("ciwx,ci->wx", between_CIWX - score_CIWX[:, :, 1::2], share_CIZ[..., 1])
+    return {name: float(np.abs(off_WX[:, x]).max()) for x, name in enumerate(METRICS)}
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
+
+
+def _summaries(found: Summaries) -> dict[str, Any]:
+    return {name: {"P": _interval(s.p), "TTP": _interval(s.ttp)} for name, s in found.items()}
+
+
+def _curves(collected: Collected, split: Split) -> dict[str, Any]:
+    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals."""
+    score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    found: dict[str, Any] = {}
+    for x, metric in enumerate(METRICS):
+        sides = found[metric] = {}
+        for side, cells_CI in (("own", split.own_cells()), ("foreign", ~split.own_cells())):
+            if not cells_CI.any():
+                continue
+            sides[side] = []
+            for w in range(len(WEIGHTS)):
+                # Resamples weigh instances within tasks; the mean is over a side's cells.
+                value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
+                weight_SI = split.resamples.weight_SI
+                samples_S = (weight_SI @ value_CI.sum(axis=0)) / (weight_SI @ cells_CI.sum(axis=0))
+                low, high = np.percentile(samples_S, [2.5, 97.5])
+                mean = value_CI.sum() / cells_CI.sum()
+                sides[side].append({"value": float(mean), "low": float(low), "high": float(high)})
+    return found
+
+
+def to_json(
+    collected: Collected,
+    test: Split,
+    findings: Sequence[Finding],
+    *,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    own_CI = test.own_cells()
+
+    def rule(finding: Finding) -> dict[str, Any]:
+        candidate = finding.candidate
+        weight_CI = candidate.weight_CJ[:, test.rows]
+        setting = None if candidate.settings is None else dataclasses.asdict(candidate.settings)
+        return {
+            "name": candidate.label if setting is None else setting["rule"],
+            "label": candidate.label,
+            "bound": candidate.is_bound,
+            "setting": setting,
+            "validation": _summaries(finding.validation),
+            "test": _summaries(finding.test),
+            "exact": None if finding.exact is None else _summaries(finding.exact),
+            "weights": {
+                side: np.quantile(weight_CI[cells], QUANTILES).tolist() if cells.any() else None
+                for side, cells in (("own", own_CI), ("foreign", ~own_CI))
+            },
+        }
+
+    return {
+        **about,
+        "mix_weights": list(WEIGHTS),
+        "weight_quantiles": list(QUANTILES),
+        "curves": _curves(collected, test),
+        "rules": [rule(finding) for finding in findings],
+    }
+
+
+def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
+    """All settings with their validation scores."""
+    text = io.StringIO()
+    fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
+    measures = [f"{metric} {z}" for metric in METRICS for z in ("P", "TTP")]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*fields, *measures])
+    for setting, score_XZ in zip(settings, score_NXZ, strict=True):
+        row = [getattr(setting, name) for name in fields]
+        writer.writerow([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))])
+    return text.getvalue()
+
+
+def describe(settings: WeightingSettings | None) -> str:
+    """A setting in a few words; what its rule does not see is left out."""
+    if settings is None:
+        return ""
+    names = settings.sees()
+    words = [f"{settings.scale:g} to {settings.scales}"]
+    if any(name.startswith("support") for name in names):
+        words.append(f"support {settings.support}")
+    if settings.rule != "constant" and any(name.endswith("D") for name in names):
+        layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
+        words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
+    return ", ".join(words)
+
+
+def _cell(value: Interval) -> str:
+    digits = 3 if abs(value.value) < 10 else 1
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
+    """The findings as people read them, and what is to be known about them."""
+    table = Table(title="Weighting rules on the test instances", title_justify="left")
+    table.add_column("rule, setting", overflow="fold")
+    for name in ("NLL: P", "NLL: TTP", "exact match %: P", "exact match %: TTP"):
+        table.add_column(name, justify="right")
+    for finding in findings:
+        candidate = finding.candidate
+        rule = "" if candidate.settings is None else candidate.settings.rule
+        title = (
+            f"{candidate.label}: {rule}" if candidate.label and rule else candidate.label or rule
+        )
+        said = f"{title} ({describe(candidate.settings)})" if rule else title
+        table.add_row(said, *_row(finding.test))
+        if finding.exact is not None:
+            table.add_row("    run exactly", *_row(finding.exact), end_section=True)
+    return Group(table, Text("\n".join(notes)))
+
+
+def _row(found: Summaries) -> list[str]:
+    return [_cell(value) for name in METRICS for value in (found[name].p, found[name].ttp)]
