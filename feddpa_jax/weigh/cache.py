@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class Cache:
                 "with --fresh"
             )
 
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether all of these parts are there."""
+        return set(names) <= self._digests().keys()
+
     def part(self, name: str, compute: Callable[[], Part]) -> Part:
         """The part of that name, from disk or computed and written.
 
@@ -62,7 +66,7 @@ class Cache:
         from safetensors.numpy import save_file
 
         path = self.folder / f"{name}.safetensors"
-        digests = self._read("parts.json") if (self.folder / "parts.json").exists() else {}
+        digests = self._digests()
         if name in digests:
             if not path.is_file() or sha256(path) != digests[name]:
                 raise UserError(f"{path}: is missing or damaged; compute it again with --fresh")
@@ -74,6 +78,9 @@ class Cache:
             digests = {**digests, name: sha256(path)}
             write_whole(self.folder / "parts.json", json.dumps(digests, indent=1) + "\n")
         return computed
+
+    def _digests(self) -> dict[str, str]:
+        return self._read("parts.json") if (self.folder / "parts.json").exists() else {}
 
     def _read(self, name: str) -> dict[str, str]:
         with contextlib.suppress(OSError, ValueError):

@@ -25,6 +25,8 @@ from feddpa_jax.weighting.evidence import MODELS, Evidence
 WEIGHTS = tuple(w / 8 for w in range(9))
 _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS = ("last", "mean")
+_BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
+PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Questions:
         shared = J + S + len(self.dreams)
         own = C * J + S + C * len(self.dreams)
         prompts = (2 * J + C * J) + 3 * S
-        return 2 * shared + 2 * own + (len(WEIGHTS) - 3) * C * J + prompts
+        return 2 * shared + 2 * own + len(_BETWEEN) * C * J + prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +117,10 @@ def collect(
         for model in MIXES
     }
     at_weight = {_AT_WEIGHT[model]: looked[model] for model in _AT_WEIGHT}
-    for weight in WEIGHTS:
-        if weight not in at_weight:
-            at_weight[weight] = cache.part(
-                f"weight_{weight:.3f}",
-                lambda weight=weight: _at_weight(scorer, questions, weight, on_done),
-            )
+    for weight, name in _BETWEEN.items():
+        at_weight[weight] = cache.part(
+            name, lambda weight=weight: _at_weight(scorer, questions, weight, on_done)
+        )
     prompts = cache.part("prompts", lambda: _prompts(scorer, questions, on_done))
 
     def everywhere(values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from feddpa_jax.types import Example, TokenizedExample, UserError
 from feddpa_jax.weigh import candidates
 from feddpa_jax.weigh.cache import Cache
 from feddpa_jax.weigh.candidates import Candidate
-from feddpa_jax.weigh.collect import Collected, Questions, collect
+from feddpa_jax.weigh.collect import PARTS, Collected, Questions, collect
 from feddpa_jax.weigh.grid import METRICS, Grid, make_curves, score_rule
 from feddpa_jax.weigh.identity import identify
 from feddpa_jax.weigh.options import Options
@@ -114,11 +114,13 @@ def weigh(
         {name: split.tasks for name, split in splits.items()},
         {name: split.rows for name, split in splits.items()},
     )
+    of_paper_CJ = next(c.weight_CJ for c in chosen if c.label == "paper")
     findings = [
         Finding(
             candidate,
             judge(collected, splits["validation"], candidate.weight_CJ),
             judge(collected, splits["test"], candidate.weight_CJ),
+            judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ),
         )
         for candidate in chosen
     ]
@@ -205,6 +207,9 @@ def _collect(
         block_tokens=config.eval.batch_tokens,
         times=total / (2 * len(examples)),
     )
+    if cache.holds(PARTS):
+        reporter.say(f"evidence: {cache.folder}, computed before")
+        return collect(scorer, questions, cache)
     with reporter.task("collecting", total, "answers") as advance:
         return collect(scorer, questions, cache, advance)
 

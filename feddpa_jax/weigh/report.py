@@ -20,6 +20,7 @@ from feddpa_jax.weigh.collect import WEIGHTS, Collected
 from feddpa_jax.weigh.grid import METRICS, interpolate, make_curves
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_DIGITS = (3, 1)  # of METRICS
 Summaries = dict[str, Summary]
 
 
@@ -50,12 +51,14 @@ class Finding:
       candidate: which.
       validation: interpolated, by metric.
       test: interpolated, by metric.
+      minus_paper: the same of the difference to the paper's rule, answer by answer.
       exact: by metric, from new forward passes and answers; None where none were made.
     """
 
     candidate: Candidate
     validation: Summaries
     test: Summaries
+    minus_paper: Summaries
     exact: Summaries | None = None
 
 
@@ -69,9 +72,14 @@ def interpolated(
     return {name: score_CIX[..., x].astype(np.float64) for x, name in enumerate(METRICS)}
 
 
-def judge(collected: Collected, split: Split, weight_CJ: np.ndarray) -> Summaries:
-    """P and TTP with intervals, by metric."""
+def judge(
+    collected: Collected, split: Split, weight_CJ: np.ndarray, minus_CJ: np.ndarray | None = None
+) -> Summaries:
+    """P and TTP with intervals, by metric; or those of the difference to other weights' scores."""
     scores = interpolated(collected, split, weight_CJ)
+    if minus_CJ is not None:
+        others = interpolated(collected, split, minus_CJ)
+        scores = {name: scores[name] - others[name] for name in scores}
     return {name: summarize(s, split.tasks, split.resamples) for name, s in scores.items()}
 
 
@@ -137,6 +145,7 @@ def to_json(
             "setting": setting,
             "validation": _summaries(finding.validation),
             "test": _summaries(finding.test),
+            "minus_paper": _summaries(finding.minus_paper),
             "exact": None if finding.exact is None else _summaries(finding.exact),
             "weights": {
                 side: np.quantile(weight_CI[cells], QUANTILES).tolist() if cells.any() else None
@@ -180,29 +189,43 @@ def describe(settings: WeightingSettings | None) -> str:
     return ", ".join(words)
 
 
-def _cell(value: Interval) -> str:
-    digits = 3 if abs(value.value) < 10 else 1
+def _cell(value: Interval, digits: int) -> str:
     return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _values(found: Summaries) -> list[str]:
+    return [
+        f"{value.value:.{digits}f}"
+        for name, digits in zip(METRICS, _DIGITS, strict=True)
+        for value in (found[name].p, found[name].ttp)
+    ]
 
 
 def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
     """The findings as people read them, and what is to be known about them."""
     table = Table(title="Weighting rules on the test instances", title_justify="left")
-    table.add_column("rule, setting", overflow="fold")
-    for name in ("NLL: P", "NLL: TTP", "exact match %: P", "exact match %: TTP"):
+    table.add_column("rule, and its setting", overflow="fold", min_width=30)
+    for name in (
+        "NLL\nP",
+        "\nTTP",
+        "exact\nP",
+        "match %\nTTP",
+        "NLL minus the paper's rule's\nTTP",
+    ):
         table.add_column(name, justify="right")
     for finding in findings:
         candidate = finding.candidate
         rule = "" if candidate.settings is None else candidate.settings.rule
-        title = (
-            f"{candidate.label}: {rule}" if candidate.label and rule else candidate.label or rule
-        )
-        said = f"{title} ({describe(candidate.settings)})" if rule else title
-        table.add_row(said, *_row(finding.test))
+        # The label of a rule at its best names the rule.
+        title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
+        said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
+        against = finding.minus_paper["nll"].ttp
+        table.add_row(said, *_values(finding.test), _cell(against, _DIGITS[0]))
         if finding.exact is not None:
-            table.add_row("    run exactly", *_row(finding.exact), end_section=True)
+            rouge = finding.exact.get("rouge1")
+            answers = (
+                "" if rouge is None else f"ROUGE-1 P {rouge.p.value:.1f}, TTP {rouge.ttp.value:.1f}"
+            )
+            if set(METRICS) <= finding.exact.keys():
+                table.add_row("  run exactly", *_values(finding.exact), answers)
     return Group(table, Text("\n".join(notes)))
-
-
-def _row(found: Summaries) -> list[str]:
-    return [_cell(value) for name in METRICS for value in (found[name].p, found[name].ttp)]

@@ -1,0 +1,117 @@
+"""The grid equals a loop over its settings; choosing and bounds by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.evaluate.evidence import WeightingSettings
+from feddpa_jax.metrics import Resamples, summarize
+from feddpa_jax.weigh.candidates import best, bounds, weigh
+from feddpa_jax.weigh.collect import WEIGHTS
+from feddpa_jax.weigh.grid import Grid, interpolate, make_curves, score_rule
+from feddpa_jax.weigh.report import Split, interpolated, interpolation_error, judge
+
+GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
+
+
+def split(laboratory) -> Split:
+    return Split(laboratory.test, laboratory.tasks, Resamples.draw(laboratory.tasks, 20, 0))
+
+
+def test_interpolation_by_hand():
+    score_BWX = jnp.stack([jnp.arange(9.0), 10 + jnp.arange(9.0) ** 2])[..., None]
+    weight_B = jnp.array([0.3125, 0.0625])
+    # Row 0: 2.5 steps on a line; row 1: half-way between 10 and 11.
+    np.testing.assert_allclose(interpolate(score_BWX, weight_B)[:, 0], [2.5, 10.5])
+    for w, weight in enumerate(WEIGHTS):
+        at_B = jnp.full(2, weight)
+        np.testing.assert_allclose(interpolate(score_BWX, at_B), score_BWX[:, w])
+
+
+@pytest.mark.parametrize("rule", ["cosine", "constant", "calibrated", "likelihood_ratio", "gate"])
+def test_grid_equals_a_loop(laboratory, rule):
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    settings = GRID.settings(rule, seed=0)
+    scores_NXZ = score_rule(rule, GRID, collected, curves, part.rows, seed=0)
+    assert scores_NXZ.shape == (len(settings), 2, 2)
+    for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
+        one = judge(collected, part, weigh(collected, setting))
+        expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]
+        np.testing.assert_allclose(score_XZ, expected, rtol=1e-4, atol=1e-4, err_msg=str(setting))
+
+
+def test_settings_that_a_rule_cannot_tell_apart_count_once():
+    # 4 models x 2 poolings x 2 layers x 2 supports x 2 scales x 2 orientations.
+    assert len(set(GRID.settings("cosine", 0))) == 4 * 2 * 2 * 2 * 2 * 2
+    assert len(GRID.settings("constant", 0)) == 4
+    assert len(GRID.settings("entropy", 0)) == 4
+    assert len(GRID.settings("calibrated_likelihood", 0)) == 8
+
+
+def test_one_compilation_a_rule(laboratory, caplog):
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    many = Grid(scales=tuple(np.linspace(0, 2, 50).tolist()), supports=(3, 5), layers=(1, 2))
+    with jax.log_compiles():
+        scores = score_rule("nearest", many, collected, curves, part.rows, seed=0)
+    assert len(scores) == 16 * 2 * 100
+    compiled = [r.message for r in caplog.records if "Compiling" in r.message]
+    assert sum("jit(score)" in message for message in compiled) == 1, compiled
+
+
+def test_the_best_is_the_lowest_mean_of_p_and_ttp():
+    settings = [WeightingSettings(scale=s) for s in (0.1, 0.2, 0.3)]
+    # [settings, metric, P or TTP]; the second metric does not count.
+    scores = np.array([[[1.0, 3.0], [0, 0]], [[2.0, 1.5], [9, 9]], [[0.5, 3.0], [0, 0]]])
+    assert best(settings, scores) == (settings[1], 1.75)
+
+
+def test_bounds_are_no_worse_than_any_weight(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    both = {"validation": part.rows, "test": part.rows}
+    task, answer = bounds(collected, {name: part.tasks for name in both}, both)
+    assert task.is_bound
+    assert answer.is_bound
+    answers = interpolated(collected, part, answer.weight_CJ)["nll"]
+    np.testing.assert_allclose(answers, collected.nll_CJW[:, part.rows].min(axis=-1), rtol=1e-5)
+    own_CI = part.own_cells()
+    for cells in (own_CI, ~own_CI):
+        # One weight for all cells of a side, the best of them.
+        (weight,) = set(task.weight_CJ[:, part.rows][cells])
+        mean_W = collected.nll_CJW[:, part.rows][cells].mean(axis=0)
+        assert WEIGHTS.index(weight) == mean_W.argmin()
+
+
+def test_differences_are_paired(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    one, other = (weigh(collected, WeightingSettings("constant", scale=s)) for s in (0.25, 0.75))
+    found = judge(collected, part, one, other)["nll"]
+    score_CI = (
+        interpolated(collected, part, one)["nll"] - interpolated(collected, part, other)["nll"]
+    )
+    assert found.ttp == summarize(score_CI, part.tasks, part.resamples).ttp
+    assert found.ttp.value != 0
+
+
+def test_interpolation_error_bounds_what_finer_weights_show(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    error = interpolation_error(collected, part)
+    assert 0 < error["nll"] < 0.5
+    # At weights half-way between computed ones, the truth is nearer than the stated error.
+    from feddpa_jax.evaluate.score import Request
+
+    weight = (WEIGHTS[3] + WEIGHTS[4]) / 2
+    asked = laboratory.questions
+    true_CI = np.stack(
+        [
+            laboratory.scorer(
+                [Request(c, e, 1 - weight, weight) for e in asked.instances[part.rows]]
+            ).nll_I
+            for c in range(2)
+        ]
+    )
+    guess = judge(collected, part, np.full((2, len(asked.instances)), weight))["nll"].ttp.value
+    truth = summarize(true_CI, part.tasks, part.resamples).ttp.value
+    assert abs(guess - truth) <= error["nll"]
