@@ -6,10 +6,27 @@ import numpy as np
 import pytest
 
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.calibrated import (
+    calibrated,
+    calibrated_hard,
+    calibrated_likelihood,
+    entropy,
+    likelihood_ratio,
+)
 from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.gate import gate
 from feddpa_jax.weighting.registry import RULES, register
 from feddpa_jax.weighting.rules import make_weighting
-from feddpa_jax.weighting.similarity import cosine, l2, pearson
+from feddpa_jax.weighting.similarity import (
+    centred,
+    cosine,
+    l2,
+    mahalanobis,
+    nearest,
+    nearest_3,
+    pearson,
+    whitened,
+)
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
 QUERY_BD = jnp.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
@@ -36,6 +53,100 @@ def test_l2_by_hand():
     query = jnp.array([[1.0, 1.0]])
     support = jnp.array([[[1.0, 1.0], [4.0, 4.0]]])
     np.testing.assert_allclose(l2(query, support), [0.625], atol=1e-6)
+
+
+def test_nearest_by_hand():
+    # Row 0: cosines 1/sqrt 2 twice; row 1: 1 and -1. Two support examples: three nearest are two.
+    np.testing.assert_allclose(nearest(QUERY_BD, SUPPORT_BMD), [0.5**0.5, 1.0], atol=1e-6)
+    np.testing.assert_allclose(nearest_3(QUERY_BD, SUPPORT_BMD), [0.5**0.5, 0.0], atol=1e-6)
+    four = jnp.array([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [2.0, 0.0]]])
+    # Cosines 1, 0, -1, 1: the three nearest have 1, 1, 0.
+    np.testing.assert_allclose(nearest_3(jnp.array([[3.0, 0.0]]), four), [2 / 3], atol=1e-6)
+
+
+def test_centred_by_hand():
+    # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
+    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
+    dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
+    found = centred(jnp.array([[7.0, 0.0]]), support, dreams)
+    np.testing.assert_allclose(found, [0.5], atol=1e-6)
+
+
+def test_whitened_by_hand():
+    # Dreams vary along x alone, with variance 4 = the mean of their one direction's and none:
+    # singular values (sqrt 8, 0), variances (4, 0), typical 2; x shrinks by sqrt(1 / (1 + 2)).
+    dreams = jnp.array([[-2.0, 0.0], [2.0, 0.0]])
+    support = jnp.array([[[1.0, 1.0]]])
+    found = whitened(jnp.array([[1.0, 0.0]]), support, dreams)
+    np.testing.assert_allclose(found, [(1 / 3) ** 0.5 / (1 / 3 + 1) ** 0.5], atol=1e-6)
+
+
+def test_mahalanobis_by_hand():
+    # Mean (0, 0), variances (1, 3), their mean 2, shrunk to (1.5, 2.5).
+    support = jnp.array([[1.0, 3**0.5], [-1.0, -(3**0.5)]])
+    found = mahalanobis(jnp.array([[0.0, 0.0], [3.0, 5.0]]), support)
+    # (9 / 1.5 + 25 / 2.5) / 2 = 8.
+    np.testing.assert_allclose(found, [1.0, np.exp(-8.0)], atol=1e-6)
+
+
+def test_calibrated_by_hand():
+    e = 3**0.5 / 2
+    # Angles 0, 60 and 90 degrees. Leave-one-out mean cosines: (1/2 + 0) / 2 = 0.25,
+    # (1/2 + e) / 2 = 0.683, (0 + e) / 2 = 0.433.
+    support = jnp.array([[1.0, 0.0], [0.5, e], [0.0, 2.0]])
+    queries = jnp.array([[0.5, e], [1.0, 0.0], [-1.0, 0.0]])
+    # Their mean cosines: (1/2 + 1 + e) / 3 = 0.789, (1 + 1/2 + 0) / 3 = 0.5, -0.5: as large as
+    # 3, 2 and 0 of the three.
+    np.testing.assert_allclose(calibrated(queries, support), [1.0, 1.0, 0.0])
+    np.testing.assert_allclose(calibrated_hard(queries, support), [1.0, 1.0, 0.0])
+    # 0.4: between 0.25 and 0.433, one of three.
+    a = (0.4 * 3) / (1.5**2 + (1 + e) ** 2) ** 0.5
+    turn = np.arctan2(1 + e, 1.5) + np.arccos(a)
+    between = jnp.array([[np.cos(turn), np.sin(turn)]])
+    np.testing.assert_allclose(calibrated(between, support), [2 / 3], atol=1e-6)
+
+
+def test_likelihoods_and_entropy_by_hand():
+    # Columns: base, global, local.
+    nll = jnp.array([[9.0, 2.0, 2.0], [9.0, 3.0, 2.0], [9.0, 2.0, 4.0]])
+    logistic = [0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(2))]
+    np.testing.assert_allclose(likelihood_ratio(nll), logistic, rtol=1e-6)
+    own = jnp.array([[9.0, 2.0, 1.5], [9.0, 2.0, 2.5], [9.0, 3.0, 1.0], [9.0, 2.0, 2.0]])
+    # Own differences 0.5, -0.5, 2, 0; 0 reaches two of four, 1 three, -2 none.
+    np.testing.assert_allclose(calibrated_likelihood(nll, own), [1.0, 1.0, 0.0])
+    np.testing.assert_allclose(entropy(jnp.array([[9.0, 3.0, 1.0], [9.0, 0.0, 0.0]])), [0.75, 0.0])
+
+
+def test_gate_is_the_ridge_logistic_regression_of_its_docstring():
+    draw = np.random.default_rng(0)
+    towards = np.zeros(24, np.float32)
+    towards[:4] = 2.0
+    own, other, support, dreams = (
+        jnp.asarray(draw.normal(size=(n, 24)) + side * towards, jnp.float32)
+        for n, side in ((40, 1), (40, 0), (30, 1), (20, 0))
+    )
+    mine, foreign = gate(own, support, dreams), gate(other, support, dreams)
+    assert ((mine > 0.5).mean() + (foreign < 0.5).mean()) / 2 > 0.9
+
+    # The same in the features' own coordinates, w = Z^T a, by gradient descent.
+    both = jnp.concatenate([support, dreams])
+    centre, spread = 0.5 * (support.mean(0) + dreams.mean(0)), both.std(0)
+
+    def features(x):
+        z = (x - centre[None]) / spread[None]
+        return jnp.concatenate([z, jnp.ones((len(x), 1))], axis=1) / 24**0.5
+
+    sign = jnp.concatenate([jnp.ones(30), -jnp.ones(20)])
+    weight = jnp.concatenate([jnp.full(30, 0.5 / 30), jnp.full(20, 0.5 / 20)])
+
+    def loss(w):
+        return weight @ jax.nn.softplus(-sign * (features(both) @ w)) + 0.005 * w @ w
+
+    step = jax.jit(lambda w: w - 2.0 * jax.grad(loss)(w))
+    w = jnp.zeros(25)
+    for _ in range(2000):
+        w = step(w)
+    np.testing.assert_allclose(mine, jax.nn.sigmoid(features(own) @ w), atol=1e-4)
 
 
 def test_orientation_and_scale():

@@ -1,0 +1,89 @@
+"""feddpa weigh as a user meets it."""
+
+import csv
+import json
+
+import pytest
+
+from feddpa_jax.cli import main
+from feddpa_jax.runs import RunFolder
+
+SMALL = [
+    *("--model.path", "tiny", "--model.dtype", "float32", "--fed.method", "feddpa_f"),
+    *("--data.max_length", "256", "--data.max_train", "5", "--data.max_test", "1"),
+    *("--lora.rank", "2", "--fed.rounds", "1", "--fed.local_epochs", "1"),
+    *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.learning_rate", "1e-2"),
+    *("--eval.max_new_tokens", "3", "--eval.bootstrap", "20", "--weighting.support", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "held"
+    train = ["train", "--no-eval", "--run-dir", str(folder), *SMALL]
+    assert main([*train, "--data.validation", "2"]) == 0
+    return folder
+
+
+def refused(capsys, command: list[str], *words: str) -> None:
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
+    rule = "def gate(query_BD, dream_ND):\n    return 0.25 + 0 * query_BD[:, 0]\n"
+    (tmp_path / "my_rules.py").write_text(rule, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--layers", "1"]
+    rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--exact", "1"]
+    assert main([*command, *rules]) == 0
+    said = capsys.readouterr().out
+    assert "run exactly" in said
+    assert "knows the answer" in said
+
+    content = json.loads((run_dir / "weigh" / "summary.json").read_text())
+    by_label = {rule["label"]: rule for rule in content["rules"]}
+    assert {"paper", "released code", "best my_rules.py:gate", "bound: knows the task"} <= set(
+        by_label
+    )
+    assert by_label["best my_rules.py:gate"]["weights"]["own"][0] in (0.125, 0.25, 0.875, 0.75)
+    assert by_label["paper"]["setting"]["support"] == 2
+    assert by_label["paper"]["minus_paper"]["nll"]["TTP"]["value"] == 0
+    # Interpolated and exact agree within what interpolation is off by.
+    paper = by_label["paper"]
+    off = abs(paper["exact"]["nll"]["TTP"]["value"] - paper["test"]["nll"]["TTP"]["value"])
+    assert off <= content["interpolation_error"]["nll"]
+    assert paper["exact"].keys() == {"rouge1", "exact_match", "nll"}
+    assert len(content["curves"]["nll"]["own"]) == len(content["mix_weights"]) == 9
+
+    rows = list(csv.DictReader((run_dir / "weigh" / "settings.csv").open()))
+    chosen = by_label["best cosine"]
+    mean = sum(chosen["validation"]["nll"][z]["value"] for z in ("P", "TTP"))
+    of_cosine = [float(r["nll P"]) + float(r["nll TTP"]) for r in rows if r["rule"] == "cosine"]
+    assert mean == pytest.approx(min(of_cosine), abs=1e-4)
+
+    # The second time nothing is computed again; other layers are other evidence.
+    assert main([*command, "--rules", "entropy", "--exact", "0"]) == 0
+    assert "computed before" in capsys.readouterr().out
+    refused(capsys, [*command[:-1], "2"], "settings", "--fresh")
+
+
+def test_mistakes(run_dir, tmp_path, capsys):
+    weigh = ["weigh", "--run-dir", str(run_dir)]
+    refused(capsys, [*weigh, "--rules", "cosin"], "weighting.rule", "'cosin'", "cosine")
+    refused(capsys, [*weigh, "--scales", "1,x"], "--scales", "'1,x'")
+    refused(capsys, [*weigh, "--supports", "0"], "--supports")
+    refused(capsys, [*weigh, "--layers", "3"], "--layers", "0 to 2")
+    refused(capsys, [*weigh, "--exact", "-1"], "--exact")
+    for name, more, words in (
+        ("none held", ["--data.validation", "0"], ["data.validation", "--data.validation 16"]),
+        ("one adapter", ["--fed.method", "fedit"], ["fedit", "feddpa_f"]),
+    ):
+        folder = str(tmp_path / name)
+        assert main(["train", "--no-eval", "--run-dir", folder, *SMALL, *more]) == 0
+        capsys.readouterr()
+        refused(capsys, ["weigh", "--run-dir", folder], *words)
+        assert not (RunFolder(tmp_path / name).path / "weigh").exists()
