@@ -172,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
         help="so many, with the configured clients' data in turn",
     )
     plan.add_argument("--out", type=Path, metavar="DIR", help="folder of plan.json")
+    report = command(
+        "report",
+        "Write one page that shows a run, or compares several.",
+        run_dir=False,
+        config=False,
+    )
+    report.add_argument("runs", nargs="+", type=Path, metavar="R", help="folders of runs")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, *.html")
     commands.add_parser("fields", help="List every field of the configuration.")
     return parser
 
@@ -213,6 +221,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax import commands
     from feddpa_jax.progress import Reporter, silent
+    from feddpa_jax.report.command import report as write_report
 
     reporter = Reporter()
     if known.command == "train":
@@ -252,7 +261,9 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> None:
     elif known.command == "plan":
         commands.plan(known.config, overrides, known, reporter)
     elif overrides:
-        raise UserError(f"feddpa fields: {overrides[0]!r} is not expected")
+        raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
+    elif known.command == "report":
+        write_report(known.runs, known.out, reporter)
     else:
         commands.fields(reporter)
 

@@ -21,7 +21,7 @@ TIERS = (
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start"},
-    {"train", "export", "bench", "plan", "weigh"},
+    {"train", "export", "bench", "plan", "weigh", "report"},
     {"commands", "cli"},
 )
 

@@ -82,6 +82,10 @@ def write_report(
     content = {
         **report.settings,
         "tasks": list(tasks.names),
+        "own_tasks": {
+            client: [name for name, own in zip(tasks.names, own_K, strict=True) if own]
+            for client, own_K in zip(clients, tasks.own_CK, strict=True)
+        },
         "modes": {
             mode: {name: _json(summary, clients, tasks) for name, summary in by_metric.items()}
             for mode, by_metric in report.summaries.items()

@@ -1,0 +1,171 @@
+"""What run folders say, read into what a report shows."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feddpa_jax.strict_yaml import parse_yaml
+from feddpa_jax.types import UserError
+
+METRICS = {"rouge1": "ROUGE-1", "exact_match": "Exact match, %", "nll": "Response NLL, nats"}
+LOWER_IS_BETTER = {"nll"}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder's content.
+
+    Attributes:
+      label: a short name, unlike any other run's in the report.
+      path: the folder, as it was given.
+      config: the resolved configuration, by dotted field.
+      environment: versions, devices, revision; by dotted name.
+      rounds: a line of metrics.jsonl each.
+      summary: eval/summary.json, or None.
+      weights: quantiles of the local weight of the mode "instance", by "own" and "foreign".
+      laboratory: weigh/summary.json, or None.
+    """
+
+    label: str
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any] | None
+    weights: Mapping[str, Sequence[float]]
+    laboratory: Mapping[str, Any] | None
+
+    @property
+    def method(self) -> str:
+        """`fed.method`."""
+        return str(self.config["fed.method"])
+
+    def modes(self) -> list[str]:
+        """The evaluated modes."""
+        return [] if self.summary is None else list(self.summary["modes"])
+
+    def metrics(self, mode: str) -> list[str]:
+        """The metrics that a mode was evaluated by."""
+        return [] if self.summary is None else list(self.summary["modes"][mode])
+
+    def answers_with(self) -> str | None:
+        """The mode that the method is judged by; the last evaluated one where it is not there."""
+        modes = self.modes()
+        wanted = None if self.summary is None else self.summary.get("answers_with")
+        return wanted if wanted in modes else modes[-1] if modes else None
+
+    def value(self, mode: str, metric: str, measure: str) -> Mapping[str, float | None] | None:
+        """Value and interval of a mode's P or TTP; None where it was not measured."""
+        if self.summary is None:
+            return None
+        found = self.summary["modes"].get(mode, {}).get(metric)
+        return None if found is None or found[measure]["value"] is None else found[measure]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Reads run folders.
+
+    Raises:
+      UserError: one is no run, or a file in it is damaged.
+    """
+    found = [_read(folder) for folder in folders]
+    labels = _labels(found)
+    return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
+
+
+def _read(folder: Path) -> Run:
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: holds no run (no config.yaml); name the folder of a run")
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    config = parse_yaml(text, str(folder / "config.yaml"))
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.yaml'}: holds no fields; get the file again")
+    flat = _flat(config)
+    if "fed.method" not in flat:
+        raise UserError(f"{folder / 'config.yaml'}: has no fed.method; get the file again")
+    summary = _json(folder / "eval" / "summary.json")
+    rounds = [] if not (folder / "metrics.jsonl").is_file() else _lines(folder / "metrics.jsonl")
+    return Run(
+        label=folder.name,
+        path=folder,
+        config=flat,
+        environment=_flat(_json(folder / "environment.json") or {}),
+        rounds=rounds,
+        summary=summary,
+        weights=_weights(folder / "eval" / "instances.jsonl", summary),
+        laboratory=_json(folder / "weigh" / "summary.json"),
+    )
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: not valid JSON: {error}; make it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no JSON object; make it again")
+    return content
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        if isinstance(content, dict):
+            found.append(content)
+        elif number < len(lines):
+            raise UserError(f"{file}:{number}: not valid JSON; make the file again")
+        # A last line cut short is a run that was stopped while it wrote.
+    return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _weights(file: Path, summary: Mapping[str, Any] | None) -> dict[str, list[float]]:
+    if summary is None or not file.is_file() or "own_tasks" not in summary:
+        return {}
+    sides: dict[str, list[float]] = {"own": [], "foreign": []}
+    for line in _lines(file):
+        if line.get("mode") == "instance":
+            own = line["task"] in summary["own_tasks"].get(line["client"], ())
+            sides["own" if own else "foreign"].append(float(line["local_weight"]))
+    return {side: np.quantile(w, QUANTILES).tolist() for side, w in sides.items() if w}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Method names where they differ; else the fewest last parts of the paths that do."""
+    methods = [run.method for run in runs]
+    if len(set(methods)) == len(runs):
+        return methods
+    parts = [run.path.absolute().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-count:]) for own in parts]
+        if len(set(names)) == len(runs):
+            return names
+    raise UserError("the same run is named twice; name each once")
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The configuration's fields in which runs differ."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    return [n for n in names if len({json.dumps(run.config.get(n)) for run in runs}) > 1]

@@ -1,0 +1,240 @@
+"""One self-contained page: no script, nothing fetched."""
+
+from collections.abc import Sequence
+from html import escape
+
+from feddpa_jax.report import figures
+from feddpa_jax.report.content import LOWER_IS_BETTER, METRICS, Run
+from feddpa_jax.report.style import COLOURS, STYLE
+from feddpa_jax.report.tables import Table
+
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
+def make_page(runs: Sequence[Run]) -> tuple[str, list[Table]]:
+    """The page of some runs, and its tables."""
+    tables: list[Table] = []
+
+    def table(made: Table) -> str:
+        tables.append(made)
+        return made.to_html()
+
+    sections = [
+        ("scores", "Scores", _scores(runs, table)),
+        ("clients", "Clients and tasks", _clients(runs)),
+        ("weights", "Weights of the local adapter", _weights(runs)),
+        ("rules", "Weighting rules", _rules(runs, table)),
+        ("training", "Training", _training(runs, table)),
+        ("settings", "Settings", _settings(runs, table)),
+    ]
+    names = ", ".join(run.label for run in runs)
+    title = f"{'Run' if len(runs) == 1 else 'Runs'}: {names}"
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
+    body = "".join(
+        f'<section id="{name}"><h2>{heading}</h2>{content}</section>'
+        for name, heading, content in sections
+    )
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="generator" content="feddpa report">'
+        f"<title>{escape(title)}</title><style>{STYLE}{COLOURS}</style></head><body>"
+        f"<header><h1>{escape(title)}</h1>{_lead(runs)}<nav>{links}</nav></header>"
+        f"<main>{_cards(runs)}{body}</main></body></html>\n"
+    )
+    return page, tables
+
+
+def _p(text: str, kind: str = "") -> str:
+    return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{text}</p>"
+
+
+def _figure(svg: str, caption: str) -> str:
+    return (
+        f'<figure><div class="scroll" tabindex="0">{svg}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def _missing(what: str, command: str, runs: Sequence[Run]) -> str:
+    named = ", ".join(run.label for run in runs)
+    return _p(f"No {what} of {escape(named)}: <code>{escape(command)}</code> makes it.", "mute")
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    first = runs[0].config
+    model, data = escape(str(first.get("model.path"))), escape(str(first.get("data.path")))
+    clients = {len(run.summary.get("own_tasks", ())) for run in runs if run.summary}
+    many = f"{count} clients, " if len(clients) == 1 and (count := clients.pop()) else ""
+    same = all(
+        run.config.get(name) == first.get(name)
+        for run in runs
+        for name in ("model.path", "data.path")
+    )
+    return _p(
+        f"{many}{model} on {data}." if same else "Runs of several models or data.", "lead mute"
+    )
+
+
+def _cards(runs: Sequence[Run]) -> str:
+    """The main numbers: of a run what it answers with, of several the best."""
+    cards = []
+    for metric in figures.metrics_of(runs):
+        for measure in ("P", "TTP"):
+            found = [
+                (span, run)
+                for run in runs
+                if (mode := run.answers_with())
+                and (span := figures.to_span(run.value(mode, metric, measure)))
+            ]
+            if not found:
+                continue
+            pick = min if metric in LOWER_IS_BETTER else max
+            span, run = pick(found, key=lambda one: one[0][0])
+            digits = 2 if abs(span[0]) < 20 else 1
+            whose = f"{run.answers_with()} mode" if len(runs) == 1 else f"best: {run.label}"
+            cards.append(
+                f'<div class="card"><span>{measure}, {METRICS[metric]}</span>'
+                f"<b>{span[0]:.{digits}f}</b>"
+                f"<span>{span[1]:.{digits}f} to {span[2]:.{digits}f}; {escape(whose)}</span></div>"
+            )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _scores(runs: Sequence[Run], table) -> str:
+    evaluated = [run for run in runs if run.modes()]
+    parts = [
+        _p(
+            "<b>P</b>, personalization, is the mean over clients of the score on a client’s own "
+            "task. <b>TTP</b>, test-time personalization, is the mean over all tasks: what a "
+            "client gets that is asked something it has not trained on. In bold, and in blue, what a "
+            "method answers with."
+        )
+    ]
+    for metric in figures.metrics_of(evaluated):
+        having = [r for r in evaluated if any(metric in r.metrics(m) for m in r.modes())]
+        better = "Left" if metric in LOWER_IS_BETTER else "Right"
+        parts.append(f"<h3>{escape(METRICS[metric])}</h3>")
+        parts.append(
+            _figure(
+                figures.score_plot(having, metric),
+                f"{better} is better. Bars: 95 % bootstrap intervals over test instances. The "
+                "bare model is in the table alone.",
+            )
+        )
+        parts.append(table(figures.score_table(having, metric)))
+    missing = [run for run in runs if not run.modes()]
+    if missing:
+        parts.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))
+    return "".join(parts)
+
+
+def _clients(runs: Sequence[Run]) -> str:
+    parts = []
+    for run in runs:
+        mode = run.answers_with()
+        if mode is None or run.summary is None:
+            continue
+        metrics = [m for m in METRICS if m in run.metrics(mode)]
+        main = "nll" if "nll" in metrics else metrics[0]
+        caption = (
+            f"{METRICS[main]}, {run.label}, mode {mode}. The darker, the better in its "
+            "column; framed: a client’s own task."
+        )
+        parts.append(_figure(figures.heat(run, mode, main), caption))
+        others = [(m, k) for m in run.modes() for k in metrics if (m, k) != (mode, main)]
+        folded = "".join(
+            _figure(figures.heat(run, m, k), f"{METRICS[k]}, {run.label}, mode {m}.")
+            for m, k in others
+        )
+        if folded:
+            parts.append(_folded(f"{run.label}: other modes and metrics", folded))
+    return "".join(parts) or _missing("evaluation", f"feddpa eval --run-dir {runs[0].path}", runs)
+
+
+def _weights(runs: Sequence[Run]) -> str:
+    rows = [(run.label, run.weights) for run in runs if run.weights]
+    if not rows:
+        return _missing(
+            "instance-wise weights", "feddpa eval on a run of feddpa_t or feddpa_f", runs
+        )
+    return _p(
+        "Instance-wise mixing earns its name where own and foreign instances get different weights."
+    ) + _figure(
+        figures.weight_plot(rows),
+        "Boxes: the middle half of all instances; whiskers: 90 % of them; gap: the median.",
+    )
+
+
+def _rules(runs: Sequence[Run], table) -> str:
+    parts = []
+    for run in runs:
+        if run.laboratory is None:
+            continue
+        parts.append(f"<h3>{escape(run.label)}</h3>")
+        for metric in run.laboratory["curves"]:
+            parts.append(
+                _figure(
+                    figures.curve_plot(run.laboratory, metric),
+                    f"{METRICS[metric]} of all answers at one mixing weight: 0 is the global "
+                    "adapter, 1 the local one. A good rule finds each side’s best weight.",
+                )
+            )
+        parts.append(
+            _figure(
+                figures.rule_plot(run),
+                "NLL of every rule at the setting that was best on held-out examples; left is "
+                "better. Blue: run again exactly. Bounds know what no client knows beforehand.",
+            )
+        )
+        parts.append(table(figures.rule_table(run)))
+        rows = [(figures.rule_name(rule), rule["weights"]) for rule in run.laboratory["rules"]]
+        parts.append(
+            _folded(
+                f"{run.label}: weights of own against foreign instances, by rule",
+                _figure(figures.weight_plot(rows), "Quantiles as above."),
+            )
+        )
+    if parts:
+        return "".join(parts)
+    return _missing("comparison of rules", f"feddpa weigh --run-dir {runs[0].path}", runs)
+
+
+def _training(runs: Sequence[Run], table) -> str:
+    trained = [run for run in runs if run.rounds]
+    parts = [table(figures.cost_table(trained))] if trained else []
+    for run in trained:
+        for phase, svg in figures.training(run):
+            caption = (
+                f"{run.label}, {phase} phase: thin lines are clients, the thick one their mean."
+            )
+            parts.append(_figure(svg, caption))
+    return "".join(parts) or _p("No round is done yet.", "mute")
+
+
+def _settings(runs: Sequence[Run], table) -> str:
+    parts = []
+    if len(runs) > 1:
+        parts.append(table(figures.difference_table(runs)))
+    for run in runs:
+        parts.append(
+            _folded(
+                f"{run.label}: the whole configuration",
+                figures.fields_table(run, run.config, "configuration").to_html(),
+            )
+        )
+        parts.append(
+            _folded(
+                f"{run.label}: the environment",
+                figures.fields_table(run, run.environment, "environment").to_html(),
+            )
+        )
+    return "".join(parts)
