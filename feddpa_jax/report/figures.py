@@ -3,23 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feddpa_jax.report.content import LOWER_IS_BETTER, METRICS, Run, differing
+from feddpa_jax.report.content import DIGITS, LOWER_IS_BETTER, METRICS, Run, differing
 from feddpa_jax.report.svg import Line, Span, boxes, heat_map, intervals, lines
 from feddpa_jax.report.tables import Table
 
 _MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
 
 
-def cell(value: Mapping[str, float | None] | None) -> str:
+def cell(value: Mapping[str, float | None] | None, metric: str) -> str:
     """A value with its interval.
 
-    >>> cell({"value": 0.5, "low": 0.25, "high": 0.75})
+    >>> cell({"value": 0.5, "low": 0.25, "high": 0.75}, "nll")
     '0.50 [0.25, 0.75]'
     """
     span = to_span(value)
     if span is None:
         return "–"
-    digits = 2 if abs(span[0]) < 20 else 1
+    digits = DIGITS[metric]
     return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*span, digits)
 
 
@@ -44,7 +44,7 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
         for mode in run.modes():
             if mode == run.answers_with():
                 marked.add(len(rows))
-            values = [cell(run.value(mode, metric, measure)) for measure in _MEASURES]
+            values = [cell(run.value(mode, metric, measure), metric) for measure in _MEASURES]
             rows.append([run.label, mode, *values])
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     caption = f"{METRICS[metric]} ({better} is better), with 95 % bootstrap intervals"
@@ -136,9 +136,9 @@ def rule_table(run: Run) -> Table:
     for rule in run.laboratory["rules"]:
         if rule.get("exact"):
             marked.add(len(rows))
-        cells = [cell(rule["test"][m][z]) for m in ("nll", "exact_match") for z in _MEASURES]
+        cells = [cell(rule["test"][m][z], m) for m in ("nll", "exact_match") for z in _MEASURES]
         exact = [
-            cell(rule["exact"][m][z]) if rule.get("exact") and m in rule["exact"] else ""
+            cell(rule["exact"][m][z], m) if rule.get("exact") and m in rule["exact"] else ""
             for m, z in (("nll", "P"), ("nll", "TTP"), ("rouge1", "P"), ("rouge1", "TTP"))
         ]
         rows.append([rule_name(rule), _setting(rule["setting"]), *cells, *exact])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from feddpa_jax.report import figures
-from feddpa_jax.report.content import LOWER_IS_BETTER, METRICS, Run
+from feddpa_jax.report.content import DIGITS, LOWER_IS_BETTER, METRICS, Run
 from feddpa_jax.report.style import COLOURS, STYLE
 from feddpa_jax.report.tables import Table
 
@@ -99,7 +99,7 @@ def _cards(runs: Sequence[Run]) -> str:
                 continue
             pick = min if metric in LOWER_IS_BETTER else max
             span, run = pick(found, key=lambda one: one[0][0])
-            digits = 2 if abs(span[0]) < 20 else 1
+            digits = DIGITS[metric]
             whose = f"{run.answers_with()} mode" if len(runs) == 1 else f"best: {run.label}"
             cards.append(
                 f'<div class="card"><span>{measure}, {METRICS[metric]}</span>'
@@ -115,8 +115,8 @@ def _scores(runs: Sequence[Run], table) -> str:
         _p(
             "<b>P</b>, personalization, is the mean over clients of the score on a client’s own "
             "task. <b>TTP</b>, test-time personalization, is the mean over all tasks: what a "
-            "client gets that is asked something it has not trained on. In bold, and in blue, what a "
-            "method answers with."
+            "client gets that is asked something it has not trained on. In bold and in blue: "
+            "what a method answers with."
         )
     ]
     for metric in figures.metrics_of(evaluated):

@@ -18,7 +18,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.0
 h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem;
   border-top: 1px solid var(--rule); }
 h3 { font-size: 1rem; margin: 1.8rem 0 .4rem; }
-h1, h2, h3, p, li, caption, td, th, dd { overflow-wrap: anywhere; }
+body { overflow-wrap: anywhere; }
 p { max-width: 44rem; margin: .5rem 0; }
 .lead { font-size: 1.1rem; }
 .mute, caption { color: var(--mute); }
@@ -61,6 +61,7 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   background: var(--soft);
   padding: .08em .3em; border-radius: 4px; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { body { font-size: 15px; } h1 { font-size: 1.5rem; }
+  td:nth-child(2):not(.n) { min-width: 0; }
   header { padding-top: 1.5rem; } }
 @media print { :root { color-scheme: light; } body { font-size: 10.5pt; } nav { display: none; }
   main, header { max-width: none; padding: 0; } h2, h3 { break-after: avoid; }

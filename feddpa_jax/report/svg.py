@@ -44,7 +44,7 @@ def number(value: float) -> str:
 def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'style="min-width:{min(width, 540):g}px;max-width:{width:g}px">'
+        f'style="min-width:{min(width, 680):g}px;max-width:{width:g}px">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
 
@@ -77,7 +77,7 @@ def intervals(
       rows: name, whether it stands out, and a value for each panel.
       same_axis: all panels share their range.
     """
-    gap, width = 26.0, 860.0
+    gap, width = 44.0, 860.0
     panel = (width - _LEFT - gap * len(panels)) / len(panels)
     height = 30 + _ROW * len(rows) + 30
     parts = []
@@ -164,7 +164,7 @@ def lines(
       drawn: the lines.
       whole_x: only whole numbers are marked along the axis.
     """
-    width, height, left, right, top, bottom = 640.0, 320.0, 56.0, 150.0, 24.0, 44.0
+    width, height, left, right, top, bottom = 640.0, 326.0, 56.0, 150.0, 30.0, 44.0
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     ys += [y for line in drawn for band in line.band for y in band]
@@ -182,7 +182,7 @@ def lines(
             - (height - top - bottom) * (y - y_marks[0]) / (y_marks[-1] - y_marks[0]),
         )
 
-    parts = [_text(left - 44, 14, y_name, kind="mute")]
+    parts = [_text(left - 44, 12, y_name, kind="mute")]
     for mark in y_marks:
         _, y = at(x_low, mark)
         parts += [

@@ -1,0 +1,116 @@
+"""Run folders as the other commands leave them, with names that would break a careless page."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HOSTILE = ('<script>alert("x")</script>', "R&D's_team 50%", "Grüße_日本")
+TASKS = ("a<b", "c&d", "e")
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def scores(start: float) -> dict:
+    matrix = {
+        client: {task: start + c + 0.1 * t for t, task in enumerate(TASKS)}
+        for c, client in enumerate(HOSTILE)
+    }
+    return {"P": interval(start), "TTP": interval(start + 0.5), "matrix": matrix}
+
+
+def summary() -> dict:
+    modes = {
+        mode: {
+            "rouge1": scores(30.0 + place),
+            "exact_match": scores(20.0),
+            "nll": scores(1.0 + place),
+        }
+        for place, mode in enumerate(("base", "global", "local", "instance"))
+    }
+    return {
+        "method": "feddpa_f",
+        "answers_with": "instance",
+        "round": 2,
+        "tasks": list(TASKS),
+        "own_tasks": {client: [task] for client, task in zip(HOSTILE, TASKS, strict=True)},
+        "modes": modes,
+    }
+
+
+def laboratory() -> dict:
+    both = {"nll": scores(1.25), "exact_match": scores(20.0)}
+    setting = {"rule": "cosine", "scale": 0.5, "scales": "local", "support": 5}
+    setting |= {"embed_with": "local", "pooling": "last", "layer": None}
+    rules = [
+        {"name": "cosine", "label": "paper", "bound": False, "setting": setting},
+        {
+            "name": "constant",
+            "label": "global alone",
+            "bound": False,
+            "setting": setting | {"rule": "constant", "scale": 0.0},
+        },
+        {"name": "<b>", "label": "bound: <b>", "bound": True, "setting": None},
+    ]
+    for place, rule in enumerate(rules):
+        rule |= {
+            "validation": both,
+            "test": both,
+            "minus_paper": both,
+            "exact": both | {"rouge1": scores(40.0)} if place == 0 else None,
+            "weights": {"own": [0.1, 0.2, 0.3, 0.4, 0.5], "foreign": [0, 0, 0.1, 0.2, 1]},
+        }
+    curve = [interval(1.0 + w / 8) for w in range(9)]
+    return {
+        "round": 2,
+        "mix_weights": [w / 8 for w in range(9)],
+        "curves": {"nll": {"own": curve, "foreign": curve[::-1]}},
+        "rules": rules,
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path) -> Callable[..., Path]:
+    """Writes a run folder; parts can be left out."""
+
+    def make(name: str, *, method: str = "feddpa_f", evaluated: bool = True, weighed: bool = True):
+        folder = tmp_path / name
+        (folder / "eval").mkdir(parents=True)
+        (folder / "weigh").mkdir()
+        (folder / "config.yaml").write_text(
+            f"seed: 0\nmodel: {{path: '<i>tiny</i>'}}\ndata: {{path: sample}}\n"
+            f"fed: {{method: {method}, rounds: 3}}\nlora: {{targets: [q_proj, v_proj]}}\n"
+        )
+        (folder / "environment.json").write_text(
+            json.dumps({"packages": {"jax": "<1>"}, "cpus": 2})
+        )
+        lines = [
+            {
+                "round": r,
+                "phases": {"global": {client: {"mean": 3.0 - r} for client in HOSTILE}},
+                **{"real_tokens": 1000, "computed_tokens": 1250, "seconds": 2.0},
+                **{"client_bytes_received": 500_000, "client_bytes_sent": 250_000},
+            }
+            for r in range(3)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if evaluated:
+            (folder / "eval" / "summary.json").write_text(json.dumps(summary()))
+            instances = [
+                {"mode": mode, "client": client, "task": task, "local_weight": 0.8 if own else 0.2}
+                for mode in ("local", "instance")
+                for client, mine in zip(HOSTILE, TASKS, strict=True)
+                for task in TASKS
+                for own in [task == mine]
+            ]
+            (folder / "eval" / "instances.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in instances)
+            )
+        if weighed:
+            (folder / "weigh" / "summary.json").write_text(json.dumps(laboratory()))
+        return folder
+
+    return make

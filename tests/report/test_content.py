@@ -1,0 +1,49 @@
+"""What is read from run folders, and what is refused."""
+
+import pytest
+
+from feddpa_jax.report.content import differing, read_runs
+from feddpa_jax.types import UserError
+
+
+def test_a_run(make_run):
+    (run,) = read_runs([make_run("one")])
+    assert (run.label, run.method, run.answers_with()) == ("feddpa_f", "feddpa_f", "instance")
+    assert run.config["lora.targets"] == ["q_proj", "v_proj"]
+    assert run.environment["packages.jax"] == "<1>"
+    assert run.value("local", "nll", "TTP") == {"value": 3.5, "low": 3.4, "high": 3.6}
+    assert run.value("fixed", "nll", "TTP") is None
+    # Of the mode "instance" alone: 3 own at 0.8, 6 foreign at 0.2.
+    assert run.weights == {"own": [0.8] * 5, "foreign": [0.2] * 5}
+
+
+def test_labels_tell_runs_apart(make_run):
+    one, two, three = make_run("x/a"), make_run("y/a"), make_run("x/b", method="fedit")
+    assert [r.label for r in read_runs([one, three])] == ["feddpa_f", "fedit"]
+    assert [r.label for r in read_runs([one, two])] == ["x/a", "y/a"]
+    assert differing(read_runs([one, three])) == ["fed.method"]
+    with pytest.raises(UserError, match="named twice"):
+        read_runs([one, one])
+
+
+@pytest.mark.parametrize("file", ["eval/summary.json", "weigh/summary.json", "environment.json"])
+def test_damaged_json(make_run, file):
+    folder = make_run("one")
+    (folder / file).write_text('{"half": ')
+    with pytest.raises(UserError, match=rf"{file}: not valid JSON"):
+        read_runs([folder])
+
+
+def test_damaged_lines(make_run):
+    folder = make_run("one")
+    lines = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(lines + '{"round": 3, "ph')
+    assert len(read_runs([folder])[0].rounds) == 3  # stopped while it wrote
+    (folder / "metrics.jsonl").write_text('{"round"\n' + lines)
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1: not valid JSON"):
+        read_runs([folder])
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no run \(no config\.yaml\)"):
+        read_runs([tmp_path])
