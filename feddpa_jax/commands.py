@@ -12,7 +12,7 @@ from rich.table import Table
 from feddpa_jax.bench.command import Options, read_counts
 from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.checkpoint import rounds_saved
-from feddpa_jax.config import Config, describe_fields, load_config
+from feddpa_jax.config import Config, describe_fields, dotted, load_config
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
@@ -35,10 +35,11 @@ from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, load_data, prepare, prepare_together
-from feddpa_jax.processes import from_first, several
+from feddpa_jax.processes import from_first, is_first, several
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.start import global_adapter, local_adapters
+from feddpa_jax.trackers import check_installed, of_evaluation, of_round, tracking
 from feddpa_jax.train import resolved, restore, total_rounds
 from feddpa_jax.train import train as train_run
 from feddpa_jax.types import Example, UserError
@@ -88,6 +89,7 @@ def train(
 ) -> None:
     """Trains, and evaluates at the end."""
     config = _checked(load_config(config_file, overrides))
+    check_installed(config.track.to)
     run = RunFolder(run_dir)
     from_first(lambda: run.check(config))
     prepared = prepare_together(config)
@@ -101,12 +103,26 @@ def train(
         f"{f', {held} held out' if held else ''}); "
         f"{config.model.path} in {config.model.dtype}"
     )
-    state = train_run(config, prepared, run, reporter)
-    if evaluates and several():
-        reporter.say(f"several processes train, one evaluates: feddpa eval --run-dir {run.path}")
-    elif evaluates and prepared.federation.test:
-        adapters = _at_hand(config, state)
-        _evaluate(config, prepared, adapters, total_rounds(config) - 1, run, reporter)
+    last = total_rounds(config) - 1
+    # The first process alone follows the run.
+    names = config.track.to if is_first() else ()
+    with tracking(
+        names,
+        run.path,
+        project=config.track.project,
+        config=dotted(config),
+        reporter=reporter,
+    ) as log:
+        state = train_run(
+            config, prepared, run, reporter, lambda line: log(line["round"], of_round(line))
+        )
+        if evaluates and several():
+            reporter.say(
+                f"several processes train, one evaluates: feddpa eval --run-dir {run.path}"
+            )
+        elif evaluates and prepared.federation.test:
+            _evaluate(config, prepared, _at_hand(config, state), last, run, reporter)
+            log(last, of_evaluation(run.read_summary() or {"modes": {}}))
     reporter.say(f"run folder: {run.path}")
 
 

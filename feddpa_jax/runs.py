@@ -72,13 +72,14 @@ class RunFolder:
         """Refuses a configuration that trains differently.
 
         The sections eval and weighting do not touch training and may differ; neither does it matter
-        on which devices a run goes on.
+        on which devices a run goes on, or who follows it.
 
         Raises:
           UserError: another section differs.
         """
         old = load_config(self.config_file)
-        same = dataclasses.replace(config, eval=old.eval, weighting=old.weighting, mesh=old.mesh)
+        free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
+        same = dataclasses.replace(config, **free)
         changes = difference(old, same)
         if changes:
             raise UserError(

@@ -128,7 +128,13 @@ def total_rounds(config: Config) -> int:
     return config.fed.rounds + METHODS[config.fed.method].personalizes
 
 
-def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter) -> FedState:
+def train(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    reporter: Reporter,
+    on_round: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> FedState:
     """Trains a run to its end, from its last checkpoint if there is one.
 
     Args:
@@ -136,6 +142,7 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
       prepared: base, clients and tokenized examples.
       run: its folder, started.
       reporter: told of progress.
+      on_round: given the line of metrics of each round once the round is on disk.
 
     Returns:
       The final state.
@@ -177,6 +184,7 @@ def train(config: Config, prepared: Prepared, run: RunFolder, reporter: Reporter
             line = metrics_line(number, metrics, state, time.perf_counter() - start)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
             from_first(functools.partial(record, config, prepared, run, number, state, line))
+            on_round(line)
     return state
 
 

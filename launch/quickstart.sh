@@ -4,4 +4,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 make_environment
 .venv/bin/feddpa train --config configs/quickstart.yaml --run-dir runs/quickstart "$@"
-exec .venv/bin/feddpa report runs/quickstart --out runs/quickstart/report.html
+if [ -f runs/quickstart/config.yaml ]; then
+  .venv/bin/feddpa report runs/quickstart --out runs/quickstart/report.html
+fi

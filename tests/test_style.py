@@ -20,7 +20,7 @@ TIERS = (
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
-    {"start"},
+    {"start", "trackers"},
     {"train", "export", "bench", "plan", "weigh", "report"},
     {"commands", "cli"},
 )

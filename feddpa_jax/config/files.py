@@ -172,3 +172,8 @@ def difference(old: Config, new: Config) -> list[str]:
     """The fields in which two configurations differ, as "name: old -> new"."""
     pairs = zip(*(_leaves(dataclasses.asdict(config)) for config in (old, new)), strict=True)
     return [f"{name}: {a} -> {b}" for (name, a), (_, b) in pairs if a != b]
+
+
+def dotted(config: Config) -> dict[str, Any]:
+    """The values of all fields, by dotted name."""
+    return dict(_leaves(dataclasses.asdict(config)))

@@ -184,6 +184,18 @@ class MeshSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackSection:
+    """Following a run elsewhere."""
+
+    __pydantic_config__ = _strict
+    to: Annotated[
+        tuple[Literal["tensorboard", "wandb", "trackio"], ...],
+        _is("where metrics go beside metrics.jsonl; each is an optional install"),
+    ] = ()
+    project: Annotated[str, _is("the project's name there")] = "feddpa"
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run's configuration; `load_config` reads one."""
 
@@ -198,6 +210,7 @@ class Config:
     weighting: WeightingSection = WeightingSection()
     eval: EvalSection = EvalSection()
     mesh: MeshSection = MeshSection()
+    track: TrackSection = TrackSection()
 
 
 def describe_fields() -> list[tuple[str, str, str, str]]:
