@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.table import Table
 
 from feddpa_jax.bench.command import Options, read_counts
@@ -235,7 +236,9 @@ def generate(
     )
     (answer_T,) = answerer([Prompt(place, tokens_T, g, l)])
     seen = "" if similarity is None else f", similarity {similarity:.4f}"
-    reporter.say(f"{client}, {mode}: global weight {g:.4f}, local weight {l:.4f}{seen}")
+    mean = " (means over layers)" if np.ndim(l) else ""
+    weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
+    reporter.say(f"{client}, {mode}: {weights}{seen}")
     reporter.say(tokenizer.decode(answer_T))
 
 

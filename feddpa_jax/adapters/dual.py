@@ -18,10 +18,10 @@ def dual_branches(
     global_: Adapter | None,
     local_C: Adapter | None,
     client_B: Int[Array, "B"],
-    local_weight: Float[Array, "B"] | Float[Array, "B T"],
+    local_weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...],
     *,
     scale: float,
-    global_weight: Float[Array, "B"] | Float[Array, "B T"] | None = None,
+    global_weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...] | None = None,
     key_B2: UInt[Array, "B 2"] | None = None,
     rate: float = 0.0,
     detach_global: bool = False,
@@ -32,7 +32,8 @@ def dual_branches(
       global_: the shared adapter, or None to leave it out.
       local_C: the clients' local adapters, or None to leave them out.
       client_B: the client of each row.
-      local_weight: l, the weight of the local adapter, of each row or each token.
+      local_weight: l, the weight of the local adapter, of each row or each token; as a tuple, each
+        layer's own.
       scale: LoRA scale, alpha / rank.
       global_weight: g, the weight of the global adapter; 1 - l if None.
       key_B2: dropout key words of each row, or None for none.
@@ -42,7 +43,9 @@ def dual_branches(
     Returns:
       One branch for each adapter that is there, global first.
     """
-    weight = 1.0 - local_weight if global_weight is None else global_weight
+    weight = global_weight
+    if weight is None:
+        weight = jax.tree.map(lambda own: 1.0 - own, local_weight)
     branches = []
     if global_ is not None:
         shared_B = jnp.zeros_like(client_B)

@@ -111,7 +111,8 @@ class Branch:
     Attributes:
       bank: adapter tree with leading axes C, L (bank) or C (one layer, after `layer_branches`).
       client_B: whose adapter each row uses; not read where C = 1.
-      weight: mixing weight of each row (or, where a row packs several examples, of each token),
+      weight: mixing weight of each row (or, where a row packs several examples, of each token; as a
+        tuple, each layer's own),
         without the LoRA scale.
       key_B2: dropout key words of each row, or None for no dropout.
       scale: LoRA scale, alpha / rank.
@@ -122,7 +123,7 @@ class Branch:
 
     bank: Adapter
     client_B: Int[Array, "B"]
-    weight: Float[Array, "B"] | Float[Array, "B T"]
+    weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...]
     key_B2: UInt[Array, "B 2"] | None = None
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
     rate: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -140,6 +141,7 @@ def layer_branches(branches: Sequence[Branch], layers: int) -> list[tuple[Branch
         tuple(
             dataclasses.replace(
                 branch,
+                weight=branch.weight[layer] if isinstance(branch.weight, tuple) else branch.weight,
                 bank={
                     target: {name: parts[layer] for name, parts in pair.items()}
                     for target, pair in bank.items()
@@ -164,6 +166,7 @@ def delta(
             site = (layer * len(TARGETS) + TARGETS.index(target)) * 8 + branch.index
             x = dropout(x, branch.key_B2, site=site, rate=branch.rate)
         pair = branch.bank[target]
+        assert not isinstance(branch.weight, tuple), "branches of a layer: see layer_branches"
         weight = branch.weight * branch.scale
         y_BTE = bank_delta(x, pair["a"], pair["b"], branch.client_B, weight, dtype=dtype)
         total = total + (jax.lax.stop_gradient(y_BTE) if branch.detached else y_BTE)

@@ -45,8 +45,7 @@ def make_answering(
             Prompt(
                 c,
                 example.tokens_T[: example.prompt_length],
-                float(weights.global_CI[c, i]),
-                float(weights.local_CI[c, i]),
+                *weights.at(c, i),
                 questions.taught[i],
             )
             for c in range(C)
@@ -54,6 +53,6 @@ def make_answering(
         ]
         tokens = answerer(prompts)
         seconds = time.perf_counter() - start
-        return make_answers(tokens, weights.local_CI, seconds, questions.max_new_tokens)
+        return make_answers(tokens, weights.means().local_CI, seconds, questions.max_new_tokens)
 
     return answer

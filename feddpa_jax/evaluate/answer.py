@@ -10,7 +10,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.evaluate.score import Adapters, by_layer
 from feddpa_jax.generate.beam import beam_search
 from feddpa_jax.generate.decode import Decoded, decode, prefill
 from feddpa_jax.models.decoder import Model
@@ -24,14 +24,16 @@ COMPILE_TOKENS = 20_000
 class Prompt:
     """A prompt to be answered under a client's adapters: g times global, l times local.
 
+    Weights are numbers, or [L]: each layer's own.
+
     `expected` is a guess at the answer's length; prompts of like guesses share a batch, which ends
     with its longest answer.
     """
 
     client: int
     tokens_T: np.ndarray
-    global_weight: float
-    local_weight: float
+    global_weight: float | np.ndarray
+    local_weight: float | np.ndarray
     expected: int = 0
 
 
@@ -75,7 +77,12 @@ def _answer(
     pad_id: int,
 ) -> Decoded:
     branches = dual_branches(
-        global_, local_C, client_B, local_weight_B, scale=scale, global_weight=global_weight_B
+        global_,
+        local_C,
+        client_B,
+        by_layer(local_weight_B, 1),
+        scale=scale,
+        global_weight=by_layer(global_weight_B, 1),
     )
     slots = tokens_BT.shape[1] + max_new_tokens
     prompt = prefill(model, branches, tokens_BT, length_B, slots)
@@ -143,13 +150,18 @@ class Answerer:
     def _batch(self, prompts: list[Prompt], rows: int, length: int) -> list[np.ndarray]:
         tokens_BT = np.full((rows, length), self.pad_id, np.int32)
         length_B, client_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        global_weight_B, local_weight_B = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
+        layered = any(np.ndim(prompt.local_weight) for prompt in prompts)
+        shape = (self.model.config.layers, rows) if layered else (rows,)
+        global_weight_B, local_weight_B = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         # Spare rows repeat the last prompt: they end when it does and cost no further step.
         for b in range(rows):
             prompt = prompts[min(b, len(prompts) - 1)]
             tokens_BT[b, : len(prompt.tokens_T)] = prompt.tokens_T
             length_B[b], client_B[b] = len(prompt.tokens_T), prompt.client
-            global_weight_B[b], local_weight_B[b] = prompt.global_weight, prompt.local_weight
+            global_weight_B[..., b], local_weight_B[..., b] = (
+                prompt.global_weight,
+                prompt.local_weight,
+            )
         decoded = self._answer(
             self.model,
             self.adapters.global_,

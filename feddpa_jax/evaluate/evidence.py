@@ -142,7 +142,7 @@ def gather(
     check_layer(settings, scorer.model.config.layers)
     names = settings.sees()
     layers = None if settings.layer is None else [settings.layer]
-    if settings.resample and {"support_MD", "support_nll_MA"} & set(names):
+    if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
         raise UserError(
             f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
             "set it to false, or choose another rule"
@@ -176,6 +176,15 @@ def gather(
             if ready is None
             else [pooled(scores, settings.pooling) for scores in ready],
         )
+    every = range(scorer.model.config.layers)
+
+    def before_layers(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
+        scores = look(scorer, examples, settings.embed_with, layers=every)
+        last = settings.pooling == "last"
+        return [own.last_ILD if last else own.mean_ILD for own in scores]
+
+    if "query_BLD" in names:
+        put("query_BLD", before_layers(everyone))
     if any(name.startswith("support") for name in names):
         draws = [
             support_draw(len(own), settings, len(instances), ident)
@@ -187,6 +196,11 @@ def gather(
         if "support_BMD" in names or "support_MD" in names:
             name = "support_BMD" if settings.resample else "support_MD"
             put(name, [e[rows] for e, rows in zip(embedded(examples), at, strict=True)])
+        if "support_MLD" in names:
+            put(
+                "support_MLD",
+                [e[rows] for e, rows in zip(before_layers(examples), at, strict=True)],
+            )
         if "support_nll_MA" in names:
             alone = [[prompt_alone(example) for example in own] for own in examples]
             nll = under_all(alone, "nll_I", {})

@@ -37,7 +37,7 @@ def available_modes(adapters: Adapters) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class ModeWeights:
-    """The mixing weights of a mode for every client and instance.
+    """The mixing weights of a mode for every client and instance: [C, I], or [C, I, L] by layer.
 
     Attributes:
       global_CI: g.
@@ -48,6 +48,18 @@ class ModeWeights:
     global_CI: np.ndarray
     local_CI: np.ndarray
     similarity_CI: np.ndarray | None = None
+
+    def at(self, client: int, instance: int) -> tuple[float | np.ndarray, float | np.ndarray]:
+        """(g, l) of an answer: numbers, or [L]."""
+        g, l = self.global_CI[client, instance], self.local_CI[client, instance]
+        return (float(g), float(l)) if np.ndim(l) == 0 else (g, l)
+
+    def means(self) -> "ModeWeights":
+        """The same with layers averaged, [C, I]."""
+        if self.local_CI.ndim == 2:
+            return self
+        similarity = None if self.similarity_CI is None else self.similarity_CI.mean(axis=-1)
+        return ModeWeights(self.global_CI.mean(axis=-1), self.local_CI.mean(axis=-1), similarity)
 
 
 def fixed_weights(mode: str, clients: int, instances: int, *, fixed: float) -> ModeWeights:

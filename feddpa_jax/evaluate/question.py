@@ -15,7 +15,7 @@ from feddpa_jax.types import TokenizedExample
 
 def weigh_prompt(
     config: Config, prepared: Prepared, adapters: Adapters, client: int, tokens_T: np.ndarray
-) -> tuple[float, float, float]:
+) -> tuple[float | np.ndarray, float | np.ndarray, float]:
     """(g, l, similarity) of one prompt for one client."""
     settings = weighting_settings(config)
     # The end token stands in for a response: embeddings are of the prompt alone.
@@ -34,5 +34,5 @@ def weigh_prompt(
     ident = client_id(prepared.names[client])
     weights = instance_weights(gather(scorer, [ident], [own], [asked], dreams, settings), settings)
     assert weights.similarity_CI is not None
-    weight = float(weights.local_CI[0, 0])
-    return 1.0 - weight, weight, float(weights.similarity_CI[0, 0])
+    g, l = weights.at(0, 0)
+    return g, l, float(np.mean(weights.similarity_CI[0, 0]))

@@ -61,7 +61,7 @@ def make_report(
     }
     weights = {}
     if "instance" in results:
-        local_CI = results["instance"].weights.local_CI
+        local_CI = results["instance"].weights.means().local_CI
         own_CI = tasks.own_CK[:, tasks.task_I]
         for name, chosen in (("own", own_CI), ("foreign", ~own_CI)):
             if chosen.any():
@@ -119,7 +119,8 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
 
 def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
     for mode, result in results.items():
-        weights = result.weights
+        weights = result.weights.means()
+        by_layer = result.weights.local_CI if result.weights.local_CI.ndim == 3 else None
         for c, client in enumerate(setting.clients):
             for i, example in enumerate(setting.instances):
                 line = {
@@ -136,6 +137,8 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                     "target": example.output,
                     "scores": {n: float(s[c, i]) for n, s in result.scores_CI.items()},
                 }
+                if by_layer is not None:
+                    line["local_weight_by_layer"] = by_layer[c, i].tolist()
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 
 

@@ -85,7 +85,7 @@ class _Pass:
         self.clients = weights.local_CI.shape[0]
         self.rows = 1 if self.shared else self.clients
         self.requests = [
-            Request(c, example, float(weights.global_CI[c, i]), float(weights.local_CI[c, i]))
+            Request(c, example, *weights.at(c, i))
             for c in range(self.rows)
             for i, example in enumerate(tokenized)
         ]

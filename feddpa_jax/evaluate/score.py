@@ -27,12 +27,15 @@ SAMPLED = 512
 
 
 class Request(NamedTuple):
-    """An example to be scored under a client's adapters: g times global, l times local."""
+    """An example to be scored under a client's adapters: g times global, l times local.
+
+    Weights are numbers, or [L]: each layer's own.
+    """
 
     client: int
     example: TokenizedExample
-    global_weight: float
-    local_weight: float
+    global_weight: float | np.ndarray
+    local_weight: float | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,11 @@ class _Prompts(NamedTuple):
     length_E: np.ndarray
 
 
+def by_layer(weight: jax.Array, axes: int) -> jax.Array | tuple[jax.Array, ...]:
+    """Weights of so many axes as they are; with a leading axis of layers, a tuple of each one's."""
+    return weight if weight.ndim == axes else tuple(jnp.unstack(weight))
+
+
 def _score_block(
     model: Model,
     global_: Adapter | None,
@@ -89,9 +97,9 @@ def _score_block(
         global_,
         local_C,
         rows.client_B,
-        local_weight_BT,
+        by_layer(local_weight_BT, 2),
         scale=scale,
-        global_weight=global_weight_BT,
+        global_weight=by_layer(global_weight_BT, 2),
     )
     states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
     logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
@@ -201,13 +209,16 @@ class Scorer:
     ) -> None:
         rows, placed = fill(block, shape)
         B, T, _ = shape
-        global_weight_BT = np.zeros((B, T), np.float32)
-        local_weight_BT = np.zeros((B, T), np.float32)
+        layered = any(np.ndim(requests[at.ident].local_weight) for at in placed)
+        shape_of_weights = (self.model.config.layers, B, T) if layered else (B, T)
+        global_weight_BT = np.zeros(shape_of_weights, np.float32)
+        local_weight_BT = np.zeros(shape_of_weights, np.float32)
         for at in placed:
             request = requests[at.ident]
             span = slice(at.start, at.start + len(request.example.tokens_T))
-            global_weight_BT[at.row, span] = request.global_weight
-            local_weight_BT[at.row, span] = request.local_weight
+            # A layer's weight stands for all tokens of the example.
+            global_weight_BT[..., at.row, span] = np.asarray(request.global_weight)[..., None]
+            local_weight_BT[..., at.row, span] = np.asarray(request.local_weight)[..., None]
         prompts = self._prompts(placed, shape, requests)
         nll_P, correct_P, entropy_P, last_LED, mean_LED = jax.device_get(
             self._block(

@@ -44,7 +44,7 @@ def repeat_rows(branches: Sequence[Branch], beams: int) -> tuple[Branch, ...]:
         dataclasses.replace(
             branch,
             client_B=jnp.repeat(branch.client_B, beams),
-            weight=jnp.repeat(branch.weight, beams, axis=0),
+            weight=jax.tree.map(lambda w: jnp.repeat(w, beams, axis=0), branch.weight),
             key_B2=None if branch.key_B2 is None else jnp.repeat(branch.key_B2, beams, axis=0),
         )
         for branch in branches

@@ -39,7 +39,7 @@ from feddpa_jax.weigh.report import (
     to_csv,
     to_json,
 )
-from feddpa_jax.weighting.registry import RULES, find_rule, sees
+from feddpa_jax.weighting.registry import RULES, weighs_layers
 
 
 def weigh(
@@ -71,9 +71,13 @@ def weigh(
             f"--run-dir: {config.fed.method} has no two adapters to mix; weigh a run of feddpa_t "
             "or feddpa_f"
         )
-    rules = options.rules or tuple(RULES)
+    rules = options.rules or tuple(rule for rule in RULES if not weighs_layers(rule))
     for rule in rules:
-        sees(find_rule(rule))
+        if weighs_layers(rule):
+            raise UserError(
+                f"--rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
+                f"feddpa eval --weighting.rule {rule}"
+            )
     layers = _layers(options.layers, prepared.base.model.config.layers)
     validation, validation_tokens = _validation(config, prepared)
     dreams = dream(

@@ -22,6 +22,8 @@ class Evidence(NamedTuple):
       query_BD: the instances' prompts, embedded.
       support_BMD: M of the client's training prompts for each instance, embedded alike.
       support_MD: the same where all instances share them (not with `weighting.resample`).
+      query_BLD: the prompts embedded before each layer, for a rule that weighs layers apart.
+      support_MLD: the shared support before each layer.
       dream_ND: N prompts that the bare base model made up, embedded alike: what prompts look like
         that are not the client's own.
       query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
@@ -32,6 +34,8 @@ class Evidence(NamedTuple):
     query_BD: jax.Array | np.ndarray | None = None
     support_BMD: jax.Array | np.ndarray | None = None
     support_MD: jax.Array | np.ndarray | None = None
+    query_BLD: jax.Array | np.ndarray | None = None
+    support_MLD: jax.Array | np.ndarray | None = None
     dream_ND: jax.Array | np.ndarray | None = None
     query_nll_BA: jax.Array | np.ndarray | None = None
     support_nll_MA: jax.Array | np.ndarray | None = None
@@ -39,7 +43,7 @@ class Evidence(NamedTuple):
 
     def rows(self) -> int:
         """B."""
-        per_row = (self.query_BD, self.query_nll_BA, self.entropy_BA)
+        per_row = (self.query_BD, self.query_BLD, self.query_nll_BA, self.entropy_BA)
         return next(part.shape[0] for part in per_row if part is not None)
 
     def pick(self, names: tuple[str, ...]) -> dict[str, jax.Array | np.ndarray]:
@@ -52,8 +56,8 @@ class Evidence(NamedTuple):
 
 
 def trial() -> Evidence:
-    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, D = 4."""
-    sizes = {"B": 3, "M": 16, "N": 8, "D": 4, "A": len(MODELS)}
+    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, L = 2, D = 4."""
+    sizes = {"B": 3, "M": 16, "N": 8, "L": 2, "D": 4, "A": len(MODELS)}
     return Evidence(
         **{
             name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)

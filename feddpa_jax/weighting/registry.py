@@ -3,6 +3,7 @@
 A rule is a pure function of fields of `Evidence`, by name, to one similarity a row:
 
     def gate(query_BD, support_BMD): ...          # [B, D], [B, M, D] -> [B]
+    def apart(query_BLD, support_MLD): ...        # [B, L, D], [M, L, D] -> [B, L], a weight a layer
 
 Adding one is writing it under `@register`, or in a file of one's own, which
 `weighting.rule: my_rules.py:gate` names.
@@ -77,7 +78,9 @@ def find_rule(name: str) -> Rule:
         given = jax.eval_shape(lambda seen: rule(**seen), asked)
     except Exception as error:
         raise _fails(name, error) from None
-    if getattr(given, "shape", None) != (3,) or not jnp.issubdtype(given.dtype, jnp.floating):
+    shape = getattr(given, "shape", None)
+    layered = shape == (3, 2) and any("L" in key.rpartition("_")[2] for key in asked)
+    if not (shape == (3,) or layered) or not jnp.issubdtype(given.dtype, jnp.floating):
         shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", given)
         raise UserError(
             f"weighting.rule: {name} gave {shown} for "
@@ -85,6 +88,11 @@ def find_rule(name: str) -> Rule:
             "gives one floating-point similarity a row, here float32[3]"
         )
     return rule
+
+
+def weighs_layers(name: str) -> bool:
+    """Whether a rule looks into the layers, and so may give each its own weight."""
+    return any("L" in field.rpartition("_")[2] for field in sees(find_rule(name)))
 
 
 def _load(file: Path, function: str) -> Rule:

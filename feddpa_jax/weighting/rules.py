@@ -21,7 +21,7 @@ from feddpa_jax.weighting.registry import find_rule, sees
 
 
 class InstanceWeights(NamedTuple):
-    """What a weighting gave: the rule's similarity and the local adapter's weight, each [B]."""
+    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L]."""
 
     similarity_B: jax.Array
     local_weight_B: jax.Array

@@ -110,6 +110,25 @@ def whitened(
         return cosine(whiten(query_BD), whiten(support_BMD))
 
 
+@register("layerwise")
+def layerwise(
+    query_BLD: Float[Array, "B L D"], support_MLD: Float[Array, "M L D"]
+) -> Float[Array, "B L"]:
+    """The paper's rule in every layer on its own: what enters the layer sets its weight.
+
+    An adapter of an upper layer may suit an instance whose lower ones do not (the layer-wise
+    weights of AdaMerging, Yang et al., arXiv 2310.02575, here for each instance).
+    """
+    by_layer = jax.vmap(
+        lambda query_BD, support_MD: cosine(
+            query_BD, jnp.broadcast_to(support_MD, (query_BD.shape[0], *support_MD.shape))
+        ),
+        in_axes=(1, 1),
+        out_axes=1,
+    )
+    return by_layer(query_BLD, support_MLD)
+
+
 @register("mahalanobis")
 def mahalanobis(
     query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]

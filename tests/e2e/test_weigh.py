@@ -74,6 +74,7 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
 def test_mistakes(run_dir, tmp_path, capsys):
     weigh = ["weigh", "--run-dir", str(run_dir)]
     refused(capsys, [*weigh, "--rules", "cosin"], "weighting.rule", "'cosin'", "cosine")
+    refused(capsys, [*weigh, "--rules", "layerwise"], "layerwise", "feddpa eval")
     refused(capsys, [*weigh, "--scales", "1,x"], "--scales", "'1,x'")
     refused(capsys, [*weigh, "--supports", "0"], "--supports")
     refused(capsys, [*weigh, "--layers", "3"], "--layers", "0 to 2")

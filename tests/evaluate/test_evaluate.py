@@ -13,6 +13,7 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import make_report, render, write_report
@@ -77,7 +78,7 @@ def results():
     return run()
 
 
-def plain(example, client: int, g: float, l: float):
+def plain(example, client: int, g, l):
     """One example alone: mean response NLL, greedy?, last and mean prompt state."""
     tokens_T, prompt = example
     T = len(tokens_T)
@@ -85,9 +86,9 @@ def plain(example, client: int, g: float, l: float):
         GLOBAL,
         LOCAL_C,
         jnp.array([client]),
-        jnp.array([l]),
+        tuple(jnp.array([w]) for w in l) if np.ndim(l) else jnp.array([l]),
         scale=SCALE,
-        global_weight=jnp.array([g]),
+        global_weight=tuple(jnp.array([w]) for w in g) if np.ndim(g) else jnp.array([g]),
     )
     mask = causal_mask(jnp.ones((1, T), jnp.int32))
     hidden_BTD, _ = MODEL.hidden(jnp.asarray(tokens_T)[None], jnp.arange(T)[None], mask, branches)
@@ -105,6 +106,11 @@ def test_packed_scores_equal_plain_ones():
     requests = [
         Request(int(draw.integers(2)), e, float(draw.random()), float(draw.random()))
         for e in examples
+    ]
+    # Some have their own weights in each of the two layers.
+    requests[::3] = [
+        request._replace(global_weight=draw.random(2), local_weight=draw.random(2))
+        for request in requests[::3]
     ]
     scorer = Scorer.for_examples(MODEL, ADAPTERS, examples, block_tokens=400)
     scores = scorer(requests)
@@ -179,6 +185,37 @@ def test_answers_known_from_scores_are_what_decoding_gives():
         reporter=Reporter(Console(quiet=True)),
     )["global"]
     np.testing.assert_array_equal(again.scores_CI["exact_match"][0], 100.0)
+
+
+def test_weights_of_layers_in_answers():
+    """The same weight in both layers is that weight; layers swapped are another model."""
+    prompts_of = [e.tokens_T[: e.prompt_length] for e in tokenize(TEST)]
+
+    def answers(weight, beams: int = 1) -> list[list[int]]:
+        answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=6, beams=beams)
+        other = 1.0 - np.asarray(weight, np.float32)
+        prompts = [Prompt(1, tokens_T, other, np.asarray(weight)) for tokens_T in prompts_of]
+        return [tokens_T.tolist() for tokens_T in answerer(prompts)]
+
+    for beams in (1, 2):
+        assert answers([0.3, 0.3], beams) == answers(0.3, beams)
+        assert answers([0.0, 1.0], beams) != answers([1.0, 0.0], beams)
+
+
+def test_a_rule_of_layers(tmp_path):
+    weighting = WeightingSettings("layerwise", support=3, scale=0.9)
+    results = run(modes=["instance"], weighting=weighting)
+    weights = results["instance"].weights
+    assert weights.local_CI.shape == (2, 4, 2)
+    np.testing.assert_allclose(weights.global_CI + weights.local_CI, 1.0, atol=1e-6)
+    # Before the first layer stand the embeddings of the last prompt token, the same in all prompts.
+    np.testing.assert_allclose(weights.local_CI[..., 0], 0.9, atol=1e-5)
+    assert weights.local_CI[..., 1].std() > 1e-3
+    tasks = setting().tasks()
+    report = make_report(results, tasks, settings={}, bootstrap=10, seed=0)
+    write_report(tmp_path, report, results, setting())
+    line = json.loads((tmp_path / "instances.jsonl").read_text().splitlines()[0])
+    assert line["local_weight"] == pytest.approx(np.mean(line["local_weight_by_layer"]))
 
 
 def test_beam_decoding_runs_in_batches():
