@@ -1,8 +1,10 @@
 """The one matrix product of the package: operands in the model's dtype, sums in float32.
 
 Every frozen map, adapter and attention product goes through `contract`, forward and backward.
-Keeping bfloat16 operands and float32 results is what matrix units want (and on CPUs with bfloat16
-instructions the only fast form); everything between products stays in float32.
+bfloat16 operands and float32 sums are what matrix units want. On CPUs with bfloat16 instructions
+float32 results are the only fast form; on accelerators, where activations between products are
+bound by memory traffic, a result leaves the matrix unit in bfloat16 and is widened where it is
+used. What lies between products is computed in float32 everywhere.
 """
 
 import functools
@@ -12,23 +14,31 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 
-def _product(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
-    # float32 means float32: accelerators would otherwise round the operands.
-    exact = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
-    return jnp.einsum(
-        spec,
-        x.astype(dtype),
-        y.astype(dtype),
-        precision=exact,
-        preferred_element_type=jnp.float32,
-    )
+def _product(
+    spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, *, whole: bool = False
+) -> jax.Array:
+    x, y = x.astype(dtype), y.astype(dtype)
+    if jnp.dtype(dtype) == jnp.float32:
+        # float32 means float32: accelerators would otherwise round the operands.
+        return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)
+
+    def summed(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+    def rounded(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum(spec, x, y, preferred_element_type=dtype).astype(jnp.float32)
+
+    if whole:
+        return summed(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=summed, default=rounded)
 
 
 def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Two-operand einsum with operands rounded to `dtype` and a float32 result.
 
     The gradients are contractions of the same kind, so that the backward pass runs at the forward
-    pass's speed.
+    pass's speed. On accelerators the result and the gradient of `x` are rounded to `dtype`, that of
+    `y`, which may be a trained factor, is not.
 
     Args:
       spec: an einsum such as "BTD,BDR->BTR"; every letter stands in two of the three terms or all.
@@ -62,28 +72,33 @@ def _backward(spec: str, dtype: DTypeLike, residuals, g: jax.Array):
     terms, out = spec.split("->")
     left, right = terms.split(",")
     dx = _product(f"{out},{right}->{left}", g, y, dtype)
-    dy = _product(f"{left},{out}->{right}", x, g, dtype)
+    dy = _product(f"{left},{out}->{right}", x, g, dtype, whole=True)
     return dx.astype(x_like.dtype), dy.astype(y_like.dtype)
 
 
 _contract.defvjp(_forward, _backward)
 
 
-def contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`contract` with a frozen second operand: no gradient of `w` is ever computed."""
-    return _contract_frozen(spec, x, w, dtype)
+def contract_frozen(
+    spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, *, whole: bool = False
+) -> jax.Array:
+    """`contract` with a frozen second operand: no gradient of `w` is ever computed.
+
+    With `whole` the result is not rounded on any device, as a loss over logits wants it.
+    """
+    return _contract_frozen(spec, x, w, dtype, whole)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike):
-    return _product(spec, x, w, dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, whole: bool):
+    return _product(spec, x, w, dtype, whole=whole)
 
 
-def _forward_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike):
-    return _product(spec, x, w, dtype), (w, jnp.zeros((0,), x.dtype))
+def _forward_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, whole: bool):
+    return _product(spec, x, w, dtype, whole=whole), (w, jnp.zeros((0,), x.dtype))
 
 
-def _backward_frozen(spec: str, dtype: DTypeLike, residuals, g: jax.Array):
+def _backward_frozen(spec: str, dtype: DTypeLike, whole: bool, residuals, g: jax.Array):
     w, x_like = residuals
     terms, out = spec.split("->")
     left, right = terms.split(",")

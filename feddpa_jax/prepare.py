@@ -11,14 +11,17 @@ from jax.sharding import Mesh
 
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.data.blocks import costs_on
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.devices import tokens_at_once
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.models.layers import fuses
 from feddpa_jax.processes import check_same, several, together
-from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
+from feddpa_jax.sharding import CLIENTS, MODEL, make_mesh, put_base
 from feddpa_jax.types import Federation, TokenizedExample, UserError
 
 
@@ -43,6 +46,12 @@ class Prepared(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """The clients' names."""
         return tuple(client.name for client in self.federation.clients)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens each device computes at once, where the configuration does not say."""
+        model = self.base.model
+        return tokens_at_once(self.mesh.devices.flat[0], model.config, model.dtype)
 
     def data_digest(self) -> str:
         """A digest of everything that is trained on and tested on."""
@@ -87,7 +96,10 @@ def prepare(
         counts.append(tokenized.counts)
     mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
     params = put_base(base.model.params, mesh, config.mesh.base)
-    base = base._replace(model=dataclasses.replace(base.model, params=params))
+    # Sharded over `model`, heads are split as the compiler sees fit; one kernel would gather them.
+    whole = mesh.shape[MODEL] == 1
+    fused = whole and fuses(mesh.devices.flat[0].platform, base.model.dtype, base.model.config)
+    base = base._replace(model=dataclasses.replace(base.model, params=params, fused=fused))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
 
 
@@ -140,9 +152,9 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         shuffle=config.data.shuffle,
         participation=fed.participation,
         clients_per_step=fed.clients_per_step,
-        block_tokens=fed.block_tokens,
+        block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
-        platform=prepared.mesh.devices.flat[0].platform,
+        costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
     )
 
 

@@ -15,6 +15,7 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.evaluate.command import decoding
 from feddpa_jax.prepare import prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
@@ -123,7 +124,7 @@ def _measure(
             prepared,
             questions,
             model,
-            batch_tokens=config.eval.batch_tokens,
+            batch_tokens=decoding(config, prepared).batch_tokens,
             repeat=options.repeat,
             reporter=reporter,
         )

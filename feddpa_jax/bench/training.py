@@ -190,13 +190,13 @@ def _rate(training: Training, prepared: Prepared, seconds: float) -> dict[str, f
     of the head where there is a response. Attention and adapters are left out.
     """
     config = prepared.base.model.config
-    maps = config.layers * sum(a * b for a, b in config.target_sizes().values())
     tokens = positions = 0
     for updates in trainings(training.data).values():
         for example in (e for update in updates for micro in update for e in micro):
             tokens += len(example.tokens_T)
             positions += len(example.tokens_T) - example.prompt_length
-    rate = 4 * (maps * tokens + config.width * config.vocab_size * positions) / seconds
+    head_flops = 4 * config.width * config.vocab_size
+    rate = (config.frozen_flops * tokens + head_flops * positions) / seconds
     chip = chip_of(prepared.mesh.devices.flat[0])
     peak = None if chip is None else rate / (chip.flops * prepared.mesh.size)
     return {"model_flops_per_second": rate, "peak_share": peak}

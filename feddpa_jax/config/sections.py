@@ -110,9 +110,9 @@ class FedSection:
         Literal["exact", "detached"],
         _is("through the frozen global branch; detached as in the released code"),
     ] = "exact"
-    block_tokens: Annotated[Count, _is("most tokens computed at once; lower it to save memory")] = (
-        4096
-    )
+    block_tokens: Annotated[
+        Count | None, _is("most tokens computed at once; null: as many as suit the device")
+    ] = None
     clients_per_step: Annotated[Count | None, _is("clients trained at once; null: all")] = None
     clients_in_memory: Annotated[
         Count, _is("local adapters kept in memory; the others are read from disk when needed")
@@ -165,7 +165,9 @@ class EvalSection:
         _is("of base, global, local, fixed, instance; null: all that the method has"),
     ] = None
     bootstrap: Annotated[Count, _is("resamples behind the 95 % intervals")] = 1000
-    batch_tokens: Annotated[Count, _is("most tokens computed at once")] = 4096
+    batch_tokens: Annotated[
+        Count | None, _is("most tokens computed at once; null: as many as suit the device")
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)

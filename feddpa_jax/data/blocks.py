@@ -13,23 +13,36 @@ import numpy as np
 
 from feddpa_jax.data.packing import PackedRow, Segment, pack, pack_rows, row_cost
 from feddpa_jax.fed.rows import BlockShape, Rows
+from feddpa_jax.models.config import ModelConfig
 
 # Row lengths are chosen on about so many examples: packing takes time too.
 LENGTHS_FROM = 2000
 
 
-def block_overhead(platform: str) -> int:
-    """What a block costs beside its rows (dispatch, the clients' optimizers), in tokens."""
-    return 64 if platform == "cpu" else 1024
+class Costs(NamedTuple):
+    """What there is to pay beside rows, in tokens.
 
-
-def compile_cost(platform: str) -> int:
-    """What compiling a step costs, in tokens.
-
-    Two CPU cores and SmolLM2: 15 s at 350 tokens a second. An accelerator: some 20 s, at some ten
-    thousand.
+    Attributes:
+      block: of a block (dispatch, the clients' optimizers).
+      compilation: of a program.
     """
-    return 5000 if platform == "cpu" else 200_000
+
+    block: int
+    compilation: int
+
+
+CPU_COSTS = Costs(block=64, compilation=5000)
+
+
+def costs_on(platform: str, config: ModelConfig) -> Costs:
+    """The costs on a kind of device.
+
+    Two CPU cores compile SmolLM2's step in 15 s, at 350 tokens a second; an H200 in 15 s too, in
+    which it computes 3e15 FLOPs (7 million tokens of SmolLM2, 100,000 of a 7B model).
+    """
+    if platform == "cpu":
+        return CPU_COSTS
+    return Costs(block=1024, compilation=round(3e15 / config.frozen_flops))
 
 
 class Placed(NamedTuple):
@@ -169,7 +182,7 @@ def choose_shapes(
     sample: Sequence[Sequence[Sequence[Sequence[Segment]]]],
     *,
     block_tokens: int,
-    platform: str,
+    costs: Costs,
     longest: int,
     share: float = 1.0,
     most_lengths: int = 6,
@@ -179,7 +192,7 @@ def choose_shapes(
     Args:
       sample: by shard, client and update, the segments.
       block_tokens: most tokens of a block on a shard, where the longest example leaves a choice.
-      platform: of the devices; what blocks and compilations cost follows it.
+      costs: of blocks and compilations.
       longest: tokens of the longest example there is, in the sample or not.
       share: the sample's share of all that will be computed; compilations are paid once.
       most_lengths: most row lengths.
@@ -187,7 +200,6 @@ def choose_shapes(
     Returns:
       A shape for each row length, ascending; the last one's rows hold the longest example.
     """
-    overhead, compilation = block_overhead(platform), compile_cost(platform)
     clients = [client for shard in sample for client in shard]
     each = max(1, LENGTHS_FROM // sum(len(client[0]) for client in clients))
     packable = [update for client in clients for update in client[:each]]
@@ -195,7 +207,7 @@ def choose_shapes(
     nested = choose_lengths(
         [[len(segment.example.tokens_T) for segment in update] for update in packable],
         longest=longest,
-        compile_cost=compilation * share * part,
+        compile_cost=costs.compilation * share * part,
         most=most_lengths,
     )
     best: tuple[float, tuple[BlockShape, ...]] | None = None
@@ -212,8 +224,8 @@ def choose_shapes(
             fitting = {length: max(1, size // length) for length in lengths}
             shapes = {length: BlockShape(B, length, B * length) for length, B in fitting.items()}
             blocks = list(schedule(packed, shapes))
-            cost = compilation * share * len(lengths) + sum(
-                overhead + block.shape.rows * row_cost(block.shape.length) for block in blocks
+            cost = costs.compilation * share * len(lengths) + sum(
+                costs.block + block.shape.rows * row_cost(block.shape.length) for block in blocks
             )
             if best is None or cost < best[0]:
                 best = cost, tuple(_with_positions(shapes[length], blocks) for length in lengths)

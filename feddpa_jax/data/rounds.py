@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.data.blocks import choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import CPU_COSTS, Costs, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
@@ -39,7 +39,7 @@ class TrainingData:
       clients_per_step: clients trained at once; None for all.
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
-      platform: of those devices ("cpu", "gpu" or "tpu"); block shapes follow it.
+      costs: of blocks and compilations there; block shapes follow them.
     """
 
     names: tuple[str, ...]
@@ -53,7 +53,7 @@ class TrainingData:
     clients_per_step: int | None = None
     block_tokens: int = 4096
     shards: int = 1
-    platform: str = "cpu"
+    costs: Costs = CPU_COSTS
 
     @property
     def ids(self) -> list[int]:
@@ -102,7 +102,7 @@ class TrainingData:
         return choose_shapes(
             sample,
             block_tokens=self.block_tokens,
-            platform=self.platform,
+            costs=self.costs,
             longest=longest,
             share=min(1.0, sampled / total),
         )

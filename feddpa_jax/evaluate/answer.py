@@ -15,9 +15,13 @@ from feddpa_jax.generate.beam import beam_search
 from feddpa_jax.generate.decode import Decoded, decode, prefill
 from feddpa_jax.models.decoder import Model
 
-# Each prompt length that batches are padded to costs a compilation, which takes as long as so many
-# tokens (on two CPU cores, SmolLM2: 17 s at 1,200 tokens a second).
-COMPILE_TOKENS = 20_000
+
+def compile_tokens(platform: str) -> int:
+    """What a prompt length that batches are padded to costs, as it must be compiled, in tokens.
+
+    Two CPU cores, SmolLM2: 17 s at 1,200 tokens a second. An accelerator: some 10 s at 40,000.
+    """
+    return 20_000 if platform == "cpu" else 400_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Answerer:
             return answers
         lengths = [len(prompt.tokens_T) for prompt in prompts]
         start = 0
-        for bucket in bucket_lengths(lengths, COMPILE_TOKENS):
+        for bucket in bucket_lengths(lengths, compile_tokens(jax.default_backend())):
             members = [i for i, n in enumerate(lengths) if start < n <= bucket]
             members.sort(key=lambda i: prompts[i].expected)
             start = bucket

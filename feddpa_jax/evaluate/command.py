@@ -77,12 +77,12 @@ def make_setting(
     return setting, counts
 
 
-def decoding(config: Config) -> Decoding:
+def decoding(config: Config, prepared: Prepared) -> Decoding:
     """How the configuration has answers made."""
     return Decoding(
         beams=config.eval.beams if config.eval.decoding == "beam" else 1,
         max_new_tokens=config.eval.max_new_tokens,
-        batch_tokens=config.eval.batch_tokens,
+        batch_tokens=config.eval.batch_tokens or prepared.tokens_at_once,
     )
 
 
@@ -123,7 +123,7 @@ def evaluate_config(
         metrics=config.eval.metrics,
         weighting=weighting,
         fixed=config.weighting.fixed,
-        decoding=decoding(config),
+        decoding=decoding(config, prepared),
         reporter=reporter,
     )
     report = make_report(

@@ -16,7 +16,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.data.blocks import Placed, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import Placed, choose_shapes, costs_on, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
@@ -154,7 +154,7 @@ class Scorer:
         shapes = choose_shapes(
             [[[[Segment(example, 1.0) for example in sample]]]],
             block_tokens=block_tokens,
-            platform=jax.default_backend(),
+            costs=costs_on(jax.default_backend(), model.config),
             longest=max(lengths),
             share=len(sample) / (len(examples) * times),
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.evaluate.command import weighting_settings
+from feddpa_jax.evaluate.command import decoding, weighting_settings
 from feddpa_jax.evaluate.evidence import check_layer, look, pooled, support_draw
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.score import Scorer
@@ -40,7 +40,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
         prepared.base.model,
         trained.adapters,
         [example for own in prepared.training for example in own],
-        block_tokens=config.eval.batch_tokens,
+        block_tokens=decoding(config, prepared).batch_tokens,
     )
     ids = [client_id(name) for name in prepared.names]
     draws = [

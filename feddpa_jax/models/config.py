@@ -149,6 +149,11 @@ class ModelConfig:
         assert all(0 <= layer < self.layers for layer in self.local_layers)
         assert set(self.biased) <= set(self.target_sizes())
 
+    @property
+    def frozen_flops(self) -> int:
+        """FLOPs that training takes a token: the products of the layers' maps, forward and back."""
+        return 4 * self.layers * sum(a * b for a, b in self.target_sizes().values())
+
     def target_sizes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of every map that an adapter can be put on."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim

@@ -208,7 +208,7 @@ def _collect(
         prepared.base.model,
         adapters,
         [*examples, *map(prompt_alone, examples)],
-        block_tokens=config.eval.batch_tokens,
+        block_tokens=decoding(config, prepared).batch_tokens,
         times=total / (2 * len(examples)),
     )
     if cache.holds(PARTS):
@@ -271,7 +271,7 @@ def _exact(
         metrics=config.eval.metrics,
         weighting=finding.candidate.settings,
         fixed=config.weighting.fixed,
-        decoding=decoding(config),
+        decoding=decoding(config, prepared),
         reporter=reporter,
     )
     scores = results["instance"].scores_CI

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from feddpa_jax.data.blocks import Planned, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import CPU_COSTS, Planned, choose_shapes, fill, schedule
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
@@ -104,7 +104,7 @@ def test_shapes_fit_the_longest_and_packs_the_short():
             for _ in range(8)
         ]
     ]
-    shapes = choose_shapes(sample, block_tokens=1024, platform="cpu", longest=49, share=1e-3)
+    shapes = choose_shapes(sample, block_tokens=1024, costs=CPU_COSTS, longest=49, share=1e-3)
     assert shapes[-1].length >= 49
     assert len(shapes) > 1
     assert all(shape.rows * shape.length <= 1024 for shape in shapes)
@@ -120,9 +120,9 @@ def test_shapes_fit_the_longest_and_packs_the_short():
 
 def test_few_tokens_pay_for_one_compilation():
     sample = [[[[Segment(example(n, 2), 1.0) for n in (6, 30, 9, 50)]]]]
-    assert len(choose_shapes(sample, block_tokens=256, platform="cpu", longest=50)) == 1
+    assert len(choose_shapes(sample, block_tokens=256, costs=CPU_COSTS, longest=50)) == 1
 
 
 def test_rows_hold_examples_that_no_sampled_update_shows():
     sample = [[[[Segment(example(6, 2), 1.0)]]]]
-    assert choose_shapes(sample, block_tokens=16, platform="cpu", longest=90)[-1].length >= 90
+    assert choose_shapes(sample, block_tokens=16, costs=CPU_COSTS, longest=90)[-1].length >= 90
