@@ -113,8 +113,12 @@ def attend_fused(
     scale: float,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "B T N*H"]:
-    """`attend` within rows, without scores in memory; the result is rounded to the keys' dtype."""
+    """`attend` within rows, without scores in memory; the result is rounded to the keys' dtype.
+
+    Queries that see nothing, those of padding, see themselves: the kernel divides by what they see.
+    """
     B, T, N, H = q_BTNH.shape
+    mask_BTT = mask_BTT | jnp.eye(T, dtype=bool)[None]
     out_BTNH = jax.nn.dot_product_attention(
         q_BTNH.astype(k_BTKH.dtype),
         k_BTKH,
