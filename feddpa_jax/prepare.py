@@ -19,9 +19,8 @@ from feddpa_jax.data.tokenize import TokenCounts, encode_examples
 from feddpa_jax.devices import tokens_at_once
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
-from feddpa_jax.models.layers import fuses
 from feddpa_jax.processes import check_same, several, together
-from feddpa_jax.sharding import CLIENTS, MODEL, make_mesh, put_base
+from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
 from feddpa_jax.types import Federation, TokenizedExample, UserError
 
 
@@ -96,10 +95,7 @@ def prepare(
         counts.append(tokenized.counts)
     mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
     params = put_base(base.model.params, mesh, config.mesh.base)
-    # Sharded over `model`, heads are split as the compiler sees fit; one kernel would gather them.
-    whole = mesh.shape[MODEL] == 1
-    fused = whole and fuses(mesh.devices.flat[0].platform, base.model.dtype, base.model.config)
-    base = base._replace(model=dataclasses.replace(base.model, params=params, fused=fused))
+    base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
 
 

@@ -86,7 +86,6 @@ class Decoder(nnx.Module):
         cache: Cache | None,
         remat: bool,
         gathered: bool,
-        fused: bool,
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
@@ -115,7 +114,6 @@ class Decoder(nnx.Module):
                 rotary=local_rotary if index in config.local_layers else rotary,
                 mask_BTS=local_mask_BTS if index in config.local_layers else mask_BTS,
                 cache=None if cache is None else cache[index],
-                fused=fused,
             )
             if remat:
                 block = jax.checkpoint(block)
@@ -141,14 +139,11 @@ class Model:
       params: nested dictionary of arrays (see `parameter_shapes` for the paths).
       definition: the module's structure (static).
       config: its sizes (static).
-      fused: whether rows attend within themselves in one kernel of the GPU's library, which keeps
-        no scores in memory (static); see `layers.fuses`.
     """
 
     params: dict[str, Any]
     definition: Any = flax.struct.field(pytree_node=False)
     config: ModelConfig = flax.struct.field(pytree_node=False)
-    fused: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -191,7 +186,7 @@ class Model:
           float32 hidden states, and the cache with these tokens added (None without a cache).
         """
         states, cache = self.module().hidden(
-            tokens_BT, position_BT, mask_BTS, branches, cache, remat, gathered, self.fused
+            tokens_BT, position_BT, mask_BTS, branches, cache, remat, gathered
         )
         return states[-1], cache
 
@@ -207,7 +202,7 @@ class Model:
         Args: as of `hidden`.
         """
         states, _ = self.module().hidden(
-            tokens_BT, position_BT, mask_BTS, branches, None, False, False, self.fused
+            tokens_BT, position_BT, mask_BTS, branches, None, False, False
         )
         return states
 

@@ -2,17 +2,14 @@
 
 Touvron et al., *LLaMA* (arXiv 2302.13971); grouped-query attention: Ainslie et al. (arXiv
 2305.13245); rotary embedding: Su et al. (arXiv 2104.09864). Products take operands in the weights'
-dtype and give float32; norms, rotations, softmax and the residual stream are float32. On a GPU rows
-attend in one kernel (Dao, *FlashAttention-2*, arXiv 2307.08691, as cuDNN has it).
+dtype and give float32; norms, rotations, softmax and the residual stream are float32.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from feddpa_jax.adapters.lora import Branch, delta
@@ -99,37 +96,6 @@ def attend(
     return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
 
 
-def fuses(platform: str, dtype: DTypeLike, config: ModelConfig) -> bool:
-    """Whether `attend_fused` can be used: a GPU's library has it for short operands only."""
-    return platform == "gpu" and jnp.dtype(dtype) == jnp.bfloat16 and config.head_dim % 8 == 0
-
-
-def attend_fused(
-    q_BTNH: Float[Array, "B T N H"],
-    k_BTKH: Float[Array, "B T K H"],
-    v_BTKH: Float[Array, "B T K H"],
-    mask_BTT: Bool[Array, "B T T"],
-    *,
-    scale: float,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> Float[Array, "B T N*H"]:
-    """`attend` within rows, without scores in memory; the result is rounded to the keys' dtype.
-
-    Queries that see nothing, those of padding, see themselves: the kernel divides by what they see.
-    """
-    B, T, N, H = q_BTNH.shape
-    mask_BTT = mask_BTT | jnp.eye(T, dtype=bool)[None]
-    out_BTNH = jax.nn.dot_product_attention(
-        q_BTNH.astype(k_BTKH.dtype),
-        k_BTKH,
-        v_BTKH,
-        mask=mask_BTT[:, None],
-        scale=scale,
-        implementation=implementation,
-    )
-    return out_BTNH.reshape(B, T, N * H).astype(jnp.float32)
-
-
 class Attention(nnx.Module):
     """Causal self-attention with rotary positions."""
 
@@ -153,7 +119,6 @@ class Attention(nnx.Module):
         branches: Sequence[Branch],
         layer: int,
         cache: LayerCache | None,
-        fused: bool,
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attention's output [B, T, D] and the layer's cache with the new tokens in it."""
         B, T, _ = x_BTD.shape
@@ -167,15 +132,12 @@ class Attention(nnx.Module):
         k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer), self.k_norm)
         q_BTNH, k_BTKH = rotate(q_BTNH, rotary), rotate(k_BTKH, rotary).astype(dtype)
         v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer)).astype(dtype)
-        scale = self.config.query_scale or self.config.head_dim**-0.5
-        if cache is None and fused:
-            out_BTE = attend_fused(q_BTNH, k_BTKH, v_BTKH, mask_BTS, scale=scale)
-            return self.o_proj(out_BTE, branches, layer=layer), None
         if cache is None:
             k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         else:
             cache = write(cache, k_BTKH, v_BTKH, position_BT)
             k_BKSH, v_BKSH = cache
+        scale = self.config.query_scale or self.config.head_dim**-0.5
         out_BTE = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, scale=scale)
         return self.o_proj(out_BTE, branches, layer=layer), cache
 
