@@ -7,16 +7,18 @@ from pathlib import Path
 from feddpa_jax.progress import Reporter
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import make_page
+from feddpa_jax.report.style import FIGURE_STYLE
+from feddpa_jax.report.svg import standalone
 from feddpa_jax.runs import write_whole, writing
 from feddpa_jax.types import UserError
 
 
 def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
-    """Writes one page, and its tables as CSV and LaTeX in a folder beside it.
+    """Writes one page; beside it, its tables as CSV, Markdown and LaTeX and its plots as SVG.
 
     Args:
       folders: of runs.
-      out: the page, `*.html`; the tables go to `*_tables/`.
+      out: the page, `*.html`; the tables go to `*_tables/`, the plots to `*_figures/`.
       reporter: told where they are.
 
     Raises:
@@ -24,15 +26,28 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
     """
     if out.suffix != ".html" or out.is_dir():
         raise UserError(f"--out: {out} is no page's name; name a file as report.html")
-    page, tables = make_page(read_runs(folders))
-    beside = out.with_name(f"{out.stem}_tables")
+    page, parts = make_page(read_runs(folders))
+    tables, plots = (out.with_name(f"{out.stem}_{kind}") for kind in ("tables", "figures"))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir(exist_ok=True)
-        for table in tables:
-            name = re.sub(r"[^\w.-]+", "_", table.name)
-            write_whole(beside / f"{name}.csv", table.to_csv())
-            write_whole(beside / f"{name}.tex", table.to_latex())
+        for folder in (tables, plots):
+            folder.mkdir(exist_ok=True)
+        for table in parts.tables:
+            name = file_name(table.name)
+            write_whole(tables / f"{name}.csv", table.to_csv())
+            write_whole(tables / f"{name}.md", table.to_markdown())
+            write_whole(tables / f"{name}.tex", table.to_latex())
+        for title, svg in parts.figures.items():
+            write_whole(plots / f"{file_name(title)}.svg", standalone(svg, FIGURE_STYLE))
         write_whole(out, page)
-    reporter.say(f"tables: {beside}")
+    reporter.say(f"tables: {tables}; plots: {plots}")
     reporter.say(f"report: {out}")
+
+
+def file_name(title: str) -> str:
+    """A title, which may hold names from data, as the name of a file.
+
+    >>> file_name("scores ../nll")
+    'scores_.._nll'
+    """
+    return re.sub(r"[^\w.-]+", "_", title)

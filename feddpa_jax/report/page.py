@@ -1,11 +1,12 @@
 """One self-contained page: no script, nothing fetched."""
 
+import dataclasses
 from collections.abc import Sequence
 from html import escape
 
 from feddpa_jax.report import figures
 from feddpa_jax.report.content import DIGITS, LOWER_IS_BETTER, METRICS, Run
-from feddpa_jax.report.style import COLOURS, STYLE
+from feddpa_jax.report.style import FIGURE_STYLE, PAGE_STYLE
 from feddpa_jax.report.tables import Table
 
 _POLICY = (
@@ -14,21 +15,42 @@ _POLICY = (
 )
 
 
-def make_page(runs: Sequence[Run]) -> tuple[str, list[Table]]:
-    """The page of some runs, and its tables."""
-    tables: list[Table] = []
+@dataclasses.dataclass
+class Parts:
+    """What the page consists of, kept by itself too as it is put in.
 
-    def table(made: Table) -> str:
-        tables.append(made)
+    Attributes:
+      tables: in the page's order.
+      figures: SVG by name, likewise.
+    """
+
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    figures: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def table(self, made: Table) -> str:
+        """A table as HTML."""
+        self.tables.append(made)
         return made.to_html()
 
+    def figure(self, name: str, svg: str, caption: str) -> str:
+        """A plot with its caption as HTML."""
+        self.figures[name] = svg
+        return (
+            f'<figure><div class="scroll" tabindex="0">{svg}</div>'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+
+
+def make_page(runs: Sequence[Run]) -> tuple[str, Parts]:
+    """The page of some runs, and its parts."""
+    parts = Parts()
     sections = [
-        ("scores", "Scores", _scores(runs, table)),
-        ("clients", "Clients and tasks", _clients(runs)),
-        ("weights", "Weights of the local adapter", _weights(runs)),
-        ("rules", "Weighting rules", _rules(runs, table)),
-        ("training", "Training", _training(runs, table)),
-        ("settings", "Settings", _settings(runs, table)),
+        ("scores", "Scores", _scores(runs, parts)),
+        ("clients", "Clients and tasks", _clients(runs, parts)),
+        ("weights", "Weights of the local adapter", _weights(runs, parts)),
+        ("rules", "Weighting rules", _rules(runs, parts)),
+        ("training", "Training", _training(runs, parts)),
+        ("settings", "Settings", _settings(runs, parts)),
     ]
     names = ", ".join(run.label for run in runs)
     title = f"{'Run' if len(runs) == 1 else 'Runs'}: {names}"
@@ -42,22 +64,15 @@ def make_page(runs: Sequence[Run]) -> tuple[str, list[Table]]:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="generator" content="feddpa report">'
-        f"<title>{escape(title)}</title><style>{STYLE}{COLOURS}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{FIGURE_STYLE}{PAGE_STYLE}</style></head><body>"
         f"<header><h1>{escape(title)}</h1>{_lead(runs)}<nav>{links}</nav></header>"
         f"<main>{_cards(runs)}{body}</main></body></html>\n"
     )
-    return page, tables
+    return page, parts
 
 
 def _p(text: str, kind: str = "") -> str:
     return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{text}</p>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return (
-        f'<figure><div class="scroll" tabindex="0">{svg}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
 
 
 def _folded(summary: str, content: str) -> str:
@@ -109,9 +124,9 @@ def _cards(runs: Sequence[Run]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _scores(runs: Sequence[Run], table) -> str:
+def _scores(runs: Sequence[Run], parts: Parts) -> str:
     evaluated = [run for run in runs if run.modes()]
-    parts = [
+    shown = [
         _p(
             "<b>P</b>, personalization, is the mean over clients of the score on a client’s own "
             "task. <b>TTP</b>, test-time personalization, is the mean over all tasks: what a "
@@ -122,23 +137,24 @@ def _scores(runs: Sequence[Run], table) -> str:
     for metric in figures.metrics_of(evaluated):
         having = [r for r in evaluated if any(metric in r.metrics(m) for m in r.modes())]
         better = "Left" if metric in LOWER_IS_BETTER else "Right"
-        parts.append(f"<h3>{escape(METRICS[metric])}</h3>")
-        parts.append(
-            _figure(
+        shown.append(f"<h3>{escape(METRICS[metric])}</h3>")
+        shown.append(
+            parts.figure(
+                f"scores_{metric}",
                 figures.score_plot(having, metric),
                 f"{better} is better. Bars: 95 % bootstrap intervals over test instances. The "
                 "bare model is in the table alone.",
             )
         )
-        parts.append(table(figures.score_table(having, metric)))
+        shown.append(parts.table(figures.score_table(having, metric)))
     missing = [run for run in runs if not run.modes()]
     if missing:
-        parts.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))
-    return "".join(parts)
+        shown.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))
+    return "".join(shown)
 
 
-def _clients(runs: Sequence[Run]) -> str:
-    parts = []
+def _clients(runs: Sequence[Run], parts: Parts) -> str:
+    shown = []
     for run in runs:
         mode = run.answers_with()
         if mode is None or run.summary is None:
@@ -149,18 +165,23 @@ def _clients(runs: Sequence[Run]) -> str:
             f"{METRICS[main]}, {run.label}, mode {mode}. The darker, the better in its "
             "column; framed: a client’s own task."
         )
-        parts.append(_figure(figures.heat(run, mode, main), caption))
+        name = f"clients_{run.label}_{mode}_{main}"
+        shown.append(parts.figure(name, figures.heat(run, mode, main), caption))
         others = [(m, k) for m in run.modes() for k in metrics if (m, k) != (mode, main)]
         folded = "".join(
-            _figure(figures.heat(run, m, k), f"{METRICS[k]}, {run.label}, mode {m}.")
+            parts.figure(
+                f"clients_{run.label}_{m}_{k}",
+                figures.heat(run, m, k),
+                f"{METRICS[k]}, {run.label}, mode {m}.",
+            )
             for m, k in others
         )
         if folded:
-            parts.append(_folded(f"{run.label}: other modes and metrics", folded))
-    return "".join(parts) or _missing("evaluation", f"feddpa eval --run-dir {runs[0].path}", runs)
+            shown.append(_folded(f"{run.label}: other modes and metrics", folded))
+    return "".join(shown) or _missing("evaluation", f"feddpa eval --run-dir {runs[0].path}", runs)
 
 
-def _weights(runs: Sequence[Run]) -> str:
+def _weights(runs: Sequence[Run], parts: Parts) -> str:
     rows = [(run.label, run.weights) for run in runs if run.weights]
     if not rows:
         return _missing(
@@ -168,73 +189,78 @@ def _weights(runs: Sequence[Run]) -> str:
         )
     return _p(
         "Instance-wise mixing earns its name where own and foreign instances get different weights."
-    ) + _figure(
+    ) + parts.figure(
+        "weights",
         figures.weight_plot(rows),
         "Boxes: the middle half of all instances; whiskers: 90 % of them; gap: the median.",
     )
 
 
-def _rules(runs: Sequence[Run], table) -> str:
-    parts = []
+def _rules(runs: Sequence[Run], parts: Parts) -> str:
+    shown = []
     for run in runs:
         if run.laboratory is None:
             continue
-        parts.append(f"<h3>{escape(run.label)}</h3>")
+        shown.append(f"<h3>{escape(run.label)}</h3>")
         for metric in run.laboratory["curves"]:
-            parts.append(
-                _figure(
+            shown.append(
+                parts.figure(
+                    f"curves_{run.label}_{metric}",
                     figures.curve_plot(run.laboratory, metric),
                     f"{METRICS[metric]} of all answers at one mixing weight: 0 is the global "
                     "adapter, 1 the local one. A good rule finds each side’s best weight.",
                 )
             )
-        parts.append(
-            _figure(
+        shown.append(
+            parts.figure(
+                f"rules_{run.label}",
                 figures.rule_plot(run),
                 "NLL of every rule at the setting that was best on held-out examples; left is "
                 "better. Blue: run again exactly. Bounds know what no client knows beforehand.",
             )
         )
-        parts.append(table(figures.rule_table(run)))
+        shown.append(parts.table(figures.rule_table(run)))
         rows = [(figures.rule_name(rule), rule["weights"]) for rule in run.laboratory["rules"]]
-        parts.append(
+        shown.append(
             _folded(
                 f"{run.label}: weights of own against foreign instances, by rule",
-                _figure(figures.weight_plot(rows), "Quantiles as above."),
+                parts.figure(
+                    f"weights_by_rule_{run.label}", figures.weight_plot(rows), "Quantiles as above."
+                ),
             )
         )
-    if parts:
-        return "".join(parts)
+    if shown:
+        return "".join(shown)
     return _missing("comparison of rules", f"feddpa weigh --run-dir {runs[0].path}", runs)
 
 
-def _training(runs: Sequence[Run], table) -> str:
+def _training(runs: Sequence[Run], parts: Parts) -> str:
     trained = [run for run in runs if run.rounds]
-    parts = [table(figures.cost_table(trained))] if trained else []
+    shown = [parts.table(figures.cost_table(trained))] if trained else []
     for run in trained:
         for phase, svg in figures.training(run):
             caption = (
                 f"{run.label}, {phase} phase: thin lines are clients, the thick one their mean."
             )
-            parts.append(_figure(svg, caption))
-    return "".join(parts) or _p("No round is done yet.", "mute")
+            shown.append(parts.figure(f"training_{run.label}_{phase}", svg, caption))
+    return "".join(shown) or _p("No round is done yet.", "mute")
 
 
-def _settings(runs: Sequence[Run], table) -> str:
-    parts = []
+def _settings(runs: Sequence[Run], parts: Parts) -> str:
+    shown = []
     if len(runs) > 1:
-        parts.append(table(figures.difference_table(runs)))
+        shown.append(parts.table(figures.difference_table(runs)))
     for run in runs:
-        parts.append(
+        shown.append(
             _folded(
                 f"{run.label}: the whole configuration",
                 figures.fields_table(run, run.config, "configuration").to_html(),
             )
         )
-        parts.append(
+        shown.append(
             _folded(
                 f"{run.label}: the environment",
                 figures.fields_table(run, run.environment, "environment").to_html(),
             )
         )
-    return "".join(parts)
+    return "".join(shown)

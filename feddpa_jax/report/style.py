@@ -1,12 +1,39 @@
-"""The page's style sheet: light and dark, wide and narrow, screen and paper."""
+"""The style sheets: light and dark, wide and narrow, screen and paper."""
 
-STYLE = """
+# Also of a plot that stands alone, where :root is the plot.
+_PALETTE = """
 :root { color-scheme: light dark; --ink: #1a1c20; --mute: #5a6069; --page: #fff; --soft: #f4f6f8;
   --rule: #d9dee4; --accent: #08457c;
   --c0: #0062a3; --c1: #c24e00; --c2: #00785a; --c3: #a5437c; --c4: #6a6f00; --c5: #5b4bb5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e7eaee; --mute: #a3abb5; --page: #14171b;
   --soft: #1d2126; --rule: #343a42; --accent: #7cc0f5;
   --c0: #5db4f5; --c1: #f79b57; --c2: #4fcaa5; --c3: #ea93c5; --c4: #c9ce55; --c5: #b1a5f5; } }
+"""
+_COLOURS = "\n".join(
+    f".s{n} {{ stroke: var(--c{n}); }} circle.s{n}, rect.s{n}, polygon.s{n} {{ fill: var(--c{n}); "
+    f"stroke: none; }} svg .t{n} {{ fill: var(--c{n}); font-weight: 600; }}"
+    for n in range(6)
+)
+FIGURE_STYLE = (
+    _PALETTE
+    + """
+svg { font-size: 12.5px; }
+svg text { fill: var(--ink); }
+svg .mute { fill: var(--mute); }
+svg .strong { font-weight: 650; }
+.grid { stroke: var(--rule); stroke-width: 1; }
+.bar { stroke-width: 2.5; }
+.line { fill: none; stroke-width: 2.2; }
+.thin { fill: none; stroke-width: 1; opacity: .4; }
+.band { opacity: .13; stroke: none; }
+.whisker { stroke-width: 1.5; }
+.box { opacity: .85; }
+.median { stroke: var(--page); stroke-width: 2; }
+.own { stroke: var(--c1); stroke-width: 3; }
+"""
+    + _COLOURS
+)
+PAGE_STYLE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -42,19 +69,7 @@ thead th { font-weight: 600; border-bottom: 2px solid var(--ink); }
 .marked > * { font-weight: 650; }
 figure { margin: 1rem 0; }
 figcaption { color: var(--mute); font-size: .88rem; max-width: 44rem; }
-svg { display: block; width: 100%; height: auto; font-size: 12.5px; }
-svg text { fill: var(--ink); }
-svg .mute { fill: var(--mute); }
-svg .strong { font-weight: 650; }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.bar { stroke-width: 2.5; }
-.line { fill: none; stroke-width: 2.2; }
-.thin { fill: none; stroke-width: 1; opacity: .4; }
-.band { opacity: .13; stroke: none; }
-.whisker { stroke-width: 1.5; }
-.box { opacity: .85; }
-.median { stroke: var(--page); stroke-width: 2; }
-.own { stroke: var(--c1); stroke-width: 3; }
+svg { display: block; width: 100%; height: auto; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
@@ -68,8 +83,3 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   figure, table, .card { break-inside: avoid; } .scroll { overflow: visible; }
   a { color: inherit; } }
 """
-COLOURS = "\n".join(
-    f".s{n} {{ stroke: var(--c{n}); }} circle.s{n}, rect.s{n}, polygon.s{n} {{ fill: var(--c{n}); "
-    f"stroke: none; }} svg .t{n} {{ fill: var(--c{n}); font-weight: 600; }}"
-    for n in range(6)
-)

@@ -49,6 +49,13 @@ def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     )
 
 
+def standalone(svg: str, style: str) -> str:
+    """A plot as a file of its own, with its style sheet in it."""
+    start = '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" '
+    head, end, rest = svg.removeprefix("<svg ").partition(">")
+    return f"{start}{head}{end}<style>{style}</style>{rest}\n"
+
+
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}>{escape(text)}</text>'

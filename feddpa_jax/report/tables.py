@@ -1,4 +1,4 @@
-"""A table as HTML, CSV and LaTeX."""
+"""A table as HTML, Markdown, CSV and LaTeX."""
 
 import csv
 import dataclasses
@@ -74,6 +74,15 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows(self.rows)
         return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """A pipe table."""
+
+        def row(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+        kinds = ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)
+        return "\n".join(map(row, [self.columns, kinds, *self.rows])) + "\n"
 
     def to_latex(self) -> str:
         """A `tabular` with booktabs' rules, in a `table` with its caption."""

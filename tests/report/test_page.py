@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree
 
 import pytest
 
@@ -33,9 +34,30 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert rows[3] == ["feddpa_f", "local", "3.00 [2.90, 3.10]", "3.50 [3.40, 3.60]"]
     training = tables(tmp_path / "out" / "page_tables", "training")
     assert training[1] == ["feddpa_f", "3", "3,000", "80", "6", "500", "1.50", "0.75"]
+    markdown = (tmp_path / "out" / "page_tables" / "scores_nll.md").read_text().splitlines()
+    assert markdown[:2] == [
+        "| run | mode | P: own task | TTP: all tasks |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    assert markdown[4] == "| feddpa_f | local | 3.00 [2.90, 3.10] | 3.50 [3.40, 3.60] |"
     latex = (tmp_path / "out" / "page_tables" / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
     assert latex.count("&") == latex.count(r" \\") * 9
+
+
+def test_plots_stand_alone(make_run, tmp_path):
+    """Every plot of the page is a file too, whole XML that brings its own style."""
+    assert main(["report", str(make_run("one")), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    files = sorted((tmp_path / "page_figures").iterdir())
+    assert len(files) == page.count("<svg ")
+    assert {"scores_nll.svg", "rules_feddpa_f.svg", "weights.svg"} <= {f.name for f in files}
+    for file in files:
+        root = xml.etree.ElementTree.fromstring(file.read_text())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        (style,) = root.findall("{*}style")
+        assert "--c0: #0062a3" in (style.text or "") and ".s5 {" in (style.text or "")
+        assert root.findall(".//{*}text")
 
 
 def test_what_comes_from_data_is_escaped(make_run):
