@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Training with the paper's batch sizes, in some five minutes together: no answers, which a
-# sequential loop takes long to give, and no loop beside the largest model.
+# Training with the paper's batch sizes; no answers, which a sequential loop takes long to give, and
+# no loop beside the largest model.
 _PAPER = [
     *("--fed.batch_size", "64", "--fed.micro_batch_size", "32", "--model.dtype", "bfloat16"),
     *("--data.max_length", "512", "--clients", "", "--instances", "0", "--repeat", "2"),
@@ -19,7 +19,7 @@ _PAPER = [
 CASES: dict[str, list[str]] = {
     "smollm2-135m": [*_PAPER, "--updates", "5"],
     "random:llama-3.2-1b": [*_PAPER, "--updates", "1"],
-    # As of a short run: the rows of a long one have six lengths, and each program takes a minute.
+    # Rows as of a short run: those of a long one have six lengths, each a program to be compiled.
     "random:llama-2-7b": [
         *(*_PAPER, "--updates", "1", "--no-torch"),
         *("--fed.rounds", "1", "--fed.local_epochs", "1"),
