@@ -4,10 +4,6 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
-from feddpa_jax.models.config import ModelConfig
 
 GIB = 2**30
 
@@ -45,25 +41,6 @@ def chip_of(device: Any) -> Chip | None:
         if device.device_kind.startswith(kind):
             return chip
     return None
-
-
-def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
-    """How many tokens a device computes best at once, where the configuration does not say.
-
-    A CPU is busy with few. An accelerator wants many (an H200 trained SmolLM2 at 266,000 tokens a
-    second by 4,096 and at 367,000 by 32,768), as far as their activations fit in a third of its
-    memory: some 22 D + 8 F bytes a layer and token in bfloat16, measured on the same.
-
-    Args:
-      device: the device.
-      config: the model's sizes.
-      dtype: of its products.
-    """
-    if device.platform == "cpu":
-        return 4096
-    a_token = config.layers * (11 * config.width + 4 * config.ffn) * jnp.dtype(dtype).itemsize
-    room = (memory_of(device) or 16 * GIB) // 3 // a_token
-    return max(1024, min(32768, 1 << max(room.bit_length() - 1, 0)))
 
 
 def memory_of(device: Any) -> int | None:

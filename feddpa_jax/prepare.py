@@ -16,9 +16,9 @@ from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import TokenCounts, encode_examples
-from feddpa_jax.devices import tokens_at_once
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.memory import tokens_at_once
 from feddpa_jax.processes import check_same, several, together
 from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
 from feddpa_jax.types import Federation, TokenizedExample, UserError

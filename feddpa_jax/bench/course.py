@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", nargs="+", choices=["parity", *CASES], help="these parts of the course"
     )
     known = parser.parse_args(arguments)
+    if known.tiny and known.only:
+        parser.error("--tiny has one model and no parts; leave --only out")
     cases = TINY if known.tiny else CASES
     parts = known.only or ["parity", *cases]
     known.out.mkdir(parents=True, exist_ok=True)

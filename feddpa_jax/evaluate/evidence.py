@@ -176,6 +176,10 @@ def gather(
             if ready is None
             else [pooled(scores, settings.pooling) for scores in ready],
         )
+    if settings.layer is not None and "query_BLD" in names:
+        raise UserError(
+            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
+        )
     every = range(scorer.model.config.layers)
 
     def before_layers(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:

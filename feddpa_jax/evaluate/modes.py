@@ -17,6 +17,7 @@ import numpy as np
 
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.rules import make_weighting
 
@@ -75,9 +76,18 @@ def fixed_weights(mode: str, clients: int, instances: int, *, fixed: float) -> M
 
 
 def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) -> ModeWeights:
-    """The weights of the mode "instance" from every client's evidence."""
+    """The weights of the mode "instance" from every client's evidence.
+
+    Raises:
+      UserError: the rule gives something that is not finite.
+    """
     weigh = jax.jit(make_weighting(settings.rule, scale=settings.scale, scales=settings.scales))
     weights = [weigh(own) for own in evidence]
     local_CI = np.stack([np.asarray(weight.local_weight_B) for weight in weights])
     similarity_CI = np.stack([np.asarray(weight.similarity_B) for weight in weights])
+    if not np.isfinite(similarity_CI).all():
+        raise UserError(
+            f"weighting.rule: {settings.rule} gives {(~np.isfinite(similarity_CI)).sum()} of "
+            f"{similarity_CI.size} similarities that are not finite; mend it, or choose another"
+        )
     return ModeWeights(1.0 - local_CI, local_CI, similarity_CI)

@@ -9,10 +9,11 @@ from safetensors import SafetensorError
 
 from feddpa_jax.data.statistics import describe
 from feddpa_jax.data.templates import get_template
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.check import check_export, has_effect
 from feddpa_jax.export.plan import Plan, Trained, make_plan
-from feddpa_jax.export.weighting import Weighting, make_weightings, write_weighting
+from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, write_weighting
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
@@ -71,6 +72,11 @@ def export(
     for place, adapter in plan.adapters.items():
         if not has_effect(adapter):
             reporter.say(f"{place}: B is zero, as for an untrained adapter; it changes nothing")
+    if not weightings and "instance" in available_modes(trained.adapters):
+        reporter.say(
+            f"instance weights: the rule {trained.config.weighting.rule} needs this package; an "
+            f"export carries {', '.join(CARRIED)} (--weighting.rule)"
+        )
     reporter.say(f"{_listing(plan)} in {out}; every tensor equals the run's")
 
 

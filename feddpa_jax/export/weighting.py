@@ -23,6 +23,10 @@ from feddpa_jax.types import Example, UserError
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
 
 
+# The rules that need nothing but embeddings of the support, which an export can carry.
+CARRIED = ("cosine", "pearson", "l2", "constant")
+
+
 class Weighting(NamedTuple):
     """A client's weighting: settings as JSON, and its embedded support [M, D], float32."""
 
@@ -31,11 +35,14 @@ class Weighting(NamedTuple):
 
 
 def make_weightings(trained: Trained) -> dict[str, Weighting]:
-    """Every client's weighting by its folder's place; none where there are not both adapters."""
-    if "instance" not in available_modes(trained.adapters):
-        return {}
+    """Every client's weighting by its folder's place.
+
+    None where there are not both adapters, or where the rule is none of `CARRIED`.
+    """
     config, prepared = trained.config, trained.prepared
     settings = weighting_settings(config)
+    if "instance" not in available_modes(trained.adapters) or settings.rule not in CARRIED:
+        return {}
     scorer = Scorer.for_examples(
         prepared.base.model,
         trained.adapters,

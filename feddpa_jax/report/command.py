@@ -6,7 +6,7 @@ from pathlib import Path
 
 from feddpa_jax.progress import Reporter
 from feddpa_jax.report.content import read_runs
-from feddpa_jax.report.page import make_page
+from feddpa_jax.report.page import Parts, make_page
 from feddpa_jax.report.style import FIGURE_STYLE
 from feddpa_jax.report.svg import standalone
 from feddpa_jax.runs import write_whole, writing
@@ -26,7 +26,7 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
     """
     if out.suffix != ".html" or out.is_dir():
         raise UserError(f"--out: {out} is no page's name; name a file as report.html")
-    page, parts = make_page(read_runs(folders))
+    page, parts = _made(folders)
     tables, plots = (out.with_name(f"{out.stem}_{kind}") for kind in ("tables", "figures"))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,20 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
         write_whole(out, page)
     reporter.say(f"tables: {tables}; plots: {plots}")
     reporter.say(f"report: {out}")
+
+
+def _made(folders: Sequence[Path]) -> tuple[str, Parts]:
+    """The page, and its parts."""
+    try:
+        return make_page(read_runs(folders))
+    except UserError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        named = ", ".join(map(str, folders))
+        raise UserError(
+            f"{named}: a result there is not as this version writes it ({type(error).__name__}: "
+            f"{error}); make it again with feddpa eval or feddpa weigh"
+        ) from None
 
 
 def file_name(title: str) -> str:

@@ -82,7 +82,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def _read(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: holds no run (no config.yaml); name the folder of a run")
-    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    text = _text(folder / "config.yaml")
     config = parse_yaml(text, str(folder / "config.yaml"))
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.yaml'}: holds no fields; get the file again")
@@ -103,12 +103,19 @@ def _read(folder: Path) -> Run:
     )
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as text: {error}; get the file again") from None
+
+
 def _json(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(_text(file))
+    except ValueError as error:
         raise UserError(f"{file}: not valid JSON: {error}; make it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object; make it again")
@@ -116,7 +123,7 @@ def _json(file: Path) -> dict[str, Any] | None:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _text(file).splitlines()
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -158,7 +165,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     methods = [run.method for run in runs]
     if len(set(methods)) == len(runs):
         return methods
-    parts = [run.path.absolute().parts for run in runs]
+    parts = [run.path.resolve().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-count:]) for own in parts]
         if len(set(names)) == len(runs):

@@ -141,23 +141,16 @@ def rule_table(run: Run) -> Table:
             cell(rule["exact"][m][z], m) if rule.get("exact") and m in rule["exact"] else ""
             for m, z in (("nll", "P"), ("nll", "TTP"), ("rouge1", "P"), ("rouge1", "TTP"))
         ]
-        rows.append([rule_name(rule), _setting(rule["setting"]), *cells, *exact])
+        against = cell(rule["minus_paper"]["nll"]["TTP"], "nll")
+        words = rule["words"] or "a bound, no rule"
+        rows.append([rule_name(rule), words, *cells, against, *exact])
     columns = [
         *("rule", "setting", "NLL: P", "NLL: TTP", "exact match: P", "exact match: TTP"),
+        "NLL: TTP, minus the paper's rule's",
         *("NLL: P, run exactly", "NLL: TTP, run exactly", "ROUGE-1: P", "ROUGE-1: TTP"),
     ]
     caption = f"Weighting rules on the test instances, {run.label}; chosen on held-out examples"
     return Table(f"rules_{run.label}", caption, columns, rows, 2, frozenset(marked))
-
-
-def _setting(setting: Mapping[str, Any] | None) -> str:
-    if setting is None:
-        return "a bound, no rule"
-    words = [f"{setting['scale']:g} to {setting['scales']}"]
-    if setting["rule"] != "constant":
-        layer = "last layer" if setting["layer"] is None else f"layer {setting['layer']}"
-        words += [f"support {setting['support']}", setting["embed_with"], setting["pooling"], layer]
-    return ", ".join(words)
 
 
 def rule_plot(run: Run) -> str:

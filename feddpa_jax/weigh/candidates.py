@@ -8,6 +8,7 @@ import numpy as np
 
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import Tasks
+from feddpa_jax.types import UserError
 from feddpa_jax.weigh.collect import WEIGHTS, Collected
 from feddpa_jax.weighting.rules import make_weighting
 
@@ -55,11 +56,14 @@ def fixed_points(paper: WeightingSettings) -> dict[str, WeightingSettings]:
     }
 
 
-def bounds(collected: Collected, tasks: Mapping[str, Tasks], rows: Mapping[str, slice]):
-    """Upper bounds: weights that no rule can have.
+def bounds(
+    collected: Collected, tasks: Mapping[str, Tasks], rows: Mapping[str, slice]
+) -> list[Candidate]:
+    """Bounds: weights from what no client knows before it answers.
 
-    "knows the task" has one weight for the client's own tasks and one for all others, each the
-    best on validation; "knows the answer" the best of `WEIGHTS` for every single answer.
+    A rule that tells instances apart within a task may do better than the first, none than the
+    second. "knows the task" has one weight for the client's own tasks and one for all others, each
+    the best on validation; "knows the answer" the best of `WEIGHTS` for every single answer.
 
     Args:
       collected: all scores.
@@ -91,6 +95,17 @@ def objective(score_XZ: np.ndarray) -> np.ndarray:
 def best(
     settings: Sequence[WeightingSettings], score_NXZ: np.ndarray
 ) -> tuple[WeightingSettings, float]:
-    """The setting of the lowest objective, the first of equals, and its objective."""
-    place = int(objective(score_NXZ).argmin())
-    return settings[place], float(objective(score_NXZ)[place])
+    """The setting of the lowest objective, the first of equals, and its objective.
+
+    Raises:
+      UserError: it is finite in none.
+    """
+    value_N = objective(score_NXZ)
+    value_N = np.where(np.isfinite(value_N), value_N, np.inf)
+    place = int(value_N.argmin())
+    if not np.isfinite(value_N[place]):
+        raise UserError(
+            f"--rules: {settings[0].rule} gives similarities that are not finite in all of its "
+            f"{len(settings)} settings; mend it, or leave it out"
+        )
+    return settings[place], float(value_N[place])

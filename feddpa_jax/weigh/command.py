@@ -18,7 +18,8 @@ from feddpa_jax.evaluate.evidence import WeightingSettings, prompt_alone
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.run import Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Scorer
-from feddpa_jax.metrics import Resamples, summarize
+from feddpa_jax.fed.methods import METHODS
+from feddpa_jax.metrics import Resamples, Summary, summarize
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_whole, writing
@@ -33,6 +34,7 @@ from feddpa_jax.weigh.options import Options
 from feddpa_jax.weigh.report import (
     Finding,
     Split,
+    flags,
     interpolation_error,
     judge,
     render,
@@ -67,6 +69,11 @@ def weigh(
       UserError: the run has no two adapters or held nothing out; the evidence there is another's.
     """
     if "instance" not in available_modes(adapters):
+        if METHODS[config.fed.method].answers_with == "instance":
+            raise UserError(
+                f"--step: the checkpoint of round {round_number} is from before clients had "
+                "adapters of their own; use --step last, once training is at its end"
+            )
         raise UserError(
             f"--run-dir: {config.fed.method} has no two adapters to mix; weigh a run of feddpa_t "
             "or feddpa_f"
@@ -143,6 +150,7 @@ def weigh(
         ]
     errors = interpolation_error(collected, splits["test"])
     notes += _agreement(findings, errors)
+    notes.append(f"The best rule: feddpa eval --run-dir {folder.parent} {flags(best[0][1])}")
     content = to_json(
         collected,
         splits["test"],
@@ -260,7 +268,7 @@ def _exact(
     test: Split,
     finding: Finding,
     reporter: Reporter,
-):
+) -> dict[str, Summary]:
     """The test scores from new forward passes, with answers where ROUGE-1 is wanted."""
     assert finding.candidate.settings is not None
     results = evaluate(

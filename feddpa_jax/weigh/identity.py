@@ -14,7 +14,10 @@ from feddpa_jax.prepare import Prepared
 from feddpa_jax.weigh.collect import WEIGHTS, Questions
 
 # What evidence depends on: a change in any of these asks for new evidence.
-_CODE = ("contraction.py", "models", "adapters", "generate", "data", "evaluate", "weigh/collect.py")
+CODE = (
+    *("types.py", "contraction.py", "models", "adapters", "generate", "hf", "data", "fed/rows.py"),
+    *("evaluate", "weighting/evidence.py", "weighting/support.py", "weigh/collect.py"),
+)
 
 
 def identify(
@@ -35,7 +38,7 @@ def identify(
     package = Path(__file__).parents[1]
     files = [
         file
-        for name in _CODE
+        for name in CODE
         for file in sorted((package / name).rglob("*.py") if "." not in name else [package / name])
     ]
     names = [client.name for client in prepared.federation.clients]
@@ -50,4 +53,7 @@ def identify(
             [json.dumps([questions.layers, WEIGHTS, adapters.scale]).encode()]
         ),
         "code version": digest([file.read_bytes() for file in files]),
+        "JAX version, or the kind of device,": digest(
+            [jax.__version__.encode(), jax.default_backend().encode()]
+        ),
     }

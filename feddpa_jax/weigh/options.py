@@ -49,10 +49,15 @@ def read_options(known: argparse.Namespace) -> Options:
             raise UserError(f"--{name}: {text!r} is no list of numbers from {lowest}, as 1,2,4")
         return values
 
+    rules = None
+    if known.rules is not None:
+        rules = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
+        if not all(rules):
+            raise UserError(f"--rules: {known.rules!r} has an empty name; write cosine,gate")
     if known.exact < 0:
         raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
     options = Options(
-        rules=None if known.rules is None else tuple(known.rules.split(",")),
+        rules=rules,
         supports=read("supports", int, 1),
         layers=read("layers", int, 0),
         exact=known.exact,

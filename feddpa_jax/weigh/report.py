@@ -143,6 +143,7 @@ def to_json(
             "label": candidate.label,
             "bound": candidate.is_bound,
             "setting": setting,
+            "words": describe(candidate.settings),
             "validation": _summaries(finding.validation),
             "test": _summaries(finding.test),
             "minus_paper": _summaries(finding.minus_paper),
@@ -187,6 +188,13 @@ def describe(settings: WeightingSettings | None) -> str:
         layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
         words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
     return ", ".join(words)
+
+
+def flags(settings: WeightingSettings) -> str:
+    """A setting as options of the command line."""
+    names = [f.name for f in dataclasses.fields(settings) if f.name not in ("seed", "resample")]
+    values = {name: getattr(settings, name) for name in names}
+    return " ".join(f"--weighting.{n} {'null' if v is None else v}" for n, v in values.items())
 
 
 def _cell(value: Interval, digits: int) -> str:

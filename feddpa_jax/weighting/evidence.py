@@ -11,6 +11,8 @@ import numpy as np
 
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
+# The fields that are an instance's own, and tell how many there are.
+OF_INSTANCES = ("query_BD", "query_BLD", "query_nll_BA", "entropy_BA")
 
 
 class Evidence(NamedTuple):
@@ -43,8 +45,8 @@ class Evidence(NamedTuple):
 
     def rows(self) -> int:
         """B."""
-        per_row = (self.query_BD, self.query_BLD, self.query_nll_BA, self.entropy_BA)
-        return next(part.shape[0] for part in per_row if part is not None)
+        parts = (getattr(self, name) for name in OF_INSTANCES)
+        return next(part.shape[0] for part in parts if part is not None)
 
     def pick(self, names: tuple[str, ...]) -> dict[str, jax.Array | np.ndarray]:
         """The named fields; a shared support stands for every instance's."""

@@ -9,6 +9,7 @@ Adding one is writing it under `@register`, or in a file of one's own, which
 `weighting.rule: my_rules.py:gate` names.
 """
 
+import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import Evidence, trial
+from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial
 
 Rule = Callable[..., jax.Array]
 
@@ -42,15 +43,24 @@ def sees(rule: Rule) -> tuple[str, ...]:
     """The fields of `Evidence` that a rule is a function of.
 
     Raises:
-      UserError: it has a parameter that is none of them.
+      UserError: it has a parameter that is none of them, or none that is an instance's own.
     """
-    names = tuple(inspect.signature(rule).parameters)
+    called = getattr(rule, "__name__", str(rule))
+    try:
+        names = tuple(inspect.signature(rule).parameters)
+    except ValueError as error:
+        raise _fails(called, error) from None
     for name in names:
         if name not in Evidence._fields:
             raise UserError(
-                f"weighting.rule: {getattr(rule, '__name__', rule)} asks for {name!r}; a rule's "
-                f"parameters are among {', '.join(Evidence._fields)}"
+                f"weighting.rule: {called} asks for {name!r}; a rule's parameters are among "
+                f"{', '.join(Evidence._fields)}"
             )
+    if not set(names) & set(OF_INSTANCES):
+        raise UserError(
+            f"weighting.rule: {called} does not look at the instance; one of its parameters must "
+            f"be among {', '.join(OF_INSTANCES)}"
+        )
     return names
 
 
@@ -60,9 +70,13 @@ def find_rule(name: str) -> Rule:
     Args:
       name: a name in `RULES`, or "FILE.py:FUNCTION" with a path from the working directory.
 
+    Returns:
+      The rule; one of the user's own raises UserError wherever it fails or gives something else
+      than a number a row.
+
     Raises:
       UserError: there is none of that name, its file fails, it asks for what no rule may see, or it
-        does not give a number a row.
+        fails on a trial.
     """
     if name in RULES:
         return RULES[name]
@@ -72,39 +86,72 @@ def find_rule(name: str) -> Rule:
         raise UserError(
             f"weighting.rule: {name!r} is unknown; known: {known}; or FILE.py:FUNCTION of your own"
         )
-    rule = _load(Path(file).expanduser(), function)
-    asked = trial().pick(sees(rule))
-    try:
-        given = jax.eval_shape(lambda seen: rule(**seen), asked)
-    except Exception as error:
-        raise _fails(name, error) from None
-    shape = getattr(given, "shape", None)
-    layered = shape == (3, 2) and any("L" in key.rpartition("_")[2] for key in asked)
-    if not (shape == (3,) or layered) or not jnp.issubdtype(given.dtype, jnp.floating):
-        shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", given)
+    path = Path(file).expanduser()
+    if not path.is_file():
         raise UserError(
-            f"weighting.rule: {name} gave {shown} for "
-            f"{', '.join(f'{key} {list(value.shape)}' for key, value in asked.items())}; a rule "
-            "gives one floating-point similarity a row, here float32[3]"
+            f"weighting.rule: {path} does not exist; name a file from here as "
+            f"--weighting.rule FILE.py:{function or 'FUNCTION'}, or another rule"
         )
+    rule = _load(path, path.stat().st_mtime_ns, function)
+    sees(rule)
+    rule = _guarded(name, rule)
+    _trial(rule)
     return rule
 
 
 def weighs_layers(name: str) -> bool:
-    """Whether a rule looks into the layers, and so may give each its own weight."""
-    return any("L" in field.rpartition("_")[2] for field in sees(find_rule(name)))
+    """Whether a rule gives each layer its own weight."""
+    return len(_trial(find_rule(name)).shape) == 2
 
 
-def _load(file: Path, function: str) -> Rule:
-    """A function of a user's file."""
-    if not file.is_file():
-        raise UserError(f"weighting.rule: {file} does not exist; name a file as FILE.py:FUNCTION")
+def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
+    """What a rule gives for made-up evidence, without computing it."""
+    return jax.eval_shape(lambda seen: rule(**seen), trial().pick(sees(rule)))
+
+
+def _guarded(name: str, rule: Rule) -> Rule:
+    """A rule of the user's own whose mistakes are told as such."""
+
+    @functools.wraps(rule)
+    def guarded(**seen: jax.Array) -> jax.Array:
+        try:
+            given = rule(**seen)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _fails(name, error) from None
+        sizes = {
+            letter: size
+            for key, part in seen.items()
+            for letter, size in zip(key.rpartition("_")[2], part.shape, strict=True)
+        }
+        allowed = [(sizes["B"],), *([(sizes["B"], sizes["L"])] if "L" in sizes else [])]
+        dtype = getattr(given, "dtype", None)
+        if (
+            getattr(given, "shape", None) in allowed
+            and dtype is not None
+            and jnp.issubdtype(dtype, jnp.floating)
+        ):
+            return given
+        shown = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", given)
+        raise UserError(
+            f"weighting.rule: {name} gave {shown} for "
+            f"{', '.join(f'{key} {list(part.shape)}' for key, part in seen.items())}; a rule gives "
+            f"one floating-point similarity a row, here float32[{sizes['B']}]"
+        )
+
+    return guarded
+
+
+@functools.lru_cache
+def _load(file: Path, changed: int, function: str) -> Rule:
+    """A function of a user's file, which is run once as long as it is not changed."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fails(str(file), error) from None
     rule = getattr(module, function, None)
     if not callable(rule):
@@ -118,6 +165,6 @@ def _load(file: Path, function: str) -> Rule:
     return cast(Rule, rule)
 
 
-def _fails(name: str, error: Exception) -> UserError:
+def _fails(name: str, error: BaseException) -> UserError:
     reason = (str(error).strip() or "no message").splitlines()[0]
     return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; mend it")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 
 import pytest
 
@@ -40,9 +42,9 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--layers", "1"]
     rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--exact", "1"]
     assert main([*command, *rules]) == 0
-    said = capsys.readouterr().out
-    assert "run exactly" in said
-    assert "knows the answer" in said
+    out = capsys.readouterr().out
+    assert "run exactly" in out
+    assert "knows the answer" in out
 
     content = json.loads((run_dir / "weigh" / "summary.json").read_text())
     by_label = {rule["label"]: rule for rule in content["rules"]}
@@ -65,6 +67,14 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     of_cosine = [float(r["nll P"]) + float(r["nll TTP"]) for r in rows if r["rule"] == "cosine"]
     assert mean == pytest.approx(min(of_cosine), abs=1e-4)
 
+    # The command that answers with the best rule is one.
+    shown = " ".join(out.split())
+    (said,) = re.findall(r"feddpa (eval --run-dir .*?--weighting\.layer \w+)", shown)
+    assert main([*shlex.split(said), "--eval.modes", "[instance]", "--eval.metrics", "[nll]"]) == 0
+    best = next(rule for rule in content["rules"] if rule["label"].startswith("best"))
+    assert f"--weighting.rule {best['name']} " in said
+    capsys.readouterr()
+
     # The second time nothing is computed again; other layers are other evidence.
     assert main([*command, "--rules", "entropy", "--exact", "0"]) == 0
     assert "computed before" in capsys.readouterr().out
@@ -74,6 +84,8 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
 def test_mistakes(run_dir, tmp_path, capsys):
     weigh = ["weigh", "--run-dir", str(run_dir)]
     refused(capsys, [*weigh, "--rules", "cosin"], "weighting.rule", "'cosin'", "cosine")
+    refused(capsys, [*weigh, "--rules", "cosine,,l2"], "--rules", "empty name")
+    refused(capsys, [*weigh, "--step", "0"], "--step", "--step last")
     refused(capsys, [*weigh, "--rules", "layerwise"], "layerwise", "feddpa eval")
     refused(capsys, [*weigh, "--scales", "1,x"], "--scales", "'1,x'")
     refused(capsys, [*weigh, "--supports", "0"], "--supports")

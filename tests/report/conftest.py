@@ -57,6 +57,7 @@ def laboratory() -> dict:
     ]
     for place, rule in enumerate(rules):
         rule |= {
+            "words": "0.5 to local",
             "validation": both,
             "test": both,
             "minus_paper": both,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from feddpa_jax.cli import main
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
 
@@ -24,6 +25,8 @@ def test_labels_tell_runs_apart(make_run):
     assert differing(read_runs([one, three])) == ["fed.method"]
     with pytest.raises(UserError, match="named twice"):
         read_runs([one, one])
+    with pytest.raises(UserError, match="named twice"):
+        read_runs([one, one / ".." / one.name])
 
 
 @pytest.mark.parametrize("file", ["eval/summary.json", "weigh/summary.json", "environment.json"])
@@ -41,6 +44,33 @@ def test_damaged_lines(make_run):
     assert len(read_runs([folder])[0].rounds) == 3  # stopped while it wrote
     (folder / "metrics.jsonl").write_text('{"round"\n' + lines)
     with pytest.raises(UserError, match=r"metrics\.jsonl:1: not valid JSON"):
+        read_runs([folder])
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("eval/summary.json", "{}"),
+        ("eval/summary.json", '{"modes": {"global": {}}}'),
+        ("eval/summary.json", '{"modes": {"global": {"nll": {"P": 1, "TTP": 2}}}}'),
+        ("weigh/summary.json", '{"rules": []}'),
+        ("metrics.jsonl", '{"round": 0}\n'),
+        ("eval/instances.jsonl", '{"mode": "instance"}\n'),
+    ],
+)
+def test_results_of_another_form(make_run, tmp_path, capsys, file, text):
+    folder = make_run("one")
+    (folder / file).write_text(text)
+    assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 2
+    said = capsys.readouterr().err
+    assert str(folder) in said and "make it again" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.jsonl", "eval/summary.json"])
+def test_no_text(make_run, file):
+    folder = make_run("one")
+    (folder / file).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=rf"{file}: cannot be read as text"):
         read_runs([folder])
 
 

@@ -42,7 +42,7 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert markdown[4] == "| feddpa_f | local | 3.00 [2.90, 3.10] | 3.50 [3.40, 3.60] |"
     latex = (tmp_path / "out" / "page_tables" / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
-    assert latex.count("&") == latex.count(r" \\") * 9
+    assert latex.count("&") == latex.count(r" \\") * 10
 
 
 def test_plots_stand_alone(make_run, tmp_path):

@@ -1,5 +1,7 @@
 """Weighting rules by hand, their orientation, and how one is added."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from feddpa_jax.weighting.calibrated import (
 )
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gate import gate
-from feddpa_jax.weighting.registry import RULES, register
+from feddpa_jax.weighting.registry import RULES, find_rule, register, weighs_layers
 from feddpa_jax.weighting.rules import make_weighting
 from feddpa_jax.weighting.similarity import (
     centred,
@@ -184,6 +186,7 @@ def test_adding_a_rule_is_one_function(monkeypatch):
 
 
 OWN = """
+import jax
 import jax.numpy as jnp
 
 def gate(query_BD, support_BMD):
@@ -200,6 +203,20 @@ def curious(query_BD, label_B):
 
 def wrong(query_BD, support_BMD):
     return query_BD @ support_BMD
+
+def ten(query_BD, support_BMD):
+    return jax.lax.top_k(support_BMD.sum(axis=-1), 10)[0].mean(axis=-1)
+
+def blind(support_BMD):
+    return support_BMD.sum(axis=(1, 2))
+
+def apart(query_BLD):
+    return query_BLD.mean(axis=-1)
+
+def deep(query_BLD, support_MLD):
+    return query_BLD.mean(axis=(1, 2))
+
+from math import hypot
 """
 
 
@@ -220,16 +237,50 @@ def test_a_rule_of_a_file_of_ones_own(tmp_path, monkeypatch):
         ("my_rules.py:flat", r"gave float32\[3, 4\] .* float32\[3\]"),
         ("my_rules.py:whole", r"gave int32\[3\]"),
         ("my_rules.py:wrong", r"my_rules\.py:wrong fails with "),
+        ("my_rules.py:blind", r"blind does not look at the instance; .* query_BD"),
+        ("my_rules.py:hypot", r"hypot"),
+        ("leaves.py:gate", r"leaves\.py fails with SystemExit: 3"),
         ("broken.py:gate", r"broken\.py fails with NameError: name 'nothing' is not defined"),
     ],
 )
 def test_a_rule_of_ones_own_that_does_not_work(tmp_path, monkeypatch, name, message):
     (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
     (tmp_path / "broken.py").write_text("nothing", encoding="utf-8")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"weighting\.rule: .*{message}") as caught:
         make_weighting(name, scale=1.0, scales="local")
     assert "\n" not in str(caught.value)
+
+
+def test_a_rule_of_ones_own_that_fails_on_other_sizes(tmp_path, monkeypatch):
+    """Ten neighbours are there on the trial, and not among two of a client's support."""
+    (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    weigh = jax.jit(make_weighting("my_rules.py:ten", scale=1.0, scales="local"))
+    with pytest.raises(UserError, match=r"weighting\.rule: my_rules\.py:ten fails with ") as caught:
+        weigh(EVIDENCE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rule_weighs_layers_if_it_gives_them(tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert weighs_layers("layerwise") and weighs_layers("my_rules.py:apart")
+    assert not weighs_layers("cosine") and not weighs_layers("my_rules.py:deep")
+
+
+def test_a_file_of_rules_is_run_once_until_it_changes(tmp_path, monkeypatch):
+    file = tmp_path / "counted.py"
+    text = "open('runs', 'a').write('x')\ndef gate(query_BD):\n    return query_BD[:, 0]\n"
+    file.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        find_rule("counted.py:gate")
+    assert (tmp_path / "runs").read_text() == "x"
+    os.utime(file, ns=(1, 1))
+    find_rule("counted.py:gate")
+    assert (tmp_path / "runs").read_text() == "xx"
 
 
 def test_unknown_rule_names_the_known():

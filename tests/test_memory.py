@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 
-from feddpa_jax.devices import GIB, tokens_at_once
+from feddpa_jax.devices import GIB
+from feddpa_jax.memory import tokens_at_once
 from feddpa_jax.models.sizes import known_sizes
 
 SMALL, LARGE = known_sizes("smollm2-135m"), known_sizes("llama-2-7b")
