@@ -50,13 +50,16 @@ def l2(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Flo
 
 @register("constant")
 def constant(query_BD: Float[Array, "B D"]) -> Float[Array, "B"]:
-    """Similarity 1 for everything: a fixed mix at weight `scale`."""
+    """Similarity 1 for everything: a fixed mix at weight `scale`, what every rule has to beat."""
     return jnp.ones(query_BD.shape[0], jnp.float32)
 
 
 @register("nearest")
 def nearest(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
-    """Cosine with the nearest support example (k nearest neighbours with k = 1)."""
+    """Cosine with the nearest support example.
+
+    k nearest neighbours with k = 1: Cover and Hart, *Nearest Neighbor Pattern Classification*, 1967.
+    """
     return _cosines(query_BD, support_BMD).max(axis=-1)
 
 
@@ -117,7 +120,9 @@ def layerwise(
     """The paper's rule in every layer on its own: what enters the layer sets its weight.
 
     An adapter of an upper layer may suit an instance whose lower ones do not (the layer-wise
-    weights of AdaMerging, Yang et al., arXiv 2310.02575, here for each instance).
+    weights of AdaMerging, Yang et al., arXiv 2310.02575, here for each instance). What enters the
+    first layer at the last prompt token is that token's embedding, the same for all prompts of a
+    template: with `weighting.pooling: last` that layer's similarity is 1.
     """
     by_layer = jax.vmap(
         lambda query_BD, support_MD: cosine(
