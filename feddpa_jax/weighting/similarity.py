@@ -58,7 +58,8 @@ def constant(query_BD: Float[Array, "B D"]) -> Float[Array, "B"]:
 def nearest(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """Cosine with the nearest support example.
 
-    k nearest neighbours with k = 1: Cover and Hart, *Nearest Neighbor Pattern Classification*, 1967.
+    k nearest neighbours with k = 1 (Cover and Hart, *Nearest Neighbor Pattern Classification*,
+    1967).
     """
     return _cosines(query_BD, support_BMD).max(axis=-1)
 
