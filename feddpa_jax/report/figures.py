@@ -10,8 +10,8 @@ from feddpa_jax.report.tables import Table
 _MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
 
 
-def cell(value: Mapping[str, float | None] | None, metric: str) -> str:
-    """A value with its interval.
+def cell(value: Mapping[str, float | None] | None, metric: str, digits: int | None = None) -> str:
+    """A value with its interval, to the metric's usual digits or so many.
 
     >>> cell({"value": 0.5, "low": 0.25, "high": 0.75}, "nll")
     '0.50 [0.25, 0.75]'
@@ -19,7 +19,7 @@ def cell(value: Mapping[str, float | None] | None, metric: str) -> str:
     span = to_span(value)
     if span is None:
         return "–"
-    digits = DIGITS[metric]
+    digits = DIGITS[metric] if digits is None else digits
     return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*span, digits)
 
 
@@ -132,16 +132,21 @@ def rule_name(rule: Mapping[str, Any]) -> str:
 def rule_table(run: Run) -> Table:
     """What `feddpa weigh` found: interpolated scores on the test, beside the exact ones."""
     assert run.laboratory is not None
+
+    def fine(found: Mapping[str, Any], metric: str, measure: str) -> str:
+        # Rules differ by thousandths of a nat.
+        return cell(found[metric][measure], metric, 3 if metric == "nll" else None)
+
     rows, marked = [], set()
     for rule in run.laboratory["rules"]:
         if rule.get("exact"):
             marked.add(len(rows))
-        cells = [cell(rule["test"][m][z], m) for m in ("nll", "exact_match") for z in _MEASURES]
+        cells = [fine(rule["test"], m, z) for m in ("nll", "exact_match") for z in _MEASURES]
         exact = [
-            cell(rule["exact"][m][z], m) if rule.get("exact") and m in rule["exact"] else ""
+            fine(rule["exact"], m, z) if rule.get("exact") and m in rule["exact"] else ""
             for m, z in (("nll", "P"), ("nll", "TTP"), ("rouge1", "P"), ("rouge1", "TTP"))
         ]
-        against = cell(rule["minus_paper"]["nll"]["TTP"], "nll")
+        against = fine(rule["minus_paper"], "nll", "TTP")
         words = rule["words"] or "a bound, no rule"
         rows.append([rule_name(rule), words, *cells, against, *exact])
     columns = [
