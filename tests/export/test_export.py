@@ -73,6 +73,15 @@ def test_what_an_export_holds(exported: Path):
     assert not list(exported.parent.glob(".*"))  # nothing is left beside it
 
 
+def test_a_rule_that_an_export_cannot_carry(run_dir: Path, tmp_path: Path, capsys):
+    assert export(run_dir, tmp_path / "out", "--weighting.rule", "gate") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the rule gate needs this package; an export carries cosine, pearson, l2" in said
+    assert not list((tmp_path / "out").rglob("weighting.*"))
+    assert "Instance-wise" not in (tmp_path / "out/clients/client_0/README.md").read_text()
+    assert export(run_dir, tmp_path / "out", "--weighting.rule", "gate", "--check") == 0
+
+
 def code_of(card: Path) -> str:
     (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
     return code
