@@ -111,9 +111,8 @@ class Branch:
     Attributes:
       bank: adapter tree with leading axes C, L (bank) or C (one layer, after `layer_branches`).
       client_B: whose adapter each row uses; not read where C = 1.
-      weight: mixing weight of each row (or, where a row packs several examples, of each token; as a
-        tuple, each layer's own),
-        without the LoRA scale.
+      weight: mixing weight without the LoRA scale: of each row, or, where a row packs several
+        examples, of each token; as a tuple, each layer's own.
       key_B2: dropout key words of each row, or None for no dropout.
       scale: LoRA scale, alpha / rank.
       rate: dropout probability, used where there is a key.
