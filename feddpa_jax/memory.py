@@ -24,9 +24,9 @@ _REMEDIES = {
 def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
     """How many tokens a device computes best at once, where the configuration does not say.
 
-    A CPU is busy with few. An accelerator wants many (an H200 trained SmolLM2 at 266,000 tokens a
-    second by 4,096 and at 367,000 by 32,768), as far as their activations fit in a third of its
-    memory: some 22 D + 8 F bytes a layer and token in bfloat16, measured on the same.
+    A CPU is busy with few. An accelerator wants many (an H200's step of SmolLM2 did 266,000 tokens
+    a second by 4,096 and 367,000 by 32,768), as far as their activations fit in a third of its
+    memory: 22 D + 8 F bytes a layer and token in bfloat16, which is what that one model took.
 
     Args:
       device: the device.

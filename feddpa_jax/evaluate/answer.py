@@ -19,7 +19,7 @@ from feddpa_jax.models.decoder import Model
 def compile_tokens(platform: str) -> int:
     """What a prompt length that batches are padded to costs, as it must be compiled, in tokens.
 
-    Two CPU cores, SmolLM2: 17 s at 1,200 tokens a second. An accelerator: some 10 s at 40,000.
+    Two CPU cores, SmolLM2: 17 s at 1,200 tokens a second. An accelerator: a guess.
     """
     return 20_000 if platform == "cpu" else 400_000
 
