@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.data.blocks import costs_on
+from feddpa_jax.data.costs import costs_on
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template

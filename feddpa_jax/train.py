@@ -12,7 +12,6 @@ import numpy as np
 
 from feddpa_jax.checkpoint import CLIENTS, at_step, latest, save
 from feddpa_jax.config import Config
-from feddpa_jax.data.packing import row_cost
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
 from feddpa_jax.fed.clients import ClientFiles, LocalAdapters, Saved
@@ -221,7 +220,7 @@ def report_memory(
     Its program is compiled for that, which training then need not do.
     """
     slots = data.slots(len(data.participants(0)))
-    shape = max(shapes, key=lambda shape: shape.rows * row_cost(shape.length))
+    shape = max(shapes, key=lambda shape: shape.rows * data.costs.row(shape.length))
     adapter = jax.eval_shape(parts.new_adapter, jax.random.key(0))
     plan = plan_memory(
         parts.engine.lower(adapter, slots, shape, frozen=False).compile(),

@@ -11,38 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feddpa_jax.data.packing import PackedRow, Segment, pack, pack_rows, row_cost
+from feddpa_jax.data.costs import Costs
+from feddpa_jax.data.packing import PackedRow, Segment, pack, pack_rows
 from feddpa_jax.fed.rows import BlockShape, Rows
-from feddpa_jax.models.config import ModelConfig
 
 # Row lengths are chosen on about so many examples: packing takes time too.
 LENGTHS_FROM = 2000
-
-
-class Costs(NamedTuple):
-    """What there is to pay beside rows, in tokens.
-
-    Attributes:
-      block: of a block (dispatch, the clients' optimizers).
-      compilation: of a program.
-    """
-
-    block: int
-    compilation: int
-
-
-CPU_COSTS = Costs(block=64, compilation=5000)
-
-
-def costs_on(platform: str, config: ModelConfig) -> Costs:
-    """The costs on a kind of device.
-
-    Two CPU cores compile SmolLM2's step in 15 s, at 350 tokens a second; an H200 in 15 s too, in
-    which it computes 3e15 FLOPs (7 million tokens of SmolLM2, 100,000 of a 7B model).
-    """
-    if platform == "cpu":
-        return CPU_COSTS
-    return Costs(block=1024, compilation=round(3e15 / config.frozen_flops))
 
 
 class Placed(NamedTuple):
@@ -77,7 +51,7 @@ class _Client:
 
     def __init__(self, work: Work):
         self.work = work
-        self.left = sum(row_cost(row.length) for update in work for row in update)
+        self.left = sum(row.length for update in work for row in update)
         self.update = -1
         self.open: dict[int, list[PackedRow]] = {}
         self.advance()
@@ -95,7 +69,7 @@ class _Client:
         row = self.open[length].pop()
         if not self.open[length]:
             del self.open[length]
-        self.left -= row_cost(length)
+        self.left -= length
         return row
 
 
@@ -192,7 +166,7 @@ def choose_shapes(
     Args:
       sample: by shard, client and update, the segments.
       block_tokens: most tokens of a block on a shard, where the longest example leaves a choice.
-      costs: of blocks and compilations.
+      costs: of rows, blocks and compilations.
       longest: tokens of the longest example there is, in the sample or not.
       share: the sample's share of all that will be computed; compilations are paid once.
       most_lengths: most row lengths.
@@ -207,6 +181,7 @@ def choose_shapes(
     nested = choose_lengths(
         [[len(segment.example.tokens_T) for segment in update] for update in packable],
         longest=longest,
+        costs=costs,
         compile_cost=costs.compilation * share * part,
         most=most_lengths,
     )
@@ -214,7 +189,7 @@ def choose_shapes(
     for lengths in nested:
         packed = [
             [
-                [pack_rows(place, update, lengths) for update in client]
+                [pack_rows(place, update, lengths, costs) for update in client]
                 for place, client in enumerate(shard)
             ]
             for shard in sample
@@ -225,7 +200,7 @@ def choose_shapes(
             shapes = {length: BlockShape(B, length, B * length) for length, B in fitting.items()}
             blocks = list(schedule(packed, shapes))
             cost = costs.compilation * share * len(lengths) + sum(
-                costs.block + block.shape.rows * row_cost(block.shape.length) for block in blocks
+                costs.block + block.shape.rows * costs.row(block.shape.length) for block in blocks
             )
             if best is None or cost < best[0]:
                 best = cost, tuple(_with_positions(shapes[length], blocks) for length in lengths)
@@ -235,7 +210,12 @@ def choose_shapes(
 
 
 def choose_lengths(
-    updates: Sequence[Sequence[int]], *, longest: int, compile_cost: float, most: int
+    updates: Sequence[Sequence[int]],
+    *,
+    longest: int,
+    costs: Costs,
+    compile_cost: float,
+    most: int,
 ) -> list[list[int]]:
     """Sets of row lengths, each with one more than the one before that saves the most.
 
@@ -245,6 +225,7 @@ def choose_lengths(
     Args:
       updates: the lengths of the examples in each of a sample of clients' updates.
       longest: tokens of the longest example there is.
+      costs: of rows.
       compile_cost: what a length must save on the sample.
       most: most lengths.
 
@@ -255,7 +236,8 @@ def choose_lengths(
     step = -(-top // 256) * 8
 
     def cost(lengths: list[int]) -> float:
-        return sum(row_cost(size) for update in updates for size, _ in pack(update, lengths))
+        packed = [pack(update, lengths, costs) for update in updates]
+        return sum(costs.row(size) for rows in packed for size, _ in rows)
 
     # Rows longer than any example may hold several of the longest ones.
     lengths = min(([size] for size in (top, top * 5 // 32 * 8, 2 * top)), key=cost)
@@ -267,11 +249,11 @@ def choose_lengths(
             for size in range(step, max(lengths[-1], top + step), step)
             if size not in lengths
         ]
-        costs = [cost(candidate) for candidate in tried]
-        if not costs or min(costs) > least - compile_cost:
+        values = [cost(candidate) for candidate in tried]
+        if not values or min(values) > least - compile_cost:
             break
-        least = min(costs)
-        lengths = tried[costs.index(least)]
+        least = min(values)
+        lengths = tried[values.index(least)]
         nested.append(lengths)
     return nested
 

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feddpa_jax.data.costs import Costs
 from feddpa_jax.types import TokenizedExample
-
-# A token in a row of T attends to T others; at this T attention costs as much as the frozen maps.
-ATTENTION_LENGTH = 400
 
 
 class Segment(NamedTuple):
@@ -55,11 +53,6 @@ def response_length(example: TokenizedExample) -> int:
     return len(example.tokens_T) - example.prompt_length
 
 
-def row_cost(length: int) -> float:
-    """What a row costs, in tokens of the frozen maps: T (1 + T / ATTENTION_LENGTH)."""
-    return length * (1 + length / ATTENTION_LENGTH)
-
-
 def local_updates(
     count: int,
     *,
@@ -88,7 +81,9 @@ def local_updates(
     return updates
 
 
-def pack(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+def pack(
+    lengths: Sequence[int], row_lengths: Sequence[int], costs: Costs
+) -> list[tuple[int, list[int]]]:
     """Puts examples into rows at the least cost, by best-fit decreasing.
 
     Rows of each capacity are tried, with larger ones for the examples that need them; every row
@@ -97,18 +92,20 @@ def pack(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[int, 
     Args:
       lengths: tokens of each example.
       row_lengths: the lengths that rows may have, ascending; the last holds every example.
+      costs: of rows.
 
     Returns:
       (row length, indexes of `lengths`) of each row.
 
-    >>> pack([5, 3, 4, 2], [7])
+    >>> from feddpa_jax.data.costs import CPU_COSTS
+    >>> pack([5, 3, 4, 2], [7], CPU_COSTS)
     [(7, [0, 3]), (7, [2, 1])]
-    >>> pack([7, 3], [4, 8])
+    >>> pack([7, 3], [4, 8], CPU_COSTS)
     [(8, [0]), (4, [1])]
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     tried = [_pack(lengths, order, row_lengths, capacity) for capacity in row_lengths]
-    return min(tried, key=lambda rows: sum(row_cost(length) for length, _ in rows))
+    return min(tried, key=lambda rows: sum(costs.row(length) for length, _ in rows))
 
 
 def _pack(
@@ -141,6 +138,7 @@ def update_rows(
     examples: Sequence[TokenizedExample],
     micro_batches: Sequence[np.ndarray],
     row_lengths: Sequence[int],
+    costs: Costs,
 ) -> list[PackedRow]:
     """The packed rows of one client's update.
 
@@ -152,14 +150,14 @@ def update_rows(
         total = sum(response_length(examples[i]) for i in micro)
         weight = 1.0 / (len(micro_batches) * total)
         segments += [Segment(examples[i], weight, int(i)) for i in micro]
-    return pack_rows(client, segments, row_lengths)
+    return pack_rows(client, segments, row_lengths, costs)
 
 
 def pack_rows(
-    client: int, segments: Sequence[Segment], row_lengths: Sequence[int]
+    client: int, segments: Sequence[Segment], row_lengths: Sequence[int], costs: Costs
 ) -> list[PackedRow]:
     """Packs segments of one client into rows."""
-    rows = pack([len(segment.example.tokens_T) for segment in segments], row_lengths)
+    rows = pack([len(segment.example.tokens_T) for segment in segments], row_lengths, costs)
     return [
         PackedRow(client, number, length, [segments[i] for i in members])
         for number, (length, members) in enumerate(rows)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.data.blocks import CPU_COSTS, Costs, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import choose_shapes, fill, schedule
+from feddpa_jax.data.costs import CPU_COSTS, Costs
 from feddpa_jax.data.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.fed.method import RoundData
 from feddpa_jax.fed.participation import sample_participants
@@ -39,7 +40,7 @@ class TrainingData:
       clients_per_step: clients trained at once; None for all.
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
-      costs: of blocks and compilations there; block shapes follow them.
+      costs: of rows, blocks and compilations there; block shapes follow them.
     """
 
     names: tuple[str, ...]
@@ -184,7 +185,7 @@ class TrainingData:
         shapes: Sequence[BlockShape],
     ) -> list[PackedRow]:
         lengths = [shape.length for shape in shapes]
-        return update_rows(place, self.examples[client], micro_batches, lengths)
+        return update_rows(place, self.examples[client], micro_batches, lengths, self.costs)
 
     def _blocks(
         self,

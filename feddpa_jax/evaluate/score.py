@@ -16,7 +16,8 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.data.blocks import Placed, choose_shapes, costs_on, fill, schedule
+from feddpa_jax.data.blocks import Placed, choose_shapes, fill, schedule
+from feddpa_jax.data.costs import Costs, costs_on
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape, Rows
 from feddpa_jax.models.decoder import Model, causal_mask
@@ -129,12 +130,19 @@ class Scorer:
     """Scores requests in blocks of a few shapes, so that all modes share their compilations."""
 
     def __init__(
-        self, model: Model, adapters: Adapters, shapes: Sequence[BlockShape], *, shortest: int
+        self,
+        model: Model,
+        adapters: Adapters,
+        shapes: Sequence[BlockShape],
+        costs: Costs,
+        *,
+        shortest: int,
     ):
-        """Args: the base, the adapters, the block shapes, and the shortest prompt's tokens."""
+        """Args: the base, the adapters, block shapes, costs, and the shortest prompt's tokens."""
         self.model = model
         self.adapters = adapters
         self.shapes = {shape.length: shape for shape in shapes}
+        self.costs = costs
         self.shortest = shortest
         self._block = jax.jit(_score_block, static_argnames=("scale", "layers"))
 
@@ -151,15 +159,16 @@ class Scorer:
         """A scorer whose block shapes suit requests on these examples, each so many times."""
         lengths = [len(example.tokens_T) for example in examples]
         sample = examples[:: -(-len(examples) // SAMPLED)]
+        costs = costs_on(jax.default_backend(), model.config)
         shapes = choose_shapes(
             [[[[Segment(example, 1.0) for example in sample]]]],
             block_tokens=block_tokens,
-            costs=costs_on(jax.default_backend(), model.config),
+            costs=costs,
             longest=max(lengths),
             share=len(sample) / (len(examples) * times),
         )
         shortest = min(example.prompt_length for example in examples)
-        return cls(model, adapters, shapes, shortest=shortest)
+        return cls(model, adapters, shapes, costs, shortest=shortest)
 
     def __call__(
         self,
@@ -184,7 +193,7 @@ class Scorer:
                 for ident, request in enumerate(requests)
                 if request.client == client
             ]
-            work.append([pack_rows(client, own, lengths)])
+            work.append([pack_rows(client, own, lengths, self.costs)])
         embedded = (len(requests), len(layers), self.model.config.width)
         scores = Scores(
             np.zeros(len(requests)),

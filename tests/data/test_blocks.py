@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from feddpa_jax.data.blocks import CPU_COSTS, Planned, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import Planned, choose_shapes, fill, schedule
+from feddpa_jax.data.costs import CPU_COSTS
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
@@ -16,7 +17,7 @@ def example(length: int, prompt: int, start: int = 100) -> TokenizedExample:
 def test_fill_by_hand():
     # Two examples in one row of 8: tokens 10 11 12 (prompt 1) and 20 21 22 23 (prompt 3).
     segments = [Segment(example(3, 1, 10), 0.25, 7), Segment(example(4, 3, 20), 0.5, 9)]
-    (row,) = pack_rows(5, segments, [8])
+    (row,) = pack_rows(5, segments, [8], CPU_COSTS)
     block, placed = fill([row], BlockShape(2, 8, 4))
     np.testing.assert_array_equal(block.tokens_BT[0], [20, 21, 22, 23, 10, 11, 12, 0])
     np.testing.assert_array_equal(block.segment_BT[0], [1, 1, 1, 1, 2, 2, 2, 0])
@@ -110,7 +111,10 @@ def test_shapes_fit_the_longest_and_packs_the_short():
     assert all(shape.rows * shape.length <= 1024 for shape in shapes)
     lengths = [shape.length for shape in shapes]
     packed = [
-        [[pack_rows(c, update, lengths) for update in client] for c, client in enumerate(sample[0])]
+        [
+            [pack_rows(c, update, lengths, CPU_COSTS) for update in client]
+            for c, client in enumerate(sample[0])
+        ]
     ]
     blocks = list(schedule(packed, {shape.length: shape for shape in shapes}))
     check(blocks, packed)

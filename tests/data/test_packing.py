@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from feddpa_jax.data.packing import local_updates, pack, row_cost, update_rows
+from feddpa_jax.data.costs import CPU_COSTS
+from feddpa_jax.data.packing import local_updates, pack, update_rows
 from feddpa_jax.types import TokenizedExample
 
 
@@ -14,7 +15,7 @@ def example(length: int, prompt: int, start: int = 100) -> TokenizedExample:
 @pytest.mark.parametrize("row_lengths", [[64], [24, 64], [16, 32, 48, 64, 128]])
 def test_pack_keeps_capacity_and_loses_nothing(row_lengths: list[int]):
     lengths = np.random.default_rng(0).integers(1, 60, 200).tolist()
-    rows = pack(lengths, row_lengths)
+    rows = pack(lengths, row_lengths, CPU_COSTS)
     assert sorted(i for _, members in rows for i in members) == list(range(200))
     for size, members in rows:
         assert size in row_lengths
@@ -27,7 +28,7 @@ def test_pack_keeps_capacity_and_loses_nothing(row_lengths: list[int]):
 def test_more_lengths_never_cost_more():
     lengths = np.random.default_rng(1).integers(4, 60, 30).tolist()
     costs = [
-        sum(row_cost(size) for size, _ in pack(lengths, row_lengths))
+        sum(CPU_COSTS.row(size) for size, _ in pack(lengths, row_lengths, CPU_COSTS))
         for row_lengths in ([64], [32, 64], [16, 32, 48, 64])
     ]
     assert costs[0] > costs[1] > costs[2]
@@ -35,7 +36,7 @@ def test_more_lengths_never_cost_more():
 
 def test_weights_are_means_of_micro_batch_means():
     examples = [example(5, 3), example(9, 3), example(4, 3)]  # 2, 6 and 1 response tokens
-    rows = update_rows(0, examples, [np.array([0, 1]), np.array([2])], [32])
+    rows = update_rows(0, examples, [np.array([0, 1]), np.array([2])], [32], CPU_COSTS)
     weights = {s.ident: s.weight for row in rows for s in row.segments}
     # Micro-batch 1 has 8 response tokens, micro-batch 2 has 1; each counts half.
     assert weights == pytest.approx({0: 1 / 16, 1: 1 / 16, 2: 1 / 2})
