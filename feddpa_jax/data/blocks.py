@@ -6,6 +6,7 @@ block, and its next update's rows may come in the block after. So blocks are ful
 however unequal the clients are.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ Work = Sequence[Sequence[PackedRow]]
 class _Client:
     """A client's rows that are still to be computed; those of the update under way by length."""
 
-    def __init__(self, work: Work):
+    def __init__(self, place: int, work: Work):
+        self.place = place
         self.work = work
         self.left = sum(row.length for update in work for row in update)
         self.update = -1
@@ -73,6 +75,46 @@ class _Client:
         return row
 
 
+class _Shard:
+    """A shard's clients that are not at their end, and how many rows of each length they have."""
+
+    def __init__(self, work: Sequence[Work]):
+        self.clients = [_Client(place, own) for place, own in enumerate(work) if own]
+        self.ready: Counter[int] = Counter()
+        for client in self.clients:
+            self._count(client)
+
+    def _count(self, client: _Client) -> None:
+        for length, rows in client.open.items():
+            self.ready[length] += len(rows)
+
+    def take(self, shape: BlockShape) -> tuple[list[PackedRow], list[int]]:
+        """The shard's part of a block, and the places of the clients whose update ends with it.
+
+        Rows are those of the clients with the most work left first.
+        """
+        rows: list[PackedRow] = []
+        ended: list[_Client] = []
+        room = shape.positions
+        self.clients.sort(key=lambda client: (-client.left, client.place))
+        for client in self.clients:
+            while len(rows) < shape.rows and (open_ := client.open.get(shape.length)):
+                room -= open_[-1].positions
+                if room < 0:
+                    break
+                rows.append(client.take(shape.length))
+            if not client.open:
+                ended.append(client)
+            if room < 0 or len(rows) == shape.rows:
+                break
+        self.ready[shape.length] -= len(rows)
+        for client in ended:
+            client.advance()
+            self._count(client)
+        self.clients = [client for client in self.clients if client.open]
+        return rows, sorted(client.place for client in ended)
+
+
 def schedule(
     shards: Sequence[Sequence[Work]], shapes: Mapping[int, BlockShape]
 ) -> Iterator[Planned]:
@@ -87,42 +129,16 @@ def schedule(
     Yields:
       Blocks until nothing is left.
     """
-    clients = [[_Client(work) for work in shard] for shard in shards]
-    while any(client.open for shard in clients for client in shard):
-        length = max(shapes, key=lambda length: (_share(clients, shapes[length]), length))
-        shape = shapes[length]
-        rows, ends = [], []
-        for shard in clients:
-            rows.append(_take(shard, shape))
-            ends.append([])
-            for place, client in enumerate(shard):
-                if not client.open and client.update < len(client.work):
-                    ends[-1].append(place)
-                    client.advance()
-        yield Planned(shape, rows, ends)
+    working = [_Shard(work) for work in shards]
 
+    def filled(length: int) -> float:
+        rows = shapes[length].rows
+        return sum(min(rows, shard.ready[length]) for shard in working) / rows
 
-def _share(clients: list[list[_Client]], shape: BlockShape) -> float:
-    """How full a block of this shape would be."""
-    ready = [
-        min(shape.rows, sum(len(client.open.get(shape.length, ())) for client in shard))
-        for shard in clients
-    ]
-    return sum(ready) / (shape.rows * len(clients))
-
-
-def _take(shard: list[_Client], shape: BlockShape) -> list[PackedRow]:
-    """The rows of one shard's part of a block: of the clients with the most work left first."""
-    rows: list[PackedRow] = []
-    positions = 0
-    for client in sorted(shard, key=lambda client: -client.left):
-        while len(rows) < shape.rows and client.open.get(shape.length):
-            row = client.open[shape.length][-1]
-            if positions + row.positions > shape.positions:
-                return rows
-            rows.append(client.take(shape.length))
-            positions += row.positions
-    return rows
+    while any(shard.clients for shard in working):
+        length = max(shapes, key=lambda length: (filled(length), length))
+        parts = [shard.take(shapes[length]) for shard in working]
+        yield Planned(shapes[length], [rows for rows, _ in parts], [ends for _, ends in parts])
 
 
 def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Placed]]:
@@ -174,10 +190,9 @@ def choose_shapes(
     Returns:
       A shape for each row length, ascending; the last one's rows hold the longest example.
     """
-    clients = [client for shard in sample for client in shard]
-    each = max(1, LENGTHS_FROM // sum(len(client[0]) for client in clients))
-    packable = [update for client in clients for update in client[:each]]
-    part = sum(map(len, packable)) / sum(len(update) for client in clients for update in client)
+    updates = [update for shard in sample for client in shard for update in client]
+    packable = _some(updates, LENGTHS_FROM)
+    part = sum(map(len, packable)) / sum(map(len, updates))
     nested = choose_lengths(
         [[len(segment.example.tokens_T) for segment in update] for update in packable],
         longest=longest,
@@ -207,6 +222,17 @@ def choose_shapes(
             size //= 2
     assert best is not None
     return best[1]
+
+
+def _some(updates: Sequence[Sequence[Segment]], examples: int) -> list[Sequence[Segment]]:
+    """Updates drawn from all, until they have so many examples; the same ones every time."""
+    drawn, count = [], 0
+    for index in np.random.default_rng(0).permutation(len(updates)):
+        if count >= examples:
+            break
+        drawn.append(updates[index])
+        count += len(updates[index])
+    return drawn
 
 
 def choose_lengths(

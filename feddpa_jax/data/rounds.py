@@ -17,6 +17,8 @@ from feddpa_jax.types import TokenizedExample
 
 # About so many clients' updates of a run are packed beforehand to choose the block shapes.
 SAMPLED_UPDATES = 64
+# Beyond so many clients a part of the shards stands for all.
+SAMPLED_CLIENTS = 256
 
 
 def client_id(name: str) -> int:
@@ -86,10 +88,11 @@ class TrainingData:
         """The block shapes of a run of so many rounds, from a sample of its first one."""
         longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         members = self._groups(self.participants(0))[0]
+        shards = self._shards(members)[:: -(-len(members) // SAMPLED_CLIENTS)]
         kept = max(4, SAMPLED_UPDATES // len(members))
         sample: list[list[list[list[Segment]]]] = []
         sampled = 0
-        for shard in self._shards(members):
+        for shard in shards:
             sample.append([])
             for client in shard:
                 updates = [
