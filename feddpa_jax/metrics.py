@@ -8,13 +8,48 @@ For scores of C clients on I test instances, each of one task:
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
+
+
+class Metric(NamedTuple):
+    """How a metric is told.
+
+    Attributes:
+      title: its name and unit.
+      digits: after the point, in tables.
+      fine_digits: the same where things that hardly differ stand side by side.
+      lower_is_better: whether a low score is a good one.
+    """
+
+    title: str
+    digits: int
+    fine_digits: int
+    lower_is_better: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title at the head of a line."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def better(self) -> str:
+        """Which scores are the better ones: "lower" or "higher"."""
+        return "lower" if self.lower_is_better else "higher"
+
+
+METRICS = {
+    "rouge1": Metric("ROUGE-1", 1, 1),
+    "exact_match": Metric("exact match, %", 1, 1),
+    "nll": Metric("response NLL, nats", 2, 3, lower_is_better=True),
+}
 
 
 @functools.cache
-def _scorer() -> RougeScorer:
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rouge1"], use_stemmer=False)
 
 

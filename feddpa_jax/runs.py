@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,14 @@ class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
                 f"{self.path}: cannot be written ({reason}); make room or choose another folder, "
                 "then start the same command again"
             ) from None
+
+
+def write_rules(folder: Path, texts: Mapping[str, str]) -> None:
+    """Keeps the files that rules of the user's own are from, by name, beside what they gave."""
+    if texts:
+        (folder / "rules").mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_whole(folder / "rules" / name, text)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from feddpa_jax.evaluate.run import ModeResult, Setting
-from feddpa_jax.metrics import Interval, Resamples, Summary, Tasks, summarize
-from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.runs import write_rules, write_whole, writing
+from feddpa_jax.weighting.registry import sources
 
-_TITLES = {"rouge1": "ROUGE-1", "exact_match": "exact match %", "nll": "response NLL"}
 # What the paper compares: (mode, other mode, measure).
 _COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
 
@@ -72,7 +72,7 @@ def make_report(
 def write_report(
     folder: Path, report: Report, results: Mapping[str, ModeResult], setting: Setting
 ) -> None:
-    """Writes summary.json and instances.jsonl.
+    """Writes summary.json, instances.jsonl, and the file of a rule of the user's own.
 
     Raises:
       UserError: they cannot be written.
@@ -98,6 +98,8 @@ def write_report(
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if "instance" in results:
+            write_rules(folder, sources([report.settings["weighting"]["rule"]]))
         write_whole(folder / "instances.jsonl", "".join(_instance_lines(results, setting)))
         write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
 
@@ -154,8 +156,8 @@ def render(report: Report) -> Group:
     metrics = list(next(iter(report.summaries.values())))
     parts: list[Any] = []
     for name in metrics:
-        better = "lower" if name == "nll" else "higher"
-        table = Table(title=f"{_TITLES[name]} ({better} is better)", title_justify="left")
+        told = METRICS[name]
+        table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
         table.add_column("mode")
         table.add_column("P: own task", justify="right")
         table.add_column("TTP: all tasks", justify="right")
@@ -173,8 +175,8 @@ def render(report: Report) -> Group:
     for mode, other, measure in _COMPARISONS:
         by_metric = report.differences.get(f"{mode} - {other}")
         if by_metric:
-            values = ", ".join(
-                f"{_TITLES[name]} {_cell(getattr(summary, measure))}"
+            values = "; ".join(
+                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")

@@ -8,6 +8,7 @@ from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import SETTINGS_FILE, SUPPORT_FILE, Weighting
+from feddpa_jax.metrics import METRICS
 from feddpa_jax.types import Example
 
 _METHODS = {
@@ -22,7 +23,6 @@ _PAPER = (
     "Yang, Long, Shen, Jiang, Blumenstein: *Dual-Personalizing Adapter for Federated Foundation "
     "Models*, NeurIPS 2024, [arXiv 2403.19211](https://arxiv.org/abs/2403.19211)"
 )
-_METRICS = {"rouge1": "ROUGE-1", "exact_match": "exact match %", "nll": "NLL"}
 
 
 def adapter_card(
@@ -213,7 +213,7 @@ def _results(trained: Trained) -> str:
         return "## Results\n\nThis checkpoint was not evaluated."
     modes: dict[str, Any] = trained.summary["modes"]
     metrics = list(next(iter(modes.values())))
-    columns = [f"{measure}: {_METRICS[name]}" for name in metrics for measure in ("P", "TTP")]
+    columns = [f"{measure}: {METRICS[name].title}" for name in metrics for measure in ("P", "TTP")]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for mode, by_metric in modes.items():
         cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]

@@ -32,13 +32,14 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         for folder in (tables, plots):
             folder.mkdir(exist_ok=True)
-        for table in parts.tables:
-            name = file_name(table.name)
+        names = file_names([table.name for table in parts.tables])
+        for table, name in zip(parts.tables, names, strict=True):
             write_whole(tables / f"{name}.csv", table.to_csv())
             write_whole(tables / f"{name}.md", table.to_markdown())
             write_whole(tables / f"{name}.tex", table.to_latex())
-        for title, svg in parts.figures.items():
-            write_whole(plots / f"{file_name(title)}.svg", standalone(svg, FIGURE_STYLE))
+        names = file_names(list(parts.figures))
+        for svg, name in zip(parts.figures.values(), names, strict=True):
+            write_whole(plots / f"{name}.svg", standalone(svg, FIGURE_STYLE))
         write_whole(out, page)
     reporter.say(f"tables: {tables}; plots: {plots}")
     reporter.say(f"report: {out}")
@@ -58,10 +59,20 @@ def _made(folders: Sequence[Path]) -> tuple[str, Parts]:
         ) from None
 
 
-def file_name(title: str) -> str:
-    """A title, which may hold names from data, as the name of a file.
+def file_names(titles: Sequence[str]) -> list[str]:
+    """Titles, which may hold names from data, as names of files, no two alike.
 
-    >>> file_name("scores ../nll")
-    'scores_.._nll'
+    >>> file_names(["scores ../nll", "a b", "a_b", "A/b"])
+    ['scores_.._nll', 'a_b', 'a_b_2', 'A_b_3']
     """
-    return re.sub(r"[^\w.-]+", "_", title)
+    names: list[str] = []
+    taken: set[str] = set()
+    for title in titles:
+        name = base = re.sub(r"[^\w.-]+", "_", title)
+        number = 1
+        while name.casefold() in taken:  # Some file systems do not tell a from A.
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

@@ -11,9 +11,6 @@ import numpy as np
 from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
-METRICS = {"rouge1": "ROUGE-1", "exact_match": "Exact match, %", "nll": "Response NLL, nats"}
-DIGITS = {"rouge1": 1, "exact_match": 1, "nll": 2}
-LOWER_IS_BETTER = {"nll"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 

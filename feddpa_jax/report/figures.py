@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feddpa_jax.report.content import DIGITS, LOWER_IS_BETTER, METRICS, Run, differing
+from feddpa_jax.metrics import METRICS
+from feddpa_jax.report.content import Run, differing
 from feddpa_jax.report.svg import Line, Span, boxes, heat_map, intervals, lines
 from feddpa_jax.report.tables import Table
 
@@ -19,7 +20,7 @@ def cell(value: Mapping[str, float | None] | None, metric: str, digits: int | No
     span = to_span(value)
     if span is None:
         return "–"
-    digits = DIGITS[metric] if digits is None else digits
+    digits = METRICS[metric].digits if digits is None else digits
     return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*span, digits)
 
 
@@ -46,8 +47,8 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
                 marked.add(len(rows))
             values = [cell(run.value(mode, metric, measure), metric) for measure in _MEASURES]
             rows.append([run.label, mode, *values])
-    better = "lower" if metric in LOWER_IS_BETTER else "higher"
-    caption = f"{METRICS[metric]} ({better} is better), with 95 % bootstrap intervals"
+    told = METRICS[metric]
+    caption = f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals"
     columns = ["run", "mode", *_MEASURES.values()]
     return Table(f"scores_{metric}", caption, columns, rows, 2, frozenset(marked))
 
@@ -63,7 +64,7 @@ def score_plot(runs: Sequence[Run], metric: str) -> str:
             spans = [to_span(run.value(mode, metric, measure)) for measure in _MEASURES]
             name = mode if len(runs) == 1 else f"{run.label} {mode}"
             rows.append((name, mode == run.answers_with(), spans))
-    return intervals(f"P and TTP by {METRICS[metric]}", list(_MEASURES.values()), rows)
+    return intervals(f"P and TTP by {METRICS[metric].title}", list(_MEASURES.values()), rows)
 
 
 def heat(run: Run, mode: str, metric: str) -> str:
@@ -73,12 +74,12 @@ def heat(run: Run, mode: str, metric: str) -> str:
     own = run.summary.get("own_tasks", {})
     tasks = run.summary["tasks"]
     return heat_map(
-        f"{METRICS[metric]} of every client on every task, {run.label}, {mode}",
+        f"{METRICS[metric].heading} of every client on every task, {run.label}, {mode}",
         tasks,
         list(matrix),
         [[row[task] for task in tasks] for row in matrix.values()],
         [[task in own.get(client, ()) for task in tasks] for client in matrix],
-        lower_is_better=metric in LOWER_IS_BETTER,
+        lower_is_better=METRICS[metric].lower_is_better,
     )
 
 
@@ -119,8 +120,8 @@ def curve_plot(laboratory: Mapping[str, Any], metric: str) -> str:
         )
         for series, (side, points) in enumerate(laboratory["curves"][metric].items())
     ]
-    title = f"{METRICS[metric]} against the weight of the local adapter"
-    return lines(title, "weight of the local adapter", METRICS[metric], drawn)
+    title = f"{METRICS[metric].heading} against the weight of the local adapter"
+    return lines(title, "weight of the local adapter", METRICS[metric].heading, drawn)
 
 
 def rule_name(rule: Mapping[str, Any]) -> str:
@@ -134,8 +135,7 @@ def rule_table(run: Run) -> Table:
     assert run.laboratory is not None
 
     def fine(found: Mapping[str, Any], metric: str, measure: str) -> str:
-        # Rules differ by thousandths of a nat.
-        return cell(found[metric][measure], metric, 3 if metric == "nll" else None)
+        return cell(found[metric][measure], metric, METRICS[metric].fine_digits)
 
     rows, marked = [], set()
     for rule in run.laboratory["rules"]:

@@ -81,5 +81,6 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
 @media print { :root { color-scheme: light; } body { font-size: 10.5pt; } nav { display: none; }
   main, header { max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
   figure, table, .card { break-inside: avoid; } .scroll { overflow: visible; }
-  a { color: inherit; } }
+  a { color: inherit; }
+  details::details-content { content-visibility: visible; block-size: auto; } }
 """

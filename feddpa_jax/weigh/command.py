@@ -22,13 +22,13 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.metrics import Resamples, Summary, summarize
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.runs import write_rules, write_whole, writing
 from feddpa_jax.types import Example, TokenizedExample, UserError
 from feddpa_jax.weigh import candidates
 from feddpa_jax.weigh.cache import Cache
 from feddpa_jax.weigh.candidates import Candidate
 from feddpa_jax.weigh.collect import PARTS, Collected, Questions, collect
-from feddpa_jax.weigh.grid import METRICS, Grid, make_curves, score_rule
+from feddpa_jax.weigh.grid import CURVE_METRICS, Grid, make_curves, score_rule
 from feddpa_jax.weigh.identity import identify
 from feddpa_jax.weigh.options import Options
 from feddpa_jax.weigh.report import (
@@ -41,7 +41,7 @@ from feddpa_jax.weigh.report import (
     to_csv,
     to_json,
 )
-from feddpa_jax.weighting.registry import RULES, weighs_layers
+from feddpa_jax.weighting.registry import RULES, sources, weighs_layers
 
 
 def weigh(
@@ -163,6 +163,7 @@ def weigh(
         },
     )
     with writing(folder):
+        write_rules(folder, sources(rules))
         write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
     reporter.show(render(findings, notes))
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
@@ -243,7 +244,7 @@ def _try(
         for rule in rules:
             settings = grid.settings(rule, seed)
             score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
-            assert score_NXZ.shape == (len(settings), len(METRICS), 2)
+            assert score_NXZ.shape == (len(settings), len(CURVE_METRICS), 2)
             chosen, value = candidates.best(settings, score_NXZ)
             best.append((value, rule, chosen))
             everything += settings
@@ -286,21 +287,23 @@ def _exact(
     return {name: summarize(s, test.tasks, test.resamples) for name, s in scores.items()}
 
 
-def _agreement(findings: Sequence[Finding], errors: dict[str, float]) -> list[str]:
+def _agreement(findings: Sequence[Finding], errors: dict[str, dict[str, float]]) -> list[str]:
     """How well interpolated and exact numbers agree, in a sentence."""
     notes = [
         "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: they "
         "know what no client knows before it answers."
     ]
-    off = [
-        abs(getattr(finding.exact["nll"], z).value - getattr(finding.test["nll"], z).value)
-        for finding in findings
-        if finding.exact is not None and "nll" in finding.exact
-        for z in ("p", "ttp")
-    ]
-    notes.append(
-        f"Interpolating over twice the distance between weights is off by {errors['nll']:.4f} in "
-        "TTP (NLL) at most"
-        + (f"; interpolated and exact P and TTP differ by {max(off):.4f} at most." if off else ".")
+    stated = errors["nll"]
+    note = (
+        "Interpolating over twice the distance between weights makes no rule's NLL be off by more "
+        f"than {stated['P']:.4f} in P and {stated['TTP']:.4f} in TTP"
     )
+    pairs = [(f.exact["nll"], f.test["nll"]) for f in findings if f.exact and "nll" in f.exact]
+    if pairs:
+        off_p, off_ttp = (
+            max(abs(getattr(exact, z).value - getattr(test, z).value) for exact, test in pairs)
+            for z in ("p", "ttp")
+        )
+        note += f"; interpolated and exact ones differ by {off_p:.4f} and {off_ttp:.4f} at most"
+    notes.append(f"{note}.")
     return notes

@@ -21,7 +21,7 @@ from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.registry import find_rule, sees
 from feddpa_jax.weighting.rules import local_weight
 
-METRICS = ("nll", "exact_match")
+CURVE_METRICS = ("nll", "exact_match")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Curves(NamedTuple):
     """Scores of every client's answers at `WEIGHTS`, and how they add up to P and TTP.
 
     Attributes:
-      score_CIWX: by metric X of `METRICS`.
+      score_CIWX: by metric X of `CURVE_METRICS`.
       share_CIZ: each cell's part in P and in TTP.
     """
 
@@ -123,7 +123,7 @@ def score_rule(
       seed: of the supports' draws.
 
     Returns:
-      [settings, X, Z]: by metric of `METRICS`; P and TTP.
+      [settings, X, Z]: by metric of `CURVE_METRICS`; P and TTP.
     """
     function = find_rule(rule)
     names = sees(function)
@@ -174,4 +174,4 @@ def score_rule(
         return [jax.lax.map(of_view, by_view) for by_view in inputs]
 
     by_support = [np.asarray(values) for values in score(inputs, curves)]
-    return np.stack(by_support, axis=1).reshape(-1, len(METRICS), 2)
+    return np.stack(by_support, axis=1).reshape(-1, len(CURVE_METRICS), 2)

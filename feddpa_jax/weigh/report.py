@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.metrics import Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.weigh.candidates import Candidate
 from feddpa_jax.weigh.collect import WEIGHTS, Collected
-from feddpa_jax.weigh.grid import METRICS, interpolate, make_curves
+from feddpa_jax.weigh.grid import CURVE_METRICS, interpolate, make_curves
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_DIGITS = (3, 1)  # of METRICS
+
 Summaries = dict[str, Summary]
 
 
@@ -69,7 +69,7 @@ def interpolated(
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
     weight_CI = weight_CJ[:, split.rows].astype(np.float32)
     score_CIX = np.asarray(jax.vmap(interpolate)(jnp.asarray(score_CIWX), jnp.asarray(weight_CI)))
-    return {name: score_CIX[..., x].astype(np.float64) for x, name in enumerate(METRICS)}
+    return {name: score_CIX[..., x].astype(np.float64) for x, name in enumerate(CURVE_METRICS)}
 
 
 def judge(
@@ -83,16 +83,21 @@ def judge(
     return {name: summarize(s, split.tasks, split.resamples) for name, s in scores.items()}
 
 
-def interpolation_error(collected: Collected, split: Split) -> dict[str, float]:
-    """How far interpolation is off, measured where it is coarser than it is in use.
+def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[str, float]]:
+    """The most that interpolation can make P and TTP of any rule be off, by metric.
 
-    Every second weight is left out and interpolated between its neighbours, which are twice as far
-    apart as the computed ones. By metric: the largest deviation of TTP at any left-out weight.
+    It is measured where interpolation is coarser than in use: every second weight is left out and
+    interpolated between its neighbours, twice as far apart as the computed ones. Each answer counts
+    with its largest deviation at any left-out weight, and none is set against another's.
     """
     score_CIWX, share_CIZ = make_curves(collected, split.tasks, split.rows)
     between_CIWX = (score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 2
-    off_WX = np.einsum("ciwx,ci->wx", between_CIWX - score_CIWX[:, :, 1::2], share_CIZ[..., 1])
-    return {name: float(np.abs(off_WX[:, x]).max()) for x, name in enumerate(METRICS)}
+    off_CIX = np.abs(between_CIWX - score_CIWX[:, :, 1::2]).max(axis=2)
+    off_XZ = np.einsum("cix,ciz->xz", off_CIX, share_CIZ)
+    return {
+        name: dict(zip(("P", "TTP"), off_Z.tolist(), strict=True))
+        for name, off_Z in zip(CURVE_METRICS, off_XZ, strict=True)
+    }
 
 
 def _interval(value: Interval) -> dict[str, float | None]:
@@ -107,7 +112,7 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
     """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals."""
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
     found: dict[str, Any] = {}
-    for x, metric in enumerate(METRICS):
+    for x, metric in enumerate(CURVE_METRICS):
         sides = found[metric] = {}
         for side, cells_CI in (("own", split.own_cells()), ("foreign", ~split.own_cells())):
             if not cells_CI.any():
@@ -167,7 +172,7 @@ def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     """All settings with their validation scores."""
     text = io.StringIO()
     fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
-    measures = [f"{metric} {z}" for metric in METRICS for z in ("P", "TTP")]
+    measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*fields, *measures])
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
@@ -203,8 +208,8 @@ def _cell(value: Interval, digits: int) -> str:
 
 def _values(found: Summaries) -> list[str]:
     return [
-        f"{value.value:.{digits}f}"
-        for name, digits in zip(METRICS, _DIGITS, strict=True)
+        f"{value.value:.{METRICS[name].fine_digits}f}"
+        for name in CURVE_METRICS
         for value in (found[name].p, found[name].ttp)
     ]
 
@@ -228,12 +233,12 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
         said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
         against = finding.minus_paper["nll"].ttp
-        table.add_row(said, *_values(finding.test), _cell(against, _DIGITS[0]))
+        table.add_row(said, *_values(finding.test), _cell(against, METRICS["nll"].fine_digits))
         if finding.exact is not None:
             rouge = finding.exact.get("rouge1")
             answers = (
                 "" if rouge is None else f"ROUGE-1 P {rouge.p.value:.1f}, TTP {rouge.ttp.value:.1f}"
             )
-            if set(METRICS) <= finding.exact.keys():
+            if set(CURVE_METRICS) <= finding.exact.keys():
                 table.add_row("  run exactly", *_values(finding.exact), answers)
     return Group(table, Text("\n".join(notes)))

@@ -45,6 +45,7 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "run exactly" in out
     assert "knows the answer" in out
+    assert (run_dir / "weigh" / "rules" / "my_rules.py").read_text(encoding="utf-8") == rule
 
     content = json.loads((run_dir / "weigh" / "summary.json").read_text())
     by_label = {rule["label"]: rule for rule in content["rules"]}
@@ -56,8 +57,11 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     assert by_label["paper"]["minus_paper"]["nll"]["TTP"]["value"] == 0
     # Interpolated and exact agree within what interpolation is off by.
     paper = by_label["paper"]
-    off = abs(paper["exact"]["nll"]["TTP"]["value"] - paper["test"]["nll"]["TTP"]["value"])
-    assert off <= content["interpolation_error"]["nll"]
+    for rule in content["rules"]:
+        for measure, stated in content["interpolation_error"]["nll"].items():
+            if rule["exact"]:
+                exact, test = rule["exact"]["nll"][measure], rule["test"]["nll"][measure]
+                assert abs(exact["value"] - test["value"]) <= stated
     assert paper["exact"].keys() == {"rouge1", "exact_match", "nll"}
     assert len(content["curves"]["nll"]["own"]) == len(content["mix_weights"]) == 9
 

@@ -67,6 +67,9 @@ def laboratory() -> dict:
     curve = [interval(1.0 + w / 8) for w in range(9)]
     return {
         "round": 2,
+        "validation_instances": 16,
+        "test_instances": 12,
+        "interpolation_error": {"nll": {"P": 0.02, "TTP": 0.01}},
         "mix_weights": [w / 8 for w in range(9)],
         "curves": {"nll": {"own": curve, "foreign": curve[::-1]}},
         "rules": rules,
