@@ -72,15 +72,16 @@ class RunFolder:
     def check_same_training(self, config: Config) -> None:
         """Refuses a configuration that trains differently.
 
-        The sections eval and weighting do not touch training and may differ; neither does it matter
-        on which devices a run goes on, or who follows it.
+        The sections eval and weighting and the number of test instances do not touch training and
+        may differ; neither does it matter on which devices a run goes on, or who follows it.
 
         Raises:
           UserError: another section differs.
         """
         old = load_config(self.config_file)
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
-        same = dataclasses.replace(config, **free)
+        data = dataclasses.replace(config.data, max_test=old.data.max_test)
+        same = dataclasses.replace(config, **free, data=data)
         changes = difference(old, same)
         if changes:
             raise UserError(

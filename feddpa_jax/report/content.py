@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,18 @@ from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Answer(NamedTuple):
+    """A client's answer to a test instance.
+
+    Attributes:
+      task: the instance's.
+      scores: by metric.
+    """
+
+    task: str
+    scores: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +38,7 @@ class Run:
       rounds: a line of metrics.jsonl each.
       summary: eval/summary.json, or None.
       weights: quantiles of the local weight of the mode "instance", by "own" and "foreign".
+      answers: those of the mode that the method answers with, by client and instance.
       laboratory: weigh/summary.json, or None.
     """
 
@@ -36,6 +49,7 @@ class Run:
     rounds: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any] | None
     weights: Mapping[str, Sequence[float]]
+    answers: Mapping[tuple[str, int], Answer]
     laboratory: Mapping[str, Any] | None
 
     @property
@@ -87,17 +101,27 @@ def _read(folder: Path) -> Run:
     if "fed.method" not in flat:
         raise UserError(f"{folder / 'config.yaml'}: has no fed.method; get the file again")
     summary = _json(folder / "eval" / "summary.json")
+    instances = folder / "eval" / "instances.jsonl"
+    answers = _lines(instances) if summary is not None and instances.is_file() else []
     rounds = [] if not (folder / "metrics.jsonl").is_file() else _lines(folder / "metrics.jsonl")
-    return Run(
+    run = Run(
         label=folder.name,
         path=folder,
         config=flat,
         environment=_flat(_json(folder / "environment.json") or {}),
         rounds=rounds,
         summary=summary,
-        weights=_weights(folder / "eval" / "instances.jsonl", summary),
+        weights=_weights(answers, summary),
+        answers={},
         laboratory=_json(folder / "weigh" / "summary.json"),
     )
+    mode = run.answers_with()
+    of_mode = {
+        (line["client"], line["index"]): Answer(line["task"], line["scores"])
+        for line in answers
+        if line.get("mode") == mode
+    }
+    return dataclasses.replace(run, answers=of_mode)
 
 
 def _text(file: Path) -> str:
@@ -146,11 +170,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _weights(file: Path, summary: Mapping[str, Any] | None) -> dict[str, list[float]]:
-    if summary is None or not file.is_file() or "own_tasks" not in summary:
+def _weights(
+    answers: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None
+) -> dict[str, list[float]]:
+    if summary is None or "own_tasks" not in summary:
         return {}
     sides: dict[str, list[float]] = {"own": [], "foreign": []}
-    for line in _lines(file):
+    for line in answers:
         if line.get("mode") == "instance":
             own = line["task"] in summary["own_tasks"].get(line["client"], ())
             sides["own" if own else "foreign"].append(float(line["local_weight"]))

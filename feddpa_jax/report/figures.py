@@ -1,10 +1,12 @@
 """What is drawn and tabled, from runs."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.metrics import METRICS
 from feddpa_jax.report.content import Run, differing
+from feddpa_jax.report.paired import differences
 from feddpa_jax.report.svg import Line, Span, boxes, heat_map, intervals, lines
 from feddpa_jax.report.tables import Table
 
@@ -51,6 +53,31 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
     caption = f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals"
     columns = ["run", "mode", *_MEASURES.values()]
     return Table(f"scores_{metric}", caption, columns, rows, 2, frozenset(marked))
+
+
+def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table | None:
+    """What runs answer with, against the first run; None where no two can be compared."""
+    rows = []
+    for run in runs[1:]:
+        found = differences(run, runs[0])
+        if found:
+            spans = [
+                dataclasses.asdict(getattr(found[metric], measure.lower()))
+                if metric in found
+                else None
+                for metric in metrics
+                for measure in _MEASURES
+            ]
+            of = [metric for metric in metrics for _ in _MEASURES]
+            rows.append([run.label, *map(cell, spans, of)])
+    if not rows:
+        return None
+    columns = [f"{METRICS[m].title}: {measure}" for m in metrics for measure in _MEASURES]
+    caption = (
+        f"Minus {runs[0].label}, with 95 % bootstrap intervals of the difference on the same "
+        "test instances"
+    )
+    return Table("differences_of_scores", caption, ["run", *columns], rows)
 
 
 def score_plot(runs: Sequence[Run], metric: str) -> str:

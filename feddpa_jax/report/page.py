@@ -148,6 +148,10 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
             )
         )
         shown.append(parts.table(figures.score_table(having, metric)))
+    against = figures.paired_table(evaluated, figures.metrics_of(evaluated))
+    if against is not None:
+        shown.append("<h3>Differences between runs</h3>")
+        shown.append(parts.table(against))
     missing = [run for run in runs if not run.modes()]
     if missing:
         shown.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))

@@ -73,6 +73,12 @@ def test_finished_run_is_left_alone_and_can_be_evaluated_again(run_dir, capsys):
     assert "resuming" not in capsys.readouterr().err
     after = final_state(run_dir)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    # More test instances do not make it another run.
+    more = ["--data.max_test", "2", "--eval.modes", "[global]", "--eval.metrics", "[nll]"]
+    assert main(["eval", "--run-dir", str(run_dir), *more]) == 0
+    instances = (run_dir / "eval" / "instances.jsonl").read_text().splitlines()
+    assert len(instances) == 2 * 8 * 8
+    capsys.readouterr()
     assert main(["eval", "--run-dir", str(run_dir), "--eval.metrics", "[nll]"]) == 0
     assert "response NLL" in capsys.readouterr().out
 

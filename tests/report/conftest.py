@@ -80,12 +80,20 @@ def laboratory() -> dict:
 def make_run(tmp_path) -> Callable[..., Path]:
     """Writes a run folder; parts can be left out."""
 
-    def make(name: str, *, method: str = "feddpa_f", evaluated: bool = True, weighed: bool = True):
+    def make(
+        name: str,
+        *,
+        method: str = "feddpa_f",
+        evaluated: bool = True,
+        weighed: bool = True,
+        nll: float = 1.0,
+    ):
         folder = tmp_path / name
         (folder / "eval").mkdir(parents=True)
         (folder / "weigh").mkdir()
         (folder / "config.yaml").write_text(
             f"seed: 0\nmodel: {{path: '<i>tiny</i>'}}\ndata: {{path: sample}}\n"
+            "eval: {bootstrap: 50}\n"
             f"fed: {{method: {method}, rounds: 3}}\nlora: {{targets: [q_proj, v_proj]}}\n"
         )
         (folder / "environment.json").write_text(
@@ -104,10 +112,17 @@ def make_run(tmp_path) -> Callable[..., Path]:
         if evaluated:
             (folder / "eval" / "summary.json").write_text(json.dumps(summary()))
             instances = [
-                {"mode": mode, "client": client, "task": task, "local_weight": 0.8 if own else 0.2}
+                {
+                    "mode": mode,
+                    "client": client,
+                    "task": task,
+                    "index": index,
+                    "local_weight": 0.8 if own else 0.2,
+                    "scores": {"nll": nll + 0.1 * index + own, "exact_match": 100.0 * own},
+                }
                 for mode in ("local", "instance")
                 for client, mine in zip(HOSTILE, TASKS, strict=True)
-                for task in TASKS
+                for index, task in enumerate(TASKS * 2)
                 for own in [task == mine]
             ]
             (folder / "eval" / "instances.jsonl").write_text(

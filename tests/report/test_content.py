@@ -14,7 +14,7 @@ def test_a_run(make_run):
     assert run.environment["packages.jax"] == "<1>"
     assert run.value("local", "nll", "TTP") == {"value": 3.5, "low": 3.4, "high": 3.6}
     assert run.value("fixed", "nll", "TTP") is None
-    # Of the mode "instance" alone: 3 own at 0.8, 6 foreign at 0.2.
+    # Of the mode "instance" alone: 6 own at 0.8, 12 foreign at 0.2.
     assert run.weights == {"own": [0.8] * 5, "foreign": [0.2] * 5}
 
 

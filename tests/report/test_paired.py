@@ -1,0 +1,59 @@
+"""Differences between runs are those of the same client on the same instance."""
+
+import json
+
+import numpy as np
+import pytest
+
+from feddpa_jax.report.content import read_runs
+from feddpa_jax.report.paired import differences
+
+
+def edit(folder, change):
+    """Changes every line of a run's answers; None leaves one out."""
+    file = folder / "eval" / "instances.jsonl"
+    lines = [change(json.loads(line)) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines if line is not None))
+
+
+def test_a_constant_difference_has_no_width(make_run):
+    runs = read_runs([make_run("a", nll=1.0), make_run("b", method="fedit", nll=1.25)])
+    found = differences(runs[1], runs[0])
+    assert list(found) == ["exact_match", "nll"]  # Neither has ROUGE-1 by instance.
+    for span in (found["nll"].p, found["nll"].ttp):
+        np.testing.assert_allclose([span.value, span.low, span.high], 0.25)
+    back = differences(runs[0], runs[1])
+    assert back["nll"].p.value == pytest.approx(-0.25)
+
+
+def test_by_hand(make_run):
+    one, two = make_run("a"), make_run("b", method="fedit")
+
+    def worse(line):
+        # 0.6 on the first client's own task, once; 6 answers on each of 3 tasks in all.
+        if line["client"].startswith("<script>") and line["index"] == 0:
+            line["scores"]["nll"] += 0.6
+        return line
+
+    edit(two, worse)
+    runs = read_runs([one, two])
+    found = differences(runs[1], runs[0])["nll"]
+    assert found.p.value == pytest.approx(0.6 / 2 / 3)  # two instances of the task, three clients
+    assert found.ttp.value == pytest.approx(0.6 / 2 / 9)  # and nine cells
+    assert found.p.low == pytest.approx(0) and found.p.high > found.p.value
+
+
+@pytest.mark.parametrize("what", ["a missing answer", "another task", "no answers"])
+def test_other_instances_are_not_compared(make_run, what):
+    one, two = make_run("a"), make_run("b", method="fedit")
+
+    def change(line):
+        if what == "no answers" or (what == "a missing answer" and line["index"] == 5):
+            return None
+        if what == "another task" and line["index"] == 0:
+            line["task"] = "e"
+        return line
+
+    edit(two, change)
+    runs = read_runs([one, two])
+    assert differences(runs[1], runs[0]) == {}
