@@ -153,10 +153,10 @@ class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
 
 def write_rules(folder: Path, texts: Mapping[str, str]) -> None:
     """Keeps the files that rules of the user's own are from, by name, beside what they gave."""
-    if texts:
-        (folder / "rules").mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_whole(folder / "rules" / name, text)
+    with writing(folder):
+        for name, text in texts.items():
+            (folder / "rules").mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "rules" / name, text)
 
 
 def write_whole(path: Path, text: str) -> None:

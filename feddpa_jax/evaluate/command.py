@@ -13,7 +13,9 @@ from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
+from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
+from feddpa_jax.weighting.registry import sources
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
@@ -140,6 +142,8 @@ def evaluate_config(
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
+    if "instance" in results:
+        write_rules(folder, sources([weighting.rule]))
     write_report(folder, report, results, setting)
     reporter.show(render(report))
     return report

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
-from feddpa_jax.runs import write_rules, write_whole, writing
-from feddpa_jax.weighting.registry import sources
+from feddpa_jax.runs import write_whole, writing
 
 # What the paper compares: (mode, other mode, measure).
 _COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
@@ -72,7 +71,7 @@ def make_report(
 def write_report(
     folder: Path, report: Report, results: Mapping[str, ModeResult], setting: Setting
 ) -> None:
-    """Writes summary.json, instances.jsonl, and the file of a rule of the user's own.
+    """Writes summary.json and instances.jsonl.
 
     Raises:
       UserError: they cannot be written.
@@ -98,8 +97,6 @@ def write_report(
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if "instance" in results:
-            write_rules(folder, sources([report.settings["weighting"]["rule"]]))
         write_whole(folder / "instances.jsonl", "".join(_instance_lines(results, setting)))
         write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
 

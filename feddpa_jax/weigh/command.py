@@ -162,8 +162,8 @@ def weigh(
             "interpolation_error": errors,
         },
     )
+    write_rules(folder, sources(rules))
     with writing(folder):
-        write_rules(folder, sources(rules))
         write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
     reporter.show(render(findings, notes))
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
