@@ -1,6 +1,7 @@
 """A thousand clients on one machine: flat memory, and a cost that follows participants."""
 
 import dataclasses
+import gc
 import re
 import time
 from pathlib import Path
@@ -67,13 +68,17 @@ def test_memory_is_flat_over_fifty_rounds(engine, tmp_path: Path):
         data_round = data.round(number, shapes)
         assert len(data_round.participants) == 51
         state, _ = method.round(state, data_round, key=jax.random.key(number))
+        if number in (5, 49):
+            gc.collect()  # What earlier tests left in cycles is not this round's.
         host.append(resident())
         device.append(device_bytes())
     saved = need(state.local).saved
     assert len(saved) > 800  # nearly everybody was there once
     # All private adapters together would be more than is ever added.
     own = sum(saved_.size for saved_ in saved.values())
-    assert device[-1] == device[5] < device[0] + own / 4
+    assert device[5] < device[0] + own / 4
+    # Not even a scalar a round is left behind.
+    assert device[49] - device[5] < 4 * (49 - 5)
     assert host[-1] - host[10] < 12e6
 
 
