@@ -114,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", metavar="LIST", help="embed after so many layers (each quarter of the model)"
     )
     weigh.add_argument(
+        "--by",
+        metavar="LIST",
+        help="metrics that settings are chosen by, of nll and exact_match (both, by places)",
+    )
+    weigh.add_argument(
         "--exact",
         type=int,
         default=2,

@@ -34,6 +34,11 @@ class Metric(NamedTuple):
         return self.title[0].upper() + self.title[1:]
 
     @property
+    def short(self) -> str:
+        """The title without its unit, inside a sentence."""
+        return self.title.split(",")[0]
+
+    @property
     def better(self) -> str:
         """Which scores are the better ones: "lower" or "higher"."""
         return "lower" if self.lower_is_better else "higher"

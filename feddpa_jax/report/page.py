@@ -226,11 +226,12 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
         )
         shown.append(parts.table(figures.rule_table(run)))
         off = run.laboratory["interpolation_error"]["nll"]
+        by = " and ".join(METRICS[name].short for name in run.laboratory["chosen_by"])
         shown.append(
             _p(
-                f"Chosen on {run.laboratory['validation_instances']} held-out examples, reported "
-                f"on {run.laboratory['test_instances']} test instances by interpolation, which "
-                f"makes no rule’s NLL be off by more than {off['P']:.3f} in P and "
+                f"Chosen by {by} on {run.laboratory['validation_instances']} held-out examples, "
+                f"reported on {run.laboratory['test_instances']} test instances by interpolation, "
+                f"which makes no rule’s NLL be off by more than {off['P']:.3f} in P and "
                 f"{off['TTP']:.3f} in TTP.",
                 "mute",
             )

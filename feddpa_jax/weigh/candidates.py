@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.metrics import Tasks
+from feddpa_jax.metrics import METRICS, Tasks
 from feddpa_jax.types import UserError
 from feddpa_jax.weigh.collect import WEIGHTS, Collected
+from feddpa_jax.weigh.grid import CURVE_METRICS
 from feddpa_jax.weighting.rules import make_weighting
 
 
@@ -87,25 +88,42 @@ def bounds(
     ]
 
 
-def objective(score_XZ: np.ndarray) -> np.ndarray:
-    """What settings are chosen by: the mean of P and TTP in NLL, [..., X, Z] -> [...]."""
-    return score_XZ[..., 0, :].mean(axis=-1)
+def places(score_NXZ: np.ndarray, by: Sequence[str]) -> np.ndarray:
+    """Where each setting stands among all that were tried, [N] from 0 (the best) to below 1.
+
+    It is the share of settings whose mean of P and TTP is better, averaged over metrics: metrics
+    of any scale count the same. Infinite where a score is not finite.
+
+    Args:
+      score_NXZ: by metric of `CURVE_METRICS`; P and TTP.
+      by: the metrics that count.
+    """
+    found = []
+    for name in by:
+        mean_N = score_NXZ[:, CURVE_METRICS.index(name)].mean(axis=-1)
+        cost_N = mean_N if METRICS[name].lower_is_better else -mean_N
+        cost_N = np.where(np.isfinite(cost_N), cost_N, np.inf)
+        place_N = np.searchsorted(np.sort(cost_N), cost_N) / len(cost_N)
+        found.append(np.where(np.isfinite(cost_N), place_N, np.inf))
+    return np.mean(found, axis=0)
 
 
-def best(
-    settings: Sequence[WeightingSettings], score_NXZ: np.ndarray
-) -> tuple[WeightingSettings, float]:
-    """The setting of the lowest objective, the first of equals, and its objective.
+def best_of_each(
+    settings: Sequence[WeightingSettings], score_NXZ: np.ndarray, by: Sequence[str]
+) -> list[WeightingSettings]:
+    """The setting of every rule that stands highest, the first of equals; the best rule first.
 
     Raises:
-      UserError: it is finite in none.
+      UserError: a rule's scores are finite in none.
     """
-    value_N = objective(score_NXZ)
-    value_N = np.where(np.isfinite(value_N), value_N, np.inf)
-    place = int(value_N.argmin())
-    if not np.isfinite(value_N[place]):
-        raise UserError(
-            f"--rules: {settings[0].rule} gives similarities that are not finite in all of its "
-            f"{len(settings)} settings; mend it, or leave it out"
-        )
-    return settings[place], float(value_N[place])
+    best: dict[str, tuple[float, WeightingSettings]] = {}
+    for setting, place in zip(settings, places(score_NXZ, by), strict=True):
+        if setting.rule not in best or place < best[setting.rule][0]:
+            best[setting.rule] = (float(place), setting)
+    for rule, (place, _) in best.items():
+        if not np.isfinite(place):
+            raise UserError(
+                f"--rules: {rule} gives similarities that are not finite in any of its settings; "
+                "mend it, or leave it out"
+            )
+    return [setting for _, setting in sorted(best.values(), key=lambda found: found[0])]

@@ -19,7 +19,7 @@ from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.run import Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Scorer
 from feddpa_jax.fed.methods import METHODS
-from feddpa_jax.metrics import Resamples, Summary, summarize
+from feddpa_jax.metrics import METRICS, Resamples, Summary, summarize
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_rules, write_whole, writing
@@ -115,7 +115,9 @@ def weigh(
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, setting.training)))
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers)
-    best, notes = _try(rules, grid, collected, splits["validation"], folder, config.seed, reporter)
+    best, notes = _try(
+        rules, options.by, grid, collected, splits["validation"], folder, config.seed, reporter
+    )
     chosen = [
         Candidate(label, settings, candidates.weigh(collected, settings))
         for label, settings in [*candidates.fixed_points(paper).items(), *best]
@@ -157,6 +159,7 @@ def weigh(
         findings,
         about={
             "round": round_number,
+            "chosen_by": list(options.by),
             "validation_instances": count,
             "test_instances": len(setting.instances),
             "interpolation_error": errors,
@@ -229,6 +232,7 @@ def _collect(
 
 def _try(
     rules: Sequence[str],
+    by: Sequence[str],
     grid: Grid,
     collected: Collected,
     validation: Split,
@@ -238,26 +242,25 @@ def _try(
 ) -> tuple[list[tuple[str, WeightingSettings]], list[str]]:
     """The best setting of every rule, the best rule first; and how long it took."""
     curves = make_curves(collected, validation.tasks, validation.rows)
-    everything, scores, best = [], [], []
+    everything, scores = [], []
     start = time.perf_counter()
     with reporter.task("trying", len(rules), "rules") as advance:
         for rule in rules:
             settings = grid.settings(rule, seed)
             score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
             assert score_NXZ.shape == (len(settings), len(CURVE_METRICS), 2)
-            chosen, value = candidates.best(settings, score_NXZ)
-            best.append((value, rule, chosen))
             everything += settings
             scores.append(score_NXZ)
             advance(1)
     seconds = time.perf_counter() - start
     with writing(folder):
         write_whole(folder / "settings.csv", to_csv(everything, np.concatenate(scores)))
-    best.sort(key=lambda found: found[0])
-    labelled = [(f"best {rule}", settings) for _, rule, settings in best]
-    return labelled, [
+    best = candidates.best_of_each(everything, np.concatenate(scores), by)
+    named = " and ".join(METRICS[name].short for name in by)
+    return [(f"best {settings.rule}", settings) for settings in best], [
         f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "
-        "s; a rule's best has the lowest mean of P and TTP in NLL there; the best rule comes first."
+        f"s; chosen by the mean of P and TTP there in {named}"
+        f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from feddpa_jax.types import UserError
+from feddpa_jax.weigh.grid import CURVE_METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Options:
       scales: what similarities are multiplied by.
       supports: numbers of training prompts; None: the run's, and all that a client has.
       layers: prompts are embedded after so many; None: after each quarter of the model.
+      by: the metrics that settings are chosen by on validation.
       exact: how many of the best rules are run exactly, beside the paper's.
       fresh: compute the evidence again.
     """
@@ -26,6 +28,7 @@ class Options:
     scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
     supports: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
+    by: tuple[str, ...] = CURVE_METRICS
     exact: int = 2
     fresh: bool = False
 
@@ -54,12 +57,16 @@ def read_options(known: argparse.Namespace) -> Options:
         rules = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
         if not all(rules):
             raise UserError(f"--rules: {known.rules!r} has an empty name; write cosine,gate")
+    by = CURVE_METRICS if known.by is None else tuple(dict.fromkeys(known.by.split(",")))
+    if not set(by) <= set(CURVE_METRICS):
+        raise UserError(f"--by: {known.by!r} is no list of {', '.join(CURVE_METRICS)}")
     if known.exact < 0:
         raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
     options = Options(
         rules=rules,
         supports=read("supports", int, 1),
         layers=read("layers", int, 0),
+        by=by,
         exact=known.exact,
         fresh=known.fresh,
     )

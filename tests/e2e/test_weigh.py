@@ -40,7 +40,7 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_rules.py").write_text(rule, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--layers", "1"]
-    rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--exact", "1"]
+    rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--by", "nll", "--exact", "1"]
     assert main([*command, *rules]) == 0
     out = capsys.readouterr().out
     assert "run exactly" in out
@@ -48,6 +48,7 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     assert (run_dir / "weigh" / "rules" / "my_rules.py").read_text(encoding="utf-8") == rule
 
     content = json.loads((run_dir / "weigh" / "summary.json").read_text())
+    assert content["chosen_by"] == ["nll"]
     by_label = {rule["label"]: rule for rule in content["rules"]}
     assert {"paper", "released code", "best my_rules.py:gate", "bound: knows the task"} <= set(
         by_label
@@ -95,6 +96,7 @@ def test_mistakes(run_dir, tmp_path, capsys):
     refused(capsys, [*weigh, "--supports", "0"], "--supports")
     refused(capsys, [*weigh, "--layers", "3"], "--layers", "0 to 2")
     refused(capsys, [*weigh, "--exact", "-1"], "--exact")
+    refused(capsys, [*weigh, "--by", "nll,rouge1"], "--by", "'nll,rouge1'", "nll, exact_match")
     for name, more, words in (
         ("none held", ["--data.validation", "0"], ["data.validation", "--data.validation 16"]),
         ("one adapter", ["--fed.method", "fedit"], ["fedit", "feddpa_f"]),

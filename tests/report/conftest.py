@@ -67,6 +67,7 @@ def laboratory() -> dict:
     curve = [interval(1.0 + w / 8) for w in range(9)]
     return {
         "round": 2,
+        "chosen_by": ["nll", "exact_match"],
         "validation_instances": 16,
         "test_instances": 12,
         "interpolation_error": {"nll": {"P": 0.02, "TTP": 0.01}},

@@ -7,7 +7,8 @@ import pytest
 
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import Resamples, summarize
-from feddpa_jax.weigh.candidates import best, bounds, weigh
+from feddpa_jax.types import UserError
+from feddpa_jax.weigh.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.weigh.collect import WEIGHTS
 from feddpa_jax.weigh.grid import Grid, interpolate, make_curves, score_rule
 from feddpa_jax.weigh.report import Split, interpolated, interpolation_error, judge
@@ -61,11 +62,27 @@ def test_one_compilation_a_rule(laboratory, caplog):
     assert sum("jit(score)" in message for message in compiled) == 1, compiled
 
 
-def test_the_best_is_the_lowest_mean_of_p_and_ttp():
-    settings = [WeightingSettings(scale=s) for s in (0.1, 0.2, 0.3)]
-    # [settings, metric, P or TTP]; the second metric does not count.
-    scores = np.array([[[1.0, 3.0], [0, 0]], [[2.0, 1.5], [9, 9]], [[0.5, 3.0], [0, 0]]])
-    assert best(settings, scores) == (settings[1], 1.75)
+def test_places_by_hand():
+    # [settings, metric, P or TTP]: the means of NLL are 2, 1.5, 1.75, those of exact match 5, 9, 9.
+    scores = np.array([[[1.0, 3.0], [4, 6]], [[2.0, 1.0], [9, 9]], [[0.5, 3.0], [10, 8]]])
+    np.testing.assert_allclose(places(scores, ["nll"]), [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(places(scores, ["exact_match"]), [2 / 3, 0, 0])
+    np.testing.assert_allclose(places(scores, ["nll", "exact_match"]), [2 / 3, 0, 1 / 6])
+    scores[1, 1, 0] = np.nan
+    np.testing.assert_allclose(places(scores, ["nll", "exact_match"]), [1 / 2, np.inf, 1 / 6])
+
+
+def test_the_best_of_each_rule():
+    settings = [WeightingSettings(rule, scale=s) for rule in ("l2", "gate") for s in (0.1, 0.2)]
+    nll_N, exact_N = np.array([4.0, 3, 2, 1]), np.array([0.0, 0, 9, 1])
+    scores = np.stack([nll_N, exact_N], axis=-1)[..., None].repeat(2, axis=-1)
+    assert best_of_each(settings, scores, ["nll"]) == [settings[3], settings[1]]
+    assert best_of_each(settings, scores, ["exact_match"]) == [settings[2], settings[0]]
+    # Places 3/4 and 2/4, and 2/4 and 2/4; 1/4 and 0, and 0 and 1/4: the first of equals.
+    assert best_of_each(settings, scores, ["nll", "exact_match"]) == [settings[2], settings[1]]
+    scores[:2] = np.nan
+    with pytest.raises(UserError, match="--rules: l2 gives similarities that are not finite"):
+        best_of_each(settings, scores, ["nll"])
 
 
 def test_bounds_are_no_worse_than_any_weight(laboratory):
