@@ -8,9 +8,12 @@ For scores of C clients on I test instances, each of one task:
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 class Metric(NamedTuple):
@@ -52,7 +55,8 @@ METRICS = {
 
 
 @functools.cache
-def _scorer() -> Any:
+def _scorer() -> "RougeScorer":
+    # Imports nltk, which takes a second: only where it is needed.
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rouge1"], use_stemmer=False)

@@ -5,8 +5,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,20 +153,46 @@ class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
             ) from None
 
 
-def write_rules(folder: Path, texts: Mapping[str, str]) -> None:
-    """Keeps the files that rules of the user's own are from, by name, beside what they gave."""
+def write_rules(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Keeps the files that rules of the user's own are from beside what they gave.
+
+    Args:
+      folder: of the results; `rules` in it then holds these files and no others.
+      files: their content, by path.
+    """
     with writing(folder):
-        for name, text in texts.items():
+        shutil.rmtree(folder / "rules", ignore_errors=True)
+        names = file_names([Path(p).with_suffix("").as_posix().lstrip("./~") for p in files])
+        for name, content in zip(names, files.values(), strict=True):
             (folder / "rules").mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "rules" / name, text)
+            write_whole(folder / "rules" / f"{name}.py", content)
 
 
-def write_whole(path: Path, text: str) -> None:
+def file_names(titles: Sequence[str]) -> list[str]:
+    """Titles, which may hold names from data, as names of files, no two alike.
+
+    >>> file_names(["scores ../nll", "a b", "a_b", "A/b"])
+    ['scores_.._nll', 'a_b', 'a_b_2', 'A_b_3']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for title in titles:
+        name = base = re.sub(r"[^\w.-]+", "_", title)
+        number = 1
+        while name.casefold() in taken:  # Some file systems do not tell a from A.
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file aside and renames it, so that it is there whole or as it was."""
     aside = path.with_name(f".{path.name}.writing")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

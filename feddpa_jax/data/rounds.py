@@ -88,7 +88,8 @@ class TrainingData:
         """The block shapes of a run of so many rounds, from a sample of its first one."""
         longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         members = self._groups(self.participants(0))[0]
-        shards = self._shards(members)[:: -(-len(members) // SAMPLED_CLIENTS)]
+        every = self._shards(members)
+        shards = every[:: -(-len(members) // SAMPLED_CLIENTS)]
         kept = max(4, SAMPLED_UPDATES // len(members))
         sample: list[list[list[list[Segment]]]] = []
         sampled = 0
@@ -102,7 +103,7 @@ class TrainingData:
                 sampled += sum(len(s.example.tokens_T) for update in updates for s in update)
                 sample[-1].append(updates)
         mean = sum(map(self.tokens, range(len(self.names)))) / len(self.names)
-        total = rounds * len(self.participants(0)) * mean
+        total = rounds * len(self.participants(0)) * mean * len(shards) / len(every)
         return choose_shapes(
             sample,
             block_tokens=self.block_tokens,

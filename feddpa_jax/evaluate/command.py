@@ -117,6 +117,8 @@ def evaluate_config(
     setting, counts = make_setting(
         config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
     )
+    # Read before the work: a file may change, or go, meanwhile.
+    files = sources([weighting.rule]) if weighs else {}
     results = evaluate(
         prepared.base.model,
         adapters,
@@ -142,8 +144,7 @@ def evaluate_config(
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
-    if "instance" in results:
-        write_rules(folder, sources([weighting.rule]))
+    write_rules(folder, files if "instance" in results else {})
     write_report(folder, report, results, setting)
     reporter.show(render(report))
     return report

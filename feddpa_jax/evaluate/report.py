@@ -1,6 +1,7 @@
 """Evaluation results on disk (summary.json, instances.jsonl) and as tables."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.types import Example
 
 # What the paper compares: (mode, other mode, measure).
 _COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
@@ -116,6 +118,12 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
     }
 
 
+def _digest(example: Example) -> str:
+    """What tells an instance from any other, whatever its place in the test set."""
+    text = json.dumps([example.instruction, example.input, example.output])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
     for mode, result in results.items():
         weights = result.weights.means()
@@ -127,6 +135,7 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                     "client": client.name,
                     "task": example.task,
                     "index": i,
+                    "instance": _digest(example),
                     "similarity": None
                     if weights.similarity_CI is None
                     else float(weights.similarity_CI[c, i]),

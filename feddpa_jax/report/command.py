@@ -1,6 +1,5 @@
 """Writes the report of some runs."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import Parts, make_page
 from feddpa_jax.report.style import FIGURE_STYLE
 from feddpa_jax.report.svg import standalone
-from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.runs import file_names, write_whole, writing
 from feddpa_jax.types import UserError
 
 
@@ -57,22 +56,3 @@ def _made(folders: Sequence[Path]) -> tuple[str, Parts]:
             f"{named}: a result there is not as this version writes it ({type(error).__name__}: "
             f"{error}); make it again with feddpa eval or feddpa weigh"
         ) from None
-
-
-def file_names(titles: Sequence[str]) -> list[str]:
-    """Titles, which may hold names from data, as names of files, no two alike.
-
-    >>> file_names(["scores ../nll", "a b", "a_b", "A/b"])
-    ['scores_.._nll', 'a_b', 'a_b_2', 'A_b_3']
-    """
-    names: list[str] = []
-    taken: set[str] = set()
-    for title in titles:
-        name = base = re.sub(r"[^\w.-]+", "_", title)
-        number = 1
-        while name.casefold() in taken:  # Some file systems do not tell a from A.
-            number += 1
-            name = f"{base}_{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names

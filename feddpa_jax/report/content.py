@@ -19,10 +19,12 @@ class Answer(NamedTuple):
 
     Attributes:
       task: the instance's.
+      instance: a digest of its text and target.
       scores: by metric.
     """
 
     task: str
+    instance: str
     scores: Mapping[str, float]
 
 
@@ -117,7 +119,7 @@ def _read(folder: Path) -> Run:
     )
     mode = run.answers_with()
     of_mode = {
-        (line["client"], line["index"]): Answer(line["task"], line["scores"])
+        (line["client"], line["index"]): Answer(line["task"], line["instance"], line["scores"])
         for line in answers
         if line.get("mode") == mode
     }

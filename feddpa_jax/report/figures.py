@@ -55,12 +55,14 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
     return Table(f"scores_{metric}", caption, columns, rows, 2, frozenset(marked))
 
 
-def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table | None:
-    """What runs answer with, against the first run; None where no two can be compared."""
-    rows = []
+def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[Table | None, Sequence[Run]]:
+    """What runs answer with, against the first run; and the runs that cannot be set against it."""
+    rows, apart = [], []
     for run in runs[1:]:
         found = differences(run, runs[0])
-        if found:
+        if not found:
+            apart.append(run)
+        else:
             spans = [
                 dataclasses.asdict(getattr(found[metric], measure.lower()))
                 if metric in found
@@ -69,15 +71,15 @@ def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table | None:
                 for measure in _MEASURES
             ]
             of = [metric for metric in metrics for _ in _MEASURES]
-            rows.append([run.label, *map(cell, spans, of)])
+            rows.append([f"{run.label}, {run.answers_with()}", *map(cell, spans, of)])
     if not rows:
-        return None
+        return None, apart
     columns = [f"{METRICS[m].title}: {measure}" for m in metrics for measure in _MEASURES]
     caption = (
-        f"Minus {runs[0].label}, with 95 % bootstrap intervals of the difference on the same "
-        "test instances"
+        f"Minus {runs[0].label}, {runs[0].answers_with()}, with 95 % bootstrap intervals of the "
+        "difference on the same test instances"
     )
-    return Table("differences_of_scores", caption, ["run", *columns], rows)
+    return Table("differences_of_scores", caption, ["run", *columns], rows), apart
 
 
 def score_plot(runs: Sequence[Run], metric: str) -> str:
@@ -171,15 +173,19 @@ def rule_table(run: Run) -> Table:
         cells = [fine(rule["test"], m, z) for m in ("nll", "exact_match") for z in _MEASURES]
         exact = [
             fine(rule["exact"], m, z) if rule.get("exact") and m in rule["exact"] else ""
-            for m, z in (("nll", "P"), ("nll", "TTP"), ("rouge1", "P"), ("rouge1", "TTP"))
+            for m in ("nll", "exact_match", "rouge1")
+            for z in _MEASURES
         ]
-        against = fine(rule["minus_paper"], "nll", "TTP")
+        against = [
+            fine(rule["minus_paper"], m, z) for m in ("nll", "exact_match") for z in _MEASURES
+        ]
         words = rule["words"] or "a bound, no rule"
-        rows.append([rule_name(rule), words, *cells, against, *exact])
+        rows.append([rule_name(rule), words, *cells, *against, *exact])
     columns = [
-        *("rule", "setting", "NLL: P", "NLL: TTP", "exact match: P", "exact match: TTP"),
-        "NLL: TTP, minus the paper's rule's",
-        *("NLL: P, run exactly", "NLL: TTP, run exactly", "ROUGE-1: P", "ROUGE-1: TTP"),
+        *("rule", "setting"),
+        *(f"{name}: {z}" for name in ("NLL", "exact match") for z in _MEASURES),
+        *(f"{name}: {z}, minus the paper's" for name in ("NLL", "exact match") for z in _MEASURES),
+        *(f"{m}: {z}, run exactly" for m in ("NLL", "exact match", "ROUGE-1") for z in _MEASURES),
     ]
     caption = f"Weighting rules on the test instances, {run.label}; chosen on held-out examples"
     return Table(f"rules_{run.label}", caption, columns, rows, 2, frozenset(marked))

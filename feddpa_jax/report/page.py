@@ -148,14 +148,45 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
             )
         )
         shown.append(parts.table(figures.score_table(having, metric)))
-    against = figures.paired_table(evaluated, figures.metrics_of(evaluated))
-    if against is not None:
+    counts = {run.label: _instance_count(run) for run in evaluated}
+    shown.append(
+        _p(
+            "Evaluated on "
+            + (
+                f"{counts[evaluated[0].label]} test instances."
+                if len({*counts.values()}) == 1
+                else "unequal numbers of test instances, so compare with care: "
+                + ", ".join(f"{escape(label)} {count}" for label, count in counts.items())
+                + "."
+            ),
+            "mute",
+        )
+        if evaluated
+        else ""
+    )
+    against, apart = figures.paired_table(evaluated, figures.metrics_of(evaluated))
+    if len(evaluated) > 1:
         shown.append("<h3>Differences between runs</h3>")
+    if against is not None:
         shown.append(parts.table(against))
+    if apart:
+        named = escape(", ".join(run.label for run in apart))
+        shown.append(
+            _p(
+                f"Not set against {escape(evaluated[0].label)}: {named}. A difference needs the "
+                "same clients, tasks and test instances (data, seed, <code>data.max_test</code>), "
+                "and both evaluated in the mode that their method answers with.",
+                "mute",
+            )
+        )
     missing = [run for run in runs if not run.modes()]
     if missing:
         shown.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))
     return "".join(shown)
+
+
+def _instance_count(run: Run) -> int:
+    return len({index for _, index in run.answers})
 
 
 def _clients(runs: Sequence[Run], parts: Parts) -> str:
@@ -225,14 +256,18 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
             )
         )
         shown.append(parts.table(figures.rule_table(run)))
-        off = run.laboratory["interpolation_error"]["nll"]
+        off = run.laboratory["interpolation_error"]
+        errors = "; ".join(
+            f"{METRICS[name].short} {own['P']:.{METRICS[name].fine_digits}f} in P and "
+            f"{own['TTP']:.{METRICS[name].fine_digits}f} in TTP"
+            for name, own in off.items()
+        )
         by = " and ".join(METRICS[name].short for name in run.laboratory["chosen_by"])
         shown.append(
             _p(
                 f"Chosen by {by} on {run.laboratory['validation_instances']} held-out examples, "
-                f"reported on {run.laboratory['test_instances']} test instances by interpolation, "
-                f"which makes no rule’s NLL be off by more than {off['P']:.3f} in P and "
-                f"{off['TTP']:.3f} in TTP.",
+                f"reported on {run.laboratory['test_instances']} test instances by interpolation. "
+                f"By estimate that is off by at most: {errors}.",
                 "mute",
             )
         )

@@ -17,13 +17,17 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
       first: the other.
 
     Returns:
-      Nothing where they do not answer the same instances of the same clients.
+      Nothing where they do not answer the same instances of the same clients, or one of them was
+      not evaluated in the mode that its method answers with.
     """
     if not run.answers or run.summary is None or first.summary is None:
         return {}
-    cells = {key: answer.task for key, answer in run.answers.items()}
-    if cells != {key: answer.task for key, answer in first.answers.items()}:
+    for one, summary in ((run, run.summary), (first, first.summary)):
+        if one.answers_with() != summary["answers_with"]:
+            return {}
+    if _instances(run) != _instances(first):
         return {}
+    cells = {key: answer.task for key, answer in run.answers.items()}
     if run.summary["own_tasks"] != first.summary["own_tasks"]:
         return {}
     clients = list(run.summary["own_tasks"])
@@ -49,3 +53,7 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
             one_CI, other_CI = np.array(of_both, float)
             found[metric] = summarize(one_CI - other_CI, tasks, resamples)
     return found
+
+
+def _instances(run: Run) -> dict[tuple[str, int], tuple[str, str]]:
+    return {key: (answer.task, answer.instance) for key, answer in run.answers.items()}

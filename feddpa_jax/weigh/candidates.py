@@ -89,7 +89,7 @@ def bounds(
 
 
 def places(score_NXZ: np.ndarray, by: Sequence[str]) -> np.ndarray:
-    """Where each setting stands among all that were tried, [N] from 0 (the best) to below 1.
+    """Where each setting stands among others, [N] from 0 (the best) to below 1.
 
     It is the share of settings whose mean of P and TTP is better, averaged over metrics: metrics
     of any scale count the same. Infinite where a score is not finite.
@@ -111,19 +111,24 @@ def places(score_NXZ: np.ndarray, by: Sequence[str]) -> np.ndarray:
 def best_of_each(
     settings: Sequence[WeightingSettings], score_NXZ: np.ndarray, by: Sequence[str]
 ) -> list[WeightingSettings]:
-    """The setting of every rule that stands highest, the first of equals; the best rule first.
+    """The best setting of every rule, the best rule first.
+
+    A rule's settings stand among that rule's alone, so that which others are tried does not matter
+    to it, and the rules among each other with their best ones. Of equals the first is taken.
 
     Raises:
       UserError: a rule's scores are finite in none.
     """
-    best: dict[str, tuple[float, WeightingSettings]] = {}
-    for setting, place in zip(settings, places(score_NXZ, by), strict=True):
-        if setting.rule not in best or place < best[setting.rule][0]:
-            best[setting.rule] = (float(place), setting)
-    for rule, (place, _) in best.items():
-        if not np.isfinite(place):
+    rule_N = np.array([setting.rule for setting in settings])
+    chosen = []
+    for rule in dict.fromkeys(rule_N.tolist()):
+        own = np.flatnonzero(rule_N == rule)
+        place_N = places(score_NXZ[own], by)
+        if not np.isfinite(place_N.min()):
             raise UserError(
                 f"--rules: {rule} gives similarities that are not finite in any of its settings; "
                 "mend it, or leave it out"
             )
-    return [setting for _, setting in sorted(best.values(), key=lambda found: found[0])]
+        chosen.append(own[place_N.argmin()])
+    order = np.argsort(places(score_NXZ[chosen], by), kind="stable")
+    return [settings[chosen[i]] for i in order]

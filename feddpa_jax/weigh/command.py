@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ def weigh(
                 f"--rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
                 f"feddpa eval --weighting.rule {rule}"
             )
+    files = sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
     validation, validation_tokens = _validation(config, prepared)
     dreams = dream(
@@ -152,7 +154,8 @@ def weigh(
         ]
     errors = interpolation_error(collected, splits["test"])
     notes += _agreement(findings, errors)
-    notes.append(f"The best rule: feddpa eval --run-dir {folder.parent} {flags(best[0][1])}")
+    run_dir = shlex.quote(str(folder.parent))
+    notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
     content = to_json(
         collected,
         splits["test"],
@@ -165,7 +168,7 @@ def weigh(
             "interpolation_error": errors,
         },
     )
-    write_rules(folder, sources(rules))
+    write_rules(folder, files)
     with writing(folder):
         write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
     reporter.show(render(findings, notes))
@@ -253,9 +256,9 @@ def _try(
             scores.append(score_NXZ)
             advance(1)
     seconds = time.perf_counter() - start
+    best = candidates.best_of_each(everything, np.concatenate(scores), by)
     with writing(folder):
         write_whole(folder / "settings.csv", to_csv(everything, np.concatenate(scores)))
-    best = candidates.best_of_each(everything, np.concatenate(scores), by)
     named = " and ".join(METRICS[name].short for name in by)
     return [(f"best {settings.rule}", settings) for settings in best], [
         f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "
@@ -296,17 +299,18 @@ def _agreement(findings: Sequence[Finding], errors: dict[str, dict[str, float]])
         "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: they "
         "know what no client knows before it answers."
     ]
-    stated = errors["nll"]
-    note = (
-        "Interpolating over twice the distance between weights makes no rule's NLL be off by more "
-        f"than {stated['P']:.4f} in P and {stated['TTP']:.4f} in TTP"
-    )
-    pairs = [(f.exact["nll"], f.test["nll"]) for f in findings if f.exact and "nll" in f.exact]
-    if pairs:
-        off_p, off_ttp = (
-            max(abs(getattr(exact, z).value - getattr(test, z).value) for exact, test in pairs)
-            for z in ("p", "ttp")
-        )
-        note += f"; interpolated and exact ones differ by {off_p:.4f} and {off_ttp:.4f} at most"
+    told = []
+    for name, stated in errors.items():
+        digits = METRICS[name].fine_digits + 1
+        text = f"{METRICS[name].short} {stated['P']:.{digits}f} and {stated['TTP']:.{digits}f}"
+        pairs = [(f.exact[name], f.test[name]) for f in findings if f.exact and name in f.exact]
+        if pairs:
+            off_p, off_ttp = (
+                max(abs(getattr(exact, z).value - getattr(test, z).value) for exact, test in pairs)
+                for z in ("p", "ttp")
+            )
+            text += f" (seen, where run exactly: {off_p:.{digits}f} and {off_ttp:.{digits}f})"
+        told.append(text)
+    note = f"Interpolation is off by at most, estimated for P and TTP: {'; '.join(told)}"
     notes.append(f"{note}.")
     return notes

@@ -57,9 +57,14 @@ def read_options(known: argparse.Namespace) -> Options:
         rules = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
         if not all(rules):
             raise UserError(f"--rules: {known.rules!r} has an empty name; write cosine,gate")
-    by = CURVE_METRICS if known.by is None else tuple(dict.fromkeys(known.by.split(",")))
+    by = (
+        CURVE_METRICS
+        if known.by is None
+        else tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))
+    )
     if not set(by) <= set(CURVE_METRICS):
-        raise UserError(f"--by: {known.by!r} is no list of {', '.join(CURVE_METRICS)}")
+        known_ones = " or ".join(CURVE_METRICS)
+        raise UserError(f"--by: {known.by!r} is unknown; give {known_ones}, or both")
     if known.exact < 0:
         raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
     options = Options(

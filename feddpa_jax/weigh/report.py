@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,11 +85,12 @@ def judge(
 
 
 def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[str, float]]:
-    """The most that interpolation can make P and TTP of any rule be off, by metric.
+    """An estimate of the most that interpolation makes P and TTP of any rule be off, by metric.
 
     It is measured where interpolation is coarser than in use: every second weight is left out and
     interpolated between its neighbours, twice as far apart as the computed ones. Each answer counts
-    with its largest deviation at any left-out weight, and none is set against another's.
+    with its largest deviation at any left-out weight, and none is set against another's. It is no
+    bound of what lies between two computed weights, where an exact match may come and go.
     """
     score_CIWX, share_CIZ = make_curves(collected, split.tasks, split.rows)
     between_CIWX = (score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 2
@@ -199,7 +201,10 @@ def flags(settings: WeightingSettings) -> str:
     """A setting as options of the command line."""
     names = [f.name for f in dataclasses.fields(settings) if f.name not in ("seed", "resample")]
     values = {name: getattr(settings, name) for name in names}
-    return " ".join(f"--weighting.{n} {'null' if v is None else v}" for n, v in values.items())
+    return " ".join(
+        f"--weighting.{name} {'null' if value is None else shlex.quote(str(value))}"
+        for name, value in values.items()
+    )
 
 
 def _cell(value: Interval, digits: int) -> str:
@@ -223,7 +228,7 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         "\nTTP",
         "exact\nP",
         "match %\nTTP",
-        "NLL minus the paper's rule's\nTTP",
+        "TTP minus the paper's rule's:\nNLL, exact match %",
     ):
         table.add_column(name, justify="right")
     for finding in findings:
@@ -232,8 +237,11 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         # The label of a rule at its best names the rule.
         title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
         said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
-        against = finding.minus_paper["nll"].ttp
-        table.add_row(said, *_values(finding.test), _cell(against, METRICS["nll"].fine_digits))
+        against = "\n".join(
+            _cell(finding.minus_paper[name].ttp, METRICS[name].fine_digits)
+            for name in CURVE_METRICS
+        )
+        table.add_row(said, *_values(finding.test), against)
         if finding.exact is not None:
             rouge = finding.exact.get("rouge1")
             answers = (

@@ -12,7 +12,6 @@ Adding one is writing it under `@register`, or in a file of one's own, which
 import functools
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
@@ -100,15 +99,10 @@ def find_rule(name: str) -> Rule:
     return rule
 
 
-def sources(names: Iterable[str]) -> dict[str, str]:
-    """The text of every file of the user's own that rules are from, by a name to keep it under."""
-    files = {name.rpartition(":")[0] for name in names if name not in RULES}
-    return {
-        re.sub(r"[^\w.-]+", "_", Path(file).as_posix()).lstrip("._"): Path(file)
-        .expanduser()
-        .read_text(encoding="utf-8")
-        for file in sorted(files)
-    }
+def sources(names: Iterable[str]) -> dict[str, bytes]:
+    """The content of every file of the user's own that rules are from, by its path."""
+    files = {Path(name.rpartition(":")[0]) for name in names if name not in RULES}
+    return {str(file): file.expanduser().read_bytes() for file in sorted(files)}
 
 
 def weighs_layers(name: str) -> bool:

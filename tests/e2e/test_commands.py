@@ -126,6 +126,12 @@ def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):
     assert main([*command, *own]) == 0
     assert "global weight 0.7500, local weight 0.2500" in capsys.readouterr().out
     refused(capsys, [*command, "--weighting.rule", "my_rules.py:gat"], "'gat'", "gate")
+    short = ["eval", "--run-dir", str(run_dir), "--eval.metrics", "[nll]"]
+    assert main([*short, "--eval.modes", "[instance]", *own]) == 0
+    kept = run_dir / "eval" / "rules"
+    assert [file.read_text(encoding="utf-8") for file in kept.iterdir()] == [rule]
+    assert main([*short, "--eval.modes", "[global]"]) == 0
+    assert not kept.exists()  # What it was evaluated with last.
 
 
 def start(folder: Path) -> subprocess.Popen:

@@ -70,7 +70,10 @@ def laboratory() -> dict:
         "chosen_by": ["nll", "exact_match"],
         "validation_instances": 16,
         "test_instances": 12,
-        "interpolation_error": {"nll": {"P": 0.02, "TTP": 0.01}},
+        "interpolation_error": {
+            "nll": {"P": 0.02, "TTP": 0.01},
+            "exact_match": {"P": 3.5, "TTP": 2.5},
+        },
         "mix_weights": [w / 8 for w in range(9)],
         "curves": {"nll": {"own": curve, "foreign": curve[::-1]}},
         "rules": rules,
@@ -118,6 +121,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
                     "client": client,
                     "task": task,
                     "index": index,
+                    "instance": f"{index:016x}",
                     "local_weight": 0.8 if own else 0.2,
                     "scores": {"nll": nll + 0.1 * index + own, "exact_match": 100.0 * own},
                 }

@@ -42,7 +42,23 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert markdown[4] == "| feddpa_f | local | 3.00 [2.90, 3.10] | 3.50 [3.40, 3.60] |"
     latex = (tmp_path / "out" / "page_tables" / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
-    assert latex.count("&") == latex.count(r" \\") * 10
+    assert latex.count("&") == latex.count(r" \\") * 15
+
+
+def test_what_is_said_of_comparisons(make_run):
+    one, two = make_run("a"), make_run("b", method="fedit")
+    page, _ = make_page(read_runs([one, two]))
+    assert "Evaluated on 6 test instances." in page
+    assert "Not set against" not in page
+    assert "Chosen by response NLL and exact match on 16 held-out examples" in page
+    assert "response NLL 0.020 in P and 0.010 in TTP; exact match 3.5 in P and 2.5 in TTP" in page
+    file = two / "eval" / "instances.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if json.loads(line)["index"] < 5))
+    page, parts = make_page(read_runs([one, two]))
+    assert "unequal numbers of test instances, so compare with care: feddpa_f 6, fedit 5." in page
+    assert "Not set against feddpa_f: fedit." in page
+    assert "differences_of_scores" not in [table.name for table in parts.tables]
 
 
 def test_plots_stand_alone(make_run, tmp_path):

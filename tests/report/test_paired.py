@@ -43,7 +43,9 @@ def test_by_hand(make_run):
     assert found.p.low == pytest.approx(0) and found.p.high > found.p.value
 
 
-@pytest.mark.parametrize("what", ["a missing answer", "another task", "no answers"])
+@pytest.mark.parametrize(
+    "what", ["a missing answer", "another task", "another instance", "no answers"]
+)
 def test_other_instances_are_not_compared(make_run, what):
     one, two = make_run("a"), make_run("b", method="fedit")
 
@@ -52,8 +54,26 @@ def test_other_instances_are_not_compared(make_run, what):
             return None
         if what == "another task" and line["index"] == 0:
             line["task"] = "e"
+        if what == "another instance" and line["index"] == 0:
+            line["instance"] = "f" * 16
         return line
 
     edit(two, change)
     runs = read_runs([one, two])
+    assert differences(runs[1], runs[0]) == {}
+
+
+@pytest.mark.parametrize("what", ["own tasks", "mode"])
+def test_other_questions_are_not_compared(make_run, what):
+    one, two = make_run("a"), make_run("b", method="fedit")
+    file = two / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    if what == "own tasks":
+        first, *others = content["own_tasks"]
+        content["own_tasks"][first] = content["own_tasks"][others[0]]
+    else:
+        del content["modes"]["instance"]  # the last evaluated one stands for it in tables
+    file.write_text(json.dumps(content))
+    runs = read_runs([one, two])
+    assert runs[1].answers
     assert differences(runs[1], runs[0]) == {}

@@ -1,5 +1,7 @@
 """The grid equals a loop over its settings; choosing and bounds by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,8 +80,11 @@ def test_the_best_of_each_rule():
     scores = np.stack([nll_N, exact_N], axis=-1)[..., None].repeat(2, axis=-1)
     assert best_of_each(settings, scores, ["nll"]) == [settings[3], settings[1]]
     assert best_of_each(settings, scores, ["exact_match"]) == [settings[2], settings[0]]
-    # Places 3/4 and 2/4, and 2/4 and 2/4; 1/4 and 0, and 0 and 1/4: the first of equals.
+    # The gate's two stand the same by both metrics: the first of equals.
     assert best_of_each(settings, scores, ["nll", "exact_match"]) == [settings[2], settings[1]]
+    # What other rules there are does not matter to the best of one.
+    alone = best_of_each(settings[:2], scores[:2], ["nll", "exact_match"])
+    assert alone == [settings[1]]
     scores[:2] = np.nan
     with pytest.raises(UserError, match="--rules: l2 gives similarities that are not finite"):
         best_of_each(settings, scores, ["nll"])
@@ -132,3 +137,16 @@ def test_interpolation_error_bounds_what_finer_weights_show(laboratory):
     guess = judge(collected, part, np.full((2, len(asked.instances)), weight))["nll"].ttp.value
     truth = summarize(true_CI, part.tasks, part.resamples).ttp.value
     assert abs(guess - truth) <= error["nll"]["TTP"]
+
+
+def test_interpolation_errors_do_not_cancel(laboratory):
+    part = split(laboratory)
+    instances = laboratory.collected.nll_CJW[:, part.rows].shape[1]
+    up = np.zeros(len(WEIGHTS))
+    up[3] = 1.0  # left out when interpolating over twice the distance: off by one
+    nll_CJW = np.zeros_like(laboratory.collected.nll_CJW)
+    sign_I = np.where(np.arange(instances) % 2, 1.0, -1.0)
+    nll_CJW[:, part.rows] = sign_I[None, :, None] * up
+    collected = dataclasses.replace(laboratory.collected, nll_CJW=nll_CJW)
+    error = interpolation_error(collected, part)["nll"]
+    assert error == {"P": pytest.approx(1.0), "TTP": pytest.approx(1.0)}

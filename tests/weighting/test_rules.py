@@ -223,7 +223,9 @@ from math import hypot
 def test_a_rule_of_a_file_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert sources(["cosine", "my_rules.py:gate", "./my_rules.py:flat"]) == {"my_rules.py": OWN}
+    assert sources(["cosine", "my_rules.py:gate", "./my_rules.py:flat"]) == {
+        "my_rules.py": OWN.encode()
+    }
     for name in ("my_rules.py:gate", f"{tmp_path}/my_rules.py:gate"):
         weigh = jax.jit(make_weighting(name, scale=0.1, scales="local"))
         np.testing.assert_allclose(weigh(EVIDENCE).local_weight_B, [0.3, 0.2])

@@ -1,0 +1,20 @@
+"""Costs follow the device and the model."""
+
+import pytest
+
+from feddpa_jax.data.costs import CPU_COSTS, costs_on
+from feddpa_jax.models.sizes import known_sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("smollm2-135m", 400), ("llama-3.2-1b", 1933), ("llama-2-7b", 3217)]
+)
+def test_attention_costs_as_much_as_the_maps(name, length):
+    config = known_sizes(name)
+    assert costs_on("cpu", config) == CPU_COSTS
+    gpu, tpu = costs_on("gpu", config), costs_on("tpu", config)
+    assert gpu.attention_length == tpu.attention_length == length
+    assert gpu.row(length) == 2 * length
+    # A compilation is worth the FLOPs that the device computes meanwhile.
+    assert gpu.compilation * config.frozen_flops == pytest.approx(3e15, rel=1e-3)
+    assert tpu.compilation == pytest.approx(10 * gpu.compilation, rel=1e-3)
