@@ -115,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     weigh.add_argument(
         "--by",
+        default="nll",
         metavar="LIST",
-        help="metrics that settings are chosen by, of nll and exact_match (both, by places)",
+        help="settings are chosen by (nll), exact_match, or nll,exact_match: places in both",
     )
     weigh.add_argument(
         "--exact",

@@ -28,7 +28,7 @@ class Options:
     scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
     supports: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
-    by: tuple[str, ...] = CURVE_METRICS
+    by: tuple[str, ...] = ("nll",)
     exact: int = 2
     fresh: bool = False
 
@@ -57,11 +57,7 @@ def read_options(known: argparse.Namespace) -> Options:
         rules = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
         if not all(rules):
             raise UserError(f"--rules: {known.rules!r} has an empty name; write cosine,gate")
-    by = (
-        CURVE_METRICS
-        if known.by is None
-        else tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))
-    )
+    by = tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))
     if not set(by) <= set(CURVE_METRICS):
         known_ones = " or ".join(CURVE_METRICS)
         raise UserError(f"--by: {known.by!r} is unknown; give {known_ones}, or both")

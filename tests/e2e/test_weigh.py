@@ -40,7 +40,7 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_rules.py").write_text(rule, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--layers", "1"]
-    rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--by", "nll", "--exact", "1"]
+    rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--exact", "1"]
     assert main([*command, *rules]) == 0
     out = capsys.readouterr().out
     assert "run exactly" in out
