@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--by",
         default="nll",
         metavar="LIST",
-        help="settings are chosen by (nll), exact_match, or nll,exact_match: places in both",
+        help="what settings are chosen by: nll, exact_match, or places in both (nll)",
     )
     weigh.add_argument(
         "--exact",

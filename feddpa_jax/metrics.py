@@ -56,7 +56,7 @@ METRICS = {
 
 @functools.cache
 def _scorer() -> "RougeScorer":
-    # Imports nltk, which takes a second: only where it is needed.
+    # It imports nltk: only where it is needed.
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rouge1"], use_stemmer=False)

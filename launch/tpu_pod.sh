@@ -13,8 +13,10 @@ shift 2
 on_all() {
   gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker all --command "cd feddpa_jax && $1"
 }
-git archive --format=tar.gz --prefix=feddpa_jax/ --output=/tmp/feddpa_jax.tar.gz HEAD
-gcloud compute tpus tpu-vm scp /tmp/feddpa_jax.tar.gz "$name": --zone "$zone" --worker all
+folder="$(mktemp -d)"
+trap 'rm -r "$folder"' EXIT
+git archive --format=tar.gz --prefix=feddpa_jax/ --output="$folder/feddpa_jax.tar.gz" HEAD
+gcloud compute tpus tpu-vm scp "$folder/feddpa_jax.tar.gz" "$name": --zone "$zone" --worker all
 gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker all --command "tar xzf feddpa_jax.tar.gz"
 on_all "source launch/_environment.sh && make_environment && \
   .venv/bin/python -m pip install --quiet \"jax[tpu]==\$(sed -n 's/^jax==//p' requirements.txt)\""

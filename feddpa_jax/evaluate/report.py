@@ -125,6 +125,7 @@ def _digest(example: Example) -> str:
 
 
 def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
+    digests = [_digest(example) for example in setting.instances]
     for mode, result in results.items():
         weights = result.weights.means()
         by_layer = result.weights.local_CI if result.weights.local_CI.ndim == 3 else None
@@ -135,7 +136,7 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                     "client": client.name,
                     "task": example.task,
                     "index": i,
-                    "instance": _digest(example),
+                    "instance": digests[i],
                     "similarity": None
                     if weights.similarity_CI is None
                     else float(weights.similarity_CI[c, i]),

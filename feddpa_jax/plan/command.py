@@ -69,7 +69,8 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     programs: list[Program] = []
     reporter.say(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
-        f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}"
+        f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
+        f"{work.real_tokens / work.computed_tokens:.1%} of the computed tokens are real"
     )
     for program in compile_steps(
         engine,

@@ -148,22 +148,8 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
             )
         )
         shown.append(parts.table(figures.score_table(having, metric)))
-    counts = {run.label: _instance_count(run) for run in evaluated}
-    shown.append(
-        _p(
-            "Evaluated on "
-            + (
-                f"{counts[evaluated[0].label]} test instances."
-                if len({*counts.values()}) == 1
-                else "unequal numbers of test instances, so compare with care: "
-                + ", ".join(f"{escape(label)} {count}" for label, count in counts.items())
-                + "."
-            ),
-            "mute",
-        )
-        if evaluated
-        else ""
-    )
+    if evaluated:
+        shown.append(_instance_counts(evaluated))
     against, apart = figures.paired_table(evaluated, figures.metrics_of(evaluated))
     if len(evaluated) > 1:
         shown.append("<h3>Differences between runs</h3>")
@@ -185,8 +171,14 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
     return "".join(shown)
 
 
-def _instance_count(run: Run) -> int:
-    return len({index for _, index in run.answers})
+def _instance_counts(runs: Sequence[Run]) -> str:
+    counts = [len({index for _, index in run.answers}) for run in runs]
+    if len(set(counts)) == 1:
+        return _p(f"Evaluated on {counts[0]} test instances.", "mute")
+    named = ", ".join(f"{escape(run.label)} {n}" for run, n in zip(runs, counts, strict=True))
+    return _p(
+        f"Evaluated on unequal numbers of test instances, so compare with care: {named}.", "mute"
+    )
 
 
 def _clients(runs: Sequence[Run], parts: Parts) -> str:

@@ -256,9 +256,10 @@ def _try(
             scores.append(score_NXZ)
             advance(1)
     seconds = time.perf_counter() - start
-    best = candidates.best_of_each(everything, np.concatenate(scores), by)
+    score_NXZ = np.concatenate(scores)
+    best = candidates.best_of_each(everything, score_NXZ, by)
     with writing(folder):
-        write_whole(folder / "settings.csv", to_csv(everything, np.concatenate(scores)))
+        write_whole(folder / "settings.csv", to_csv(everything, score_NXZ))
     named = " and ".join(METRICS[name].short for name in by)
     return [(f"best {settings.rule}", settings) for settings in best], [
         f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "

@@ -85,3 +85,22 @@ def test_shards_share_the_work():
         assert rows.client_B.max() < 5 and rows.row_P.max() < len(rows.tokens_BT) // 4
         real += block.real_tokens
     assert real == sum(map(data.tokens, range(20)))
+
+
+def test_a_sample_of_shards_is_the_same_part_of_the_run(monkeypatch):
+    """Shards work side by side: with fewer of them in the sample it covers no less of the run."""
+    own = make_data().examples[0]
+    data = make_data(shards=4, examples=(own,) * 20)
+    shares = []
+
+    def choose(sample, *, share, **others):
+        shares.append((len(sample), share))
+        return ()
+
+    monkeypatch.setattr(rounds_module, "choose_shapes", choose)
+    for most in (20, 10):
+        monkeypatch.setattr(rounds_module, "SAMPLED_CLIENTS", most)
+        data.shapes(50)
+    (every, whole), (some, part) = shares
+    assert (every, some) == (4, 2)
+    assert 0 < part == whole < 1
