@@ -109,11 +109,14 @@ def _client_name(value: Any, source: str, column: str) -> str:
 def _load(name: str, config: str, path: str) -> dict[str, Table]:
     """The splits of a data set."""
     import datasets
+    import huggingface_hub
 
     place = user_path(name)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    # Errors are told below, in one line.
+    for logging in (datasets.logging, huggingface_hub.utils.logging):
+        logging.set_verbosity_error()
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
     kind = None if on_disk or not place.is_file() else _FORMATS.get(place.suffix.lower())
     if config and (on_disk or kind):

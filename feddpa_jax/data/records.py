@@ -39,6 +39,12 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
     """
     if not isinstance(record, dict):
         raise UserError(f"{source}: not an object with instruction and output")
+    for name in record:
+        # Any other field is somebody's own; this one is most likely meant.
+        if name not in _FIELDS and name.strip().lower() in _FIELDS:
+            raise UserError(
+                f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
+            )
     fields = {name: record.get(name) for name in _FIELDS}
     for name in ("instruction", "output"):
         value = fields[name]

@@ -203,7 +203,7 @@ def test_data_sets_without_records(tmp_path):
         ):
             load_federation(f"hf:{tmp_path / name}")
     for name in ("both", "parts"):
-        with pytest.raises(UserError, match="not empty|split 'test' has no record; leave it out"):
+        with pytest.raises(UserError, match=r"not empty|split 'test' has no record; leave it out"):
             load_federation(f"hf:{tmp_path / name}")
 
 
