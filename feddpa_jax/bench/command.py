@@ -15,7 +15,7 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.evaluate.command import decoding
+from feddpa_jax.evaluate.command import check_rule, decoding
 from feddpa_jax.prepare import prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
@@ -84,6 +84,8 @@ def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any
     out = options.out or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
     if (out / "bench.json").exists():
         raise UserError(f"--out: {out} holds a bench.json already; name another folder")
+    if options.instances:
+        check_rule(config, reporter)
     memory.reset_peak()
     held = memory.resident_bytes()
     with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as scratch:
