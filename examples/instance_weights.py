@@ -35,7 +35,7 @@ def main() -> None:
     model, tokenizer = load(arguments.export, folder, getattr(torch, arguments.dtype))
     text = settings["prompt_with_input" if arguments.input else "prompt"]
     text = text.replace("{instruction}", arguments.prompt).replace("{input}", arguments.input)
-    tokens_1T = tokenizer(text, return_tensors="pt").input_ids
+    tokens_1T = encode(tokenizer, text)
 
     mixes = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
     mix(model, *mixes[settings["embed_with"]])
@@ -56,7 +56,12 @@ def main() -> None:
             num_beams=settings["beams"],
             do_sample=False,
         )
-    print(tokenizer.decode(answer[0, tokens_1T.shape[1] :], skip_special_tokens=True))
+    # Some tokenizers take the first space off what they decode; the prompt's is not the answer's.
+    whole, prompt = (
+        tokenizer.decode(tokens_T, skip_special_tokens=True)
+        for tokens_T in (answer[0], tokens_1T[0])
+    )
+    print(whole[len(prompt) :])
 
 
 def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -70,6 +75,15 @@ def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     model.load_adapter(str(folder), adapter_name="local")
     model.base_model.set_adapter(["global", "local"])
     return model.eval(), AutoTokenizer.from_pretrained(base)
+
+
+def encode(tokenizer: Any, text: str) -> torch.Tensor:
+    """A prompt's ids, [1, T]; without the token that some tokenizers end every text with."""
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids = list(encoded.input_ids)
+    while encoded.special_tokens_mask[len(ids) - 1]:
+        ids.pop()
+    return torch.tensor([ids])
 
 
 def mix(model: Any, g: float, l: float) -> None:

@@ -171,7 +171,8 @@ with torch.no_grad():
         max_new_tokens={tokens},
         do_sample=False,
     )
-print(tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))"""
+prompt = tokenizer.decode(inputs.input_ids[0], skip_special_tokens=True)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True)[len(prompt) :])"""
 
 
 def _weighting(weighting: Weighting) -> str:
