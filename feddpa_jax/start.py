@@ -1,7 +1,6 @@
 """The adapters that a run starts from (`init.*`), read from PEFT folders."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -14,6 +13,7 @@ from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.method import FedState
 from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
 from feddpa_jax.prepare import Prepared
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 
@@ -109,7 +109,7 @@ def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config
 def _check_base(field: str, folder: Path, prepared: Prepared) -> None:
     """Refuses an adapter of ours that was trained on other weights of the same shape."""
     try:
-        trained_on = json.loads((folder / "feddpa.json").read_text(encoding="utf-8"))["base"]
+        trained_on = read_object(folder / "feddpa.json")["base"]
         fingerprint = trained_on["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return

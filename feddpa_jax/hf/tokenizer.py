@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.hf.continuation import continuation_backend
+from feddpa_jax.strict_json import read_json
 from feddpa_jax.types import UserError
 
 
@@ -183,12 +184,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    content = read_json(path) if path.exists() else {}
     return content if isinstance(content, dict) else {}
 
 
