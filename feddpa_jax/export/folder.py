@@ -14,14 +14,12 @@ from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.check import check_export, has_effect
 from feddpa_jax.export.plan import Plan, Trained, make_plan
 from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, write_weighting
-from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.hf.peft_format import RECORD, write_adapter
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import writing
 from feddpa_jax.types import UserError
-
-RECORD = "feddpa.json"
 
 
 def check_target(out: Path) -> None:
