@@ -110,7 +110,7 @@ def _record(trained: Trained, options: Any) -> dict[str, Any]:
         "method": config.fed.method,
         "round": trained.round_number,
         "seed": config.seed,
-        "base": {"path": config.model.path, "fingerprint": base.fingerprint},
+        "base": {"path": trained.base_name, "fingerprint": base.fingerprint},
         "lora": {
             "rank": config.lora.rank,
             "alpha": config.lora.alpha,
@@ -143,7 +143,8 @@ def _write(
             base.model.config,
             alpha=out.alpha,
             dropout=config.lora.dropout,
-            base=trained.base_reference,
+            base=trained.base_hub_id,
+            private=out.private,
         )
         weighting = weightings.get(place)
         if weighting is not None:
@@ -153,6 +154,7 @@ def _write(
         # An adapter that is carried away alone still knows its base.
         (folder / place / RECORD).write_text(record, encoding="utf-8")
     for place, out in plan.models.items():
-        save_model(folder / place, base, out.change(trained.adapters.scale))
+        change = out.change(trained.adapters.scale)
+        save_model(folder / place, base, change, private=out.private)
         card = model_card(trained, place, out, statistics)
         (folder / place / "README.md").write_text(card, encoding="utf-8")
