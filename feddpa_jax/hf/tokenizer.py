@@ -98,13 +98,23 @@ class Tokenizer:
         return self._continuation.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def save(self, folder: Path | str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`."""
+        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`.
+
+        It makes special whatever tokenizer_config.json names, and leaves that out of texts. So only
+        tokens that are special here are named; ids alone, such as a 1 that stands in every
+        config.json of a kind, are no reason.
+        """
         self.backend.save(str(Path(folder) / "tokenizer.json"))
+        added = self.backend.get_added_tokens_decoder()
         tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-        } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
+        } | {
+            name: added[i].content
+            for name, i in tokens.items()
+            if i is not None and i in added and added[i].special
+        }
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
