@@ -200,7 +200,8 @@ def _answers(
     """The text of every request's answer.
 
     Where the argmax is the target at every response position, the end token among them, greedy
-    decoding gives the target: such answers are known without decoding.
+    decoding gives the target: such answers are known without decoding. Not so where the target has
+    an end token before its last one.
     """
     tokenizer = setting.tokenizer
     texts = [tokenizer.decode(e.tokens_T[e.prompt_length :]) for e in setting.tokenized]
@@ -211,6 +212,7 @@ def _answers(
             tokens_T, prompt = request.example
             whole = (
                 tokens_T[-1] == tokenizer.eos_id
+                and not ends_early(request.example, tokenizer)
                 and len(tokens_T) - prompt - 1 <= decoding.max_new_tokens
             )
             if decoding.beams == 1 and whole and scores[mode].greedy_I[r]:
@@ -220,7 +222,7 @@ def _answers(
     answerer = Answerer(
         model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=decoding.beams,
         max_new_tokens=decoding.max_new_tokens,
@@ -240,6 +242,12 @@ def _answers(
     return answers
 
 
+def ends_early(example: TokenizedExample, tokenizer: Tokenizer) -> bool:
+    """Whether the response has an end token before its last token: no answer goes on after it."""
+    inner_T = example.tokens_T[example.prompt_length : -1]
+    return bool(np.isin(inner_T, tokenizer.stop_ids).any())
+
+
 def _result(
     weights: ModeWeights,
     own: _Pass,
@@ -248,7 +256,11 @@ def _result(
     setting: Setting,
     metrics: Sequence[str],
 ) -> ModeResult:
-    flat: dict[str, np.ndarray] = {"nll": scores.nll_I, "exact_match": 100.0 * scores.greedy_I}
+    early_I = np.array([ends_early(request.example, setting.tokenizer) for request in own.requests])
+    flat: dict[str, np.ndarray] = {
+        "nll": scores.nll_I,
+        "exact_match": 100.0 * (scores.greedy_I & ~early_I),
+    }
     if predictions is not None:
         targets = [example.output for example in setting.instances]
         pairs = [(text, targets[r % len(targets)]) for r, text in enumerate(predictions)]

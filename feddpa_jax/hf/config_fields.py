@@ -7,6 +7,7 @@ release adds is noticed.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from feddpa_jax.types import UserError
 
 Types = tuple[type, ...]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 _INT: Types = (int,)
 _BOOL: Types = (bool,)
@@ -177,10 +181,10 @@ def check_fields(raw: Mapping[str, Any], family: str) -> None:
             check_type(name, raw[name], types)
     for name, values in {**_ONLY, **_ONLY_BY_FAMILY.get(family, {})}.items():
         if name in raw and not any(_same(raw[name], value) for value in values):
-            allowed = " or ".join(dict.fromkeys(_shown(value) for value in values))
+            allowed = " or ".join(dict.fromkeys(shown(value) for value in values))
             remedy = _REMEDIES.get(name, "use another model")
             raise UserError(
-                f"{name} {_shown(raw[name])} is not supported for {family}; "
+                f"{name} {shown(raw[name])} is not supported for {family}; "
                 f"supported: {allowed}; {remedy}"
             )
 
@@ -193,7 +197,7 @@ def check_type(name: str, value: Any, types: Types) -> None:
     """
     if type(value) not in types:
         kinds = " or ".join(_KINDS[kind] for kind in types)
-        raise UserError(f"{name} is {_shown(value)}, not {kinds}")
+        raise UserError(f"{name} is {shown(value)}, not {kinds}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} is {value}, not a finite number")
 
@@ -208,15 +212,18 @@ def check_number(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise UserError(f"{name} is {_shown(value)}, too large a number") from None
+        raise UserError(f"{name} is {shown(value)}, too large a number") from None
 
 
 def _same(value: Any, allowed: Any) -> bool:
     return type(value) is type(allowed) and value == allowed
 
 
-def _shown(value: Any) -> str:
-    """A value as a message shows it: as JSON spells it, and short."""
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, and as JSON spells true, false and null.
+
+    >>> shown([None, "x"]), shown(None)
+    ("[None, 'x']", 'null')
+    """
     names = {True: "true", False: "false", None: "null"}
-    text = names[value] if isinstance(value, bool | NoneType) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return names[value] if isinstance(value, bool | NoneType) else _SHORT.repr(value)

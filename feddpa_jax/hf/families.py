@@ -7,7 +7,7 @@ is silent, and a function that reads what only this family has.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from feddpa_jax.hf.config_fields import check_fields
+from feddpa_jax.hf.config_fields import check_fields, shown
 from feddpa_jax.hf.config_rope import GLOBAL as _GLOBAL
 from feddpa_jax.hf.config_rope import LOCAL as _LOCAL
 from feddpa_jax.hf.config_rope import read_gemma_ropes, read_rope
@@ -60,7 +60,7 @@ def _gemma3(raw: _Raw) -> dict[str, Any]:
     if kinds is None:
         period = raw.get("sliding_window_pattern", 6)
         if type(period) is not int or period < 1:
-            raise UserError(f"sliding_window_pattern is {period!r}, not a positive integer")
+            raise UserError(f"sliding_window_pattern is {shown(period)}, not a positive integer")
         kinds = [_LOCAL if (n + 1) % period else _GLOBAL for n in range(raw["num_hidden_layers"])]
     check_size("query_pre_attn_scalar", raw["query_pre_attn_scalar"])
     ropes = read_gemma_ropes(raw)
@@ -108,7 +108,7 @@ def _local(kinds: list[Any], raw: _Raw) -> tuple[int, ...]:
     unknown = [kind for kind in kinds if kind not in (_LOCAL, _GLOBAL)]
     if unknown:
         raise UserError(
-            f"layer_types: {unknown[0]!r} is not supported; supported: {_LOCAL}, {_GLOBAL}"
+            f"layer_types: {shown(unknown[0])} is not supported; supported: {_LOCAL}, {_GLOBAL}"
         )
     if len(kinds) != raw["num_hidden_layers"]:
         raise UserError(
@@ -177,7 +177,7 @@ def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise UserError(
-            f"{source}: model_type {model_type!r} is not supported; "
+            f"{source}: model_type {shown(model_type)} is not supported; "
             f"supported: {', '.join(SUPPORTED)}"
         )
     missing = [name for name in _SIZES.values() if name not in raw]
@@ -199,7 +199,7 @@ def _read(raw: _Raw, family: _Family) -> ModelConfig:
     activation = raw.get(name, "silu")
     if activation not in _ACTIVATIONS:
         raise UserError(
-            f"{name} {activation!r} is not supported; supported: {', '.join(_ACTIVATIONS)}"
+            f"{name} {shown(activation)} is not supported; supported: {', '.join(_ACTIVATIONS)}"
         )
     kv_heads, head_dim = raw.get("num_key_value_heads"), raw.get("head_dim")
     config = ModelConfig(

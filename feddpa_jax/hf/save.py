@@ -53,7 +53,7 @@ def save_model(
     tokens = base.tokenizer
     ids = {
         "bos_token_id": tokens.bos_id,
-        "eos_token_id": tokens.eos_id,
+        "eos_token_id": tokens.eos_id if len(tokens.stop_ids) == 1 else list(tokens.stop_ids),
         "pad_token_id": tokens.pad_id,
     }
     _write_json(folder / "config.json", {**ids, **config, "dtype": str(base.model.dtype)})

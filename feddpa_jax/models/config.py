@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import reprlib
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def check_size(name: str, value: object, most: int = MOST) -> None:
       UserError: it is not an integer from 1 to `most`.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise UserError(f"{name} is {repr(value)[:40]}, not a positive integer up to {most}")
+        raise UserError(f"{name} is {reprlib.repr(value)}, not a positive integer up to {most}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,7 +192,9 @@ def test_weights_of_layers_in_answers():
     prompts_of = [e.tokens_T[: e.prompt_length] for e in tokenize(TEST)]
 
     def answers(weight, beams: int = 1) -> list[list[int]]:
-        answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=6, beams=beams)
+        answerer = Answerer(
+            MODEL, ADAPTERS, stop_ids=(-1,), pad_id=0, max_new_tokens=6, beams=beams
+        )
         other = 1.0 - np.asarray(weight, np.float32)
         prompts = [Prompt(1, tokens_T, other, np.asarray(weight)) for tokens_T in prompts_of]
         return [tokens_T.tolist() for tokens_T in answerer(prompts)]
