@@ -35,7 +35,8 @@ def _beam(model: Model, branches: tuple[Branch, ...], *arrays: Any, **settings: 
     """`beam_search`, noting what it is traced for."""
     rows = arrays[0].shape[0]
     static = (settings[name] for name in ("beams", "max_new_tokens"))
-    _traces.append((rows, len(branches), *static, settings.get("length_penalty")))
+    ends = len(settings["stop_ids"])
+    _traces.append((rows, len(branches), *static, settings.get("length_penalty"), ends))
     return beam_search(model, branches, *arrays, **settings)
 
 
@@ -305,4 +306,4 @@ def test_repeat_rows_leaves_the_bank_alone():
 def test_one_compilation_a_shape():
     for seed in SEEDS:
         decode(seed, 2)
-    assert _traces.count((ROWS, 0, 2, ANSWER, None)) == 1
+    assert _traces.count((ROWS, 0, 2, ANSWER, None, 1)) == 1
