@@ -134,6 +134,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         file = open_gguf(place)
         with _values_of(place):
             config = gguf_config(file)
+            check_layers(file.tensors, config.layers, str(place))
             tokenizer = gguf_tokenizer(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
         hf_config = write_hf_config(config)
@@ -261,8 +262,8 @@ def _values_of(file: Path) -> Iterator[None]:
     """Names the file when a value in it has the wrong type or makes no sense."""
     try:
         yield
-    except (TypeError, ValueError, AttributeError) as error:
-        message = str(error)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        message = " ".join(str(error).split())
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 
