@@ -18,7 +18,7 @@ from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
-from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
+from feddpa_jax.hf.tensors import files_of_tensors, one_line, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import (
@@ -173,7 +173,8 @@ def fingerprint(model: Model) -> str:
         # Evenly spread, and with an odd step, which does not keep to one column.
         index = np.arange(64) * (leaf.size // 64 | 1) % leaf.size
         sample = leaf[np.unravel_index(index, leaf.shape)]
-        digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
+        with np.errstate(invalid="ignore"):  # A damaged file may hold what is no number.
+            digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -263,7 +264,7 @@ def _values_of(file: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 

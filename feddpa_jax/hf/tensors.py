@@ -14,6 +14,15 @@ from feddpa_jax.types import UserError
 _STORED = ("F32", "BF16", "F16")
 
 
+def one_line(error: Exception) -> str:
+    r"""What a library says, in one line: it may repeat names that a damaged file has.
+
+    >>> one_line(ValueError("no tensor 'a\nb' "))
+    "no tensor 'a b'"
+    """
+    return " ".join(str(error).split())[:300]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -102,7 +111,9 @@ def opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="numpy") as tensors:
             yield tensors
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
+        raise UserError(
+            f"{file}: damaged or cut short ({one_line(error)}); get the file again"
+        ) from None
 
 
 def stored_shape(file: Path, name: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from feddpa_jax.hf.tensors import one_line
 from feddpa_jax.types import UserError
 
 
@@ -105,7 +106,9 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
-            raise UserError(f"{path}: not a tokenizer ({error}); get the file again") from None
+            raise UserError(
+                f"{path}: not a tokenizer ({one_line(error)}); get the file again"
+            ) from None
         settings = _json(folder / "special_tokens_map.json")
         settings |= _json(folder / "tokenizer_config.json")
         generation = _json(folder / "generation_config.json")
@@ -147,7 +150,9 @@ def bpe_backend(
         model = models.BPE(vocab=vocabulary, merges=list(merges), **options)
         return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
-        raise UserError(f"{source}: damaged tokenizer ({error}); get the file again") from None
+        raise UserError(
+            f"{source}: damaged tokenizer ({one_line(error)}); get the file again"
+        ) from None
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -131,6 +131,7 @@ _seen: list[bool] = []
 @example(struct.pack("<Q", 2**63) + SAFETENSORS[8:])
 @example(SAFETENSORS.replace(b'"F16"', b'"F64"', 1))
 @example(SAFETENSORS[:8] + b"[" * (len(SAFETENSORS) - 8))
+@example(SAFETENSORS.replace(b"model.norm.weight", b"model.no\\nm.weight"))
 @example(struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995)
 def test_safetensors(content: bytes):
     path = FOLDER / "model.safetensors"
