@@ -33,12 +33,12 @@ from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, encode, load_data, prepare, prepare_together
-from feddpa_jax.processes import from_first, is_first, several
+from feddpa_jax.processes import from_first, is_first, several, together
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.start import global_adapter, local_adapters
 from feddpa_jax.trackers import check_installed, of_evaluation, of_round, tracking
-from feddpa_jax.train import resolved, restore, total_rounds
+from feddpa_jax.train import check_beginning, resolved, restore, total_rounds
 from feddpa_jax.train import train as train_run
 from feddpa_jax.types import Example, UserError
 from feddpa_jax.weigh.command import weigh as run_weigh
@@ -95,6 +95,7 @@ def train(
     run = RunFolder(run_dir)
     from_first(lambda: run.check(config))
     prepared = prepare_together(config)
+    together(lambda: check_beginning(config, prepared, run))
     from_first(lambda: run.start(config))
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
@@ -233,7 +234,7 @@ def generate(
     answerer = Answerer(
         prepared.base.model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=config.eval.beams if config.eval.decoding == "beam" else 1,
         max_new_tokens=config.eval.max_new_tokens,
