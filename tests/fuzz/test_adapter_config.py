@@ -41,6 +41,7 @@ LISTS += [
     [1],
     [None],
 ]
+INITS = ["pissa", "pissa_niter_4", "olora", "eva", "loftq", "corda", "lora_ga", "mica"]
 VALUES: dict[str, list[Any]] = {
     "r": [3, 2, 4, 1, 0, -3, 10**12, 10**40, 3.0, "3", None, True],
     "lora_alpha": [5, 3, 5.0, 0.5, 181.019, 0, -5, 1e300, 10**12, "5", None, True],
@@ -61,23 +62,7 @@ VALUES: dict[str, list[Any]] = {
         None,
         {"q_proj": True},
     ],
-    "init_lora_weights": [
-        True,
-        False,
-        None,
-        "gaussian",
-        "pissa",
-        "olora",
-        "eva",
-        "loftq",
-        "orthogonal",
-        "corda",
-        "lora_ga",
-        "pissa_niter_4",
-        "mica",
-        "x",
-        1,
-    ],
+    "init_lora_weights": [True, False, None, 1, "x", "gaussian", "orthogonal", *INITS],
     "bias": ["none", "all", "lora_only", None, "", False],
     "peft_type": ["LORA", "lora", "ADALORA", "IA3", None, "X"],
     "task_type": ["CAUSAL_LM", "SEQ_CLS", None, "X", "FEATURE_EXTRACTION"],
@@ -101,6 +86,9 @@ class Base(NamedTuple):
     theirs: torch.nn.Module
     folder: Path
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return "base"
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +132,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 @example(changed={"init_lora_weights": "pissa"})
 @example(changed={"r": 10**12})
 @example(changed={"use_rslora": True})
+@example(changed={"rank_pattern": {"[": 3}})
 @example(changed={"target_modules": PATTERNS[0], "layers_to_transform": None})
 @example(changed={"layers_to_transform": [0, 1, 2], "layers_pattern": "layers"})
 @example(changed={"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"q_proj": 5}})
