@@ -126,7 +126,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@fuzz(60)
+@fuzz(40)
 @given(changed=changes())
 @example(changed={})
 @example(changed={"init_lora_weights": "pissa"})
