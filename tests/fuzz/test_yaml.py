@@ -105,7 +105,7 @@ def _read(node: yaml.Node | None) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_read(inner) for inner in node.value]
     text = node.value
-    if node.style is not None:
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
         return text
     if text in _CASED:
         return _CASED[text]
