@@ -117,7 +117,10 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
         tensors(lambda found: found.update({KEY: np.full((2, 32), np.inf, np.float32)})),
         "q_proj holds values that are not finite",
     ),
-    "json": (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "json": (
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        "line 1: broken JSON",
+    ),
     "no_config": (
         lambda folder: (folder / "adapter_config.json").unlink(),
         "no adapter_config.json",
