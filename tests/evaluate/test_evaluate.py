@@ -16,8 +16,8 @@ from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.known import known_answer
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
@@ -209,7 +209,7 @@ def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.n
 
 def greedy_texts(tokens: int) -> list[tuple[Example, str]]:
     """The first tokens that the global adapter answers the test instances with, as texts."""
-    answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=tokens)
+    answerer = Answerer(MODEL, ADAPTERS, stop_ids=(-1,), pad_id=0, max_new_tokens=tokens)
     prompts = [Prompt(0, e.tokens_T[: e.prompt_length], 1.0, 0.0) for e in tokenize(TEST)]
     return list(zip(TEST, map(TOKENIZER.decode_continuation, answerer(prompts)), strict=True))
 
