@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from feddpa_jax.hf.tensors import one_line
+from feddpa_jax.hf.tensors import one_line, read_json
 from feddpa_jax.types import UserError
 
 
@@ -181,13 +181,8 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    """A file's object; of a file that is not there, an empty one."""
+    return read_json(path) if path.exists() else {}
 
 
 def _content(token: Any) -> Any:

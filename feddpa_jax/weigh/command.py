@@ -17,7 +17,7 @@ from feddpa_jax.evaluate.command import decoding, make_setting
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings, prompt_alone
 from feddpa_jax.evaluate.modes import available_modes
-from feddpa_jax.evaluate.run import Setting, evaluate
+from feddpa_jax.evaluate.run import Setting, ends_early, evaluate
 from feddpa_jax.evaluate.score import Adapters, Scorer
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.metrics import METRICS, Resamples, Summary, summarize
@@ -106,6 +106,10 @@ def weigh(
         layers,
     )
     collected = _collect(config, prepared, adapters, questions, options.fresh, folder, reporter)
+    early_J = np.array([ends_early(e, setting.tokenizer) for e in questions.instances], bool)
+    collected = dataclasses.replace(
+        collected, greedy_CJW=collected.greedy_CJW & ~early_J[None, :, None]
+    )
     count = len(validation)
     splits = {
         name: _split(dataclasses.replace(setting, instances=instances), rows, config)
