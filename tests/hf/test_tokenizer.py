@@ -143,7 +143,7 @@ def test_tokens_that_tokenizer_json_does_not_have(tmp_path: Path, settings: dict
 
 SPACE = "\u2581"
 PIECES = [SPACE, *"abcehlo", SPACE + "a", "he", "ll", SPACE + "he", "hell"]
-PAIRS = [(SPACE, "a"), ("h", "e"), ("l", "l"), (SPACE, "he"), ("he", "ll")]
+PAIRS: Any = [(SPACE, "a"), ("h", "e"), ("l", "l"), (SPACE, "he"), ("he", "ll")]
 
 
 def kinds() -> dict[str, Any]:
@@ -162,7 +162,7 @@ def kinds() -> dict[str, Any]:
 
     llama = vocabulary("<unk>", "<s>", "</s>", *spelled, *PIECES)
     gemma = vocabulary("<pad>", "<eos>", "<bos>", "<unk>", *spelled, *PIECES)
-    pairs = [("h", "e"), ("l", "l"), ("\u0120", "a")]
+    pairs: Any = [("h", "e"), ("l", "l"), ("\u0120", "a")]
     return {
         "llama": LlamaTokenizer(vocab=llama, merges=PAIRS),
         "mistral": LlamaTokenizer(vocab=llama, merges=PAIRS, add_prefix_space=False),
