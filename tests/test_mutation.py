@@ -1,4 +1,4 @@
-"""The list of mutants stays whole as the code changes; the mechanical operators do what they say."""
+"""The list of mutants stays whole as the code changes; mechanical operators do what they say."""
 
 import ast
 

@@ -3,7 +3,20 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation.areas import fed
+from tests.mutation.areas import (
+    adapters,
+    checkpoint,
+    data,
+    evaluate,
+    export,
+    fed,
+    generate,
+    metrics,
+    report,
+    runs,
+    weigh,
+    weighting,
+)
 from tests.mutation.mutant import PACKAGE, Entry
 
 
@@ -43,9 +56,20 @@ AREAS = {
     "checkpoint": _area("checkpoint.py", "test_checkpoint.py"),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
     "generate": _area("generate", "generate"),
-    "runs": _area("prepare.py start.py train.py runs.py", "test_start.py test_runs.py"),
+    "runs": _area("prepare.py start.py train.py runs.py", "test_start.py data/test_rounds.py"),
 }
 
 ENTRIES: dict[str, list[Entry]] = {
     "fed": fed.ENTRIES,
+    "adapters": adapters.ENTRIES,
+    "weighting": weighting.ENTRIES,
+    "metrics": metrics.ENTRIES,
+    "data": data.ENTRIES,
+    "evaluate": evaluate.ENTRIES,
+    "weigh": weigh.ENTRIES,
+    "report": report.ENTRIES,
+    "checkpoint": checkpoint.ENTRIES,
+    "export": export.ENTRIES,
+    "generate": generate.ENTRIES,
+    "runs": runs.ENTRIES,
 }

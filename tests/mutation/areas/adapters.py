@@ -1,0 +1,5 @@
+"""Mutants of LoRA and the dual adapter."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []

@@ -1,0 +1,5 @@
+"""Mutants of the metrics, P and TTP."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []
