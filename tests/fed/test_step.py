@@ -1,5 +1,6 @@
 """One client's updates by hand: loss, gradient, Adam, schedule, dropout."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -13,8 +14,9 @@ from feddpa_jax.data.blocks import fill
 from feddpa_jax.data.packing import PackedRow, Segment
 from feddpa_jax.fed.engine import Engine, make_engine
 from feddpa_jax.fed.rows import Block, BlockShape, Chunk, Rows
-from feddpa_jax.fed.step import client_losses
+from feddpa_jax.fed.step import client_losses, make_step
 from feddpa_jax.models.decoder import Model, causal_mask, from_parameters, random_model
+from feddpa_jax.sharding import single_mesh
 from feddpa_jax.types import TokenizedExample
 from tests.fed.test_engine import CONFIG, new_adapter, random_bank
 
@@ -222,3 +224,64 @@ def test_the_callers_adapters_stay_as_they_are(base: Model):
     before = take(jax.tree.map(np.array, bank), np.array([0]))
     engine.train(bank, chunk_of([(0, 0, 1.0)]), key=jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, bank, before)
+
+
+def test_settings_reach_the_step(base: Model):
+    """The engine's loss is that of its own mix; what is detached is trained to something else."""
+    global_, local = adapters()
+    chunk = chunk_of([(0, 0, 0.2), (1, 2, 0.7)])
+    found = {}
+    for name, changes in {
+        "0.3": {"local_weight": 0.3},
+        "detached": {"local_weight": 0.3, "detach": True},
+        "half": {},
+    }.items():
+        engine = make_engine(base, scale=2.0, learning_rate=1e-2, max_grad_norm=1e-7, **changes)
+        trained, metrics = engine.train(
+            bank_of(local), chunk, key=jax.random.key(0), frozen=global_
+        )
+        found[name] = metrics.losses["anna"][0], np.asarray(trained["q_proj"]["a"])
+    expected = float(loss_of(base, bank_of(local), global_))
+    assert found["0.3"][0] == pytest.approx(expected, rel=1e-5)
+    assert found["detached"][0] == pytest.approx(expected, rel=1e-5)
+    assert found["half"][0] == pytest.approx(
+        float(loss_of(base, bank_of(local), global_, local_weight=0.5)), rel=1e-5
+    )
+    assert not np.allclose(found["0.3"][1], found["detached"][1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"loss_C": np.inf}, {"finite_C": False}])
+def test_what_is_not_finite_is_never_forgotten(base: Model, changes: dict[str, float]):
+    """A loss, though every adapter is finite; or an earlier update's, though this one's is."""
+    start, step = make_step(
+        single_mesh(),
+        **{**PLAIN, "base_mode": "tensor", "learning_rate": 1e-2, "max_grad_norm": 1.0},
+        remat=False,
+    )
+    found = []
+    for values in ({}, changes):
+        state = start(random_bank(1))
+        told = {name: jnp.full_like(getattr(state, name), x) for name, x in values.items()}
+        state, _ = step(
+            base,
+            dataclasses.replace(state, **told),
+            None,
+            rows_of((0, 0, 1.0)),
+            np.zeros((1, 2), np.uint32),
+            np.array([2], np.int32),
+            np.array([True]),
+        )
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.adapters_C))
+        found.append(bool(state.finite_C[0]))
+    assert found == [True, False]
+
+
+def test_the_state_is_donated(base: Model):
+    """Two copies of the optimizer's state would not fit where one does."""
+    adapter = new_adapter(jax.random.key(0))
+    text = (
+        make_engine(base, scale=2.0, learning_rate=1e-2)
+        .lower(adapter, 1, SHAPE, frozen=False)
+        .as_text()
+    )
+    assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") >= 6

@@ -76,13 +76,13 @@ class Entry:
         )
 
 
-def edits(file: str, tests: str, *changes: Edit | tuple[str, str]) -> list[Entry]:
+def edits(file: str, tests: str, *changes: Edit | tuple[str, ...]) -> list[Entry]:
     """Entries for one file.
 
     Args:
       file: below `feddpa_jax/`.
       tests: files or ids below `tests/`, quick ones first, with spaces between them.
-      changes: (old, new), or an `Edit` that says more.
+      changes: the fields of an `Edit`, of which the last two may be left out.
     """
     entries = []
     for change in changes:
