@@ -66,7 +66,7 @@ def tried(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, f
 
 def main() -> int:
     """Exit code 0 if no mutant survives without a reason, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", metavar="AREA,...", help=f"of {', '.join(AREAS)}")
     parser.add_argument("--grep", metavar="TEXT", help="mutants whose file or name has this text")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
