@@ -17,7 +17,7 @@ from feddpa_jax.config import Config, describe_fields, dotted, load_config
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import encode_prompt
+from feddpa_jax.data.tokenize import encode_prompt, other_prompt_note
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.command import evaluate_config
 from feddpa_jax.evaluate.modes import (
@@ -35,7 +35,7 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
-from feddpa_jax.prepare import Prepared, load_data, prepare, prepare_together
+from feddpa_jax.prepare import Prepared, encode, load_data, prepare, prepare_together
 from feddpa_jax.processes import from_first, is_first, several
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
@@ -105,6 +105,8 @@ def train(
         f"{config.model.path} in {config.model.dtype}"
     )
     last = total_rounds(config) - 1
+    if note := other_prompt_note(counts):
+        reporter.say(f"training examples: {note}")
     # The first process alone follows the run.
     names = config.track.to if is_first() else ()
     with tracking(
@@ -239,7 +241,7 @@ def generate(
     mean = " (means over layers)" if np.ndim(l) else ""
     weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
     reporter.say(f"{client}, {mode}: {weights}{seen}")
-    reporter.say(tokenizer.decode(answer_T))
+    reporter.say(tokenizer.decode_continuation(answer_T))
 
 
 def export(
@@ -296,8 +298,8 @@ def data(
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)
-    template = get_template(config.data.template)
-    reporter.show(render(describe(federation, base.tokenizer, template, config.data.max_length)))
+    statistics = describe(federation, lambda own: encode(config, base.tokenizer, own))
+    reporter.show(render(statistics))
 
 
 def bench(

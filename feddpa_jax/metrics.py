@@ -72,8 +72,12 @@ def rouge1(prediction: str, target: str) -> float:
 
 
 def exact_match(prediction: str, target: str) -> float:
-    """100 if the texts are the same but for white space around them, else 0."""
-    return 100.0 * (prediction.strip() == target.strip())
+    r"""100 if the texts are the same, else 0; only white space at the end of both is ignored.
+
+    >>> exact_match("yes\n", "yes"), exact_match(" yes", "yes")
+    (100.0, 0.0)
+    """
+    return 100.0 * (prediction.rstrip() == target.rstrip())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,14 @@ from feddpa_jax.data.costs import costs_on
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.memory import tokens_at_once
 from feddpa_jax.processes import check_same, several, together
 from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
-from feddpa_jax.types import Federation, TokenizedExample, UserError
+from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
 
 
 class Prepared(NamedTuple):
@@ -74,7 +75,7 @@ def prepare(
     Raises:
       UserError: anything that is wrong with either.
     """
-    template = get_template(config.data.template)
+    get_template(config.data.template)
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype, weights=weights)
     limit = base.model.config.max_positions
@@ -85,7 +86,7 @@ def prepare(
         )
     training, counts = [], []
     for client in federation.clients:
-        tokenized = encode_examples(client.train, base.tokenizer, template, config.data.max_length)
+        tokenized = encode(config, base.tokenizer, client.train)
         if not tokenized.examples:
             raise UserError(
                 f"client {client.name!r}: no example is left within data.max_length = "
@@ -115,6 +116,21 @@ def prepare_together(config: Config) -> Prepared:
             }
         )
     return prepared
+
+
+def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) -> Tokenized:
+    """`encode_examples` as the configuration has it.
+
+    Raises:
+      UserError: an unknown template.
+    """
+    return encode_examples(
+        examples,
+        tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+        config.data.encoding,
+    )
 
 
 def load_data(config: Config) -> Federation:

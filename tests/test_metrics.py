@@ -27,8 +27,27 @@ def test_rouge_and_exact_match():
     assert rouge1("", "cat") == 0.0
     # No stemmer: other forms of a word are other words.
     assert rouge1("cats running", "cat runs") == 0.0
-    assert exact_match(" the cat\n", "the cat") == 100.0
-    assert exact_match("The cat", "the cat") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "same"),
+    [
+        ("the cat\n", "the cat", True),
+        ("the cat", "the cat \t\n\u3000", True),
+        ("", "\n", True),
+        ("The cat", "the cat", False),
+        (" the cat", "the cat", False),
+        ("return x + 1", "    return x + 1", False),
+        ("    return x + 1", "    return x + 1", True),
+        ("\nyes", "\n\nyes", False),
+        ("the  cat", "the cat", False),
+        ("a\n b", "a\nb", False),
+        ("é", "e\u0301", False),
+    ],
+)
+def test_exact_match_ignores_white_space_at_the_end_alone(prediction: str, target: str, same: bool):
+    assert exact_match(prediction, target) == 100.0 * same
+    assert exact_match(target, prediction) == 100.0 * same
 
 
 def test_p_and_ttp_by_hand():

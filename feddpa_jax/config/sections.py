@@ -46,6 +46,10 @@ class DataSection:
     __pydantic_config__ = _strict
     path: Annotated[str, _is("sample, a data folder, or hf:NAME?client_column=COLUMN")] = "sample"
     template: Annotated[str, _is("prompt template")] = "alpaca_short"
+    encoding: Annotated[
+        Literal["separate", "joint"],
+        _is("of prompt and response; joint: as one text, as in the released code"),
+    ] = "separate"
     max_length: Annotated[Count, _is("most tokens of an example; the rest is cut")] = 512
     shuffle: Annotated[bool, _is("a new order of the examples in every epoch")] = True
     max_train: Annotated[Count | None, _is("most training examples a client; null: all")] = None
@@ -157,7 +161,7 @@ class EvalSection:
     metrics: Annotated[
         tuple[Metric, ...],
         Field(min_length=1),
-        _is("rouge1, exact_match, nll; without rouge1 nothing is generated"),
+        _is("rouge1, exact_match, nll; without rouge1 answers are judged by their tokens"),
     ] = ("rouge1", "exact_match", "nll")
     modes: Annotated[
         tuple[Mode, ...] | None,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.report import Report, make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
@@ -54,18 +54,15 @@ def make_setting(
     """
     if not prepared.federation.test:
         raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
-    test = encode_examples(
-        prepared.federation.test,
-        prepared.base.tokenizer,
-        get_template(config.data.template),
-        config.data.max_length,
-    )
+    test = encode(config, prepared.base.tokenizer, prepared.federation.test)
     counts = test.counts
     if counts.truncated or counts.dropped:
         reporter.say(
             f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
             f"at data.max_length = {config.data.max_length}"
         )
+    if note := other_prompt_note([counts]):
+        reporter.say(f"test instances: {note}")
     if not test.examples:
         raise UserError("data.max_length: no test instance is left; raise it")
     setting = Setting(

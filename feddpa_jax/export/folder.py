@@ -8,7 +8,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from feddpa_jax.data.statistics import describe
-from feddpa_jax.data.templates import get_template
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.check import check_export, has_effect
@@ -17,6 +16,7 @@ from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, wri
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
+from feddpa_jax.prepare import encode
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import writing
 from feddpa_jax.types import UserError
@@ -131,9 +131,8 @@ def _write(
     options: dict[str, Any],
 ) -> None:
     config, base = trained.config, trained.prepared.base
-    template = get_template(config.data.template)
     statistics = describe(
-        trained.prepared.federation, base.tokenizer, template, config.data.max_length
+        trained.prepared.federation, lambda own: encode(config, base.tokenizer, own)
     )
     record = json.dumps(_record(trained, options), indent=2) + "\n"
     (folder / "README.md").write_text(export_card(trained, plan, statistics), encoding="utf-8")
