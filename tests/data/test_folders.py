@@ -179,6 +179,47 @@ def test_validation_is_held_out_of_what_a_client_trains_on():
     assert split.test == whole.test
 
 
+def test_every_choice_follows_the_seed(tmp_path):
+    """Of files, which the seed does not make: what max_train, max_test and validation choose."""
+    write_sample(tmp_path / "data", 0)
+    limits = {"max_train": 10, "max_test": 3, "validation": 4}
+
+    def chosen(seed: int):
+        found = load_federation(str(tmp_path / "data"), seed=seed, **limits)
+        return [c.train for c in found.clients], [c.validation for c in found.clients], found.test
+
+    whole = load_federation(str(tmp_path / "data"))
+    first, again, other = chosen(1), chosen(1), chosen(2)
+    assert first == again
+    for one, two in zip(first, other, strict=True):
+        assert one != two
+    # Clients and tasks are not all given the same places.
+    places = [
+        tuple(client.train.index(example) for example in own)
+        for client, own in zip(whole.clients, first[0], strict=True)
+    ]
+    held = [
+        tuple(client.train.index(example) for example in own)
+        for client, own in zip(whole.clients, first[1], strict=True)
+    ]
+    assert len(set(places)) == len(set(held)) == 8
+    tests = [whole.test.index(example) for example in first[2]]
+    assert tests == sorted(tests)
+    assert len({tuple(place % 24 for place in tests[k : k + 3]) for k in range(0, 24, 3)}) > 4
+    for limit, count in (("max_train", 96), ("max_test", 24)):
+        exact = load_federation(str(tmp_path / "data"), seed=1, **{limit: count})
+        assert exact == whole
+
+
+def test_a_validation_in_the_datas_order(tmp_path):
+    """Of 60 examples 40, which a set of numbers would not keep in order."""
+    whole = load_federation("sample", seed=1, max_train=90)
+    split = load_federation("sample", seed=1, max_train=90, validation=40)
+    for before, after in zip(whole.clients, split.clients, strict=True):
+        held = [before.train.index(example) for example in after.validation]
+        assert held == sorted(held) and len(held) == 40
+
+
 def test_validation_must_leave_something_to_train_on():
     with pytest.raises(UserError, match=r"data\.validation: client .* below 10"):
         load_federation("sample", seed=1, max_train=10, validation=10)

@@ -71,8 +71,9 @@ def test_centred_by_hand():
     # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
     support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
     dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
-    found = centred(jnp.array([[7.0, 0.0]]), support, dreams)
-    np.testing.assert_allclose(found, [0.5], atol=1e-6)
+    found = centred(jnp.array([[7.0, 0.0], [5.0, 9.0], [4.0, 0.0]]), support, dreams)
+    # (0, 1) and (-1, 0) against the same: 1/2 and -1/2.
+    np.testing.assert_allclose(found, [0.5, 0.5, -0.5], atol=1e-6)
 
 
 def test_whitened_by_hand():
@@ -82,12 +83,18 @@ def test_whitened_by_hand():
     support = jnp.array([[[1.0, 1.0]]])
     found = whitened(jnp.array([[1.0, 0.0]]), support, dreams)
     np.testing.assert_allclose(found, [(1 / 3) ** 0.5 / (1 / 3 + 1) ** 0.5], atol=1e-6)
+    # The same with everything moved by (7, 5): the mean is taken off first.
+    moved = jnp.array([[7.0, 5.0]])
+    again = whitened(jnp.array([[1.0, 0.0]]) + moved, support + moved[None], dreams + moved)
+    np.testing.assert_allclose(again, found, atol=1e-6)
 
 
 def test_mahalanobis_by_hand():
     # Mean (0, 0), variances (1, 3), their mean 2, shrunk to (1.5, 2.5).
     support = jnp.array([[1.0, 3**0.5], [-1.0, -(3**0.5)]])
+    moved = mahalanobis(jnp.array([[7.0, 0.0], [10.0, 5.0]]), support + np.array([[7.0, 0.0]]))
     found = mahalanobis(jnp.array([[0.0, 0.0], [3.0, 5.0]]), support)
+    np.testing.assert_allclose(moved, found, atol=1e-5)
     # (9 / 1.5 + 25 / 2.5) / 2 = 8.
     np.testing.assert_allclose(found, [1.0, np.exp(-8.0)], atol=1e-6)
 
