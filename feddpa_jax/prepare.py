@@ -20,6 +20,7 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.memory import tokens_at_once
+from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.processes import check_same, several, together
 from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
@@ -78,12 +79,7 @@ def prepare(
     get_template(config.data.template)
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype, weights=weights)
-    limit = base.model.config.max_positions
-    if config.data.max_length > limit:
-        raise UserError(
-            f"data.max_length: {config.data.max_length} is more than the {limit} positions "
-            f"of {config.model.path}"
-        )
+    _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
         tokenized = encode(config, base.tokenizer, client.train)
@@ -98,6 +94,26 @@ def prepare(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+
+
+def _check_sizes(config: Config, model: ModelConfig) -> None:
+    """Refuses sizes that the base cannot have, before arrays are made of them."""
+    for name, value in (
+        ("data.max_length", config.data.max_length),
+        ("eval.max_new_tokens", config.eval.max_new_tokens),
+    ):
+        if value > model.max_positions:
+            raise UserError(
+                f"{name}: {value} is more than the {model.max_positions} positions of "
+                f"{config.model.path}; lower it"
+            )
+    sizes = model.target_sizes()
+    widest = max(max(sizes[target]) for target in config.lora.targets)
+    if config.lora.rank > widest:
+        raise UserError(
+            f"lora.rank: {config.lora.rank} is more than the {widest} rows of the widest adapted "
+            f"map of {config.model.path}; lower it"
+        )
 
 
 def prepare_together(config: Config) -> Prepared:

@@ -30,7 +30,7 @@ def other_prompt_note(counts: Sequence[TokenCounts]) -> str:
     """A sentence on prompts that training sees differently from inference; empty if there are none.
 
     >>> other_prompt_note([TokenCounts(3, other_prompt=1), TokenCounts(2)])
-    "1 of 5 prompts have other tokens here than at inference; use data.encoding: separate"
+    '1 of 5 prompts have other tokens here than at inference; use data.encoding: separate'
     """
     other = sum(own.other_prompt for own in counts)
     if not other:

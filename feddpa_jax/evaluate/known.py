@@ -12,15 +12,11 @@ from feddpa_jax.types import Example, TokenizedExample
 def known_answer(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> str | None:
     """The greedy answer's text where the argmax is the target at every response position.
 
-    Decoding stops at the first end token, or after `most` tokens. Where the target was cut before
-    either, the answer goes on and is not known: None.
+    Decoding stops at the first of the tokens that end an answer, or after `most` tokens. Where the
+    target was cut before either, the answer goes on and is not known: None.
     """
-    target_T = example.tokens_T[example.prompt_length :]
-    ends = np.flatnonzero(target_T == tokenizer.eos_id)
-    length = min([most, *ends.tolist()])
-    if length > len(target_T):
-        return None
-    return tokenizer.decode_continuation(target_T[:length])
+    target_T, length = _answered(example, tokenizer, most)
+    return tokenizer.decode_continuation(target_T[:length]) if length <= len(target_T) else None
 
 
 def can_match(
@@ -40,3 +36,19 @@ def can_match(
             for answer, instance in zip(answers, instances, strict=True)
         ]
     )
+
+
+def needs_no_end(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> bool:
+    """Whether decoding stops for want of room where the target has its end token, or before.
+
+    Such an answer may be the target's text although the end token is not the argmax.
+    """
+    target_T, length = _answered(example, tokenizer, most)
+    return length == most <= len(target_T)
+
+
+def _answered(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> tuple[np.ndarray, int]:
+    """The target's tokens, and how many of them a greedy answer that follows them has."""
+    target_T = example.tokens_T[example.prompt_length :]
+    ends = np.flatnonzero(np.isin(target_T, tokenizer.stop_ids))
+    return target_T, min([most, *ends.tolist()])

@@ -8,7 +8,7 @@ import numpy as np
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import MIXES, WeightingSettings, gather
-from feddpa_jax.evaluate.known import known_answer
+from feddpa_jax.evaluate.known import can_match, known_answer, needs_no_end
 from feddpa_jax.evaluate.modes import (
     MODES,
     ModeWeights,
@@ -208,22 +208,25 @@ def _answers(
     """
     tokenizer, most = setting.tokenizer, decoding.max_new_tokens
     texts = [known_answer(example, tokenizer, most) for example in setting.tokenized]
+    endless_I = can_match(setting.instances, setting.tokenized, tokenizer, most)
+    endless_I &= [needs_no_end(example, tokenizer, most) for example in setting.tokenized]
     open_: list[tuple[str, int]] = []
     answers: dict[str, list[str | None]] = {}
     for mode, own in passes.items():
         answers[mode] = [None] * len(own.requests)
         for r in range(len(own.requests)):
+            i = r % len(texts)
             follows = decoding.beams == 1 and scores[mode].greedy_I[r]
             if follows:
-                answers[mode][r] = texts[r % len(texts)]
-            if answers[mode][r] is None and (every or follows):
+                answers[mode][r] = texts[i]
+            if answers[mode][r] is None and (every or follows or endless_I[i]):
                 open_.append((mode, r))
     if not open_:
         return answers
     answerer = Answerer(
         model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=decoding.beams,
         max_new_tokens=most,

@@ -5,7 +5,7 @@ from tests.mutation.mutant import edits
 ENTRIES = [
     *edits(
         "prepare.py",
-        "test_prepare.py",
+        "test_configured.py",
         ("seed=config.seed,\n        max_train", "seed=0,\n        max_train"),
         ("max_train=config.data.max_train", "max_train=config.data.max_test"),
         ("max_test=config.data.max_test", "max_test=config.data.max_train"),
@@ -80,9 +80,9 @@ ENTRIES = [
     ),
     *edits(
         "runs.py",
-        "test_prepare.py",
+        "test_configured.py",
         ('json.loads(line)["round"] < number', 'json.loads(line)["round"] <= number'),
-        ("max_test=old.data.max_test", "max_test=config.data.max_test", "test_prepare.py"),
+        ("max_test=old.data.max_test", "max_test=config.data.max_test", "test_configured.py"),
         ("while name.casefold() in taken", "while name in taken"),
     ),
 ]
