@@ -177,7 +177,7 @@ def test_tokens_are_drawn_from_the_key_anew_at_every_step(model):
             prompt.last_hidden_BD,
             prompt.cache,
             length_B,
-            eos_id=-1,
+            stop_ids=(-1,),
             pad_id=0,
             max_new_tokens=new,
             key=jax.random.key(seed),

@@ -8,16 +8,20 @@ ENTRIES = [
         "hf/test_peft_format.py",
         ("stack_LXY[layer], np.float32).T", "stack_LXY[0], np.float32).T"),
         (
-            "tensors.get_tensor(name), np.float32).T",
-            "tensors.get_tensor(name), np.float32)[::-1].T",
+            "np.asarray(tensor, np.float32).T",
+            "np.asarray(tensor, np.float32)[::-1].T",
         ),
         (
             '_PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight"}',
             '_PARTS = {"b": ".lora_A.weight", "a": ".lora_B.weight"}',
         ),
-        ('math.sqrt(rank) if settings.get("use_rslora") else 1.0', "1.0", "hf/test_peft_format.py"),
-        ("math.sqrt(rank) if", "1 / math.sqrt(rank) if", "hf/test_peft_format.py"),
         ('["a"].shape[-1]', '["a"].shape[-2]'),
+    ),
+    *edits(
+        "hf/peft_settings.py",
+        "hf/test_peft_format.py",
+        ("alpha *= math.sqrt(rank)", "alpha *= 1"),
+        ("alpha *= math.sqrt(rank)", "alpha /= math.sqrt(rank)"),
     ),
     *edits(
         "export/plan.py",
