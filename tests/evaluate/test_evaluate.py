@@ -16,8 +16,8 @@ from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.known import known_answer
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
