@@ -68,7 +68,9 @@ def main() -> int:
     """Exit code 0 if no mutant survives without a reason, else 1."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", metavar="AREA,...", help=f"of {', '.join(AREAS)}")
-    parser.add_argument("--grep", metavar="TEXT", help="mutants whose file or name has this text")
+    parser.add_argument(
+        "--grep", metavar="TEXT", action="append", help="only those whose file or name has a TEXT"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--sample", type=int, metavar="N", help="N mechanical mutants instead")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -79,7 +81,8 @@ def main() -> int:
     if unknown := set(areas) - AREAS.keys():
         parser.error(f"--only: no area {sorted(unknown)[0]!r}; there are {', '.join(AREAS)}")
     mutants = sampled(areas, args.sample, args.seed) if args.sample else listed(areas)
-    mutants = [m for m in mutants if not args.grep or args.grep in f"{m.file}: {m.name}"]
+    if args.grep:
+        mutants = [m for m in mutants if any(text in f"{m.file}: {m.name}" for text in args.grep)]
     if args.list:
         for mutant in mutants:
             print(f"{mutant.area:10} {mutant.file}: {mutant.name}  [{' '.join(mutant.tests)}]")
