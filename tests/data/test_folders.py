@@ -27,6 +27,7 @@ def test_paper_layout(tmp_path):
     assert [client.name for client in federation.clients] == ["client_0", "client_1"]
     assert [len(client.train) for client in federation.clients] == [1, 2]
     assert federation.test[0].task == "sum"
+    assert [client.tasks for client in federation.clients] == [("sum",), ("sum",)]
     assert load_federation(str(tmp_path / "2")) == federation
 
 
@@ -260,6 +261,34 @@ def test_empty_client_folder_names_its_file(tmp_path):
     (tmp_path / "clients" / "north" / "train.jsonl").write_text("\n \n")
     with pytest.raises(UserError, match=r"train\.jsonl: client 'north' has no training example"):
         load_federation(str(tmp_path))
+
+
+def test_a_client_name_has_64_letters_at_most(tmp_path):
+    for place, count in (("a", 64), ("b", 65)):
+        folder = tmp_path / place / "clients" / ("x" * count)
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert load_federation(str(tmp_path / "a")).clients[0].name == "x" * 64
+    with pytest.raises(UserError, match="use up to 64 letters"):
+        load_federation(str(tmp_path / "b"))
+
+
+def test_only_line_feeds_end_a_record(tmp_path):
+    """Other separators of lines may stand in a text as they are."""
+    folder = tmp_path / "clients" / "north"
+    folder.mkdir(parents=True)
+    record = {**GOOD, "output": "one\u2028two\x85three", "category": "kind"}
+    text = json.dumps(record, ensure_ascii=False) + "\n" + json.dumps(GOOD) + "\n"
+    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    first, second = load_federation(str(tmp_path)).clients[0].train
+    assert (first.output, first.category, second.output) == (record["output"], "kind", "3")
+
+
+@pytest.mark.parametrize("field", ["input", "task", "category"])
+def test_optional_fields_are_texts_too(tmp_path, field):
+    folder = paper(tmp_path, [{**GOOD, field: 7}])
+    with pytest.raises(UserError, match=rf"record 1: field '{field}' is 7, not text"):
+        load_federation(str(folder))
 
 
 def test_client_names_cannot_leave_the_folder(tmp_path):

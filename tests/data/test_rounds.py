@@ -126,6 +126,9 @@ def test_a_chunk_by_hand():
     assert {block.computed_tokens for block in blocks} == {2 * 2 * 8}
     assert data.tokens(1) == 2 * 9 * 5
     assert [data.slots(n) for n in (1, 2, 3)] == [2, 2, 4]
+    assert [own.phase for own in data.round(0, (BlockShape(2, 8, 16),)).chunks("local")] == [
+        "local"
+    ]
     # Micro-batches of two in batches of four; the last update of an epoch has one example.
     sizes = [[len(micro) for micro in update] for update in data.updates_of(1, 0, "local")]
     assert sizes == [[2, 2], [2, 2], [1]] * 2

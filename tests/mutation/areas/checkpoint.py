@@ -7,7 +7,12 @@ ENTRIES = [
         "checkpoint.py",
         "fed/test_clients.py test_checkpoint.py",
         ("or sha256(path) != digest:", ":"),
-        ("path.stat().st_size != size or", ""),
+        (
+            "path.stat().st_size != size or",
+            "",
+            "",
+            "the digest differs too; the size is only found sooner",
+        ),
         ("return _find_damaged_client(place)", 'return ""'),
         ("if sha256(path) != digest", "if False"),
         ("if found != size", "if False"),

@@ -88,7 +88,12 @@ ENTRIES = [
         ("len(rows) < shape.rows and", "len(rows) <= shape.rows and"),
         ("(-client.left, client.place)", "(client.left, client.place)"),
         ("            if not client.open:\n", "            if False:\n"),
-        ("in reversed(self.work[self.update])", "in self.work[self.update]"),
+        (
+            "in reversed(self.work[self.update])",
+            "in self.work[self.update]",
+            "",
+            "rows of an update may be computed in any order",
+        ),
         ("top = -(-longest // 8) * 8", "top = longest // 8 * 8"),
         ("len(lengths) < most", "len(lengths) <= most"),
         ("> least - compile_cost", "> least"),
