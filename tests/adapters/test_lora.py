@@ -1,5 +1,7 @@
 """The algebra of adapters: what a bank adds, and when it adds nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,7 +211,7 @@ def test_every_layer_target_and_branch_has_its_own_dropout():
     x_BTD = jnp.arange(1.0, 65.0).reshape(1, 1, 64)
     key_B2 = jnp.array([[1, 2]], jnp.uint32)
 
-    def value(target: str, layer: int, index: int, rate: float = 0.5, key=key_B2) -> float:
+    def value(target: str, layer: int, index: int, rate: float = 0.5, key: Any = key_B2) -> float:
         branch = Branch(
             {target: pair}, jnp.zeros(1, int), jnp.ones(1), key, 1.0, rate, False, index
         )

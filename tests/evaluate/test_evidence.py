@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,11 @@ def plain(one: TokenizedExample, client: int, model: str) -> tuple[list[np.ndarr
     return _plain(tuple(one.tokens_T.tolist()), client, model)
 
 
+def close(found: Any, expected: Any) -> None:
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
 def embedded(one: TokenizedExample, client: int, model: str, pooling: str, layer: int):
     states, _ = plain(one, client, model)
     prompt_TD = states[layer][: one.prompt_length]
@@ -102,12 +108,12 @@ def test_prompts_are_embedded_as_the_settings_say(scorer: Scorer, model, pooling
     place = MODEL.config.layers if layer is None else layer
     for client, evidence in enumerate(found):
         query_BD = [embedded(e, client, model, pooling, place) for e in INSTANCES]
-        np.testing.assert_allclose(evidence.query_BD, query_BD, atol=3e-5)
+        close(evidence.query_BD, query_BD)
         drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client])
         support_MD = [
             embedded(TRAINING[client][i], client, model, pooling, place) for i in drawn.tolist()
         ]
-        np.testing.assert_allclose(evidence.support_MD, support_MD, atol=3e-5)
+        close(evidence.support_MD, support_MD)
 
 
 def test_every_instance_has_a_support_of_its_own_if_told_so(scorer: Scorer):
@@ -123,7 +129,7 @@ def test_every_instance_has_a_support_of_its_own_if_told_so(scorer: Scorer):
                 embedded(TRAINING[client][at], client, "base", "last", 2)
                 for at in drawn_IM[i].tolist()
             ]
-            np.testing.assert_allclose(evidence.support_BMD[i], expected, atol=3e-5)
+            close(evidence.support_BMD[i], expected)
 
 
 def test_likelihoods_are_those_of_the_prompts_under_each_model(scorer: Scorer):
@@ -139,10 +145,10 @@ def test_likelihoods_are_those_of_the_prompts_under_each_model(scorer: Scorer):
                 found.append(-logp_TV[at, one.tokens_T[1 : one.prompt_length]].mean())
             return found
 
-        np.testing.assert_allclose(evidence.query_nll_BA, [nll(e) for e in INSTANCES], atol=3e-5)
+        close(evidence.query_nll_BA, [nll(e) for e in INSTANCES])
         drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client]).tolist()
         expected = [nll(TRAINING[client][i]) for i in drawn]
-        np.testing.assert_allclose(evidence.support_nll_MA, expected, atol=3e-5)
+        close(evidence.support_nll_MA, expected)
 
 
 def test_entropies_are_those_of_the_answers_first_token(scorer: Scorer):
@@ -154,7 +160,7 @@ def test_entropies_are_those_of_the_answers_first_token(scorer: Scorer):
                 logp_V = plain(one, client, model)[1][one.prompt_length - 1]
                 expected = -(np.exp(logp_V) * logp_V).sum()
                 assert evidence.entropy_BA is not None
-                np.testing.assert_allclose(evidence.entropy_BA[b, a], expected, atol=3e-5)
+                close(evidence.entropy_BA[b, a], expected)
 
 
 def test_every_layers_input_for_a_rule_that_weighs_layers(scorer: Scorer):
@@ -163,7 +169,7 @@ def test_every_layers_input_for_a_rule_that_weighs_layers(scorer: Scorer):
         assert evidence.query_BLD is not None
         for b, one in enumerate(INSTANCES):
             expected = [embedded(one, client, "global", "last", layer) for layer in range(2)]
-            np.testing.assert_allclose(evidence.query_BLD[b], expected, atol=3e-5)
+            close(evidence.query_BLD[b], expected)
 
 
 def test_known_scores_serve_where_they_are_of_the_last_layer(scorer: Scorer):
@@ -180,7 +186,7 @@ def test_known_scores_serve_where_they_are_of_the_last_layer(scorer: Scorer):
     assert [float(np.asarray(e.query_BD).mean()) for e in found] == [8.0, 9.0]
     lower = gather(scorer, IDS, TRAINING, INSTANCES, (), settings_of(**rule, layer=1), known)
     expected = [embedded(e, 0, "local", "last", 1) for e in INSTANCES]
-    np.testing.assert_allclose(lower[0].query_BD, expected, atol=3e-5)
+    close(lower[0].query_BD, expected)
 
 
 def test_pooled_by_hand():
