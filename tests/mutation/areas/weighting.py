@@ -94,7 +94,12 @@ ENTRIES = [
         ("[seed, client, 3, i]", "[0, client, 3, i]"),
         ("[seed, client, 3, i]", "[seed, 0, 3, i]"),
         ("[seed, client, 3, i]", "[seed, client, 3]"),
-        ("count >= support", "count > support + 5"),
+        (
+            "count >= support",
+            "count > support + 5",
+            "",
+            "a permutation cut short is a draw without replacement as well",
+        ),
         ("np.resize(rng.permutation(count), support)", "rng.choice(count, size=support)"),
     ),
     *edits(
