@@ -16,13 +16,14 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices", "processes"},
+    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices", "processes"}
+    | {"interrupt", "join", "meeting", "problems", "streams", "supervise"},
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start", "trackers"},
     {"train", "export", "bench", "plan", "weigh", "report"},
-    {"commands", "cli"},
+    {"arguments", "commands", "cli", "__main__"},
 )
 
 

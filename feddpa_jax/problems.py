@@ -1,0 +1,38 @@
+"""Errors of the system in one line, where nobody nearer to the cause has said it better."""
+
+import errno
+import os
+
+from feddpa_jax.types import UserError
+
+_SPACE = "make room, then start the same command again"
+_ALLOW = "allow it, or name another path"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "its links lead back to itself; name another path",
+    errno.ENOTDIR: "a part of the path is a file; name another path",
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+    errno.EROFS: "name another path",
+}
+
+
+def in_one_line(error: BaseException) -> str | None:
+    """What to say of an error that the user can fix; None for a fault of the program.
+
+    >>> in_one_line(PermissionError(errno.EACCES, "Permission denied", "/root/run"))
+    '/root/run: Permission denied; allow it, or name another path'
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}; use less, or a larger machine"
+    if isinstance(error, OSError) and error.strerror:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{name}{error.strerror}{f'; {remedy}' if remedy else ''}"
+    if isinstance(error, UnicodeEncodeError) or "embedded null" in str(error):
+        return f"a name or text is not UTF-8, or has a zero byte ({error}); write it in UTF-8"
+    return None
