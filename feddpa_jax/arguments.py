@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from feddpa_jax.problems import in_one_line
+from feddpa_jax.problems import check_path
 from feddpa_jax.types import UserError
 
 _OVERRIDES = "any field of the configuration: --section.field VALUE (feddpa fields lists them)"
@@ -239,15 +239,7 @@ def check_paths(known: argparse.Namespace) -> None:
       UserError: the option, the path and what is wrong with it.
     """
     for name, value in vars(known).items():
-        option = "" if name == "runs" else f"--{name.replace('_', '-')}: "
+        option = "" if name == "runs" else f"--{name.replace('_', '-')}"
         for path in value if isinstance(value, list) else [value]:
-            if not isinstance(path, Path):
-                continue
-            try:
-                path.stat()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise UserError(f"{option}{in_one_line(error)}") from None
-            except ValueError as error:
-                raise UserError(f"{option}{str(path)!r}: {error}; name another path") from None
+            if isinstance(path, Path):
+                check_path(option, path)

@@ -11,9 +11,6 @@ from feddpa_jax.arguments import check_paths, check_texts, make_parser
 from feddpa_jax.problems import in_one_line
 from feddpa_jax.types import UserError
 
-# Commands whose result is what they print; the others write files.
-_PRINTING = ("data", "fields", "generate")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -74,7 +71,8 @@ def program() -> NoReturn:
 
 def _fail(line: str) -> int:
     if not interrupt.pressed():
-        print(f"feddpa: error: {' '.join(line.split())}", file=sys.stderr)
+        shown = " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
+        print(f"feddpa: error: {shown}", file=sys.stderr)
     return _leave(2)
 
 
@@ -105,7 +103,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
     quiet_compiler()
     if known.command == "plan" and known.topology is not None:
         prepare_environment()
-    if known.command not in _PRINTING:
+    if not _only_prints(known):
         streams.go_on_without()
     if known.command == "train":
         place = (known.coordinator, known.processes, known.process)
@@ -125,6 +123,14 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
     if lost is not None and not lost.reader_gone:
         print(f"feddpa: standard output: {lost.reason}; the command went on", file=sys.stderr)
     return 0
+
+
+def _only_prints(known: argparse.Namespace) -> bool:
+    """Whether a command's only result is what it prints; the others write files."""
+    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    if target is not None:
+        return getattr(known, target) is None
+    return known.command in ("fields", "generate")
 
 
 def _command(known: argparse.Namespace, overrides: list[str]) -> None:

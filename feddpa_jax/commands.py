@@ -36,6 +36,7 @@ from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, load_data, prepare, prepare_together
+from feddpa_jax.problems import check_fields
 from feddpa_jax.processes import from_first, is_first, several
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
@@ -51,6 +52,7 @@ from feddpa_jax.weighting.rules import make_weighting
 
 def _checked(config: Config) -> Config:
     """Refuses what only the registries know, before anything is loaded."""
+    check_fields(dotted(config))
     make_weighting(config.weighting.rule, scale=1.0, scales="local")
     get_template(config.data.template)
     return resolved(config)

@@ -47,6 +47,9 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return
     signal.signal(signal.SIGINT, _on_signal)
+    from feddpa_jax import streams
+
+    streams.fill()
     ours, signals = os.pipe()
     os.set_blocking(signals, False)
     # Written by the C handler at once, also while the main thread is in C++.

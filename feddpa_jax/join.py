@@ -3,11 +3,12 @@
 JAX is imported where it is needed: the command line reads its arguments before.
 """
 
+import functools
 import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from feddpa_jax import streams
@@ -69,24 +70,20 @@ def join(
       UserError: some are missing or wrong, or the others cannot be found.
     """
     check_place(coordinator, count, number, wait, heartbeat)
+    # Before the meeting, so that JAX can connect at once those who have met.
+    import jax
+
     if coordinator is not None:
         assert count is not None and number is not None
         meet(*_address(coordinator), count, number, wait)
     streams.apart()
-
-    import jax
-
     # With it SIGTERM would be a notice to ask about, and no longer end the process.
     jax.config.update("jax_enable_preemption_service", False)
     limit = wait if coordinator is None else CONNECT
-    times = {
-        "initialization_timeout": round(limit + LATER),
-        "heartbeat_timeout_seconds": round(heartbeat),
-        "shutdown_timeout_seconds": round(heartbeat),
-    }
     with _at_most(limit, f"--coordinator: not all processes connected within {limit:g} s"):
-        _initialize(coordinator, count, number, times)
-        devices = Counter(device.process_index for device in jax.devices())
+        _initialize(coordinator, count, number, round(limit + LATER), round(heartbeat))
+    # Heartbeats have begun: from here on a process that is lost is noticed.
+    devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
         raise UserError(
             f"--distributed: the processes have {sorted(devices.values())} devices; give each as "
@@ -95,18 +92,22 @@ def join(
 
 
 def _initialize(
-    coordinator: str | None, count: int | None, number: int | None, times: Mapping[str, int]
+    coordinator: str | None, count: int | None, number: int | None, limit: int, heartbeat: int
 ) -> None:
     import jax
 
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=limit,
+        heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=heartbeat,
+    )
     try:
         if coordinator is None:
-            jax.distributed.initialize(**times)
+            initialize()
         else:
             # Without detection, which under SLURM would leave each process one local device.
-            jax.distributed.initialize(
-                coordinator, count, number, cluster_detection_method="deactivate", **times
-            )
+            initialize(coordinator, count, number, cluster_detection_method="deactivate")
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         if coordinator is None:

@@ -2,8 +2,8 @@
 
 JAX would wait in C++ and abort without saying who is missing. Process 0 listens at the address
 that JAX's coordinator will have; it closes that port when all have come, and JAX opens it again.
-Messages are single lines of JSON: a newcomer's `{"process": 1, "processes": 2, ...}`, and the answer
-`{"go": true}` or `{"error": "..."}`.
+Messages are single lines of JSON: a newcomer's `{"process": 1, "processes": 2, ...}`, and the
+answer `{"go": true}` or `{"error": "..."}`.
 """
 
 import importlib.metadata
@@ -70,7 +70,8 @@ def refusal(own: dict[str, Any], other: dict[str, Any]) -> str:
             f"--processes: process {number} says {other.get('processes')}, process 0 says "
             f"{own['processes']}; give all of them the same"
         )
-    versions = other.get("versions", {})
+    versions = other.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
     for name, version in own["versions"].items():
         if versions.get(name) != version:
             return (
@@ -187,18 +188,20 @@ class _Host:
         return hear
 
     def admit(self, friend: socket.socket, other: dict[str, Any]) -> None:
-        number = other.get("process")
+        number: Any = other.get("process")
         if other.get("id") == self.own["id"]:
             self.reached_itself = True
             self.drop(friend)
             return
         error = refusal(self.own, other)
-        if not error and (number == 0 or number in self.came):
+        if not error and number not in range(self.own["processes"]):
+            error = f"--process: {number!r} is no number of a process"
+        elif not error and (number == 0 or number in self.came):
             error = (
                 f"--process: another process {number} has come already; give each its own number, "
                 f"0 to {self.own['processes'] - 1}"
             )
-        if error or not isinstance(number, int):
+        if error:
             self.refused.append(error)
             _send(friend, {"error": error})
             self.drop(friend)
@@ -284,4 +287,4 @@ def _send(friend: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    return (error.strerror or str(error)).partition(" (while")[0]

@@ -2,9 +2,14 @@
 
 import errno
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from feddpa_jax.types import UserError
 
+# Fields of the configuration that name a file or folder; others name what a registry knows.
+_FIELDS = ("data.path", "model.path", "init.global_adapter", "init.local_adapter")
 _SPACE = "make room, then start the same command again"
 _ALLOW = "allow it, or name another path"
 _REMEDIES = {
@@ -36,3 +41,31 @@ def in_one_line(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError) or "embedded null" in str(error):
         return f"a name or text is not UTF-8, or has a zero byte ({error}); write it in UTF-8"
     return None
+
+
+def check_path(name: str, path: Path) -> None:
+    """Refuses a path that can be neither read nor made.
+
+    Args:
+      name: what names it, an option or a field.
+      path: that may not exist yet.
+
+    Raises:
+      UserError: the name, the path and what is wrong with it.
+    """
+    start = f"{name}: " if name else ""
+    try:
+        path.expanduser().stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{start}{in_one_line(error)}") from None
+    except (RuntimeError, ValueError) as error:  # No such user, or a zero byte.
+        raise UserError(f"{start}{str(path)!r}: {error}; name another path") from None
+
+
+def check_fields(values: Mapping[str, Any]) -> None:
+    """The same for the paths of a configuration, given as {field: value}."""
+    for field in _FIELDS:
+        if isinstance(values[field], str):
+            check_path(field, Path(values[field]))

@@ -2,8 +2,8 @@
 
 - A character that the stream cannot encode is written as an escape (backslash, u, 2026).
 - A stream that was closed before the program started is like /dev/null.
-- If standard output fails, a command that only prints ends (OutputLostError); one that writes files goes
-  on without it. Standard error is never a reason to stop.
+- If standard output fails, a command that only prints ends (OutputLostError); one that writes
+  files goes on without it. Standard error is never a reason to stop.
 """
 
 import errno
@@ -56,16 +56,20 @@ class Descriptor(io.FileIO):
 
 
 def prepare() -> None:
-    """Makes the process's streams safe, once; also those that are closed."""
+    """Makes the process's streams safe; once."""
+    fill()
+    if _descriptor(sys.stdout) is None:
+        sys.stdout = wrap(1, sys.stdout, needed=True)
+        sys.stderr = wrap(2, sys.stderr, needed=False)
+
+
+def fill() -> None:
+    """Opens /dev/null for streams that are closed; else the program's next files would be those."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            # It gets the lowest free number; else the next file of the program would.
-            os.open(os.devnull, os.O_RDWR)
-    if _descriptor(sys.stdout) is None:
-        sys.stdout = wrap(1, sys.stdout, needed=True)
-        sys.stderr = wrap(2, sys.stderr, needed=False)
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
 
 
 def wrap(descriptor: int, old: TextIO | None, *, needed: bool) -> io.TextIOWrapper:
