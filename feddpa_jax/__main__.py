@@ -7,7 +7,7 @@ from feddpa_jax import interrupt
 
 interrupt.install()
 
-from feddpa_jax.cli import program  # noqa: E402
+from feddpa_jax.cli import program
 
 if __name__ == "__main__":
     program()

@@ -1,12 +1,17 @@
 """The command line: feddpa COMMAND [--config FILE] [--section.field VALUE ...]."""
 
+from feddpa_jax import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()
+
 import argparse
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from feddpa_jax import interrupt, streams, supervise
+from feddpa_jax import streams, supervise
 from feddpa_jax.arguments import check_paths, check_texts, make_parser
 from feddpa_jax.problems import in_one_line
 from feddpa_jax.types import UserError

@@ -14,9 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 CODE = 130
 LINE = "feddpa: stopped; rerun the same command to resume"
@@ -33,6 +30,8 @@ class _Interrupt:
     working = False
     pressed = 0.0
     told = False
+    # Held by the thread that ends the process; the main thread may take it twice.
+    lock = _thread.RLock()
 
 
 _now = _Interrupt()
@@ -63,13 +62,15 @@ def installed() -> bool:
     return _now.installed
 
 
-@contextmanager
-def working() -> Iterator[None]:
+class working:  # noqa: N801 - reads as a phrase: `with working():`
     """Context in which Ctrl-C raises KeyboardInterrupt, so that the work can clean up."""
-    _now.working = True
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        """Begins to raise."""
+        _now.working = True
+
+    def __exit__(self, *_: object) -> None:
+        """Ends to raise."""
         _now.working = False
 
 
@@ -80,9 +81,10 @@ def pressed() -> bool:
 
 def tell() -> None:
     """Says that the program stops; once."""
-    if not _now.told:
-        _now.told = True
-        _write(2, f"{LINE}\n")
+    with _now.lock:
+        if not _now.told:
+            _write(2, f"{LINE}\n")
+            _now.told = True
 
 
 def ignore() -> None:
@@ -91,7 +93,7 @@ def ignore() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _on_signal(number: int, frame: Any) -> None:
+def _on_signal(number: int, frame: object) -> None:
     now = time.monotonic()
     again = _now.pressed and now - _now.pressed > ONE_PRESS
     if not _now.working or again:
@@ -128,6 +130,7 @@ def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
 
 
 def _stop() -> None:
+    _now.lock.acquire()
     if os.isatty(1):
         _write(1, "\x1b[?25h")  # The cursor, which a progress bar hides.
     tell()

@@ -38,8 +38,11 @@ def in_one_line(error: BaseException) -> str | None:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         remedy = _REMEDIES.get(error.errno or 0)
         return f"{name}{error.strerror}{f'; {remedy}' if remedy else ''}"
-    if isinstance(error, UnicodeEncodeError) or "embedded null" in str(error):
-        return f"a name or text is not UTF-8, or has a zero byte ({error}); write it in UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        near = error.object[max(0, error.start - 40) : error.end + 40]
+        return f"{near!r} is not UTF-8; give the file or folder another name"
+    if "embedded null" in str(error):
+        return f"{error}: a name or path has a zero byte; name another"
     return None
 
 

@@ -88,7 +88,7 @@ def test_paths_of_the_configuration(capsys, field: str, tmp_path):
         (OSError(errno.EIO, "Input/output error", "/x"), "/x: Input/output error"),
         (MemoryError("Unable to allocate 9 GiB"), "out of memory: Unable to allocate 9 GiB; use"),
         (MemoryError(), "out of memory; use less"),
-        (ValueError("embedded null byte"), "a name or text is not UTF-8, or has a zero byte"),
+        (ValueError("embedded null byte"), "embedded null byte: a name or path"),
     ],
 )
 def test_what_the_system_says_at_last(capsys, monkeypatch, error: Exception, line: str):
