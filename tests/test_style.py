@@ -16,7 +16,17 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices", "processes"}
+    {
+        "types",
+        "contraction",
+        "disk",
+        "progress",
+        "strict_json",
+        "strict_yaml",
+        "sharding",
+        "devices",
+        "processes",
+    }
     | {"interrupt", "join", "meeting", "problems", "streams", "supervise"},
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},

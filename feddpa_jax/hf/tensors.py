@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +100,22 @@ def stored_blocks(file: Path, name: str) -> Iterator[np.ndarray]:
         with opened(file) as tensors:
             block = tensors.get_slice(name)[rows]
         yield block
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, private: bool = False) -> None:
+    """Writes a safetensors file that `transformers` and `peft` load.
+
+    Args:
+      path: the file.
+      tensors: by name.
+      private: whether it is for its owner alone (mode 0600), not for whom the umask lets read.
+    """
+    from safetensors.numpy import save_file
+
+    path.unlink(missing_ok=True)
+    # `save_file` puts a file of mode 0600 in the place of this one, which has the umask's.
+    path.touch()
+    mode = path.stat().st_mode
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})
+    path.chmod(0o600 if private else mode)

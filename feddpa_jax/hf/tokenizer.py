@@ -1,5 +1,6 @@
 """Tokenizers on the `tokenizers` library: from a Hugging Face folder, or plain bytes."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from feddpa_jax.hf.continuation import continuation_backend
+from feddpa_jax.strict_json import read_json
 from feddpa_jax.types import UserError
 
 
 class Tokenizer:
     """Text to ids and back, with the model's special tokens.
+
+    A sequence is a prompt (`encode`) and what follows it (`encode_continuation`); both are encoded
+    separately, so the ids of a prompt do not depend on its response.
 
     Special tokens that stand in a text, be it a user's, are recognised as such, as `transformers`
     does.
@@ -63,17 +69,52 @@ class Tokenizer:
         return ids[: len(ids) - self._appended]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids, without special tokens."""
+        """The text of a whole sequence's ids, without special tokens."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    @functools.cached_property
+    def _continuation(self) -> tokenizers.Tokenizer:
+        return continuation_backend(self.backend)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on after others: no first token and no space is put before it.
+
+        >>> byte_tokenizer().encode_continuation(" a")
+        [220, 64]
+        """
+        return self._continuation.encode(text, add_special_tokens=False).ids
+
+    def encode_continuation_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_continuation` for many texts at once."""
+        encodings = self._continuation.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode_continuation(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids that go on after others, such as an answer's: leading spaces stay.
+
+        The inverse of `encode_continuation`, as far as the tokenizer keeps the text: some bring it
+        into Unicode's form NFC, and special tokens that stand in it are left out.
+        """
+        return self._continuation.decode([int(i) for i in ids], skip_special_tokens=True)
+
     def save(self, folder: Path | str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`."""
+        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`.
+
+        It makes special whatever tokenizer_config.json names, and leaves that out of texts. So only
+        tokens that are special here are named; ids alone, such as a 1 that stands in every
+        config.json of a kind, are no reason.
+        """
         self.backend.save(str(Path(folder) / "tokenizer.json"))
+        added = self.backend.get_added_tokens_decoder()
         tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-        } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
+        } | {
+            name: added[i].content
+            for name, i in tokens.items()
+            if i is not None and i in added and added[i].special
+        }
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
@@ -153,12 +194,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    content = read_json(path) if path.exists() else {}
     return content if isinstance(content, dict) else {}
 
 

@@ -187,6 +187,67 @@ def test_answers_known_from_scores_are_what_decoding_gives():
     np.testing.assert_array_equal(again.scores_CI["exact_match"][0], 100.0)
 
 
+def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.ndarray]:
+    """By metrics, of the global adapter: with answers generated and without."""
+    options = {
+        "modes": ("global",),
+        "weighting": WeightingSettings(support=3),
+        "fixed": 0.5,
+        "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
+        "reporter": Reporter(Console(quiet=True)),
+    }
+    about = Setting(setting().clients, setting().training, instances, tokenized, TOKENIZER)
+    return {
+        metrics: evaluate(MODEL, ADAPTERS, about, metrics=metrics, **(options | changes))[
+            "global"
+        ].scores_CI["exact_match"][0]
+        for metrics in (("rouge1", "exact_match"), ("exact_match",))
+    }
+
+
+def greedy_texts(tokens: int) -> list[tuple[Example, str]]:
+    """The first tokens that the global adapter answers the test instances with, as texts."""
+    answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=tokens)
+    prompts = [Prompt(0, e.tokens_T[: e.prompt_length], 1.0, 0.0) for e in tokenize(TEST)]
+    return list(zip(TEST, map(TOKENIZER.decode_continuation, answerer(prompts)), strict=True))
+
+
+def test_exact_match_is_that_of_the_text_whether_or_not_it_is_generated():
+    """Targets that the model gives token for token, whole, cut or too long; and other targets."""
+    texts = greedy_texts(4)
+    spelled = [
+        (example, text)
+        for example, text in texts
+        if text.isascii() and text.strip() == text and len(text) == 4
+    ]
+    assert spelled, f"the tiny model says nothing that can be a target: {texts}"
+    example, text = spelled[0]
+    prompt = tokenize([example])[0].prompt_length
+    wrong = "#" if text[2] != "#" else "*"
+    cases = {
+        4: [
+            (text, 200, 100.0),  # The answer has no room for its end token.
+            (text + "\n", 200, 100.0),  # White space at the end is ignored,
+            (" " + text, 200, 0.0),  # and at the start it counts.
+            (text[:2] + wrong, 200, 0.0),
+            # The first two tokens are the model's; two more follow them.
+            (text, prompt + 2, 100.0),
+            (text[:2] + "else", prompt + 2, 0.0),
+        ],
+        # An answer of three tokens is not a target of four, or of two.
+        3: [(text, 200, 0.0), (text[:2], 200, 0.0)],
+    }
+    for most, group in cases.items():
+        instances = tuple(Example(example.instruction, c[0], task=example.task) for c in group)
+        tokenized = tuple(
+            encode_examples([instance], TOKENIZER, alpaca_short, max_length).examples[0]
+            for instance, (_, max_length, _) in zip(instances, group, strict=True)
+        )
+        decoding = Decoding(max_new_tokens=most, batch_tokens=512)
+        for metrics, score_I in exact_matches(instances, tokenized, decoding=decoding).items():
+            assert score_I.tolist() == [expected for _, _, expected in group], (most, metrics)
+
+
 def test_weights_of_layers_in_answers():
     """The same weight in both layers is that weight; layers swapped are another model."""
     prompts_of = [e.tokens_T[: e.prompt_length] for e in tokenize(TEST)]

@@ -84,7 +84,7 @@ def test_folder_errors(tmp_path: Path):
     with pytest.raises(UserError, match="no eos_token"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"tokenizer_config.json, line 1: broken JSON"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer"):
