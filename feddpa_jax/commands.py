@@ -33,7 +33,6 @@ from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, encode, load_data, prepare, prepare_together
-from feddpa_jax.problems import check_fields
 from feddpa_jax.processes import from_first, is_first, several, together
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
@@ -49,7 +48,6 @@ from feddpa_jax.weighting.registry import own_file
 
 def _checked(config: Config) -> Config:
     """Refuses what only the registries know, before anything is loaded."""
-    check_fields(dotted(config))
     own_file(config.weighting.rule)
     get_template(config.data.template)
     return resolved(config)
