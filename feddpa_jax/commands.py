@@ -234,7 +234,7 @@ def generate(
     answerer = Answerer(
         prepared.base.model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=config.eval.beams if config.eval.decoding == "beam" else 1,
         max_new_tokens=config.eval.max_new_tokens,

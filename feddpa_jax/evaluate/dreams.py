@@ -58,7 +58,7 @@ def dream(
             prompt.last_hidden_BD,
             prompt.cache,
             length_N,
-            eos_id=tokenizer.eos_id,
+            stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.eos_id,
             max_new_tokens=most,
             key=key,

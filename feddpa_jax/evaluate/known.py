@@ -12,8 +12,8 @@ from feddpa_jax.types import Example, TokenizedExample
 def known_answer(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> str | None:
     """The greedy answer's text where the argmax is the target at every response position.
 
-    Decoding stops at the first end token, or after `most` tokens. Where the target was cut before
-    either, the answer goes on and is not known: None.
+    Decoding stops at the first of the tokens that end an answer, or after `most` tokens. Where the
+    target was cut before either, the answer goes on and is not known: None.
     """
     target_T, length = _answered(example, tokenizer, most)
     return tokenizer.decode_continuation(target_T[:length]) if length <= len(target_T) else None
@@ -50,5 +50,5 @@ def needs_no_end(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> 
 def _answered(example: TokenizedExample, tokenizer: Tokenizer, most: int) -> tuple[np.ndarray, int]:
     """The target's tokens, and how many of them a greedy answer that follows them has."""
     target_T = example.tokens_T[example.prompt_length :]
-    ends = np.flatnonzero(target_T == tokenizer.eos_id)
+    ends = np.flatnonzero(np.isin(target_T, tokenizer.stop_ids))
     return target_T, min([most, *ends.tolist()])

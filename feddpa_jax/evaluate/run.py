@@ -226,7 +226,7 @@ def _answers(
     answerer = Answerer(
         model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=decoding.beams,
         max_new_tokens=most,

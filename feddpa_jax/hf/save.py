@@ -73,7 +73,7 @@ def _special_ids(base: LoadedModel) -> dict[str, Any]:
     tokens = base.tokenizer
     ids = {
         "bos_token_id": tokens.bos_id,
-        "eos_token_id": tokens.eos_id,
+        "eos_token_id": tokens.eos_id if len(tokens.stop_ids) == 1 else list(tokens.stop_ids),
         "pad_token_id": tokens.pad_id,
     }
     declared = {name: base.hf_config.get(name) for name in ids}

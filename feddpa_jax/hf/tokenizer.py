@@ -2,6 +2,7 @@
 
 import functools
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.hf.continuation import continuation_backend
+from feddpa_jax.hf.tensors import one_line
 from feddpa_jax.strict_json import read_json
 from feddpa_jax.types import UserError
 
@@ -26,7 +28,8 @@ class Tokenizer:
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
-      eos_id: the token that ends an answer.
+      eos_id: the token that ends an answer in training.
+      stop_ids: the tokens that end an answer in decoding, `eos_id` first.
       pad_id: the token that pads.
       bos_id: the token that the model calls its first; the backend puts it there or does not.
       chat_template: the Jinja template of a chat that a GGUF file brings; folders keep theirs in
@@ -41,10 +44,12 @@ class Tokenizer:
         pad_id: int,
         bos_id: int | None = None,
         chat_template: str | None = None,
+        stop_ids: Sequence[int] = (),
     ):
-        """Args: the backend, its end, pad and first tokens, and the template."""
+        """Args: the backend, its end, pad and first tokens, the template, more end tokens."""
         self.backend = backend
         self.eos_id = eos_id
+        self.stop_ids = tuple(dict.fromkeys((eos_id, *stop_ids)))
         self.pad_id = pad_id
         self.bos_id = bos_id
         self.chat_template = chat_template
@@ -56,6 +61,11 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         """Number of tokens, added ones included."""
         return self.backend.get_vocab_size()
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token, added ones included; ids need not be without gaps."""
+        return max(self.backend.get_vocab().values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, after the tokens that every sequence of this model starts with."""
@@ -124,6 +134,9 @@ class Tokenizer:
     def from_folder(cls, folder: Path | str) -> "Tokenizer":
         """Reads tokenizer.json, and the special tokens from the configuration files beside it.
 
+        Answers end with the tokenizer's end token and, as in `transformers`, with any of the
+        `eos_token_id` of generation_config.json, or of config.json where that file is not there.
+
         Raises:
           UserError: a file is missing or damaged, or no end token is named.
         """
@@ -134,10 +147,13 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
-            raise UserError(f"{path}: not a tokenizer ({error}); get the file again") from None
+            raise UserError(
+                f"{path}: not a tokenizer ({one_line(error)}); get the file again"
+            ) from None
         settings = _json(folder / "special_tokens_map.json")
         settings |= _json(folder / "tokenizer_config.json")
-        config = _json(folder / "generation_config.json") | _json(folder / "config.json")
+        generation = _json(folder / "generation_config.json")
+        config = generation | _json(folder / "config.json")
         ids = {
             kind: _token_id(backend, settings.get(f"{kind}_token"), config.get(f"{kind}_token_id"))
             for kind in ("eos", "pad", "bos")
@@ -151,7 +167,9 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         pad_id = eos_id if pad_id is None else pad_id
-        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"])
+        there = (folder / "generation_config.json").is_file()
+        stops = _stop_ids((generation if there else config).get("eos_token_id"), folder)
+        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"], stop_ids=stops)
 
 
 def bpe_backend(
@@ -173,7 +191,9 @@ def bpe_backend(
         model = models.BPE(vocab=vocabulary, merges=list(merges), **options)
         return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
-        raise UserError(f"{source}: damaged tokenizer ({error}); get the file again") from None
+        raise UserError(
+            f"{source}: damaged tokenizer ({one_line(error)}); get the file again"
+        ) from None
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -198,6 +218,23 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _stop_ids(found: Any, folder: Path) -> list[int]:
+    """The end tokens that a configuration names: none, one, or a list.
+
+    Raises:
+      UserError: something else.
+    """
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    for value in ids:
+        if type(value) is not int:
+            raise UserError(
+                f"{folder}: eos_token_id {reprlib.repr(found)} in generation_config.json or "
+                "config.json is neither a token id nor a list of them"
+            )
+    # No model says an id that no array of ids holds.
+    return [value for value in ids if 0 <= value < 2**31]
+
+
 def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int | None:
     if isinstance(token, dict):
         token = token.get("content")
@@ -205,5 +242,6 @@ def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int |
         return backend.token_to_id(token)
     if isinstance(fallback, list):
         fallback = fallback[0] if fallback else None
-    known = isinstance(fallback, int) and backend.id_to_token(max(0, fallback)) is not None
-    return fallback if known and fallback >= 0 else None
+    if type(fallback) is not int or not 0 <= fallback < 2**31:
+        return None
+    return fallback if backend.id_to_token(fallback) is not None else None

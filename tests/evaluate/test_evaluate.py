@@ -1,5 +1,6 @@
 """Evaluation: packed scores equal plain ones, known answers are what decoding gives."""
 
+import dataclasses
 import io
 import json
 
@@ -16,6 +17,7 @@ from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.known import known_answer
 from feddpa_jax.evaluate.report import make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
@@ -253,7 +255,9 @@ def test_weights_of_layers_in_answers():
     prompts_of = [e.tokens_T[: e.prompt_length] for e in tokenize(TEST)]
 
     def answers(weight, beams: int = 1) -> list[list[int]]:
-        answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=6, beams=beams)
+        answerer = Answerer(
+            MODEL, ADAPTERS, stop_ids=(-1,), pad_id=0, max_new_tokens=6, beams=beams
+        )
         other = 1.0 - np.asarray(weight, np.float32)
         prompts = [Prompt(1, tokens_T, other, np.asarray(weight)) for tokens_T in prompts_of]
         return [tokens_T.tolist() for tokens_T in answerer(prompts)]
@@ -321,3 +325,29 @@ def test_modes_need_their_adapters():
             decoding=Decoding(),
             reporter=Reporter(Console(quiet=True)),
         )
+
+
+def test_a_target_with_an_end_token_inside_is_no_answer(monkeypatch: pytest.MonkeyPatch):
+    """Greedy decoding ends there, although the argmax is the target at every position."""
+    test = (Example("say", "ab", task="add"), Example("say", "a<|end|>b", task="add"))
+    known = [known_answer(example, TOKENIZER, most=4) for example in tokenize(test)]
+    assert known == ["ab", "a"]
+    own = dataclasses.replace(setting(), instances=test, tokenized=tokenize(test))
+    monkeypatch.setattr(Scorer, "__call__", always_greedy(Scorer.__call__))
+    options = {"modes": ("base",), "weighting": WeightingSettings(support=3), "fixed": 0.25}
+    options |= {"decoding": Decoding(max_new_tokens=4), "reporter": Reporter(Console(quiet=True))}
+    scores = evaluate(MODEL, ADAPTERS, own, metrics=("exact_match",), **options)["base"].scores_CI
+    np.testing.assert_array_equal(scores["exact_match"], [[100, 0], [100, 0]])
+    decoded = evaluate(MODEL, ADAPTERS, own, metrics=("rouge1",), **options)["base"].predictions_CI
+    assert decoded is not None
+    assert decoded == [["ab", "a"]] * 2
+
+
+def always_greedy(call):
+    """A scorer's call that finds every target the likeliest."""
+
+    def scored(self, *args, **options):
+        scores = call(self, *args, **options)
+        return dataclasses.replace(scores, greedy_I=np.ones_like(scores.greedy_I))
+
+    return scored
