@@ -244,7 +244,9 @@ def _join(host: str, port: int, own: dict[str, Any], wait: float) -> None:
             if "error" in answer:
                 raise UserError(str(answer["error"]))
             reached = False
-            reason = "something else than a waiting process 0 answers there"
+            reason = (
+                "what answers there is no waiting process 0; a run that has begun takes nobody in"
+            )
         except TimeoutError as error:
             reason = _reason(error)
         except OSError as error:

@@ -115,7 +115,7 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
     split = ("--mesh.clients", "1", "--mesh.model", "2")
     both = start_two(tmp_path, *split, devices=1)
     folder = tmp_path / "first" / "checkpoints"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 100
     while not rounds_saved(folder) and time.monotonic() < until:
         time.sleep(0.05)
     for process in both:

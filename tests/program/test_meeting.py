@@ -91,7 +91,7 @@ def test_one_too_many_comes_late():
 
         threading.Thread(target=hang_up, daemon=True).start()
         (said,) = gather((2, 1), wait=0.8, port=port)
-        assert "something else than a waiting process 0" in said
+        assert "no waiting process 0; a run that has begun" in said
         (said,) = gather((2, 0), wait=0.8, port=port)
         assert f"cannot listen at port {port}" in said and "in use" in said
         other.shutdown(socket.SHUT_RDWR)
