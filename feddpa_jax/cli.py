@@ -45,17 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if interrupt.pressed():
             return _stopped()
+        processes = sys.modules.get("feddpa_jax.processes")
+        if processes is not None and processes.lost_another(error):
+            return _fail(supervise.LOST)
         line = in_one_line(error)
         if line is not None:
             return _fail(line)
-        if "feddpa_jax.processes" not in sys.modules:
+        if processes is None or not processes.joined():
             raise
-        from feddpa_jax import processes
-
-        if not processes.joined():
-            raise
-        if processes.lost_another(error):
-            return _fail(supervise.LOST)
         traceback.print_exc()
         return _leave(1)
 

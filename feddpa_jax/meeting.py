@@ -229,29 +229,27 @@ class _Host:
 def _join(host: str, port: int, own: dict[str, Any], wait: float) -> None:
     """The other processes' side."""
     deadline = time.monotonic() + wait
+    stranger = "what answers there is no waiting process 0; a run that has begun takes nobody in"
     reason = "it does not answer"
     reached = False
     while (left := deadline - time.monotonic()) > 0:
+        reached = False
         try:
             with socket.create_connection((host, port), timeout=left) as friend:
+                reached = True
                 _send(friend, own)
                 # Process 0 may have started to wait later, and says better who is missing.
                 friend.settimeout(max(0.0, deadline - time.monotonic()) + 5 * RETRY)
-                reached = True
                 answer = _answer(friend)
             if answer.get("go"):
                 return
             if "error" in answer:
                 raise UserError(str(answer["error"]))
-            reached = False
-            reason = (
-                "what answers there is no waiting process 0; a run that has begun takes nobody in"
-            )
+            reached, reason = False, stranger
         except TimeoutError as error:
             reason = _reason(error)
         except OSError as error:
-            reached = False
-            reason = _reason(error)
+            reached, reason = False, stranger if reached else _reason(error)
         time.sleep(max(0.0, min(RETRY, deadline - time.monotonic())))
     if reached:
         raise UserError(

@@ -132,9 +132,9 @@ def lost_another(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, comes from another process that is gone.
 
     JAX raises such an error as JaxRuntimeError, RuntimeError or ValueError, wherever a result is
-    waited for; UserError is ours.
+    waited for. A UserError is ours, whatever led to it: a download may have failed.
     """
-    if not joined():
+    if isinstance(error, UserError) or not joined():
         return False
     while error is not None:
         if speaks_of_loss(error):

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from feddpa_jax import processes
+from feddpa_jax import commands, processes
+from feddpa_jax.cli import main
 from feddpa_jax.processes import lost_another, speaks_of_loss
 from feddpa_jax.supervise import KILLED, LOST, UNMET, Filter
 from feddpa_jax.types import UserError
@@ -106,11 +107,15 @@ def test_lines_are_passed_on_at_once():
         ConnectionResetError(104, "Connection reset by peer"),
     ],
 )
-def test_errors_of_a_loss(monkeypatch, error: Exception):
+def test_errors_of_a_loss(monkeypatch, capsys, error: Exception):
     assert speaks_of_loss(error)
     assert not lost_another(error)  # One process has nobody to lose.
     monkeypatch.setattr(processes, "joined", lambda: True)
     assert lost_another(error)
+    monkeypatch.setattr(processes, "leave", lambda code: code)
+    monkeypatch.setattr(commands, "fields", lambda reporter: (_ for _ in ()).throw(error))
+    assert main(["fields"]) == 2
+    assert capsys.readouterr().err == f"feddpa: error: {LOST}\n"
     later = KeyError("x")
     later.__context__ = error
     assert lost_another(later)
@@ -128,3 +133,6 @@ def test_errors_of_a_loss(monkeypatch, error: Exception):
 def test_errors_of_our_own(monkeypatch, error: Exception):
     monkeypatch.setattr(processes, "joined", lambda: True)
     assert not lost_another(error)
+    ours = UserError("the download failed")
+    ours.__context__ = ConnectionResetError(104, "Connection reset by peer")
+    assert not lost_another(ours)
