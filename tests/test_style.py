@@ -27,13 +27,14 @@ TIERS = (
         "devices",
         "processes",
         "words",
-    },
+    }
+    | {"interrupt", "join", "meeting", "problems", "streams", "supervise"},
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start", "trackers"},
     {"train", "export", "bench", "plan", "weigh", "report"},
-    {"commands", "cli"},
+    {"arguments", "commands", "cli", "__main__"},
 )
 
 
