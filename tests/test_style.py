@@ -16,12 +16,25 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices", "processes"},
+    {
+        "types",
+        "contraction",
+        "disk",
+        "manifest",
+        "history",
+        "lock",
+        "sources",
+        "progress",
+        "strict_yaml",
+        "sharding",
+        "devices",
+        "processes",
+    },
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start", "trackers"},
-    {"train", "export", "bench", "plan", "weigh", "report"},
+    {"identity", "opening", "train", "export", "bench", "plan", "weigh", "report"},
     {"commands", "cli"},
 )
 

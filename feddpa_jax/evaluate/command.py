@@ -13,7 +13,6 @@ from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.registry import sources
 
@@ -144,7 +143,6 @@ def evaluate_config(
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
-    write_rules(folder, files if "instance" in results else {})
-    write_report(folder, report, results, setting)
+    write_report(folder, report, results, setting, files if "instance" in results else {})
     reporter.show(render(report))
     return report
