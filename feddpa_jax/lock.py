@@ -18,7 +18,9 @@ _HELD = (errno.EAGAIN, errno.EACCES)
 
 
 @contextlib.contextmanager
-def hold(path: Path, remedy: str, warn: Callable[[str], None]) -> Iterator[None]:
+def hold(
+    path: Path, remedy: str, warn: Callable[[str], None], *, shown: Path | None = None
+) -> Iterator[None]:
     """Holds a path, which need not exist, while the context lasts.
 
     The lock is a file beside the path (`disk.lock_of`). It ends with this process, however that
@@ -28,6 +30,7 @@ def hold(path: Path, remedy: str, warn: Callable[[str], None]) -> Iterator[None]
       path: what is worked on; the folder that it is in is made if need be.
       remedy: what to do if another process holds it.
       warn: told if the file system has no locks; the work goes on without one.
+      shown: what messages name instead of the path.
 
     Raises:
       UserError: another process holds it, which is named; or the lock file cannot be written.
@@ -36,7 +39,7 @@ def hold(path: Path, remedy: str, warn: Callable[[str], None]) -> Iterator[None]
     with writing(path):
         made = not file.parent.exists()
         make_folder(file.parent)
-        descriptor = _take(file, path, remedy, warn)
+        descriptor = _take(file, shown or path, remedy, warn)
     try:
         yield
     finally:
@@ -51,7 +54,7 @@ def hold(path: Path, remedy: str, warn: Callable[[str], None]) -> Iterator[None]
                 os.close(descriptor)
 
 
-def refuse_if_held(path: Path, remedy: str) -> None:
+def refuse_if_held(path: Path, remedy: str, *, shown: Path | None = None) -> None:
     """Refuses early what `hold` would refuse.
 
     Raises:
@@ -59,7 +62,7 @@ def refuse_if_held(path: Path, remedy: str) -> None:
     """
     holder = holder_of(path)
     if holder:
-        raise UserError(f"{path}: {holder}; {remedy}")
+        raise UserError(f"{shown or path}: {holder}; {remedy}")
 
 
 def holder_of(path: Path) -> str:
@@ -77,7 +80,7 @@ def holder_of(path: Path) -> str:
     return ""
 
 
-def _take(file: Path, path: Path, remedy: str, warn: Callable[[str], None]) -> int | None:
+def _take(file: Path, shown: Path, remedy: str, warn: Callable[[str], None]) -> int | None:
     """The locked file's descriptor; None where there are no locks."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -88,9 +91,9 @@ def _take(file: Path, path: Path, remedy: str, warn: Callable[[str], None]) -> i
             holder = _holder(descriptor) if held else ""
             os.close(descriptor)
             if held:
-                raise UserError(f"{path}: {holder}; {remedy}") from None
+                raise UserError(f"{shown}: {holder}; {remedy}") from None
             warn(
-                f"{path}: this file system has no locks ({error.strerror}); make sure that no "
+                f"{shown}: this file system has no locks ({error.strerror}); make sure that no "
                 "other process works there"
             )
             return None
@@ -103,8 +106,12 @@ def _take(file: Path, path: Path, remedy: str, warn: Callable[[str], None]) -> i
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": _command(),
     }
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, (json.dumps(about) + "\n").encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, (json.dumps(about) + "\n").encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

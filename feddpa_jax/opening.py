@@ -87,7 +87,7 @@ def check_folder(config: Config, run: RunFolder) -> None:
     Raises:
       UserError: another process works on the run, or the folder is another run's or no run's.
     """
-    refuse_if_held(run.path / TRAINING, BUSY)
+    refuse_if_held(run.path / TRAINING, BUSY, shown=run.path)
     run.check(config)
 
 
@@ -106,6 +106,6 @@ def start_alone(
       UserError: another process works on the run, the folder is another run's or no run's, or it
         cannot be written.
     """
-    held.enter_context(hold(run.path / TRAINING, BUSY, reporter.say))
+    held.enter_context(hold(run.path / TRAINING, BUSY, reporter.say, shown=run.path))
     run.check(config)
     run.start(config)
