@@ -37,12 +37,17 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Writes it into a folder."""
         content = {"format": _FORMAT, "files": self.files, "rounds": self.rounds}
-        write_whole(folder / NAME, to_json(content))
+        write_whole(folder / NAME, to_json({**content, "sha256": _own_digest(content)}))
 
 
 def digest_of(content: bytes) -> str:
     """The sha256 of some bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    """What tells whether the manifest itself is whole."""
+    return digest_of(json.dumps(content).encode())
 
 
 def _state(content: bytes | None) -> State:
@@ -73,7 +78,8 @@ def read_manifest(folder: Path, remedy: str) -> Manifest | None:
         return None
     try:
         found: dict[str, Any] = json.loads(content)
-        if found["format"] != _FORMAT:
+        own = found.pop("sha256")
+        if found["format"] != _FORMAT or own != _own_digest(found):
             raise ValueError
         return Manifest(
             {

@@ -75,6 +75,8 @@ class RunFolder:
         if self.config_file.is_file():
             self.check_same_training(config)
         elif self.path.exists() and not self._is_empty():
+            if manifest.is_ours(self.path):
+                self.read("config.yaml")  # It is listed, and missing.
             raise UserError(
                 f"--run-dir: {self.path} holds something else than a run; name a new folder"
             )

@@ -50,6 +50,12 @@ def quick() -> Iterator[None]:
     def of_adapters(base: Any, adapters: Any, *rest: Any, **named: Any) -> bytes:
         return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(adapters[:2]))
 
+    def of_scorer(scorer: Any, questions: Any, *rest: Any) -> tuple[Any, ...]:
+        return (of_adapters(None, scorer.adapters), *rest[:-1])
+
+    def of_evidence(collected: Any) -> tuple[bytes, ...]:
+        return (collected.nll_CJW.tobytes(), *map(bytes, collected.support_nll_A))
+
     def what_is_read(config: Config) -> tuple[Any, ...]:
         files = sorted(Path(config.data.path).rglob("*.jsonl"))
         return (to_yaml(config), *(file.read_bytes() for file in files))
@@ -63,12 +69,20 @@ def quick() -> Iterator[None]:
             remember(commands, name, what_is_read)
         remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
         remember(evaluation, "evaluate", of_adapters)
-        remember(collect, "_look", lambda scorer, questions, model, on_done: model)
-        remember(collect, "_at_weight", lambda scorer, questions, weight, on_done: weight)
-        remember(collect, "_prompts", lambda scorer, questions, on_done: None)
-        remember(weigh_command, "score_rule", lambda rule, *rest, **named: rule)
-        remember(candidates, "weigh", lambda collected, settings: settings)
-        remember(export_folder, "make_weightings", lambda trained: None)
+        remember(collect, "_look", of_scorer)
+        remember(collect, "_at_weight", of_scorer)
+        remember(collect, "_prompts", of_scorer)
+        remember(
+            weigh_command,
+            "score_rule",
+            lambda rule, grid, collected, *rest, **named: (rule, *grid, *of_evidence(collected)),
+        )
+        remember(
+            candidates,
+            "weigh",
+            lambda collected, settings: (settings, *of_evidence(collected)),
+        )
+        remember(export_folder, "make_weightings", lambda trained: of_adapters(None, trained[2]))
         patch.setattr(train, "report_memory", lambda *arguments: None)
         patch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: 0.0))
         yield
