@@ -11,6 +11,7 @@ from typing import Any
 
 from feddpa_jax.disk import append_line, write_whole, writing
 from feddpa_jax.manifest import Manifest, digest_of, read_manifest
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.types import UserError
 
 NAME = "metrics.jsonl"
@@ -50,8 +51,8 @@ def parse_lines(file: Path, content: bytes, remedy: str, *, cut: bool) -> list[d
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        value = parse_json(line.decode(), "a line", finite=False)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -18,7 +18,7 @@ from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import BUSY, TRAINING, RunFolder
 from feddpa_jax.train import resolved, restore
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rules import make_weighting
+from feddpa_jax.weighting.registry import own_file
 
 
 def checked(config: Config) -> Config:
@@ -27,7 +27,7 @@ def checked(config: Config) -> Config:
     Raises:
       UserError: what only the registries know is wrong, before anything is loaded.
     """
-    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    own_file(config.weighting.rule)
     get_template(config.data.template)
     return resolved(config)
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from feddpa_jax import manifest
+from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, difference, load_config, to_yaml
 from feddpa_jax.disk import clear_leftovers, is_leftover, make_folder, writing
 from feddpa_jax.lock import holder_of
@@ -73,7 +74,11 @@ class RunFolder:
           UserError: what is there.
         """
         if self.config_file.is_file():
-            self.check_same_training(config)
+            if self.has_results():
+                self.check_same_training(config)
+            else:
+                # A run that came to nothing blocks no other; what is no run's is not overwritten.
+                self.read_config()
         elif self.path.exists() and not self._is_empty():
             if manifest.is_ours(self.path):
                 self.read("config.yaml")  # It is listed, and missing.
@@ -87,6 +92,10 @@ class RunFolder:
             return False
         there = {p.name for p in self.path.iterdir() if not is_leftover(p)}
         return not there or (there == {manifest.NAME} and manifest.is_ours(self.path))
+
+    def has_results(self) -> bool:
+        """Whether there is a checkpoint, or an evaluation, that rests on the configuration."""
+        return bool(rounds_saved(self.checkpoints)) or (self.evaluation / "summary.json").exists()
 
     def start(self, config: Config) -> None:
         """Makes the folder and writes configuration and environment.

@@ -25,6 +25,7 @@ TIERS = (
         "lock",
         "sources",
         "progress",
+        "strict_json",
         "strict_yaml",
         "sharding",
         "devices",

@@ -123,9 +123,8 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
             for w in range(len(WEIGHTS)):
                 # Resamples weigh instances within tasks; the mean is over a side's cells.
                 value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
-                weight_SI = split.resamples.weight_SI
-                samples_S = (weight_SI @ value_CI.sum(axis=0)) / (weight_SI @ cells_CI.sum(axis=0))
-                low, high = np.percentile(samples_S, [2.5, 97.5])
+                value_S, cells_S = split.resamples.sums(value_CI.sum(axis=0), cells_CI.sum(axis=0))
+                low, high = np.percentile(value_S / cells_S, [2.5, 97.5])
                 mean = value_CI.sum() / cells_CI.sum()
                 sides[side].append({"value": float(mean), "low": float(low), "high": float(high)})
     return found
