@@ -75,7 +75,11 @@ def quick() -> Iterator[None]:
         remember(
             weigh_command,
             "score_rule",
-            lambda rule, grid, collected, *rest, **named: (rule, *grid, *of_evidence(collected)),
+            lambda rule, grid, collected, *rest, **named: (
+                rule,
+                str(grid),
+                *of_evidence(collected),
+            ),
         )
         remember(
             candidates,

@@ -18,7 +18,7 @@ from tests.e2e.small_runs import command_of, quick, write_data
 
 ALL = os.environ.get("FEDDPA_ALL_KILLS") == "1"
 # By command: how many operations are tried, if not all.
-SAMPLES = {"train": 24, "eval": 12, "weigh": 12, "report": 12, "export": 16}
+SAMPLES = {"train": 20, "eval": 10, "weigh": 8, "report": 10, "export": 14}
 
 
 @pytest.fixture(scope="module", autouse=True)
