@@ -20,6 +20,10 @@ TIERS = (
         "types",
         "contraction",
         "disk",
+        "manifest",
+        "history",
+        "lock",
+        "sources",
         "progress",
         "strict_json",
         "strict_yaml",
@@ -33,7 +37,7 @@ TIERS = (
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start", "trackers"},
-    {"train", "export", "bench", "plan", "weigh", "report"},
+    {"identity", "opening", "train", "export", "bench", "plan", "weigh", "report"},
     {"arguments", "commands", "cli", "__main__"},
 )
 
