@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def train(
         )
         if evaluates and several():
             reporter.say(
-                f"several processes train, one evaluates: feddpa eval --run-dir {run.path}"
+                "several processes train, one evaluates: feddpa eval --run-dir "
+                f"{shlex.quote(str(run.path))}"
             )
         elif evaluates and prepared.federation.test:
             _evaluate(config, prepared, _at_hand(config, state), last, run, reporter)
@@ -292,7 +294,9 @@ def data(
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
-        reporter.say(f"sample data written to {make}; use it with --data.path {make}")
+        reporter.say(
+            f"sample data written to {make}; use it with --data.path {shlex.quote(str(make))}"
+        )
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)

@@ -16,7 +16,17 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
-    {"types", "contraction", "disk", "progress", "strict_yaml", "sharding", "devices", "processes"},
+    {
+        "types",
+        "contraction",
+        "disk",
+        "escape",
+        "progress",
+        "strict_yaml",
+        "sharding",
+        "devices",
+        "processes",
+    },
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},

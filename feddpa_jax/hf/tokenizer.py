@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from feddpa_jax.escape import json_text
 from feddpa_jax.types import UserError
 
 
@@ -76,7 +77,7 @@ class Tokenizer:
         } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
-        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(settings, indent=2) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     @classmethod

@@ -1,8 +1,6 @@
 """What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
 
-import csv
 import dataclasses
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
+from feddpa_jax.escape import csv_row
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.weigh.candidates import Candidate
@@ -172,15 +170,14 @@ def to_json(
 
 def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     """All settings with their validation scores."""
-    text = io.StringIO()
     fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
     measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*fields, *measures])
+    lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
-        row = [getattr(setting, name) for name in fields]
-        writer.writerow([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))])
-    return text.getvalue()
+        values = (getattr(setting, name) for name in fields)
+        row = ["" if value is None else str(value) for value in values]
+        lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
+    return "".join(lines)
 
 
 def describe(settings: WeightingSettings | None) -> str:
@@ -249,4 +246,4 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
             )
             if set(CURVE_METRICS) <= finding.exact.keys():
                 table.add_row("  run exactly", *_values(finding.exact), answers)
-    return Group(table, Text("\n".join(notes)))
+    return Group(table, "\n".join(notes))
