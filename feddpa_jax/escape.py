@@ -31,7 +31,6 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
-    '"': r"\textquotedbl{}",
     "\n": " ",
     "\t": " ",
 }
