@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known, overrides = _parser().parse_known_args(arguments)
         _run(known, overrides)
     except UserError as error:
-        print(f"feddpa: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"feddpa: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return processes.leave(2)
     except KeyboardInterrupt:
         print("feddpa: stopped; the same command goes on from the last round", file=sys.stderr)

@@ -241,7 +241,7 @@ def generate(
     mean = " (means over layers)" if np.ndim(l) else ""
     weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
     reporter.say(f"{client}, {mode}: {weights}{seen}")
-    reporter.say(tokenizer.decode(answer_T))
+    reporter.answer(tokenizer.decode(answer_T))
 
 
 def export(

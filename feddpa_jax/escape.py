@@ -72,12 +72,12 @@ def terminal(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""The same on one line: every run of white space is a blank.
+    r"""The same on one line: line feeds and tabs are shown too.
 
     >>> one_line("a file\nof two lines\x07")
-    'a file of two lines\\x07'
+    'a file\\nof two lines\\x07'
     """
-    return terminal(" ".join(text.split()))
+    return terminal(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def html(text: str) -> str:

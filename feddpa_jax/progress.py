@@ -64,10 +64,14 @@ class Reporter:
         self.console = console or Console(highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
-        """Prints lines as they are, but for control characters."""
-        # A segment, unlike a text, keeps its tabs and its blanks.
-        lines = Segments([Segment(f"{escape.terminal(message)}\n")])
-        self.console.print(lines, soft_wrap=True)
+        """Prints a line; line feeds in it are shown as such."""
+        self.answer(escape.one_line(message))
+
+    def answer(self, text: str) -> None:
+        """Prints a text of any number of lines as it is, but for control characters."""
+        # A segment, unlike rich's texts, keeps its tabs and its blanks.
+        whole = Segments([Segment(f"{escape.terminal(text)}\n")])
+        self.console.print(whole, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table or another renderable; where there is no terminal, at most 100 columns.
