@@ -109,8 +109,14 @@ def _summaries(found: Summaries) -> dict[str, Any]:
 
 
 def _curves(collected: Collected, split: Split) -> dict[str, Any]:
-    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals."""
+    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals.
+
+    Every task of a client counts the same, however many instances it has, as in P and TTP.
+    """
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    one_hot_IK = split.tasks.one_hot()
+    weight_I = (one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)
+    weight_SI = np.concatenate([weight_I[None], split.resamples.weight_SI])
     found: dict[str, Any] = {}
     for x, metric in enumerate(CURVE_METRICS):
         sides = found[metric] = {}
@@ -119,13 +125,12 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
                 continue
             sides[side] = []
             for w in range(len(WEIGHTS)):
-                # Resamples weigh instances within tasks; the mean is over a side's cells.
                 value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
-                weight_SI = split.resamples.weight_SI
-                samples_S = (weight_SI @ value_CI.sum(axis=0)) / (weight_SI @ cells_CI.sum(axis=0))
-                low, high = np.percentile(samples_S, [2.5, 97.5])
-                mean = value_CI.sum() / cells_CI.sum()
-                sides[side].append({"value": float(mean), "low": float(low), "high": float(high)})
+                means_S = (weight_SI @ value_CI.sum(axis=0)) / (weight_SI @ cells_CI.sum(axis=0))
+                low, high = np.percentile(means_S[1:], [2.5, 97.5])
+                sides[side].append(
+                    {"value": float(means_S[0]), "low": float(low), "high": float(high)}
+                )
     return found
 
 
