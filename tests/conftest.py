@@ -13,8 +13,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Shared with the commands that tests start: a program is compiled once a session.
-_COMPILED = tempfile.mkdtemp(prefix="feddpa-compiled-")
+# Shared with the commands that tests start: a program is compiled once a session, or, by mutation
+# tests, once for many sessions.
+_KEPT = os.environ.get("FEDDPA_TESTS_COMPILED")
+_COMPILED = _KEPT or tempfile.mkdtemp(prefix="feddpa-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
@@ -23,7 +25,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 def pytest_unconfigure() -> None:
     """Removes the session's compiled programs."""
-    shutil.rmtree(_COMPILED, ignore_errors=True)
+    if not _KEPT:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

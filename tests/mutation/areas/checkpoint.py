@@ -1,0 +1,5 @@
+"""Mutants of checkpoints."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []

@@ -1,0 +1,5 @@
+"""Mutants of the evaluation."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []

@@ -1,0 +1,5 @@
+"""Mutants of decoding."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []

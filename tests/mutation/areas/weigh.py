@@ -1,0 +1,5 @@
+"""Mutants of the laboratory of weighting rules."""
+
+from tests.mutation.mutant import Entry
+
+ENTRIES: list[Entry] = []
