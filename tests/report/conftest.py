@@ -153,7 +153,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
                         "exact_match": 100.0 * own,
                     },
                 }
-                for mode in ("local", "instance")
+                for mode in ("instance", "local")
                 for client, mine in zip(HOSTILE, TASKS, strict=True)
                 for index, task in enumerate(TASKS * 2)
                 for own in [task == mine]

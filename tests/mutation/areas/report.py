@@ -1,5 +1,188 @@
-"""Mutants of the report."""
+"""Mutants of the report, and of what escapes text in it."""
 
-from tests.mutation.mutant import Entry
+from tests.mutation.mutant import edits
 
-ENTRIES: list[Entry] = []
+ENTRIES = [
+    *edits(
+        "report/figures.py",
+        "report/test_figures.py",
+        ('{1:.{3}f}, {2:.{3}f}]".format(*span', '{2:.{3}f}, {1:.{3}f}]".format(*span'),
+        (
+            "METRICS[metric].digits if digits is None",
+            "METRICS[metric].fine_digits if digits is None",
+        ),
+        (
+            'value["value"], value["low"], value["high"]',
+            'value["value"], value["high"], value["low"]',
+        ),
+        ("if mode == run.answers_with():", "if mode != run.answers_with():"),
+        (
+            "values = [cell(run.value(mode, metric, measure), metric) for measure in _MEASURES]",
+            'values = [cell(run.value(mode, metric, "P"), metric) for measure in _MEASURES]',
+        ),
+        ("found = differences(run, runs[0])", "found = differences(runs[0], run)"),
+        ("getattr(found[metric], measure.lower())", "found[metric].p"),
+        ('if mode == "base" and', 'if mode == "global" and'),
+        (
+            "spans = [to_span(run.value(mode, metric, measure)) for measure in _MEASURES]",
+            "spans = [to_span(run.value(mode, metric, z)) for z in reversed(_MEASURES)]",
+        ),
+        (
+            "rows.append((name, mode == run.answers_with(), spans))",
+            "rows.append((name, True, spans))",
+        ),
+        (
+            "[[row[task] for task in tasks] for row in matrix.values()],",
+            "[[row[task] for row in matrix.values()] for task in tasks],",
+        ),
+        ("task in own.get(client, ())", "task not in own.get(client, ())"),
+        (
+            "lower_is_better=METRICS[metric].lower_is_better",
+            "lower_is_better=not METRICS[metric].lower_is_better",
+        ),
+        ('.append((line["round"] + 1, loss))', '.append((line["round"], loss))'),
+        ("sum(losses.values()) / len(losses)", "max(losses.values())"),
+        ('phases"].get(phase, {})', 'phases"].get("global", {})'),
+        ('(w, point["value"])', '(w, point["low"])'),
+        ('[(point["low"], point["high"])', '[(point["low"], point["value"])'),
+        ('laboratory["curves"][metric].items()', 'reversed(laboratory["curves"][metric].items())'),
+        ('laboratory["curves"][metric]', 'laboratory["curves"]["nll"]'),
+        (
+            'cells = [fine(rule["test"], m, z)',
+            'cells = [fine(rule["validation"], m, z)',
+        ),
+        ('fine(rule["minus_paper"], m, z)', 'fine(rule["test"], m, z)'),
+        ('fine(rule["exact"], m, z) if', 'fine(rule["test"] | rule["exact"], m, "P") if'),
+        (
+            "[rule_name(rule), words, *cells, *against, *exact]",
+            "[rule_name(rule), words, *against, *cells, *exact]",
+        ),
+        ('to_span(rule["test"]["nll"][measure])', 'to_span(rule["validation"]["nll"][measure])'),
+        ('bool(rule.get("exact"))', 'not rule.get("exact")'),
+        (
+            'sum(line["real_tokens"] for line in lines_)',
+            'sum(line["computed_tokens"] for line in lines_)',
+        ),
+        ('down = sum(line["client_bytes_received"]', 'down = sum(line["client_bytes_sent"]'),
+        ('up = sum(line["client_bytes_sent"]', 'up = sum(line["client_bytes_received"]'),
+        ("100 * real / computed", "100 * computed / real"),
+        ("real / seconds:", "computed / seconds:"),
+        ("down / 1e6", "down / 2**20"),
+    ),
+    *edits(
+        "report/content.py",
+        "report/test_content.py",
+        ("wanted if wanted in modes else modes[-1]", "modes[-1]"),
+        ("modes[-1] if modes else None", "modes[0] if modes else None"),
+        ("QUANTILES = (0.05, 0.25", "QUANTILES = (0.0, 0.25"),
+        ('if line.get("mode") == "instance":', 'if line.get("mode") == "local":'),
+        ('sides["own" if own else "foreign"]', 'sides["foreign" if own else "own"]'),
+        ('if line.get("mode") == mode', 'if line.get("mode") != "base"'),
+        ("found[measure]\n", 'found["P"]\n'),
+    ),
+    *edits(
+        "report/paired.py",
+        "report/test_paired.py",
+        ("summarize(one_CI - other_CI,", "summarize(other_CI - one_CI,"),
+        (
+            "if _instances(run) != _instances(first):",
+            "if run.answers.keys() != first.answers.keys():",
+        ),
+        ('if one.answers_with() != summary["answers_with"]:', "if False:"),
+        ('if run.summary["own_tasks"] != first.summary["own_tasks"]:', "if False:"),
+        ("for one in (run, first)\n        ]", "for one in (run, run)\n        ]"),
+    ),
+    *edits(
+        "report/page.py",
+        "report/test_figures.py report/test_page.py",
+        (
+            "min if METRICS[metric].lower_is_better else max",
+            "max if METRICS[metric].lower_is_better else min",
+        ),
+        (
+            "{span[1]:.{digits}f} to {span[2]:.{digits}f}",
+            "{span[2]:.{digits}f} to {span[1]:.{digits}f}",
+        ),
+        ("(run.value(mode, metric, measure)))", '(run.value(mode, metric, "TTP")))'),
+        (
+            "own['P']:.{METRICS[name].fine_digits}f} in P",
+            "own['TTP']:.{METRICS[name].fine_digits}f} in P",
+        ),
+        ("_shown(run, 'validation_instances')", "_shown(run, 'test_instances')"),
+        ("len({index for _, index in run.answers})", "len(run.answers)"),
+    ),
+    *edits(
+        "report/svg.py",
+        "report/test_svg.py report/test_figures.py",
+        ("_line(at(low), y, at(high), y", "_line(at(low), y, at(value), y"),
+        ("if (span := spans[p]) is not None:", "if (span := spans[0]) is not None:"),
+        ('kind = "s0" if stands_out else "s1"', 'kind = "s1" if stands_out else "s0"'),
+        (
+            "share = 1 - share if lower_is_better else share",
+            "share = share if lower_is_better else 1 - share",
+        ),
+        (
+            "low, high = min(row[c] for row in values), max(row[c] for row in values)",
+            "low, high = min(values[r]), max(values[r])",
+        ),
+        ("if outlined[r][c] else", "if outlined[r][0] else"),
+        ("x = left + c * cell_w\n", "x = left + r * cell_w\n"),
+        ("edge = [at(x, high)", "edge = [at(x, high + 1)"),
+        (
+            "return left + (width - left - 20) * value",
+            "return left + (width - left - 20) * (1 - value)",
+        ),
+        (
+            "middle = y + 8 + 13 * s",
+            "middle = y + 8 + 13 * (1 - s)",
+            "",
+            "both boxes of a row keep their colours; which is the upper one says nothing",
+        ),
+        ("_line(at(q05), middle, at(q95), middle,", "_line(at(q25), middle, at(q95), middle,"),
+        ("_line(at(q50), middle - 5, at(q50),", "_line(at(q25), middle - 5, at(q25),"),
+        (
+            "labels.append((where[-1][1], line.name, line.series))",
+            "labels.append((where[0][1], line.name, line.series))",
+        ),
+        (
+            "left = _LEFT + p * (panel + gap) + gap / 2\n",
+            "left = _LEFT + (1 - p) * (panel + gap) + gap / 2\n",
+        ),
+    ),
+    *edits(
+        "report/tables.py",
+        "report/test_page.py report/test_figures.py",
+        ("(self.columns, *self.rows))", "(*self.rows, self.columns))"),
+        ("lines = [row(self.columns), f", "lines = [row(self.columns[::-1]), f"),
+        ('"---"] * self.words + ["---:"]', '"---:"] * self.words + ["---"]'),
+        ("map(markdown, cells)", "map(str, cells)", "e2e/test_special_characters.py"),
+    ),
+    *edits(
+        "escape.py",
+        "test_escape.py",
+        (r"\x7f-\x9f\u2028", r"\u2028"),
+        (r"\u202a-\u202e", r"\u202a"),
+        (r"\ud800-\udfff", r"\ud800"),
+        ("_escape_html(_visible(text))", "_escape_html(_visible(text), quote=False)"),
+        ("_escape_html(_visible(text))", "_escape_html(text)"),
+        ("ensure_ascii=False, indent=indent)\n", "indent=indent)\n"),
+        ('.replace("|", "&#124;")', ""),
+        (r'r"[\\`*~#$]"', r'r"[\\*~#$]"'),
+        ('"`{text}`" if _PLAIN_CODE', '"`{text}`" if True or _PLAIN_CODE'),
+        ('text = re.sub("-(?=-)", "-{}", text)', "text = text"),
+        ("for letter in terminal(text))", "for letter in text)"),
+        ('"=+-@\\t', '"=+-\\t'),
+        ("and not _NUMBER.fullmatch(text)", ""),
+        ("',;\"\\n\\t'", "',\"\\n\\t'"),
+        ('.replace("`", r"\\x60")', ""),
+    ),
+    *edits(
+        "progress.py",
+        "e2e/test_special_characters.py::test_tables_on_a_terminal",
+        ('options |= {"markup": False,', 'options |= {"markup": True,'),
+        ('"emoji": False,', '"emoji": True,'),
+        ("super().render_str(escape.terminal(text)", "super().render_str(text"),
+        ("self.answer(escape.one_line(message))", "self.answer(message)"),
+        ("name = escape.one_line(name)\n", "name = str(name)\n"),
+    ),
+]
