@@ -127,6 +127,7 @@ def test_code_in_markdown():
     fence, heading, *_ = MARKDOWN.parse(block)
     assert (fence.type, heading.type) == ("fence", "heading_open")
     assert "<script" not in block and "</script" not in block
+    assert escape.python_text("`<b>` <|a|>") == r'"\x60\x3cb>\x60 <|a|>"'
 
 
 @given(st.lists(TEXT, min_size=2, max_size=4))
@@ -140,6 +141,11 @@ def test_csv_rows_come_back(cells):
         assert found.removeprefix("'") == shown(cell).removeprefix("'")
         begin = found.lstrip("\n \u3000\xa0\ufeff")[:1]
         assert not (begin and begin in "=+@\t\r＝＋－＠") or re.match(r"\s*[+][\d.,]", found)
+
+
+def test_cells_stay_whole_for_readers_with_other_separators():
+    assert escape.csv_row(["a;b", "c\td", " e"]) == '"a;b","c\td"," e"\n'
+    assert escape.csv_row(["a b", "c.d"]) == "a b,c.d\n"
 
 
 def test_formulas_become_text_and_numbers_stay():

@@ -30,10 +30,10 @@ PATH = "=\x1b[31m\u202e\u2028\x85[red]<img src=x>|`x`\"'$x$&%_#\\~^{}\n* é\U000
 FORBIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff\ufffe]")
 SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--fed.method", "feddpa_f"),
-    *("--data.max_length", "512", "--data.validation", "1", "--lora.rank", "2"),
+    *("--data.max_length", "256", "--data.validation", "1", "--lora.rank", "2"),
     *("--fed.rounds", "1", "--fed.local_epochs", "1", "--fed.batch_size", "2"),
     *("--fed.micro_batch_size", "null", "--eval.max_new_tokens", "3", "--eval.bootstrap", "20"),
-    *("--weighting.support", "1"),
+    *("--weighting.support", "1", "--eval.modes", "[global, instance]"),
 ]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 
@@ -57,7 +57,7 @@ def write_data(folder: Path) -> None:
         for file, count in (("train", 4), ("test", 2)):
             records = [
                 {
-                    "instruction": f"say {c + i} {NASTY}",
+                    "instruction": f"say {c + i} [red]\x1b[31m\u2028",
                     "output": f"{i}\u2028{NASTY}",
                     "task": tasks(client)[i % 2],
                     "category": NASTY,
@@ -148,7 +148,7 @@ def test_tables_on_a_terminal():
 def test_lines_of_answers(outputs):
     text = (outputs.run / "eval" / "instances.jsonl").read_text(encoding="utf-8")
     lines = text.splitlines()
-    assert len(lines) == text.count("\n") == 5 * 2 * 4
+    assert len(lines) == text.count("\n") == 2 * 2 * 4
     found = [json.loads(line) for line in lines]
     assert {line["task"] for line in found} == {t for c in ("anna", "ben") for t in tasks(c)}
     assert {line["target"] for line in found} == {f"{i}\u2028{NASTY}" for i in range(2)}
@@ -186,7 +186,7 @@ def test_page(outputs):
 
 def test_plots(outputs):
     files = sorted((outputs.report.parent / "page_figures").iterdir())
-    assert len(files) > 15
+    assert len(files) > 10
     for file in files:
         root = xml.etree.ElementTree.fromstring(file.read_bytes())
         names = {element.tag.rpartition("}")[2] for element in root.iter()}
