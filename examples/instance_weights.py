@@ -23,6 +23,7 @@ def main() -> None:
     """Reads the arguments and prints the weights and the answer."""
     parser = argparse.ArgumentParser(description="Answers a prompt from an export.")
     parser.add_argument("--export", type=Path, required=True, help="folder of `feddpa export`")
+    parser.add_argument("--base", help="folder or hub id of the base, where the export has none")
     parser.add_argument("--client", required=True, help="whose adapters answer")
     parser.add_argument("--prompt", required=True, help="the instruction")
     parser.add_argument("--input", default="", help="its context, if any")
@@ -32,10 +33,11 @@ def main() -> None:
     settings = json.loads((folder / "weighting.json").read_text(encoding="utf-8"))
     support_MD = load_file(folder / "weighting.safetensors")["support"]
 
-    model, tokenizer = load(arguments.export, folder, getattr(torch, arguments.dtype))
+    dtype = getattr(torch, arguments.dtype)
+    model, tokenizer = load(arguments.export, folder, arguments.base, dtype)
     text = settings["prompt_with_input" if arguments.input else "prompt"]
     text = text.replace("{instruction}", arguments.prompt).replace("{input}", arguments.input)
-    tokens_1T = tokenizer(text, return_tensors="pt").input_ids
+    tokens_1T = encode(tokenizer, text)
 
     mixes = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
     mix(model, *mixes[settings["embed_with"]])
@@ -56,20 +58,37 @@ def main() -> None:
             num_beams=settings["beams"],
             do_sample=False,
         )
-    print(tokenizer.decode(answer[0, tokens_1T.shape[1] :], skip_special_tokens=True))
+    # Some tokenizers take the first space off what they decode; the prompt's is not the answer's.
+    whole, prompt = (
+        tokenizer.decode(tokens_T, skip_special_tokens=True)
+        for tokens_T in (answer[0], tokens_1T[0])
+    )
+    print(whole[len(prompt) :])
 
 
-def load(export: Path, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load(export: Path, folder: Path, base: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """The base with the global and the client's local adapter on it, and its tokenizer."""
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = adapter["base_model_name_or_path"]
-    # A base that comes with the export lies in it.
-    base = str(export / base) if (export / base / "config.json").is_file() else base
+    # A base that comes with the export lies in it; one from the hub is named.
+    if base is None and (export / "base" / "config.json").is_file():
+        base = str(export / "base")
+    base = base or adapter["base_model_name_or_path"]
+    if base is None:
+        raise SystemExit("--base: name the folder of the model that the README.md there names")
     frozen = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     model: Any = PeftModel.from_pretrained(frozen, str(export / "global"), adapter_name="global")
     model.load_adapter(str(folder), adapter_name="local")
     model.base_model.set_adapter(["global", "local"])
     return model.eval(), AutoTokenizer.from_pretrained(base)
+
+
+def encode(tokenizer: Any, text: str) -> torch.Tensor:
+    """A prompt's ids, [1, T]; without the token that some tokenizers end every text with."""
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids = list(encoded.input_ids)
+    while encoded.special_tokens_mask[len(ids) - 1]:
+        ids.pop()
+    return torch.tensor([ids])
 
 
 def mix(model: Any, g: float, l: float) -> None:

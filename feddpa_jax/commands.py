@@ -18,13 +18,10 @@ from feddpa_jax.config import Config, describe_fields, dotted, load_config
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import encode_prompt
+from feddpa_jax.data.tokenize import encode_prompt, other_prompt_note
 from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.command import evaluate_config
-from feddpa_jax.evaluate.modes import (
-    available_modes,
-    fixed_weights,
-)
+from feddpa_jax.evaluate.command import check_rule, evaluate_config, weighs_instances
+from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.question import weigh_prompt
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.export.folder import check as check_export
@@ -36,23 +33,23 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
-from feddpa_jax.prepare import Prepared, load_data, prepare, prepare_together
-from feddpa_jax.processes import from_first, is_first, several
+from feddpa_jax.prepare import Prepared, encode, load_data, prepare, prepare_together
+from feddpa_jax.processes import from_first, is_first, several, together
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, writing
 from feddpa_jax.start import global_adapter, local_adapters
 from feddpa_jax.trackers import check_installed, of_evaluation, of_round, tracking
-from feddpa_jax.train import resolved, restore, total_rounds
+from feddpa_jax.train import check_beginning, resolved, restore, total_rounds
 from feddpa_jax.train import train as train_run
 from feddpa_jax.types import Example, UserError
 from feddpa_jax.weigh.command import weigh as run_weigh
 from feddpa_jax.weigh.options import read_options
-from feddpa_jax.weighting.rules import make_weighting
+from feddpa_jax.weighting.registry import own_file
 
 
 def _checked(config: Config) -> Config:
     """Refuses what only the registries know, before anything is loaded."""
-    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    own_file(config.weighting.rule)
     get_template(config.data.template)
     return resolved(config)
 
@@ -92,9 +89,14 @@ def train(
     """Trains, and evaluates at the end."""
     config = _checked(load_config(config_file, overrides))
     check_installed(config.track.to)
+    # A rule that does not work at the end is told before the training.
+    possible = [METHODS[config.fed.method].answers_with] if evaluates and not several() else []
+    if weighs_instances(config, possible):
+        check_rule(config, reporter)
     run = RunFolder(run_dir)
     from_first(lambda: run.check(config))
     prepared = prepare_together(config)
+    together(lambda: check_beginning(config, prepared, run))
     from_first(lambda: run.start(config))
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
@@ -106,6 +108,8 @@ def train(
         f"{config.model.path} in {config.model.dtype}"
     )
     last = total_rounds(config) - 1
+    if note := other_prompt_note(counts):
+        reporter.say(f"training examples: {note}")
     # The first process alone follows the run.
     names = config.track.to if is_first() else ()
     with tracking(
@@ -223,6 +227,7 @@ def generate(
     place = prepared.names.index(client)
     similarity = None
     if mode == "instance":
+        check_rule(config, reporter)
         g, l, similarity = weigh_prompt(config, prepared, adapters, place, tokens_T)
     else:
         weights = fixed_weights(mode, 1, 1, fixed=config.weighting.fixed)
@@ -231,7 +236,7 @@ def generate(
     answerer = Answerer(
         prepared.base.model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=config.eval.beams if config.eval.decoding == "beam" else 1,
         max_new_tokens=config.eval.max_new_tokens,
@@ -241,7 +246,7 @@ def generate(
     mean = " (means over layers)" if np.ndim(l) else ""
     weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
     reporter.say(f"{client}, {mode}: {weights}{seen}")
-    reporter.answer(tokenizer.decode(answer_T))
+    reporter.answer(tokenizer.decode_continuation(answer_T))
 
 
 def export(
@@ -300,8 +305,8 @@ def data(
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)
-    template = get_template(config.data.template)
-    reporter.show(render(describe(federation, base.tokenizer, template, config.data.max_length)))
+    statistics = describe(federation, lambda own: encode(config, base.tokenizer, own))
+    reporter.show(render(statistics))
 
 
 def bench(

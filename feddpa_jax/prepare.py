@@ -15,13 +15,15 @@ from feddpa_jax.data.costs import costs_on
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.memory import tokens_at_once
+from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.processes import check_same, several, together
 from feddpa_jax.sharding import CLIENTS, make_mesh, put_base
-from feddpa_jax.types import Federation, TokenizedExample, UserError
+from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
 
 
 class Prepared(NamedTuple):
@@ -74,18 +76,13 @@ def prepare(
     Raises:
       UserError: anything that is wrong with either.
     """
-    template = get_template(config.data.template)
+    get_template(config.data.template)
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype, weights=weights)
-    limit = base.model.config.max_positions
-    if config.data.max_length > limit:
-        raise UserError(
-            f"data.max_length: {config.data.max_length} is more than the {limit} positions "
-            f"of {config.model.path}"
-        )
+    _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
-        tokenized = encode_examples(client.train, base.tokenizer, template, config.data.max_length)
+        tokenized = encode(config, base.tokenizer, client.train)
         if not tokenized.examples:
             raise UserError(
                 f"client {client.name!r}: no example is left within data.max_length = "
@@ -97,6 +94,26 @@ def prepare(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+
+
+def _check_sizes(config: Config, model: ModelConfig) -> None:
+    """Refuses sizes that the base cannot have, before arrays are made of them."""
+    for name, value in (
+        ("data.max_length", config.data.max_length),
+        ("eval.max_new_tokens", config.eval.max_new_tokens),
+    ):
+        if value > model.max_positions:
+            raise UserError(
+                f"{name}: {value} is more than the {model.max_positions} positions of "
+                f"{config.model.path}; lower it"
+            )
+    sizes = model.target_sizes()
+    widest = max(max(sizes[target]) for target in config.lora.targets)
+    if config.lora.rank > widest:
+        raise UserError(
+            f"lora.rank: {config.lora.rank} is more than the {widest} rows of the widest adapted "
+            f"map of {config.model.path}; lower it"
+        )
 
 
 def prepare_together(config: Config) -> Prepared:
@@ -115,6 +132,21 @@ def prepare_together(config: Config) -> Prepared:
             }
         )
     return prepared
+
+
+def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) -> Tokenized:
+    """`encode_examples` as the configuration has it.
+
+    Raises:
+      UserError: an unknown template.
+    """
+    return encode_examples(
+        examples,
+        tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+        config.data.encoding,
+    )
 
 
 def load_data(config: Config) -> Federation:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, difference, load_config, to_yaml
 from feddpa_jax.types import UserError
 
@@ -54,11 +55,19 @@ class RunFolder:
           UserError: what is there.
         """
         if self.config_file.is_file():
-            self.check_same_training(config)
+            if self.has_results():
+                self.check_same_training(config)
+            else:
+                # A run that came to nothing blocks no other; what is no run's is not overwritten.
+                load_config(self.config_file)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
                 f"--run-dir: {self.path} holds something else than a run; name a new folder"
             )
+
+    def has_results(self) -> bool:
+        """Whether there is a checkpoint, or an evaluation, that rests on the configuration."""
+        return bool(rounds_saved(self.checkpoints)) or (self.evaluation / "summary.json").exists()
 
     def start(self, config: Config) -> None:
         """Makes the folder and writes configuration and environment.

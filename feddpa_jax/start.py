@@ -1,7 +1,8 @@
 """The adapters that a run starts from (`init.*`), read from PEFT folders."""
 
 import dataclasses
-import json
+import math
+import shlex
 from pathlib import Path
 
 import jax
@@ -12,7 +13,8 @@ from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.config import Config
 from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.method import FedState
-from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
+from feddpa_jax.hf.peft_format import RECORD, PeftAdapter, is_peft_folder, read_adapter
+from feddpa_jax.hf.tensors import read_json
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.types import UserError
 
@@ -23,6 +25,26 @@ def start_from(config: Config, prepared: Prepared, fresh: FedState) -> FedState:
     Raises:
       UserError: an adapter cannot be read or does not fit, or the method starts without its like.
     """
+    _check_places(config, fresh)
+    global_ = global_adapter(config, prepared)
+    return FedState(
+        fresh.global_ if global_ is None else global_,
+        None if fresh.local is None else start_local(config, prepared, fresh.local),
+    )
+
+
+def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
+    """Reads what `init` names, so that a command that cannot use it has written nothing yet.
+
+    Raises:
+      UserError: as `start_from` does.
+    """
+    _check_places(config, fresh)
+    global_adapter(config, prepared)
+    local_adapters(config, prepared)
+
+
+def _check_places(config: Config, fresh: FedState) -> None:
     for field, named, own in (
         ("global", config.init.global_adapter, fresh.global_),
         ("local", config.init.local_adapter, fresh.local),
@@ -33,11 +55,6 @@ def start_from(config: Config, prepared: Prepared, fresh: FedState) -> FedState:
                 f"init.{field}_adapter: {config.fed.method} starts without a {field} adapter; "
                 f"use init.{other}_adapter, or another fed.method"
             )
-    global_ = global_adapter(config, prepared)
-    return FedState(
-        fresh.global_ if global_ is None else global_,
-        None if fresh.local is None else start_local(config, prepared, fresh.local),
-    )
 
 
 def start_local(config: Config, prepared: Prepared, local: LocalAdapters) -> LocalAdapters:
@@ -82,10 +99,10 @@ def _read(field: str, folder: Path, config: Config, prepared: Prepared) -> Adapt
     folder = folder.expanduser()
     try:
         found = read_adapter(folder, prepared.base.model.config)
+        _check_base(folder, prepared)
     except UserError as error:
         raise UserError(f"{field}: {error}") from None
     _check_settings(field, folder, found, config)
-    _check_base(field, folder, prepared)
     return found.adapter
 
 
@@ -95,27 +112,40 @@ def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config
     wrong = []
     if found.rank != lora.rank:
         wrong.append(f"rank {found.rank} (lora.rank is {lora.rank})")
-    if abs(found.alpha - lora.alpha) > 1e-6 * lora.alpha:
-        wrong.append(f"alpha {found.alpha:g} (lora.alpha is {lora.alpha:g})")
+    if not math.isclose(found.alpha, lora.alpha, rel_tol=1e-6):
+        wrong.append(f"alpha {found.alpha!r} (lora.alpha is {lora.alpha!r})")
     if set(found.targets) != set(lora.targets):
         wrong.append(f"targets {', '.join(found.targets)} (lora.targets is {list(lora.targets)})")
     if wrong:
-        raise UserError(
-            f"{field}: {folder} has {'; '.join(wrong)}; to use it: --lora.rank {found.rank} "
-            f"--lora.alpha {found.alpha:g} --lora.targets '[{', '.join(found.targets)}]'"
-        )
+        # Written as the shell takes it, with every digit of alpha.
+        options = {
+            "--lora.rank": str(found.rank),
+            "--lora.alpha": repr(found.alpha),
+            "--lora.targets": f"[{', '.join(found.targets)}]",
+        }
+        remedy = shlex.join([word for pair in options.items() for word in pair])
+        raise UserError(f"{field}: {folder} has {'; '.join(wrong)}; to use it: {remedy}")
 
 
-def _check_base(field: str, folder: Path, prepared: Prepared) -> None:
-    """Refuses an adapter of ours that was trained on other weights of the same shape."""
-    try:
-        trained_on = json.loads((folder / "feddpa.json").read_text(encoding="utf-8"))["base"]
-        fingerprint = trained_on["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+def _check_base(folder: Path, prepared: Prepared) -> None:
+    """Refuses an adapter of ours that was trained on other weights of the same shape.
+
+    An adapter of another program has no such record; one of ours that cannot be read protects
+    nothing, so it is refused.
+    """
+    file = folder / RECORD
+    if not file.exists():
         return
+    trained_on = read_json(file).get("base")
+    fingerprint = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
+    if not isinstance(trained_on, dict) or not isinstance(fingerprint, str):
+        raise UserError(
+            f"{file} does not say which base the adapter was trained on; export the "
+            "adapter again, or delete that file if you know that the base is right"
+        )
     if fingerprint != prepared.base.fingerprint:
         raise UserError(
-            f"{field}: {folder} was trained on another base ({trained_on.get('path')}, "
+            f"{folder} was trained on another base ({trained_on.get('path')}, "
             f"{fingerprint}) than model.path {prepared.base.source} "
             f"({prepared.base.fingerprint}); use that base"
         )

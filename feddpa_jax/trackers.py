@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from feddpa_jax.escape import one_line
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 
@@ -158,8 +159,8 @@ def _reason(error: Exception) -> str:
 
 def _identity(folder: Path) -> str:
     file = folder / "tracking.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(file.read_text(encoding="utf-8"))["id"])
+    with contextlib.suppress(ValueError, KeyError):
+        return str(read_object(file)["id"])
     ident = uuid.uuid4().hex[:12]
     with writing(file):
         os.makedirs(folder, exist_ok=True)

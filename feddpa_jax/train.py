@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import CLIENTS, at_step, latest, save
+from feddpa_jax.checkpoint import CLIENTS, at_step, latest, rounds_saved, save
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
@@ -25,7 +25,7 @@ from feddpa_jax.prepare import Prepared, adapter_factory, training_data
 from feddpa_jax.processes import from_first
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
-from feddpa_jax.start import start_from, start_local
+from feddpa_jax.start import check_start, start_from, start_local
 from feddpa_jax.types import UserError
 
 
@@ -125,6 +125,17 @@ def make_parts(
 def total_rounds(config: Config) -> int:
     """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
     return config.fed.rounds + METHODS[config.fed.method].personalizes
+
+
+def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
+    """Refuses what `train` would refuse before its first round; nothing is written.
+
+    Raises:
+      UserError: an adapter of `init` cannot be used.
+    """
+    if not rounds_saved(run.checkpoints):
+        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+        check_start(config, prepared, method.init(run_key(config)))
 
 
 def train(

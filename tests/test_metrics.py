@@ -1,6 +1,7 @@
 """Scores, P, TTP and intervals by hand."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -29,8 +30,27 @@ def test_rouge_and_exact_match():
     assert rouge1("", "cat") == 0.0
     # No stemmer: other forms of a word are other words.
     assert rouge1("cats running", "cat runs") == 0.0
-    assert exact_match(" the cat\n", "the cat") == 100.0
-    assert exact_match("The cat", "the cat") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "same"),
+    [
+        ("the cat\n", "the cat", True),
+        ("the cat", "the cat \t\n\u3000", True),
+        ("", "\n", True),
+        ("The cat", "the cat", False),
+        (" the cat", "the cat", False),
+        ("return x + 1", "    return x + 1", False),
+        ("    return x + 1", "    return x + 1", True),
+        ("\nyes", "\n\nyes", False),
+        ("the  cat", "the cat", False),
+        ("a\n b", "a\nb", False),
+        ("é", "e\u0301", False),
+    ],
+)
+def test_exact_match_ignores_white_space_at_the_end_alone(prediction: str, target: str, same: bool):
+    assert exact_match(prediction, target) == 100.0 * same
+    assert exact_match(target, prediction) == 100.0 * same
 
 
 def test_p_and_ttp_by_hand():
@@ -84,7 +104,7 @@ def test_ends_of_intervals():
     # Resample s draws the first of two instances s times of 200: its mean is s / 200.
     tasks = Tasks(("a",), np.array([0, 0]), np.array([[True]]))
     first_S = np.arange(201) / 200
-    resamples = Resamples(tasks, np.stack([first_S, 1 - first_S], axis=1))
+    resamples = Resamples(tasks, 201, (), np.stack([first_S, 1 - first_S], axis=1))
     found = summarize(np.array([[1.0, 0.0]]), tasks, resamples)
     for interval in (found.p, found.ttp):
         assert dataclasses.astuple(interval) == pytest.approx((0.5, 0.025, 0.975))
@@ -146,3 +166,69 @@ def test_scores_that_are_not_finite_and_tasks_without_instances_are_our_mistakes
             summarize(np.where(SCORES_CI == 4.0, bad, SCORES_CI), TASKS, resamples)
     with pytest.raises(AssertionError, match="no instance"):
         Tasks(("a", "b"), np.array([0, 0]), np.array([[True, False]]))
+
+
+def many_tasks(clients: int, tasks: int, each: int) -> tuple[np.ndarray, Tasks]:
+    """Scores of clients that own one task each, the last client none; tasks in mixed order."""
+    draw = np.random.default_rng(0)
+    task_I = draw.permutation(np.repeat(np.arange(tasks), each))
+    own_CK = np.zeros((clients, tasks), bool)
+    own_CK[np.arange(clients - 1), np.arange(clients - 1) % tasks] = True
+    own_CK[0, -1] = True
+    names = tuple(f"task {k}" for k in range(tasks))
+    return draw.normal(5.0, 2.0, (clients, tasks * each)), Tasks(names, task_I, own_CK)
+
+
+def whole_formula(scores_CI: np.ndarray, tasks: Tasks, count: int, seed: int) -> np.ndarray:
+    """P's and TTP's resamples from all weights and all matrices at once: [2, S]."""
+    rng = np.random.default_rng([seed, 4])
+    matrix_SCK = np.zeros((count, *tasks.own_CK.shape))
+    for k in range(len(tasks.names)):
+        members = np.flatnonzero(tasks.task_I == k)
+        drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), count)
+        matrix_SCK[:, :, k] = (drawn / len(members)) @ scores_CI[:, members].T
+    ttp = metrics.test_time_personalization(matrix_SCK)
+    return np.stack([personalization(matrix_SCK, tasks.own_CK), ttp])
+
+
+@pytest.mark.parametrize("bound", [None, 90_000, 2_000])
+def test_resamples_in_chunks_are_the_whole_formula(monkeypatch, bound):
+    """All matrices at once; kept weights, without matrices; and weights drawn with every use."""
+    scores_CI, tasks = many_tasks(clients=6, tasks=5, each=11)
+    if bound is not None:
+        monkeypatch.setattr(metrics, "BOUND", bound)
+    resamples = Resamples.draw(tasks, 200, 7)
+    # 200 * 55 weights of 8 bytes are 88,000 bytes; of half of 2,000 bytes each chunk has 2 rows.
+    assert len(list(resamples.chunks())) == (100 if bound == 2_000 else 1)
+    whole_SI = np.concatenate(list(resamples.chunks()))
+    found = summarize(scores_CI, tasks, resamples)
+    expected = np.percentile(whole_formula(scores_CI, tasks, 200, 7), [2.5, 97.5], axis=1).T
+    got = [[found.p.low, found.p.high], [found.ttp.low, found.ttp.high]]
+    # With one chunk to the last bit: reports of runs that were evaluated before stay as they are.
+    np.testing.assert_allclose(got, expected, rtol=0 if bound is None else 1e-12)
+    np.testing.assert_allclose(found.matrix_CK, task_matrix(scores_CI, tasks), rtol=1e-14)
+    value_I, other_I = scores_CI[:2]
+    of_value_S, of_other_S = resamples.sums(value_I, other_I)
+    np.testing.assert_allclose(of_value_S, whole_SI @ value_I, rtol=1e-12)
+    np.testing.assert_allclose(of_other_S, whole_SI @ other_I, rtol=1e-12)
+
+
+def test_no_client_has_a_task_of_its_own_in_chunks(monkeypatch):
+    scores_CI, tasks = many_tasks(clients=1, tasks=2, each=3)
+    tasks = Tasks(tasks.names, tasks.task_I, np.zeros((1, 2), bool))
+    whole = summarize(scores_CI, tasks, Resamples.draw(tasks, 50, 0))
+    monkeypatch.setattr(metrics, "BOUND", 500)
+    found = summarize(scores_CI, tasks, Resamples.draw(tasks, 50, 0))
+    assert np.isnan([found.p.value, found.p.low, whole.p.low]).all()
+    assert found.ttp.low == pytest.approx(whole.ttp.low, rel=1e-12)
+
+
+def test_memory_of_many_clients_is_bounded(monkeypatch):
+    """120 clients with a task each and 1,000 resamples would take 115 MB as one array."""
+    scores_CI, tasks = many_tasks(clients=120, tasks=120, each=2)
+    monkeypatch.setattr(metrics, "BOUND", 2**20)
+    tracemalloc.start()
+    summarize(scores_CI, tasks, Resamples.draw(tasks, 1000, 0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * 2**20

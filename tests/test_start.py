@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +104,66 @@ def test_mistakes(tmp_path: Path, prepared: Prepared):
         local_adapter=good,
     )
     other = write(tmp_path / "alpha", adapter(prepared, 1), prepared, alpha=8.0)
-    refused(r"has alpha 8 \(lora.alpha is 6\); to use it: .*--lora.alpha 8", global_adapter=other)
+    refused(
+        r"has alpha 8.0 \(lora.alpha is 6.0\); to use it: .*--lora.alpha 8.0", global_adapter=other
+    )
     settings = ["--lora.rank", "4", "--lora.targets", "[k_proj]", "--init.global_adapter", good]
     refused(
-        r"has rank 2 \(lora.rank is 4\); targets q_proj, v_proj .*: --lora.rank 2 --lora.alpha 6 "
+        r"has rank 2 \(lora.rank is 4\); targets q_proj, v_proj .*: --lora.rank 2 --lora.alpha 6.0 "
         r"--lora.targets '\[q_proj, v_proj\]'",
         config=load_config(None, [*SETTINGS, *settings]),
     )
     record = {"base": {"path": "other-model", "fingerprint": "0" * 16}}
-    (tmp_path / "good" / "feddpa.json").write_text(json.dumps(record))
+    file = tmp_path / "good" / "feddpa.json"
+    file.write_text(json.dumps(record))
     refused(r"was trained on another base \(other-model, 0000", global_adapter=good)
+    for damaged in ("{}", '{"base": 1}', '{"base": {"fingerprint": null}}'):
+        file.write_text(damaged)
+        refused(r"feddpa.json does not say which base .*; export the adapter", global_adapter=good)
+    for damaged in ("", "{", "[]", '{"base": '):
+        file.write_text(damaged)
+        refused(r"init.global_adapter: .*feddpa.json", global_adapter=good)
+    file.unlink()
+    start_from(config_of(global_adapter=good), prepared, fresh)
 
 
-def test_a_run_goes_on_from_an_export(tmp_path: Path):
+REMEDIES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "rank": (["--lora.rank", "4"], {}),
+    "alpha": (["--lora.alpha", "0.1"], {"lora_alpha": 0.30000000000000004}),
+    "tiny": (["--lora.alpha", "3"], {"lora_alpha": 1e-7}),
+    "huge": (["--lora.alpha", "3"], {"lora_alpha": 123456789e15}),
+    "targets": (["--lora.targets", "[k_proj]"], {}),
+    "rank_stabilized": ([], {"use_rslora": True, "lora_alpha": 64}),
+    "everything": (
+        ["--lora.rank", "3", "--lora.targets", "[up_proj, q_proj]"],
+        {"use_rslora": True, "lora_alpha": 7.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_the_printed_remedy_works(tmp_path: Path, prepared: Prepared, name: str):
+    """The words after "to use it", as a shell hands them over: accepted, and with that scale."""
+    wanted, changes = REMEDIES[name]
+    folder = write(tmp_path / "a", adapter(prepared, 1), prepared)
+    file = tmp_path / "a" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    command = [*SETTINGS, *wanted, "--init.global_adapter", folder]
+    fresh = fresh_state(prepared, tmp_path)
+    with pytest.raises(UserError) as caught:
+        start_from(load_config(None, command), prepared, fresh)
+    remedy = shlex.split(str(caught.value).partition("; to use it: ")[2])
+    assert remedy[::2] == ["--lora.rank", "--lora.alpha", "--lora.targets"]
+    config = load_config(None, [*command, *remedy])
+    same(start_from(config, prepared, fresh).global_, adapter(prepared, 1))
+    stated = json.loads(file.read_text())
+    power = 0.5 if stated["use_rslora"] else 1.0
+    assert config.lora.alpha / config.lora.rank == pytest.approx(
+        stated["lora_alpha"] / stated["r"] ** power, rel=1e-12
+    )
+
+
+def test_a_run_goes_on_from_an_export(tmp_path: Path, capsys):
     """One round, exported, and one round from there: the first loss goes on where it was."""
     more = ["--fed.rounds", "1", "--fed.local_epochs", "1", "--fed.learning_rate", "0.05"]
     more += ["--data.max_length", "256", "--fed.batch_size", "2", "--fed.micro_batch_size", "null"]
@@ -130,6 +178,13 @@ def test_a_run_goes_on_from_an_export(tmp_path: Path):
     first = train("first")
     out = tmp_path / "out"
     assert main(["export", "--run-dir", str(tmp_path / "first"), "--out", str(out)]) == 0
-    second = train("second", "--init.global_adapter", str(out / "global"))
+    init = ["--init.global_adapter", str(out / "global")]
+    # Refused first: nothing is left that would block the corrected command.
+    command = ["train", "--run-dir", str(tmp_path / "second"), "--no-eval", *SETTINGS, *more]
+    assert main([*command, *init, "--lora.alpha", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "to use it: --lora.rank 2 --lora.alpha 6.0" in error and error.count("\n") == 1
+    assert not (tmp_path / "second").exists()
+    second = train("second", *init)
     assert np.mean(second) < np.mean(first) - 0.05
     assert (tmp_path / "second/config.yaml").read_text().count("out/global") == 1

@@ -22,6 +22,7 @@ TIERS = (
         "disk",
         "escape",
         "progress",
+        "strict_json",
         "strict_yaml",
         "sharding",
         "devices",

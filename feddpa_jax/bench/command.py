@@ -15,11 +15,14 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.evaluate.command import decoding
+from feddpa_jax.evaluate.command import check_rule, decoding
 from feddpa_jax.prepare import prepare
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
 from feddpa_jax.types import UserError
+
+# More would not make a measurement better, and might never end.
+MOST_CLIENTS, MOST_UPDATES, MOST_INSTANCES = 4_096, 10_000, 1_000_000
 
 
 class Options(NamedTuple):
@@ -52,8 +55,10 @@ def read_counts(text: str) -> tuple[int, ...]:
         counts = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         counts = (0,)
-    if any(count < 1 for count in counts):
-        raise UserError(f"--clients: {text!r} is no list of positive numbers; write 1,2,4")
+    if not all(1 <= count <= MOST_CLIENTS for count in counts):
+        raise UserError(
+            f"--clients: {text[:80]!r} is no list of numbers from 1 to {MOST_CLIENTS}; write 1,2,4"
+        )
     return counts
 
 
@@ -68,14 +73,19 @@ def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any
     Raises:
       UserError: an option makes no sense, or the two sides do different work.
     """
-    for name in ("updates", "repeat"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: {getattr(options, name)} is not a positive number")
-    if options.instances < 0:
-        raise UserError(f"--instances: {options.instances} is negative; 0 leaves answers out")
+    for name, least, most in (
+        ("updates", 1, MOST_UPDATES),
+        ("repeat", 1, MOST_UPDATES),
+        ("instances", 0, MOST_INSTANCES),
+    ):
+        value = getattr(options, name)
+        if not least <= value <= most:
+            raise UserError(f"--{name}: {value} is not a number from {least} to {most:,}")
     out = options.out or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
     if (out / "bench.json").exists():
         raise UserError(f"--out: {out} holds a bench.json already; name another folder")
+    if options.instances:
+        check_rule(config, reporter)
     memory.reset_peak()
     held = memory.resident_bytes()
     with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as scratch:

@@ -28,7 +28,7 @@ def make_answering(
     answerer = Answerer(
         model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         max_new_tokens=questions.max_new_tokens,
         batch_tokens=batch_tokens,

@@ -97,9 +97,9 @@ def _answer(model: TorchModel, example: TokenizedExample, max_new_tokens: int) -
         max_new_tokens=max_new_tokens,
         num_beams=1,
         do_sample=False,
-        eos_token_id=model.eos_id,
+        eos_token_id=list(model.stop_ids),
         pad_token_id=model.pad_id,
     )
     answer_T = answer_1T[0, tokens_1T.shape[1] :].cpu().numpy()
-    ends = np.flatnonzero(answer_T == model.eos_id)
+    ends = np.flatnonzero(np.isin(answer_T, model.stop_ids))
     return answer_T[: ends[0]] if len(ends) else answer_T

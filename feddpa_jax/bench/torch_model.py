@@ -33,7 +33,7 @@ class TorchModel:
       model: the `PeftModel`.
       device: where it lies.
       pad_id: the token that pads.
-      eos_id: the token that ends an answer.
+      stop_ids: the tokens of which any ends an answer.
     """
 
     def __init__(self, config: Config, base: LoadedModel):
@@ -46,7 +46,7 @@ class TorchModel:
         transformers.utils.logging.disable_progress_bar()
         gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
-        self.pad_id, self.eos_id = base.tokenizer.pad_id, base.tokenizer.eos_id
+        self.pad_id, self.stop_ids = base.tokenizer.pad_id, base.tokenizer.stop_ids
         self._family = base.model.config.family
         self._layers = base.model.config.layers
         with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as folder:

@@ -6,9 +6,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData, client_id
-from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.prepare import Prepared, training_data
+from feddpa_jax.prepare import Prepared, encode, training_data
 from feddpa_jax.types import TokenizedExample, UserError
 
 # A client's local training: its updates, each a list of micro-batches of examples.
@@ -74,10 +72,7 @@ def test_instances(config: Config, prepared: Prepared, count: int) -> list[Token
     Raises:
       UserError: there are not so many.
     """
-    template = get_template(config.data.template)
-    test = encode_examples(
-        prepared.federation.test, prepared.base.tokenizer, template, config.data.max_length
-    ).examples
+    test = encode(config, prepared.base.tokenizer, prepared.federation.test).examples
     if len(test) < count:
         raise UserError(
             f"--instances: {count} are asked for, and {config.data.path} has {len(test)} test "

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import yaml
 
 from feddpa_jax.config.sections import Config, describe_fields
-from feddpa_jax.strict_yaml import parse_yaml
+from feddpa_jax.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
 
 
@@ -79,6 +78,7 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
 _REMEDIES = {
     "string_type": "; quote it inside the YAML, as in '\"12\"'",
     "tuple_type": ", as in [a, b]",
+    "bool_type": "; write true or false",
 }
 
 
@@ -112,7 +112,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     if path is not None:
         source = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"{path}: cannot be read: {reason}") from None
@@ -123,13 +123,29 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         tree = dataclasses.asdict(_build(tree, source))
     for name, value in _pairs(overrides):
         option = f"--{name}"
-        part: Any = parse_yaml(value, option)
+        part: Any = _value(value, option)
         for key in reversed(name.split(".")):
             part = {key: part}
         _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
     return _build(tree, source)
+
+
+def _value(text: str, option: str) -> Any:
+    """The YAML value of an option; never another text than what was typed."""
+    if not text.strip():
+        raise UserError(f"{option}: is empty; write null for no value, or '\"\"' for an empty text")
+    value = parse_yaml(text, option)
+    quoted = text.lstrip()[0] in "\"'|>"
+    if (isinstance(value, str) and not quoted and value != text.strip()) or (
+        value is None and text.strip().lower() not in ("~", "null")
+    ):
+        raise UserError(
+            f"{option}: {_show(text)} is YAML for {_show(value)}; quote it inside the YAML, as in "
+            "'\"a #b\"'"
+        )
+    return value
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
@@ -147,25 +163,10 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-class _Dumper(yaml.SafeDumper):
-    """YAML whose text `parse_yaml` reads as text: a folder may be named 1e3."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    try:
-        float(text)
-    except ValueError:
-        return dumper.represent_str(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
 def to_yaml(config: Config) -> str:
     """The resolved configuration, every field written out; loads back equal."""
     tree = json.loads(json.dumps(dataclasses.asdict(config)))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+    return write_yaml(tree)
 
 
 def difference(old: Config, new: Config) -> list[str]:

@@ -13,7 +13,11 @@ MethodName = Literal["feddpa_t", "feddpa_f", "fedit", "fedlora", "local", "centr
 Mode = Literal["base", "global", "local", "fixed", "instance"]
 Metric = Literal["rouge1", "exact_match", "nll"]
 Fraction = Annotated[float, Ge(0), Le(1)]
-Count = Annotated[int, Ge(1)]
+# What the arithmetic on the devices can count: 32 bits.
+MOST = 2**31 - 1
+Count = Annotated[int, Ge(1), Le(MOST)]
+# Large factors would overflow 32-bit floats, and a product with 0 would be NaN.
+Factor = Annotated[float, Le(1e6)]
 
 _strict = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -46,11 +50,18 @@ class DataSection:
     __pydantic_config__ = _strict
     path: Annotated[str, _is("sample, a data folder, or hf:NAME?client_column=COLUMN")] = "sample"
     template: Annotated[str, _is("prompt template")] = "alpaca_short"
+    encoding: Annotated[
+        Literal["separate", "joint"],
+        _is("of prompt and response; joint: as one text, as in the released code"),
+    ] = "separate"
     max_length: Annotated[Count, _is("most tokens of an example; the rest is cut")] = 512
     shuffle: Annotated[bool, _is("a new order of the examples in every epoch")] = True
     max_train: Annotated[Count | None, _is("most training examples a client; null: all")] = None
     validation: Annotated[
-        int, Ge(0), _is("training examples a client holds out, for choosing weighting rules")
+        int,
+        Ge(0),
+        Le(MOST),
+        _is("training examples a client holds out, for choosing weighting rules"),
     ] = 0
     max_test: Annotated[Count | None, _is("most test instances a task; null: all")] = None
 
@@ -75,7 +86,7 @@ class LoraSection:
 
     __pydantic_config__ = _strict
     rank: Annotated[Count, _is("LoRA rank")] = 8
-    alpha: Annotated[float, Gt(0), _is("LoRA alpha; the scale is alpha / rank")] = 16.0
+    alpha: Annotated[Factor, Gt(0), _is("LoRA alpha; the scale is alpha / rank")] = 16.0
     dropout: Annotated[float, Ge(0), Lt(1), _is("dropout on the adapters' input")] = 0.05
     targets: Annotated[
         tuple[Target, ...],
@@ -92,16 +103,22 @@ class FedSection:
     method: Annotated[
         MethodName, _is("feddpa_t, feddpa_f, fedit, fedlora, local or centralized")
     ] = "feddpa_t"
-    rounds: Annotated[Count, _is("communication rounds")] = 20
+    rounds: Annotated[Count, Le(99_999), _is("communication rounds")] = 20
     participation: Annotated[float, Gt(0), Le(1), _is("fraction of clients in a round")] = 1.0
-    local_epochs: Annotated[Count, _is("passes over a client's data in each phase")] = 10
+    local_epochs: Annotated[Count, Le(10_000), _is("passes over a client's data in each phase")] = (
+        10
+    )
     batch_size: Annotated[Count, _is("examples of a client in one update")] = 64
     micro_batch_size: Annotated[
         Count | None,
         _is("the loss is a mean over each micro-batch's response tokens; null: batch_size"),
     ] = 32
-    learning_rate: Annotated[float, Gt(0), _is("AdamW, falling linearly to 0 in each phase")] = 3e-4
-    max_grad_norm: Annotated[float, Gt(0), _is("each client's gradient is clipped to it")] = 1.0
+    learning_rate: Annotated[
+        float, Gt(0), Le(1e3), _is("AdamW, falling linearly to 0 in each phase")
+    ] = 3e-4
+    max_grad_norm: Annotated[
+        float, Gt(0), Le(1e30), _is("each client's gradient is clipped to it")
+    ] = 1.0
     local_weight: Annotated[Fraction, _is("local adapter's weight in FedDPA-T's local phase")] = 0.5
     aggregation: Annotated[
         Literal["uniform", "examples"], _is("server's mean: uniform, or by number of examples")
@@ -128,8 +145,10 @@ class WeightingSection:
 
     __pydantic_config__ = _strict
     rule: Annotated[str, _is("a registered rule, or your own as FILE.py:FUNCTION")] = "cosine"
-    scale: Annotated[float, Ge(0), _is("what the similarity is multiplied by")] = 0.5
-    support: Annotated[Count, _is("training prompts that stand for a client's data")] = 5
+    scale: Annotated[Factor, Ge(0), _is("what the similarity is multiplied by")] = 0.5
+    support: Annotated[
+        Count, Le(10_000), _is("training prompts that stand for a client's data")
+    ] = 5
     scales: Annotated[
         Literal["local", "global"],
         _is("the adapter that scale * similarity goes to; global as in the released code"),
@@ -140,7 +159,8 @@ class WeightingSection:
     ] = "local"
     pooling: Annotated[Literal["last", "mean"], _is("last prompt token, or mean over it")] = "last"
     layer: Annotated[
-        Annotated[int, Ge(0)] | None, _is("prompts are embedded after so many; null: after all")
+        Annotated[int, Ge(0), Le(MOST)] | None,
+        _is("prompts are embedded after so many; null: after all"),
     ] = None
     resample: Annotated[bool, _is("draw the support anew for every instance")] = False
     fixed: Annotated[Fraction, _is("local weight of the fixed mix")] = 0.5
@@ -152,19 +172,19 @@ class EvalSection:
 
     __pydantic_config__ = _strict
     decoding: Annotated[Literal["greedy", "beam"], _is("how answers are generated")] = "greedy"
-    beams: Annotated[Count, _is("beams of beam search")] = 4
+    beams: Annotated[Count, Le(256), _is("beams of beam search")] = 4
     max_new_tokens: Annotated[Count, _is("most tokens of an answer")] = 80
     metrics: Annotated[
         tuple[Metric, ...],
         Field(min_length=1),
-        _is("rouge1, exact_match, nll; without rouge1 nothing is generated"),
+        _is("rouge1, exact_match, nll; without rouge1 answers are judged by their tokens"),
     ] = ("rouge1", "exact_match", "nll")
     modes: Annotated[
         tuple[Mode, ...] | None,
         Field(min_length=1),
         _is("of base, global, local, fixed, instance; null: all that the method has"),
     ] = None
-    bootstrap: Annotated[Count, _is("resamples behind the 95 % intervals")] = 1000
+    bootstrap: Annotated[Count, Le(100_000), _is("resamples behind the 95 % intervals")] = 1000
     batch_tokens: Annotated[
         Count | None, _is("most tokens computed at once; null: as many as suit the device")
     ] = None

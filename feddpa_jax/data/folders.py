@@ -11,6 +11,7 @@ import numpy as np
 from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
 from feddpa_jax.data.sample import sample_federation
+from feddpa_jax.data.strays import refuse_strays
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 
@@ -39,12 +40,17 @@ def load_federation(
     Raises:
       UserError: anything wrong with the data, naming file and line.
     """
-    if path == "sample":
-        federation = sample_federation(seed)
-    elif path.startswith("hf:"):
-        federation = load_hub(path)
-    else:
-        federation = _load_folder(user_path(path))
+    try:
+        if path == "sample":
+            federation = sample_federation(seed)
+        elif path.startswith("hf:"):
+            federation = load_hub(path)
+        else:
+            federation = _load_folder(user_path(path))
+    except OSError as error:
+        # Such as a name that is too long, or a folder that may not be listed.
+        shown = path if len(path) <= 80 else f"{path[:77]}..."
+        raise UserError(f"data.path: {shown}: cannot be read: {error.strerror}") from None
     _check(federation, path)
     return Federation(
         clients=tuple(
@@ -64,11 +70,17 @@ def _load_folder(folder: Path) -> Federation:
         raise UserError(f"data.path: {folder} does not exist; name a folder, sample, or hf:NAME")
     if not folder.is_dir():
         raise UserError(f"data.path: {folder} is not a folder")
+    numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
     if (folder / "clients").is_dir():
+        refuse_strays(folder, lambda _: False, "records go into clients/<name>/; move or remove it")
         return _client_folders(folder / "clients")
-    if (folder / "local_training_0.json").is_file():
+    if os.path.lexists(folder / "local_training_0.json"):
+        if inner := [p for p in numbered if (p / "local_training_0.json").is_file()]:
+            raise UserError(
+                f"data.path: {folder} holds clients' files, and so does {inner[0]}; name the one "
+                "that you mean, and move the other elsewhere"
+            )
         return _paper_layout(folder)
-    numbered = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
     if len(numbered) > 1:
         names = ", ".join(sorted(p.name for p in numbered))
         raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
@@ -79,15 +91,26 @@ def _load_folder(folder: Path) -> Federation:
     )
 
 
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+_TRAINING = re.compile(r"local_training_(0|[1-9][0-9]*)\.json")
+
+
+def _is_test(name: str) -> bool:
+    return "test" in name and name.endswith(".jsonl") and not name.startswith(".")
+
+
 def _paper_layout(folder: Path) -> Federation:
     numbers = sorted(
-        int(match[1])
-        for path in folder.iterdir()
-        if (match := re.fullmatch(r"local_training_(\d+)\.json", path.name))
+        int(match[1]) for path in folder.iterdir() if (match := _TRAINING.fullmatch(path.name))
     )
     # "." and ".." are called what they stand for.
     named = Path(os.path.abspath(folder))
-    expected = int(named.name) if named.name.isdecimal() else len(numbers)
+    remedy = "files are local_training_<k>.json and *test*.jsonl; rename or remove it"
+    refuse_strays(folder, lambda name: bool(_TRAINING.fullmatch(name)) or _is_test(name), remedy)
+    expected = int(named.name) if _is_number(named.name) else len(numbers)
     for k in range(max(expected, len(numbers))):
         if k not in numbers:
             raise UserError(
@@ -102,8 +125,9 @@ def _paper_layout(folder: Path) -> Federation:
         _client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list) for k in numbers
     )
     # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
-    places = (named.parent, named) if named.name.isdecimal() else (named,)
-    files = sorted(file for place in places for file in place.glob("*test*.jsonl"))
+    places = (named.parent, named) if _is_number(named.name) else (named,)
+    refuse_strays(places[0], _is_test, remedy, tests_alone=True)
+    files = sorted(file for place in places for file in place.iterdir() if _is_test(file.name))
     return Federation(clients, tuple(example for file in files for example in _tests(file)))
 
 
@@ -119,19 +143,31 @@ def _tests(file: Path) -> tuple[Example, ...]:
     for number, example in enumerate(examples, start=1):
         if not example.task:
             raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
+    return _some_tests(file, examples)
+
+
+def _some_tests(file: Path, examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    if not examples:
+        raise UserError(f"{file}: holds no test instance; add some or remove the file")
     return examples
 
 
 def _client_folders(folder: Path) -> Federation:
     clients, test = [], []
+    refuse_strays(folder, lambda _: False, "records go into clients/<name>/; move or remove it")
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
         name = check_client_name(place.name, str(folder))
-        train = place / "train.jsonl"
-        if not train.is_file():
+        refuse_strays(
+            place,
+            lambda file: file in ("train.jsonl", "test.jsonl"),
+            "a client's files are train.jsonl and test.jsonl; rename or remove it",
+        )
+        train, tests = place / "train.jsonl", place / "test.jsonl"
+        if not os.path.lexists(train):
             raise UserError(f"{place}: no train.jsonl; every client needs one")
         clients.append(_client(name, train, read_json_lines))
-        if (place / "test.jsonl").is_file():
-            test += read_json_lines(place / "test.jsonl", task=name)
+        if os.path.lexists(tests):
+            test += _some_tests(tests, read_json_lines(tests, task=name))
     return Federation(tuple(clients), tuple(test))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
+from feddpa_jax.data.tables import Table, read_tables
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}
-_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 
 
 def user_path(path: str) -> Path:
@@ -32,6 +33,7 @@ def load_hub(path: str) -> Federation:
     `datasets.load_dataset` reads, or one that `save_to_disk` wrote. Columns are those of records:
     instruction, output, and where they exist input, task and category. The client column holds text
     or whole numbers. A test split that is not named may be absent. No code of a data set is run.
+    What a CSV file holds is text as it stands there, digits and `NA` included.
 
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
@@ -39,7 +41,10 @@ def load_hub(path: str) -> Federation:
     name, _, query = path.removeprefix("hf:").partition("?")
     if not name:
         raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise UserError(f"data.path: {path}: an option stands twice; give each once")
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise UserError(
@@ -56,18 +61,26 @@ def load_hub(path: str) -> Federation:
             )
     train = splits[options["split"]]
     column = options["client_column"]
-    if column not in train.column_names:
+    if train.columns and column not in train.columns:
         raise UserError(
-            f"data.path: {path}: no column {column!r}; name one of {train.column_names} "
+            f"data.path: {path}: no column {column!r}; name one of {list(train.columns)} "
             "as client_column"
         )
     by_client: dict[str, list[Example]] = {}
-    for number, record in enumerate(train, start=1):
+    for number, record in enumerate(train.records, start=1):
         source = f"{path}, split {options['split']}, record {number}"
+        if not isinstance(record, dict):
+            raise UserError(f"{source}: not an object with instruction and output")
         client = check_client_name(_client_name(record[column], source, column), source)
         by_client.setdefault(client, []).append(to_example(record, source, task=client))
+    if not by_client:
+        raise UserError(
+            f"data.path: {path}: split {options['split']!r} has no record; name another data set "
+            "or split"
+        )
     test = []
-    for number, record in enumerate(splits.get(options["test_split"], ()), start=1):
+    tests = splits.get(options["test_split"], Table((), ()))
+    for number, record in enumerate(tests.records, start=1):
         source = f"{path}, split {options['test_split']}, record {number}"
         example = to_example(record, source)
         if not example.task:
@@ -76,6 +89,11 @@ def load_hub(path: str) -> Federation:
             task = _client_name(record.get(column), source, column)
             example = dataclasses.replace(example, task=task)
         test.append(example)
+    if options["test_split"] in splits and not test:
+        raise UserError(
+            f"data.path: {path}: split {options['test_split']!r} has no record; leave it out, or "
+            "name another as test_split"
+        )
     clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
     return Federation(clients, tuple(test))
 
@@ -88,24 +106,67 @@ def _client_name(value: Any, source: str, column: str) -> str:
     return str(value)
 
 
-def _load(name: str, config: str, path: str) -> dict[str, Any]:
+def _load(name: str, config: str, path: str) -> dict[str, Table]:
+    """The splits of a data set."""
     import datasets
+    import huggingface_hub
 
     place = user_path(name)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    # Errors are told below, in one line.
+    for logging in (datasets.logging, huggingface_hub.utils.logging):
+        logging.set_verbosity_error()
+    on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
+    kind = None if on_disk or not place.is_file() else _FORMATS.get(place.suffix.lower())
+    if config and (on_disk or kind):
+        raise UserError(f"data.path: {path}: config is for data sets of the hub; leave it out")
+    if kind in ("csv", "json"):
+        separator = "\t" if place.suffix.lower() == ".tsv" else ","
+        return {"train": read_tables([place], kind, separator=separator)}
+    if place.is_file() and not kind:
+        raise UserError(
+            f"data.path: {path}: {place.name} is none of {', '.join(_FORMATS)}; convert it"
+        )
     try:
-        if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+        if on_disk:
             loaded = datasets.load_from_disk(str(place))
-        elif place.is_file() and place.suffix in _FORMATS:
-            loaded = datasets.load_dataset(_FORMATS[place.suffix], data_files=str(place))
+        elif kind:
+            loaded = datasets.load_dataset(kind, data_files=str(place))
         else:
-            loaded = datasets.load_dataset(str(place) if place.exists() else name, config or None)
+            return _load_repository(str(place) if place.exists() else name, config or None)
+    except UserError:
+        raise
     except Exception as error:  # The library's errors have no common base.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data.path: {path}: cannot be loaded: {reason}") from None
-    return (
-        {"train": loaded}
-        if isinstance(loaded, datasets.Dataset)
-        else {str(split): part for split, part in loaded.items()}
-    )
+        reason = " ".join(str(error).split())[:200] or "it gives no reason"
+        raise UserError(
+            f"data.path: {path}: cannot be loaded; is it there, and not empty or damaged? "
+            f"({type(error).__name__}: {reason})"
+        ) from None
+    return _tables(loaded)
+
+
+def _tables(loaded: Any) -> dict[str, Table]:
+    import datasets
+
+    splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
+    return {str(split): Table(part.column_names, part) for split, part in splits.items()}
+
+
+def _load_repository(name: str, config: str | None) -> dict[str, Table]:
+    """The splits of a folder of data files, or of a data set of the hub."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(name, config)
+    kind = {"CsvConfig": "csv", "JsonConfig": "json"}.get(type(builder.config).__name__)
+    if kind is None:
+        return _tables(datasets.load_dataset(name, config))
+    manager = datasets.DownloadManager()
+    found: Any = manager.download_and_extract(builder.config.data_files)
+    separator = getattr(builder.config, "sep", None) or ","
+    return {
+        str(split): read_tables(
+            [Path(file) for file in manager.iter_files(files)], kind, separator=separator
+        )
+        for split, files in found.items()
+    }

@@ -1,11 +1,11 @@
 """Records of data files: read, checked, and every mistake named with file and line."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.strict_json import parse_json, read_json, read_text
 from feddpa_jax.types import Example, UserError
 
 _FIELDS = ("instruction", "output", "input", "task", "category")
@@ -39,6 +39,12 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
     """
     if not isinstance(record, dict):
         raise UserError(f"{source}: not an object with instruction and output")
+    for name in record:
+        # Any other field is somebody's own; this one is most likely meant.
+        if name not in _FIELDS and name.strip().lower() in _FIELDS:
+            raise UserError(
+                f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
+            )
     fields = {name: record.get(name) for name in _FIELDS}
     for name in ("instruction", "output"):
         value = fields[name]
@@ -64,27 +70,13 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
     )
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file's text, without a byte-order mark.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
     """The examples of a file that holds one JSON list.
 
     Raises:
       UserError: broken JSON (with its line), no list, or a bad record (with its number).
     """
-    records = _parse(read_text(path), path)
+    records = read_json(path)
     if not isinstance(records, list):
         raise UserError(f"{path}: holds no JSON list of records")
     return tuple(
@@ -110,16 +102,4 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        yield number, _parse(line, path, number)
-
-
-def _parse(text: str, path: Path, number: int | None = None) -> Any:
-    """Parses a file's JSON, or that of its line `number`."""
-    line = f"{path}, line {number}"
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f"{path}, line {number or error.lineno}"
-        raise UserError(f"{line}: broken JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # A huge number, or endless brackets.
-        raise UserError(f"{line if number else path}: broken JSON: {error}") from None
+        yield number, parse_json(line, str(path), line=number)

@@ -1,14 +1,13 @@
 """What is in a federation: examples, token lengths, truncation, tasks."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rich.table import Table
 
-from feddpa_jax.data.templates import Template
-from feddpa_jax.data.tokenize import TokenCounts, encode_examples
-from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.types import Federation
+from feddpa_jax.data.tokenize import TokenCounts, Tokenized, other_prompt_note
+from feddpa_jax.types import Example, Federation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +41,16 @@ class FederationStatistics:
 
 
 def describe(
-    federation: Federation, tokenizer: Tokenizer, template: Template, max_length: int
+    federation: Federation, encode: Callable[[Sequence[Example]], Tokenized]
 ) -> FederationStatistics:
-    """Tokenizes everything and counts."""
+    """Tokenizes everything with `encode` and counts."""
     tests = {
         task: sum(example.task == task for example in federation.test)
         for task in sorted({example.task for example in federation.test})
     }
     clients = []
     for client in federation.clients:
-        tokenized, _, counts = encode_examples(client.train, tokenizer, template, max_length)
+        tokenized, _, counts = encode(client.train)
         lengths = [len(example.tokens_T) for example in tokenized] or [0]
         responses = [len(e.tokens_T) - e.prompt_length for e in tokenized] or [0]
         low, median, high, most = (round(np.percentile(lengths, q)) for q in (0, 50, 95, 100))
@@ -67,7 +66,7 @@ def describe(
         )
     test_counts = TokenCounts()
     if federation.test:
-        test_counts = encode_examples(federation.test, tokenizer, template, max_length).counts
+        test_counts = encode(federation.test).counts
     return FederationStatistics(tuple(clients), tests, test_counts)
 
 
@@ -112,5 +111,7 @@ def render(statistics: FederationStatistics) -> Table:
         f"min to max: tokens of an example. {tests.examples} test instances of "
         f"{len(statistics.tests)} tasks: {tests.truncated} cut, {tests.dropped} dropped."
     )
+    if note := other_prompt_note([*totals, tests]):
+        table.caption += f" {note}."
     table.caption_justify = "left"
     return table

@@ -1,7 +1,7 @@
-"""Examples to token ids: the prompt and its response as one text, cut on the right."""
+"""Examples to token ids: a prompt and its response, cut on the right."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -9,16 +9,36 @@ from feddpa_jax.data.templates import Template
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, TokenizedExample, UserError
 
+Encoding = Literal["separate", "joint"]
+
 
 class TokenCounts(NamedTuple):
     """What became of some examples: how many, how many were cut, and how many had to go.
 
-    An example is dropped when no response token is left after the cut.
+    An example is dropped when no response token is left after the cut. `other_prompt` counts those
+    whose prompt has other ids before its response than alone, as at inference; 0 with the encoding
+    "separate".
     """
 
     examples: int = 0
     truncated: int = 0
     dropped: int = 0
+    other_prompt: int = 0
+
+
+def other_prompt_note(counts: Sequence[TokenCounts]) -> str:
+    """A sentence on prompts that training sees differently from inference; empty if there are none.
+
+    >>> other_prompt_note([TokenCounts(3, other_prompt=1), TokenCounts(2)])
+    '1 of 5 prompts have other tokens here than at inference; use data.encoding: separate'
+    """
+    other = sum(own.other_prompt for own in counts)
+    if not other:
+        return ""
+    return (
+        f"{other} of {sum(own.examples for own in counts)} prompts have other tokens here than at "
+        "inference; use data.encoding: separate"
+    )
 
 
 class Tokenized(NamedTuple):
@@ -30,35 +50,49 @@ class Tokenized(NamedTuple):
 
 
 def encode_examples(
-    examples: Sequence[Example], tokenizer: Tokenizer, template: Template, max_length: int
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    template: Template,
+    max_length: int,
+    encoding: Encoding = "separate",
 ) -> Tokenized:
     """Tokenizes examples for training or scoring.
 
-    The whole text is encoded at once and the response starts after as many tokens as the prompt has
-    alone, as in Alpaca-LoRA; the end token is appended where there is room.
+    With the encoding "separate" the prompt has the ids that `encode_prompt` gives at inference, and
+    the response follows as a continuation. With "joint" the whole text is encoded at once, and the
+    response starts after as many tokens as the prompt has alone. The end token is appended where
+    there is room.
 
     Args:
       examples: at least one.
       tokenizer: the model's.
       template: makes prompts.
       max_length: most tokens, prompt, response and end token together.
+      encoding: "separate" or "joint".
     """
     prompts = [template(example) for example in examples]
+    outputs = [example.output for example in examples]
     prompt_ids = tokenizer.encode_batch(prompts)
-    full_ids = tokenizer.encode_batch(
-        [prompt + example.output for prompt, example in zip(prompts, examples, strict=True)]
-    )
-    tokenized, kept, truncated = [], [], 0
+    if encoding == "joint":
+        # Reference: Alpaca-LoRA. A token may reach over the boundary; the mask then starts late.
+        texts = [prompt + output for prompt, output in zip(prompts, outputs, strict=True)]
+        full_ids = tokenizer.encode_batch(texts)
+    else:
+        response_ids = tokenizer.encode_continuation_batch(outputs)
+        full_ids = [p + r for p, r in zip(prompt_ids, response_ids, strict=True)]
+    tokenized, kept, truncated, other = [], [], 0, 0
     for index, (own_prompt, own_full) in enumerate(zip(prompt_ids, full_ids, strict=True)):
+        start = len(own_prompt)
         tokens = own_full[:max_length]
         # Reference: a cut text gets no end token.
-        if len(tokens) < max_length and tokens[-1] != tokenizer.eos_id:
+        if len(tokens) < max_length and tokens[start:][-1:] != [tokenizer.eos_id]:
             tokens = [*tokens, tokenizer.eos_id]
         truncated += len(own_full) > max_length
-        if len(tokens) > len(own_prompt):
-            tokenized.append(TokenizedExample(np.array(tokens, np.int32), len(own_prompt)))
+        other += own_full[:start] != own_prompt
+        if len(tokens) > start:
+            tokenized.append(TokenizedExample(np.array(tokens, np.int32), start))
             kept.append(index)
-    counts = TokenCounts(len(examples), truncated, len(examples) - len(kept))
+    counts = TokenCounts(len(examples), truncated, len(examples) - len(kept), other)
     return Tokenized(tuple(tokenized), tuple(kept), counts)
 
 

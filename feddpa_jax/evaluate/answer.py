@@ -77,7 +77,7 @@ def _answer(
     scale: float,
     beams: int,
     max_new_tokens: int,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
     pad_id: int,
 ) -> Decoded:
     branches = dual_branches(
@@ -90,7 +90,7 @@ def _answer(
     )
     slots = tokens_BT.shape[1] + max_new_tokens
     prompt = prefill(model, branches, tokens_BT, length_B, slots)
-    ends: Any = {"eos_id": eos_id, "pad_id": pad_id, "max_new_tokens": max_new_tokens}
+    ends: Any = {"stop_ids": stop_ids, "pad_id": pad_id, "max_new_tokens": max_new_tokens}
     if beams == 1:
         return decode(model, branches, prompt.last_hidden_BD, prompt.cache, length_B, **ends)
     return beam_search(
@@ -106,7 +106,7 @@ class Answerer:
         model: Model,
         adapters: Adapters,
         *,
-        eos_id: int,
+        stop_ids: tuple[int, ...],
         pad_id: int,
         beams: int = 1,
         max_new_tokens: int = 80,
@@ -122,7 +122,7 @@ class Answerer:
             "scale": adapters.scale,
             "beams": beams,
             "max_new_tokens": max_new_tokens,
-            "eos_id": eos_id,
+            "stop_ids": stop_ids,
             "pad_id": pad_id,
         }
         self._answer = jax.jit(_answer, static_argnames=tuple(self._settings))

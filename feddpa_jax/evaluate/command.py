@@ -1,21 +1,24 @@
 """An evaluation as the configuration describes it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import TokenCounts, encode_examples
+from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings
+from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import Report, make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.registry import sources
+from feddpa_jax.weighting.registry import own_file, sources
+from feddpa_jax.weighting.rules import make_weighting
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
@@ -23,6 +26,29 @@ def weighting_settings(config: Config) -> WeightingSettings:
     fields = dataclasses.asdict(config.weighting)
     fields.pop("fixed")
     return WeightingSettings(**fields, seed=config.seed)
+
+
+def weighs_instances(config: Config, possible: Sequence[str]) -> bool:
+    """Whether an evaluation weighs instances, and so runs the weighting rule.
+
+    Args:
+      config: the run's.
+      possible: the modes that its adapters can answer in.
+    """
+    return "instance" in possible and (config.eval.modes is None or "instance" in config.eval.modes)
+
+
+def check_rule(config: Config, reporter: Reporter) -> None:
+    """Tries the weighting rule; if it is from a file of one's own, says first that it is run.
+
+    A run folder may come from somebody else: its rule's file is run only where it is needed.
+
+    Raises:
+      UserError: an unknown rule, or one that does not work.
+    """
+    if (file := own_file(config.weighting.rule)) is not None:
+        reporter.say(f"weighting.rule: running the code in {file}")
+    make_weighting(config.weighting.rule, scale=1.0, scales="local")
 
 
 def made_up(
@@ -54,18 +80,15 @@ def make_setting(
     """
     if not prepared.federation.test:
         raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
-    test = encode_examples(
-        prepared.federation.test,
-        prepared.base.tokenizer,
-        get_template(config.data.template),
-        config.data.max_length,
-    )
+    test = encode(config, prepared.base.tokenizer, prepared.federation.test)
     counts = test.counts
     if counts.truncated or counts.dropped:
         reporter.say(
             f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
             f"at data.max_length = {config.data.max_length}"
         )
+    if note := other_prompt_note([counts]):
+        reporter.say(f"test instances: {note}")
     if not test.examples:
         raise UserError("data.max_length: no test instance is left; raise it")
     setting = Setting(
@@ -113,7 +136,9 @@ def evaluate_config(
       UserError: there are no test instances, or a mode is asked for that the method has not.
     """
     weighting = weighting_settings(config)
-    weighs = config.eval.modes is None or "instance" in config.eval.modes
+    weighs = weighs_instances(config, available_modes(adapters))
+    if weighs:
+        check_rule(config, reporter)
     setting, counts = make_setting(
         config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
     )

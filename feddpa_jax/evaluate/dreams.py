@@ -58,7 +58,7 @@ def dream(
             prompt.last_hidden_BD,
             prompt.cache,
             length_N,
-            eos_id=tokenizer.eos_id,
+            stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.eos_id,
             max_new_tokens=most,
             key=key,
@@ -68,7 +68,7 @@ def dream(
     prompts = []
     for tokens_T in written_NT:
         ends = np.flatnonzero(tokens_T == tokenizer.eos_id)
-        text = tokenizer.decode(tokens_T[: ends[0]] if len(ends) else tokens_T)
+        text = tokenizer.decode_continuation(tokens_T[: ends[0]] if len(ends) else tokens_T)
         instruction = text.partition(after.strip().splitlines()[0])[0].strip()
         ids = tokenizer.encode(template(Example(instruction, "")))[: max_length - 1]
         prompts.append(TokenizedExample(np.array([*ids, tokenizer.eos_id], np.int32), len(ids)))

@@ -8,6 +8,7 @@ import numpy as np
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import MIXES, WeightingSettings, gather
+from feddpa_jax.evaluate.known import can_match, known_answer, needs_no_end
 from feddpa_jax.evaluate.modes import (
     MODES,
     ModeWeights,
@@ -116,6 +117,9 @@ def evaluate(
 ) -> dict[str, ModeResult]:
     """Scores, and where ROUGE-1 is wanted also generates, every answer in every mode.
 
+    Exact match compares texts. Where nothing else asks for generation, an answer that leaves the
+    target's tokens counts as another text.
+
     Args:
       model: the frozen base.
       adapters: global, local, LoRA scale.
@@ -172,17 +176,15 @@ def evaluate(
                 )
                 weights[mode] = instance_weights(evidence, weighting)
             score(mode, advance)
-    predictions = None
-    if "rouge1" in metrics or decoding.beams > 1:
-        predictions = _answers(model, adapters, setting, passes, scores, decoding, reporter)
+    generates = "rouge1" in metrics or decoding.beams > 1
+    answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
+    if generates or "exact_match" in metrics:
+        answers = _answers(
+            model, adapters, setting, passes, scores, decoding, reporter, every=generates
+        )
     return {
         mode: _result(
-            weights[mode],
-            passes[mode],
-            scores[mode],
-            None if predictions is None else predictions[mode],
-            setting,
-            metrics,
+            weights[mode], passes[mode], scores[mode], answers[mode], generates, setting, metrics
         )
         for mode in chosen
     }
@@ -196,34 +198,38 @@ def _answers(
     scores: dict[str, Scores],
     decoding: Decoding,
     reporter: Reporter,
-) -> dict[str, list[str]]:
-    """The text of every request's answer.
+    *,
+    every: bool,
+) -> dict[str, list[str | None]]:
+    """The text of every request's answer; unless `every`, None for those that leave the target.
 
-    Where the argmax is the target at every response position, the end token among them, greedy
-    decoding gives the target: such answers are known without decoding.
+    Where the argmax is the target at every response position, greedy decoding gives the target:
+    such answers are known without decoding.
     """
-    tokenizer = setting.tokenizer
-    texts = [tokenizer.decode(e.tokens_T[e.prompt_length :]) for e in setting.tokenized]
+    tokenizer, most = setting.tokenizer, decoding.max_new_tokens
+    texts = [known_answer(example, tokenizer, most) for example in setting.tokenized]
+    endless_I = can_match(setting.instances, setting.tokenized, tokenizer, most)
+    endless_I &= [needs_no_end(example, tokenizer, most) for example in setting.tokenized]
     open_: list[tuple[str, int]] = []
-    answers = {mode: [""] * len(own.requests) for mode, own in passes.items()}
+    answers: dict[str, list[str | None]] = {}
     for mode, own in passes.items():
-        for r, request in enumerate(own.requests):
-            tokens_T, prompt = request.example
-            whole = (
-                tokens_T[-1] == tokenizer.eos_id
-                and len(tokens_T) - prompt - 1 <= decoding.max_new_tokens
-            )
-            if decoding.beams == 1 and whole and scores[mode].greedy_I[r]:
-                answers[mode][r] = texts[r % len(texts)]
-            else:
+        answers[mode] = [None] * len(own.requests)
+        for r in range(len(own.requests)):
+            i = r % len(texts)
+            follows = decoding.beams == 1 and scores[mode].greedy_I[r]
+            if follows:
+                answers[mode][r] = texts[i]
+            if answers[mode][r] is None and (every or follows or endless_I[i]):
                 open_.append((mode, r))
+    if not open_:
+        return answers
     answerer = Answerer(
         model,
         adapters,
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         beams=decoding.beams,
-        max_new_tokens=decoding.max_new_tokens,
+        max_new_tokens=most,
         batch_tokens=decoding.batch_tokens,
     )
     prompts = []
@@ -231,12 +237,12 @@ def _answers(
         client, example, g, l = passes[mode].requests[r]
         # The bare model seldom ends; tuned ones answer about as long as they were taught to.
         taught = len(example.tokens_T) - example.prompt_length
-        guess = decoding.max_new_tokens if mode == "base" else taught
+        guess = most if mode == "base" else taught
         prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
     with reporter.task("answering", len(prompts), "answers") as advance:
         decoded = answerer(prompts, advance)
     for (mode, r), tokens_T in zip(open_, decoded, strict=True):
-        answers[mode][r] = tokenizer.decode(tokens_T)
+        answers[mode][r] = tokenizer.decode_continuation(tokens_T)
     return answers
 
 
@@ -244,21 +250,23 @@ def _result(
     weights: ModeWeights,
     own: _Pass,
     scores: Scores,
-    predictions: list[str] | None,
+    answers: Sequence[str | None],
+    generates: bool,
     setting: Setting,
     metrics: Sequence[str],
 ) -> ModeResult:
-    flat: dict[str, np.ndarray] = {"nll": scores.nll_I, "exact_match": 100.0 * scores.greedy_I}
-    if predictions is not None:
-        targets = [example.output for example in setting.instances]
-        pairs = [(text, targets[r % len(targets)]) for r, text in enumerate(predictions)]
-        flat["exact_match"] = np.array([exact_match(*pair) for pair in pairs])
-        flat["rouge1"] = np.array([rouge1(*pair) for pair in pairs])
     instances = len(setting.instances)
+    pairs = [(text, setting.instances[r % instances].output) for r, text in enumerate(answers)]
+    flat: dict[str, np.ndarray] = {
+        "nll": scores.nll_I,
+        "exact_match": np.array([0.0 if p is None else exact_match(p, t) for p, t in pairs]),
+    }
     rows = None
-    if predictions is not None:
+    if generates:
+        texts = [(text or "", target) for text, target in pairs]
+        flat["rouge1"] = np.array([rouge1(*pair) for pair in texts])
         rows = [
-            predictions[(c % own.rows) * instances : (c % own.rows + 1) * instances]
+            [text for text, _ in texts[(c % own.rows) * instances :][:instances]]
             for c in range(own.clients)
         ]
     return ModeResult(weights, {name: own.spread(flat[name]) for name in metrics}, rows)

@@ -113,10 +113,9 @@ def _in_words(out: AdapterOut) -> str:
 
 def _front_matter(trained: Trained, library: str) -> str:
     lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
-    base = trained.base_reference
     # Only a hub id may stand here.
-    if trained.prepared.base.folder is not None and not trained.base_is_local:
-        lines.append(f"base_model: {json_text(base)}")
+    if trained.base_hub_id is not None:
+        lines.append(f"base_model: {json_text(trained.base_hub_id)}")
     tags = "[lora, federated-learning, feddpa]"
     return "\n".join([*lines, f"tags: {tags}", "---"])
 
@@ -125,7 +124,7 @@ def _origin(trained: Trained) -> str:
     config, base = trained.config, trained.prepared.base
     fed, lora = config.fed, config.lora
     lines = [
-        f"- Base: {markdown_code(config.model.path)} ({config.model.dtype}, "
+        f"- Base: {markdown_code(trained.base_name)} ({config.model.dtype}, "
         f"fingerprint `{base.fingerprint}`)",
         f"- Method: {_METHODS[fed.method]} ({_PAPER})",
         f"- Checkpoint: round {trained.round_number} (counted from 0; {fed.rounds} rounds in all), "
@@ -177,7 +176,8 @@ with torch.no_grad():
         max_new_tokens={tokens},
         do_sample=False,
     )
-print(tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))"""
+prompt = tokenizer.decode(inputs.input_ids[0], skip_special_tokens=True)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True)[len(prompt) :])"""
 
 
 def _weighting(weighting: Weighting) -> str:

@@ -42,7 +42,7 @@ def _check_adapter(folder: Path, out: AdapterOut, trained: Trained) -> None:
     for name, its, ours in (
         ("r", found.rank, out.rank),
         ("lora_alpha", found.alpha, out.alpha),
-        ("base_model_name_or_path", found.base, trained.base_reference),
+        ("base_model_name_or_path", found.base, trained.base_hub_id or ""),
         ("target_modules", sorted(found.targets), sorted(out.adapter)),
     ):
         if its != ours:

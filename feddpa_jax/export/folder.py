@@ -8,20 +8,18 @@ from typing import Any
 from safetensors import SafetensorError
 
 from feddpa_jax.data.statistics import describe
-from feddpa_jax.data.templates import get_template
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.check import check_export, has_effect
 from feddpa_jax.export.plan import Plan, Trained, make_plan
 from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, write_weighting
-from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.hf.peft_format import RECORD, write_adapter
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
+from feddpa_jax.prepare import encode
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import writing
 from feddpa_jax.types import UserError
-
-RECORD = "feddpa.json"
 
 
 def check_target(out: Path) -> None:
@@ -112,7 +110,7 @@ def _record(trained: Trained, options: Any) -> dict[str, Any]:
         "method": config.fed.method,
         "round": trained.round_number,
         "seed": config.seed,
-        "base": {"path": config.model.path, "fingerprint": base.fingerprint},
+        "base": {"path": trained.base_name, "fingerprint": base.fingerprint},
         "lora": {
             "rank": config.lora.rank,
             "alpha": config.lora.alpha,
@@ -131,9 +129,8 @@ def _write(
     options: dict[str, Any],
 ) -> None:
     config, base = trained.config, trained.prepared.base
-    template = get_template(config.data.template)
     statistics = describe(
-        trained.prepared.federation, base.tokenizer, template, config.data.max_length
+        trained.prepared.federation, lambda own: encode(config, base.tokenizer, own)
     )
     record = json.dumps(_record(trained, options), indent=2) + "\n"
     (folder / "README.md").write_text(export_card(trained, plan, statistics), encoding="utf-8")
@@ -145,7 +142,8 @@ def _write(
             base.model.config,
             alpha=out.alpha,
             dropout=config.lora.dropout,
-            base=trained.base_reference,
+            base=trained.base_hub_id,
+            private=out.private,
         )
         weighting = weightings.get(place)
         if weighting is not None:
@@ -155,6 +153,7 @@ def _write(
         # An adapter that is carried away alone still knows its base.
         (folder / place / RECORD).write_text(record, encoding="utf-8")
     for place, out in plan.models.items():
-        save_model(folder / place, base, out.change(trained.adapters.scale))
+        change = out.change(trained.adapters.scale)
+        save_model(folder / place, base, change, private=out.private)
         card = model_card(trained, place, out, statistics)
         (folder / place / "README.md").write_text(card, encoding="utf-8")

@@ -42,14 +42,23 @@ class Trained(NamedTuple):
     summary: dict[str, Any] | None
 
     @property
-    def base_reference(self) -> str:
-        """What `transformers` loads the base from: a hub id, a folder, or `base/` of the export."""
-        return BASE if self.prepared.base.folder is None else self.config.model.path
+    def base_hub_id(self) -> str | None:
+        """The base's hub id; None if it is from elsewhere: paths of this machine say nothing."""
+        base, path = self.prepared.base, self.config.model.path
+        return None if base.folder is None or Path(path).expanduser().exists() else path
 
     @property
-    def base_is_local(self) -> bool:
-        """Whether the base is a folder of this machine (and no hub id)."""
-        return Path(self.config.model.path).expanduser().exists()
+    def base_name(self) -> str:
+        """What the base is called: hub id, alias, or the name of its folder or file."""
+        place = Path(self.config.model.path).expanduser()
+        return place.resolve().name if place.exists() else self.config.model.path
+
+    @property
+    def base_reference(self) -> str:
+        """What to load the base from, for a reader: `base/` of the export, hub id, or a folder."""
+        if self.prepared.base.folder is None:
+            return BASE
+        return self.base_hub_id or f"path/to/{self.base_name}"
 
     def local(self, client: str) -> Adapter:
         """A client's local adapter."""
@@ -75,6 +84,11 @@ class AdapterOut(NamedTuple):
     local_weight: float | None = None
 
     @property
+    def private(self) -> bool:
+        """Whether it holds what a client learned alone."""
+        return self.client is not None
+
+    @property
     def rank(self) -> int:
         """R."""
         return next(iter(self.adapter.values()))["a"].shape[-1]
@@ -86,10 +100,12 @@ class ModelOut(NamedTuple):
     Attributes:
       parts: (adapter, mixing weight) of what is added.
       what: the parts in words.
+      private: whether a client's own adapter is among them.
     """
 
     parts: Sequence[tuple[Adapter, float]]
     what: str
+    private: bool = False
 
     def change(self, scale: float) -> Change:
         """What each parameter of the base becomes."""
@@ -170,7 +186,8 @@ def _merged(trained: Trained, merged: str) -> ModelOut:
     if local_C is None:
         raise UserError(f"--merged: {method} has no local adapters; use global")
     if not colon:
-        return ModelOut([(trained.local(name), 1.0)], f"the base with {name}'s local adapter")
+        own = [(trained.local(name), 1.0)]
+        return ModelOut(own, f"the base with {name}'s local adapter", private=True)
     try:
         weight = float(text)
     except ValueError:
@@ -183,6 +200,7 @@ def _merged(trained: Trained, merged: str) -> ModelOut:
     return ModelOut(
         [(global_, 1.0 - weight), (trained.local(name), weight)],
         f"the base with {1 - weight:g} of the global and {weight:g} of {name}'s local adapter",
+        private=True,
     )
 
 

@@ -17,7 +17,7 @@ from feddpa_jax.evaluate.evidence import check_layer, look, pooled, support_draw
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.score import Scorer
 from feddpa_jax.export.plan import Trained
-from feddpa_jax.hf.tensors import opened, read_json
+from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.types import Example, UserError
 
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
@@ -81,12 +81,10 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
 
 def write_weighting(folder: Path, weighting: Weighting) -> None:
     """Writes a client's weighting into its folder."""
-    from safetensors.numpy import save_file
-
     text = json_text(weighting.settings, indent=2) + "\n"
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
-    support = {"support": np.ascontiguousarray(weighting.support_MD)}
-    save_file(support, folder / SUPPORT_FILE, metadata={"format": "pt"})
+    # Embeddings of a client's own prompts.
+    write_tensors(folder / SUPPORT_FILE, {"support": weighting.support_MD}, private=True)
 
 
 def read_weighting(folder: Path) -> Weighting:

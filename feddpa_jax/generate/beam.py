@@ -1,11 +1,12 @@
 """Beam search that gives the same tokens as `transformers` (`num_beams`, no sampling).
 
-Facts about that implementation that decide the tokens: each step keeps the 2 * beams best of all
-continuations; those among the first `beams` of them that end are finished, scored by their summed
-log-likelihood over (length ** length_penalty), where the length counts generated tokens with the
-end token; the best `beams` that do not end go on. A row is done when no running beam can still beat
-its worst finished one (early_stopping=False compares with the score that the best running beam
-would have at the present length). At the last step running beams count as finished.
+Facts about that implementation that decide the tokens: each step keeps the `beams` * (1 + number of
+end tokens) best of all continuations; those among the first `beams` of them that end are finished,
+scored by their summed log-likelihood over (length ** length_penalty), where the length counts
+generated tokens with the end token; the best `beams` that do not end go on. A row is done when no
+running beam can still beat its worst finished one (early_stopping=False compares with the score
+that the best running beam would have at the present length). At the last step running beams count
+as finished.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from feddpa_jax.adapters.lora import Branch
-from feddpa_jax.generate.decode import Decoded, step
+from feddpa_jax.generate.decode import Decoded, is_stop, step
 from feddpa_jax.models.cache import Cache
 from feddpa_jax.models.decoder import Model
 
@@ -64,7 +65,7 @@ def beam_search(
     length_B: Int[Array, "B"],
     *,
     beams: int,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
     pad_id: int,
     max_new_tokens: int,
     length_penalty: float = 1.0,
@@ -78,12 +79,13 @@ def beam_search(
       cache: the prefilled cache of the rows, with `max_new_tokens` free slots after each prompt.
       length_B: prompt lengths.
       beams: W.
-      eos_id: the token that ends an answer.
+      stop_ids: the tokens of which any ends an answer; at least one.
       pad_id: what follows it.
       max_new_tokens: most tokens of an answer.
       length_penalty: exponent of the length in a finished beam's score.
     """
     B, W, T = length_B.shape[0], beams, max_new_tokens
+    Y = W * (1 + len(stop_ids))
     wide = repeat_rows(branches, W)
     length_X = jnp.repeat(length_B, W)
 
@@ -91,11 +93,11 @@ def beam_search(
         logp_XV = jax.nn.log_softmax(model.logits(now.hidden_XD))
         V = logp_XV.shape[-1]
         total_BWV = now.score_BW[:, :, None] + logp_XV.reshape(B, W, V)
-        # Twice as many as beams: even if W of them end, W go on.
-        score_BY, flat_BY = jax.lax.top_k(total_BWV.reshape(B, W * V), 2 * W)
+        # Each beam's continuations that end are as many as end tokens: W others go on.
+        score_BY, flat_BY = jax.lax.top_k(total_BWV.reshape(B, W * V), Y)
         from_BY, token_BY = flat_BY // V, (flat_BY % V).astype(jnp.int32)
         tokens_BYT = _pick(now.tokens_BWT, from_BY).at[:, :, now.index].set(token_BY)
-        ends_BY = (token_BY == eos_id) | (now.index == T - 1)
+        ends_BY = is_stop(token_BY, stop_ids) | (now.index == T - 1)
         next_ = _run_on(now, score_BY, ends_BY, tokens_BYT, from_BY, token_BY)
         return _finish(now, next_, score_BY, ends_BY, token_BY, tokens_BYT)
 
@@ -118,11 +120,11 @@ def beam_search(
         count = now.index + 1
         normal_BY = score_BY / count**length_penalty
         # Only what is among the first W candidates may finish, and only while the row is open.
-        may_BY = ends_BY & (jnp.arange(2 * W) < W)[None] & now.open_B[:, None]
+        may_BY = ends_BY & (jnp.arange(Y) < W)[None] & now.open_B[:, None]
         all_score_BZ = jnp.concatenate(
             [now.ended_score_BW, jnp.where(may_BY, normal_BY, _NEVER)], axis=1
         )
-        length_BY = jnp.where(token_BY == eos_id, now.index, count)
+        length_BY = jnp.where(is_stop(token_BY, stop_ids), now.index, count)
         all_length_BZ = jnp.concatenate([now.ended_length_BW, length_BY], axis=1)
         all_tokens_BZT = jnp.concatenate([now.ended_tokens_BWT, tokens_BYT], axis=1)
         ended_score_BW, best_BW = jax.lax.top_k(all_score_BZ, W)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from feddpa_jax.adapters.lora import Branch
 from feddpa_jax.models.cache import Cache, cache_mask, empty_cache
@@ -74,6 +74,11 @@ def step(
     return hidden_B1D[:, 0], new_cache
 
 
+def is_stop(token_X: Int[Array, "*X"], stop_ids: tuple[int, ...]) -> Bool[Array, "*X"]:
+    """Which tokens end an answer."""
+    return jnp.isin(token_X, jnp.array(stop_ids, jnp.int32))
+
+
 def decode(
     model: Model,
     branches: Sequence[Branch],
@@ -81,12 +86,12 @@ def decode(
     cache: Cache,
     length_B: Int[Array, "B"],
     *,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
     pad_id: int,
     max_new_tokens: int,
     key: Key[Array, ""] | None = None,
 ) -> Decoded:
-    """The likeliest token at every step, or one drawn, until the end token or `max_new_tokens`.
+    """The likeliest token at every step, or one drawn, until an end token or `max_new_tokens`.
 
     Stops as soon as all rows have ended.
 
@@ -96,7 +101,7 @@ def decode(
       prompt_hidden_BD: final hidden state at each row's last prompt token.
       cache: the prefilled cache, with `max_new_tokens` free slots after each prompt.
       length_B: prompt lengths.
-      eos_id: the token that ends an answer.
+      stop_ids: the tokens of which any ends an answer; at least one.
       pad_id: what follows it.
       max_new_tokens: most tokens of an answer.
       key: draws tokens from the model's distribution; None for the likeliest.
@@ -115,7 +120,7 @@ def decode(
     def advance(carry):
         index, tokens_BT, ended_B, count_B, hidden_BD, cache = carry
         token_B = choose(model.logits(hidden_BD), index).astype(jnp.int32)
-        ended_B = ended_B | (token_B == eos_id)
+        ended_B = ended_B | (is_stop(token_B, stop_ids))
         tokens_BT = tokens_BT.at[:, index].set(jnp.where(ended_B, pad_id, token_B))
         count_B = count_B + jnp.where(ended_B, 0, 1)
         hidden_BD, cache = step(model, branches, cache, token_B, length_B + index)

@@ -7,7 +7,11 @@ is silent, and a function that reads what only this family has.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from feddpa_jax.models.config import ModelConfig, Rope
+from feddpa_jax.hf.config_fields import check_fields, shown
+from feddpa_jax.hf.config_rope import GLOBAL as _GLOBAL
+from feddpa_jax.hf.config_rope import LOCAL as _LOCAL
+from feddpa_jax.hf.config_rope import read_gemma_ropes, read_rope
+from feddpa_jax.models.config import MOST, MOST_LAYERS, ModelConfig, Rope, check_size
 from feddpa_jax.types import UserError
 
 _SIZES = {
@@ -19,8 +23,7 @@ _SIZES = {
 }
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
-_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _Raw = Mapping[str, Any]
 
 
@@ -32,69 +35,86 @@ class _Family(NamedTuple):
     features: Callable[[_Raw], dict[str, Any]]
 
 
-def _biased(raw: _Raw) -> tuple[str, ...]:
-    attention = _ATTENTION if raw.get("attention_bias") else ()
-    return (*attention, *(_MLP if raw.get("mlp_bias") else ()))
-
-
 def _llama(raw: _Raw) -> dict[str, Any]:
-    return {"biased": _biased(raw)}
+    biased = (*_attention_bias(raw), *(_MLP if raw.get("mlp_bias") else ()))
+    return {**_one_kind(raw, _GLOBAL), "rope": read_rope(raw), "biased": biased}
 
 
 def _mistral(raw: _Raw) -> dict[str, Any]:
     window = raw.get("sliding_window")
-    return {
-        "window": window,
-        "local_layers": tuple(range(raw["num_hidden_layers"]) if window else ()),
-    }
-
-
-def _qwen_window(raw: _Raw) -> dict[str, Any]:
-    window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
-    kinds = raw.get("layer_types") or [
-        _LOCAL if window and layer >= raw["max_window_layers"] else _GLOBAL
-        for layer in range(raw["num_hidden_layers"])
-    ]
-    return {"window": window, "local_layers": _local(kinds)}
+    local = _one_kind(raw, _GLOBAL if window is None else _LOCAL)
+    return {**local, "rope": read_rope(raw), "window": window}
 
 
 def _qwen2(raw: _Raw) -> dict[str, Any]:
-    return {**_qwen_window(raw), "biased": ("q_proj", "k_proj", "v_proj")}
+    return {**_qwen_window(raw), "rope": read_rope(raw), "biased": ("q_proj", "k_proj", "v_proj")}
 
 
 def _qwen3(raw: _Raw) -> dict[str, Any]:
-    return {**_qwen_window(raw), "qk_norm": True, "biased": _biased(raw)}
+    own = {"rope": read_rope(raw), "qk_norm": True, "biased": _attention_bias(raw)}
+    return {**_qwen_window(raw), **own}
 
 
 def _gemma3(raw: _Raw) -> dict[str, Any]:
-    for name in (
-        "final_logit_softcapping",
-        "attn_logit_softcapping",
-        "use_bidirectional_attention",
-    ):
-        if raw.get(name):
-            raise UserError(f"{name} is not supported for gemma3_text")
-    period = raw.get("sliding_window_pattern") or 6
-    kinds = raw.get("layer_types") or [
-        _LOCAL if (layer + 1) % period else _GLOBAL for layer in range(raw["num_hidden_layers"])
-    ]
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        period = raw.get("sliding_window_pattern", 6)
+        if type(period) is not int or period < 1:
+            raise UserError(f"sliding_window_pattern is {shown(period)}, not a positive integer")
+        kinds = [_LOCAL if (n + 1) % period else _GLOBAL for n in range(raw["num_hidden_layers"])]
+    check_size("query_pre_attn_scalar", raw["query_pre_attn_scalar"])
+    ropes = read_gemma_ropes(raw)
     return {
         "window": raw["sliding_window"],
-        "local_layers": _local(kinds),
-        "local_rope": _rope(raw, _LOCAL, raw.get("rope_local_base_freq", 10000.0)),
+        "local_layers": _local(kinds, raw),
+        "rope": ropes[_GLOBAL],
+        "local_rope": ropes[_LOCAL],
         "norm_offset": 1.0,
         "post_norms": True,
         "qk_norm": True,
-        "biased": _biased(raw),
+        "biased": _attention_bias(raw),
         "query_scale": float(raw["query_pre_attn_scalar"]) ** -0.5,
         "embedding_scale": float(raw["hidden_size"]) ** 0.5,
     }
 
 
-def _local(kinds: list[str]) -> tuple[int, ...]:
-    unknown = set(kinds) - {_LOCAL, _GLOBAL}
+def _attention_bias(raw: _Raw) -> tuple[str, ...]:
+    return _ATTENTION if raw.get("attention_bias") else ()
+
+
+def _one_kind(raw: _Raw, kind: str) -> dict[str, Any]:
+    """The local layers where all layers are alike; `layer_types` that say otherwise are refused.
+
+    The models of these families do not read them, but the caches of `transformers` do.
+    """
+    kinds = raw.get("layer_types")
+    if kinds is not None and kinds != [kind] * raw["num_hidden_layers"]:
+        raise UserError(f"layer_types other than {kind} in every layer are not supported here")
+    return {"local_layers": tuple(range(raw["num_hidden_layers"]) if kind == _LOCAL else ())}
+
+
+def _qwen_window(raw: _Raw) -> dict[str, Any]:
+    window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        kinds = [
+            _GLOBAL if window is None or layer < raw["max_window_layers"] else _LOCAL
+            for layer in range(raw["num_hidden_layers"])
+        ]
+    return {"window": window, "local_layers": _local(kinds, raw)}
+
+
+def _local(kinds: list[Any], raw: _Raw) -> tuple[int, ...]:
+    unknown = [kind for kind in kinds if kind not in (_LOCAL, _GLOBAL)]
     if unknown:
-        raise UserError(f"layer_types: {sorted(unknown)[0]!r} is not supported")
+        raise UserError(
+            f"layer_types: {shown(unknown[0])} is not supported; supported: {_LOCAL}, {_GLOBAL}"
+        )
+    if len(kinds) != raw["num_hidden_layers"]:
+        raise UserError(
+            f"layer_types names {len(kinds)} layers, num_hidden_layers is "
+            f"{raw['num_hidden_layers']}; correct one"
+        )
     return tuple(layer for layer, kind in enumerate(kinds) if kind == _LOCAL)
 
 
@@ -136,7 +156,6 @@ _FAMILIES = {
             "hidden_activation": "gelu_pytorch_tanh",
             "sliding_window": 4096,
             "query_pre_attn_scalar": 256,
-            "rope_theta": 1e6,
             "tie_word_embeddings": True,
         },
         _gemma3,
@@ -156,9 +175,9 @@ def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
       UserError: an unsupported model type or feature, or a missing or senseless value.
     """
     model_type = raw.get("model_type")
-    if model_type not in _FAMILIES:
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise UserError(
-            f"{source}: model_type {model_type!r} is not supported; "
+            f"{source}: model_type {shown(model_type)} is not supported; "
             f"supported: {', '.join(SUPPORTED)}"
         )
     missing = [name for name in _SIZES.values() if name not in raw]
@@ -166,59 +185,40 @@ def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
         raise UserError(f"{source}: {', '.join(missing)} missing")
     family = _FAMILIES[model_type]
     try:
+        check_fields(raw, model_type)
         return _read({**family.defaults, **raw}, family)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    except KeyError as error:
-        raise UserError(f"{source}: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{source}: a value is not what it should be ({error})") from None
 
 
 def _read(raw: _Raw, family: _Family) -> ModelConfig:
     sizes = {ours: raw[theirs] for ours, theirs in _SIZES.items()}
-    name = "hidden_activation" if "hidden_activation" in raw else "hidden_act"
-    activation = raw.get(name) or "silu"
+    for name in _SIZES.values():
+        check_size(name, raw[name], MOST_LAYERS if name == "num_hidden_layers" else MOST)
+    name = "hidden_activation" if raw["model_type"] == "gemma3_text" else "hidden_act"
+    activation = raw.get(name, "silu")
     if activation not in _ACTIVATIONS:
         raise UserError(
-            f"{name} {activation!r} is not supported; supported: {', '.join(_ACTIVATIONS)}"
+            f"{name} {shown(activation)} is not supported; supported: {', '.join(_ACTIVATIONS)}"
         )
-    return ModelConfig(
+    kv_heads, head_dim = raw.get("num_key_value_heads"), raw.get("head_dim")
+    config = ModelConfig(
         **sizes,
-        kv_heads=raw.get("num_key_value_heads") or sizes["heads"],
-        head_dim=raw.get("head_dim") or sizes["width"] // sizes["heads"],
+        kv_heads=sizes["heads"] if kv_heads is None else kv_heads,
+        head_dim=sizes["width"] // sizes["heads"] if head_dim is None else head_dim,
         family=raw["model_type"],
-        rope=_rope(raw, _GLOBAL, raw.get("rope_theta", 10000.0)),
-        rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rms_eps=raw.get("rms_norm_eps", 1e-6),
         activation=_ACTIVATIONS[activation],
-        tied=bool(raw.get("tie_word_embeddings", False)),
+        tied=raw.get("tie_word_embeddings", False),
         max_positions=raw["max_position_embeddings"],
         **family.features(raw),
     )
-
-
-def _rope(raw: _Raw, kind: str, theta: Any) -> Rope:
-    """The rotary positions of one kind of layers.
-
-    `transformers` 5 writes `rope_parameters`, with a part for each kind where they differ; older
-    releases write `rope_theta`, and `rope_scaling` for the global layers.
-    """
-    found = raw.get("rope_parameters") or {}
-    if _GLOBAL in found or _LOCAL in found:
-        found = found.get(kind) or {}
-    elif not found and kind == _GLOBAL:
-        found = raw.get("rope_scaling") or {}
-    if found.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError("partial_rotary_factor is not supported")
-    scaling = found.get("rope_type", found.get("type")) or "default"
-    rope = {"theta": float(found.get("rope_theta", theta)), "scaling": scaling}
-    if scaling in ("linear", "llama3"):
-        rope["factor"] = float(found["factor"])
-    if scaling == "llama3":
-        rope["low_frequency"] = float(found["low_freq_factor"])
-        rope["high_frequency"] = float(found["high_freq_factor"])
-        rope["original_positions"] = found["original_max_position_embeddings"]
-    return Rope(**rope)
+    if config.family in ("llama", "gemma3_text") and config.width % config.heads:
+        # As `transformers` does, although head_dim says what a head has.
+        raise UserError(
+            f"hidden_size {config.width} is not a multiple of num_attention_heads {config.heads}"
+        )
+    return config
 
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.hf.config_fields import shown
+from feddpa_jax.hf.gguf_fields import Fields, decimal
 from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
+from feddpa_jax.hf.tensors import one_line
 from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.types import UserError
@@ -62,53 +65,48 @@ def open_gguf(path: Path) -> GgufFile:
     try:
         reader = _reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, LookupError, OverflowError, TypeError) as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); get the file again") from None
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    size = path.stat().st_size
-    for tensor in tensors.values():
+    except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError, OSError) as error:
+        raise UserError(
+            f"{path}: damaged or cut short ({one_line(error)}); get the file again"
+        ) from None
+    _check_places(path, reader)
+    return GgufFile(path, fields, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def _check_places(path: Path, reader: Any) -> None:
+    """Refuses tensors that do not follow each other without gaps, as llama.cpp does."""
+    expected, size = reader.data_offset, path.stat().st_size
+    for tensor in reader.tensors:
+        if tensor.data_offset != expected:
+            raise UserError(
+                f"{path}: damaged: tensor {tensor.name!r} is at byte {tensor.data_offset} instead "
+                f"of {expected}; get the file again"
+            )
         if tensor.data_offset + tensor.n_bytes > size:
             raise UserError(f"{path}: cut short within tensor {tensor.name!r}; get the file again")
-    return GgufFile(path, fields, tensors)
+        expected += -(-int(tensor.n_bytes) // int(reader.alignment)) * int(reader.alignment)
 
 
 def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
     class PlainReader(GGUFReader):
-        """Slices a plain view of the mapped file: a `memmap` takes three times as long to slice."""
+        """Slices a plain view of the mapped file: a `memmap` takes three times as long to slice.
+
+        Past the file's end a slice would be empty, and a damaged count would be counted to its end.
+        """
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
-    return PlainReader(path)
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            end = int(offset) + np.dtype(dtype).itemsize * int(count)
+            if not 0 <= int(offset) <= end <= len(self.data):
+                raise ValueError(f"the file ends before byte {end}")
+            return super()._get(offset, dtype, count, override_order)
 
-
-class _Fields:
-    """The fields of the file's architecture, by their names without its prefix."""
-
-    def __init__(self, file: GgufFile):
-        self.file = file
-        self.architecture = file.fields.get("general.architecture")
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """A field that need not be there."""
-        return self.file.fields.get(f"{self.architecture}.{name}", default)
-
-    def __getitem__(self, name: str) -> Any:
-        """A field that must be there."""
-        return _required(self.file, f"{self.architecture}.{name}")
-
-
-def _required(file: GgufFile, name: str) -> Any:
-    if name not in file.fields:
-        raise UserError(f"{file.path}: no field {name!r}; get the file again")
-    return file.fields[name]
-
-
-def _decimal(value: float) -> float:
-    """What a float32 field was before it was rounded: 1e-5, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="raise"):
+        return PlainReader(path)
 
 
 def gguf_config(file: GgufFile) -> ModelConfig:
@@ -117,55 +115,59 @@ def gguf_config(file: GgufFile) -> ModelConfig:
     Raises:
       UserError: an architecture or a feature that is not supported, or a missing field.
     """
-    fields = _Fields(file)
-    if fields.architecture not in _FEATURES:
+    fields = Fields(file.fields, str(file.path))
+    if not isinstance(fields.architecture, str) or fields.architecture not in _FEATURES:
         raise UserError(
-            f"{file.path}: architecture {fields.architecture!r} is not supported; "
+            f"{file.path}: architecture {shown(fields.architecture)} is not supported; "
             f"supported: {', '.join(_FEATURES)}"
         )
-    heads, width = int(fields["attention.head_count"]), int(fields["embedding_length"])
-    head_dim = int(fields.get("attention.key_length", width // max(1, heads)))
-    _check_features(fields, head_dim)
-    rope = _rope(fields, head_dim)
+    fields.check()
+    tokens = file.fields.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list):
+        raise UserError(f"{file.path}: no field 'tokenizer.ggml.tokens'; get the file again")
+    heads, width = fields.integer("attention.head_count"), fields.integer("embedding_length")
+    head_dim = fields.integer("attention.key_length", width // max(1, heads))
+    _check_heads(fields, head_dim)
     config = ModelConfig(
-        vocab_size=len(_required(file, "tokenizer.ggml.tokens")),
+        vocab_size=len(tokens),
         width=width,
-        layers=int(fields["block_count"]),
+        layers=fields.integer("block_count"),
         heads=heads,
-        kv_heads=int(fields.get("attention.head_count_kv", heads)),
+        kv_heads=fields.integer("attention.head_count_kv", heads),
         head_dim=head_dim,
-        ffn=int(fields["feed_forward_length"]),
-        rope=rope,
-        rms_eps=_decimal(fields["attention.layer_norm_rms_epsilon"]),
+        ffn=fields.integer("feed_forward_length"),
+        rope=_rope(fields, file, head_dim),
+        rms_eps=fields.number("attention.layer_norm_rms_epsilon"),
         tied="output.weight" not in file.tensors,
-        max_positions=int(fields["context_length"]),
+        max_positions=fields.integer("context_length"),
     )
-    return dataclasses.replace(config, **_FEATURES[fields.architecture](fields, config))
+    return dataclasses.replace(config, **_FEATURES[fields.architecture](fields, file, config))
 
 
-def _check_features(fields: _Fields, head_dim: int) -> None:
-    path = fields.file.path
-    if fields.get("expert_count", 0):
-        raise UserError(f"{path}: mixtures of experts are not supported; use a dense model")
-    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if fields.get(name, 0):
-            raise UserError(f"{path}: {name} is not supported; use a model without it")
-    for name, what in (("attention.value_length", "values"), ("rope.dimension_count", "rope")):
+def _check_heads(fields: Fields, head_dim: int) -> None:
+    for name, what in (
+        ("attention.value_length", "values"),
+        ("attention.key_length_swa", "local keys"),
+        ("attention.value_length_swa", "local values"),
+        ("rope.dimension_count", "rope"),
+        ("rope.dimension_count_swa", "local rope"),
+    ):
         size = fields.get(name, head_dim)
         if size != head_dim:
             raise UserError(
-                f"{path}: {what} over {size} of {head_dim} dimensions of a head is not supported"
+                f"{fields.source}: {what} over {shown(size)} of {head_dim} dimensions of a head is "
+                "not supported; use another model"
             )
 
 
-def _llama(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
-    tensors = fields.file.tensors
+def _llama(fields: Fields, file: GgufFile, config: ModelConfig) -> dict[str, Any]:
+    tensors = file.tensors
     biased = tuple(target for target, name in _BIASES.items() if f"blk.0.{name}" in tensors)
     # llama.cpp's converter stores no window of Mistral's, and llama.cpp reads none.
-    window = int(fields.get("attention.sliding_window", 0))
+    window = fields.integer("attention.sliding_window", 0)
     if biased not in _BIASED_FAMILIES or (window and biased):
         raise UserError(
-            f"{fields.file.path}: biases of {', '.join(biased)} are not supported in this "
+            f"{fields.source}: biases of {', '.join(biased)} are not supported in this "
             "combination; use a model without biases"
         )
     if window:
@@ -174,23 +176,28 @@ def _llama(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
     return {"family": _BIASED_FAMILIES[biased], "biased": biased}
 
 
-def _qwen2(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+def _qwen2(fields: Fields, file: GgufFile, config: ModelConfig) -> dict[str, Any]:
     return {"family": "qwen2", "biased": _QKV}
 
 
-def _qwen3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
+def _qwen3(fields: Fields, file: GgufFile, config: ModelConfig) -> dict[str, Any]:
     return {"family": "qwen3", "qk_norm": True}
 
 
-def _gemma3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
-    window = int(fields.get("attention.sliding_window", 0))
+def _gemma3(fields: Fields, file: GgufFile, config: ModelConfig) -> dict[str, Any]:
+    window = fields.integer("attention.sliding_window", 0)
     # A number, every which layer is global; or for each layer whether it is local.
     pattern = fields.get("attention.sliding_window_pattern", 6)
     layers = range(config.layers)
-    if isinstance(pattern, int):
+    if type(pattern) is int and pattern >= 0:
         local = [layer for layer in layers if not pattern or layer % pattern < pattern - 1]
-    else:
+    elif isinstance(pattern, list) and len(pattern) == config.layers:
         local = [layer for layer, is_local in zip(layers, pattern, strict=True) if is_local]
+    else:
+        raise UserError(
+            f"{fields.source}: attention.sliding_window_pattern {shown(pattern)} is neither a "
+            f"number nor a list for {config.layers} layers; use another file"
+        )
     # The file has no field for it: llama.cpp knows the 27B model by its depth.
     scaled = config.width // config.heads if config.layers == 62 else config.head_dim
     return {
@@ -198,7 +205,7 @@ def _gemma3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
         "window": window or None,
         "local_layers": tuple(local) if window else (),
         # llama.cpp's default; a scaling is of the global layers alone.
-        "local_rope": Rope(_decimal(fields.get("rope.freq_base_swa", 10000.0))),
+        "local_rope": Rope(fields.number("rope.freq_base_swa", 10000.0)),
         "norm_offset": 1.0,
         "post_norms": True,
         "qk_norm": True,
@@ -208,7 +215,7 @@ def _gemma3(fields: _Fields, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_FEATURES: dict[str, Callable[[_Fields, ModelConfig], dict[str, Any]]] = {
+_FEATURES: dict[str, Callable[[Fields, GgufFile, ModelConfig], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
@@ -216,22 +223,22 @@ _FEATURES: dict[str, Callable[[_Fields, ModelConfig], dict[str, Any]]] = {
 }
 
 
-def _rope(fields: _Fields, head_dim: int) -> Rope:
-    theta = _decimal(fields.get("rope.freq_base", 10000.0))
+def _rope(fields: Fields, file: GgufFile, head_dim: int) -> Rope:
+    theta = fields.number("rope.freq_base", 10000.0)
     # llama.cpp takes a factor without a type as linear; "scale_linear" is the field's old name.
     scaling = fields.get("rope.scaling.type", "linear")
     if scaling not in ("none", "linear"):
         raise UserError(
-            f"{fields.file.path}: rope scaling {scaling!r} is not supported; "
+            f"{fields.source}: rope scaling {shown(scaling)} is not supported; "
             "supported: none, linear, llama3"
         )
-    factor = fields.get("rope.scaling.factor", fields.get("rope.scale_linear", 0))
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0))
     linear = scaling == "linear" and factor not in (0, 1)
-    if _ROPE_DIVISORS not in fields.file.tensors:
-        return Rope(theta, "linear", _decimal(factor)) if linear else Rope(theta)
+    if _ROPE_DIVISORS not in file.tensors:
+        return Rope(theta, "linear", factor) if linear else Rope(theta)
     if linear:
-        raise UserError(f"{fields.file.path}: rope is scaled in two ways, which is not supported")
-    return _llama3_rope(fields.file, theta, head_dim)
+        raise UserError(f"{fields.source}: rope is scaled in two ways, which is not supported")
+    return _llama3_rope(file, theta, head_dim)
 
 
 def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> Rope:
@@ -243,7 +250,7 @@ def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> Rope:
     divisor_F = np.concatenate(list(_blocks(file, _ROPE_DIVISORS))).ravel()
     plain_F = Rope(theta).frequencies(head_dim)
     if divisor_F.shape == plain_F.shape and np.isfinite(divisor_F).all() and divisor_F.min() > 0:
-        factor = _decimal(divisor_F.max())
+        factor = decimal(divisor_F.max())
         if factor == 1:
             return Rope(theta)
         # 1 / divisor = (1 - share) / factor + share, and share = (turns - 1) / (4 - 1), where turns

@@ -74,6 +74,10 @@ _CUTS = {
 def gguf_tokenizer(fields: Mapping[str, Any], source: str) -> Tokenizer:
     """Builds the tokenizer that a GGUF file describes.
 
+    Answers end with the file's end of sequence, of turn or of message. llama.cpp also stops at
+    tokens that it knows by their text, such as "<|endoftext|>"; what a file does not say is not
+    guessed here.
+
     Args:
       fields: the file's metadata.
       source: its name, for messages.
@@ -94,6 +98,7 @@ def gguf_tokenizer(fields: Mapping[str, Any], source: str) -> Tokenizer:
         if name not in own:
             raise UserError(f"{source}: no field 'tokenizer.ggml.{name}'; get the file again")
     tokens = own["tokens"]
+    _check_types(own, source)
     kinds = own.get("token_type", [_NORMAL] * len(tokens))
     backend = _byte_level(own, cut, source) if cut else _sentencepiece(own, kinds, source)
     backend.add_tokens(
@@ -110,6 +115,8 @@ def gguf_tokenizer(fields: Mapping[str, Any], source: str) -> Tokenizer:
             ("bos", "bos_token_id"),
             ("eos", "eos_token_id"),
             ("pad", "padding_token_id"),
+            ("eot", "eot_token_id"),
+            ("eom", "eom_token_id"),
         )
     }
     eos_id, bos_id = ids["eos"], ids["bos"]
@@ -129,7 +136,32 @@ def gguf_tokenizer(fields: Mapping[str, Any], source: str) -> Tokenizer:
         pad_id=eos_id if ids["pad"] is None else ids["pad"],
         bos_id=bos_id,
         chat_template=fields.get("tokenizer.chat_template"),
+        stop_ids=[i for i in (ids["eot"], ids["eom"]) if i is not None],
     )
+
+
+def _check_types(own: Mapping[str, Any], source: str) -> None:
+    """Refuses fields that hold something else than a tokenizer is made of."""
+    lists = {"tokens": str, "merges": str, "scores": float, "token_type": int}
+    for name, kind in lists.items():
+        values = own.get(name, [])
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise UserError(
+                f"{source}: field tokenizer.ggml.{name} is not a list of {kind.__name__}; "
+                "get the file again"
+            )
+    for name in ("scores", "token_type"):
+        if name in own and len(own[name]) != len(own["tokens"]):
+            raise UserError(
+                f"{source}: field tokenizer.ggml.{name} has {len(own[name])} values for "
+                f"{len(own['tokens'])} tokens; get the file again"
+            )
+    for name, value in own.items():
+        if name.endswith("_token_id") and type(value) is not int:
+            raise UserError(
+                f"{source}: field tokenizer.ggml.{name} is {value!r}, not an integer; "
+                "get the file again"
+            )
 
 
 def _byte_level(own: Mapping[str, Any], cut: _Cut, source: str) -> tokenizers.Tokenizer:

@@ -17,8 +17,8 @@ import numpy as np
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
-from feddpa_jax.hf.names import TABLES, Place, check_shape, map_names
-from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
+from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
+from feddpa_jax.hf.tensors import files_of_tensors, one_line, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import (
@@ -48,6 +48,8 @@ _HUB_FILES = [
     "chat_template.jinja",
     "model*.safetensors",
     "model.safetensors.index.json",
+    # Beside a base it is refused.
+    "adapter_config.json",
 ]
 
 TINY = ModelConfig(
@@ -132,6 +134,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         file = open_gguf(place)
         with _values_of(place):
             config = gguf_config(file)
+            check_layers(file.tensors, config.layers, str(place))
             tokenizer = gguf_tokenizer(file.fields, str(place))
         _check_vocabulary(tokenizer, config, place)
         hf_config = write_hf_config(config)
@@ -142,6 +145,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
             raise UserError(
                 f"model.path: {folder} is a file, but not *.gguf; name the model's folder"
             )
+        _check_alone(folder)
         hf_config = read_json(folder / "config.json")
         config = read_hf_config(hf_config, str(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
@@ -169,7 +173,8 @@ def fingerprint(model: Model) -> str:
         # Evenly spread, and with an odd step, which does not keep to one column.
         index = np.arange(64) * (leaf.size // 64 | 1) % leaf.size
         sample = leaf[np.unravel_index(index, leaf.shape)]
-        digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
+        with np.errstate(invalid="ignore"):  # A damaged file may hold what is no number.
+            digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -196,11 +201,31 @@ def _placer(dtype: str) -> Place:
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: Path) -> None:
-    if tokenizer.vocabulary_size > config.vocab_size:
+    """Refuses a tokenizer with an id that has no row in the embedding."""
+    rows = config.vocab_size
+    if tokenizer.largest_id >= rows:
+        token = tokenizer.backend.id_to_token(tokenizer.largest_id)
         raise UserError(
-            f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
-            f"{config.vocab_size}; put the model's own tokenizer beside it"
+            f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, and {token!r} has id "
+            f"{tokenizer.largest_id}; the model only {rows} rows; put the model's own tokenizer "
+            "beside it"
         )
+
+
+def _check_alone(folder: Path) -> None:
+    """Refuses an adapter in a base's folder: `transformers` would load it on top of its base."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.exists():
+        return
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"{adapter}: an adapter lies beside the base, and transformers would load it too; "
+            "move it to a folder of its own, or merge it into the base"
+        )
+    raise UserError(
+        f"model.path: {folder} holds an adapter and not a model; name the folder of its base, and "
+        "the adapter as init.global_adapter"
+    )
 
 
 def _smollm2() -> Path:
@@ -238,8 +263,8 @@ def _values_of(file: Path) -> Iterator[None]:
     """Names the file when a value in it has the wrong type or makes no sense."""
     try:
         yield
-    except (TypeError, ValueError, AttributeError) as error:
-        message = str(error)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        message = one_line(error)
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 
@@ -257,11 +282,11 @@ def _read_safetensors(
             for pair in zip(*(stored_blocks(files[name], name) for name in ends), strict=True)
         )
         config = dataclasses.replace(config, tied=same)
+    table = TABLES[config.family]
+    check_layers(files, config.layers, str(folder))
     shapes = parameter_shapes(config)
     parameters = {}
-    for name, (path, transpose) in map_names(
-        files, shapes, TABLES[config.family], str(folder)
-    ).items():
+    for name, (path, transpose) in map_names(files, shapes, table, str(folder)).items():
         file, shape = files[name], shapes[path]
         expected = shape[::-1] if transpose else shape
         check_shape(name, stored_shape(file, name), path, expected, str(file))

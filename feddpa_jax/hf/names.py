@@ -174,6 +174,24 @@ def _lookup(name: str, table: Table, source: str) -> tuple[str | None, bool]:
     )
 
 
+def check_layers(names: Iterable[str], layers: int, source: str) -> None:
+    """Refuses a configuration with more layers than there are tensors of.
+
+    Beforehand, because the shapes of a thousand layers take long to find.
+
+    Raises:
+      UserError: there are fewer.
+
+    >>> check_layers(["model.layers.1.mlp.up_proj.weight"], 2, "file")
+    """
+    numbers = (re.search(r"\.(\d{1,9})\.", name) for name in names)
+    found = max((1 + int(number.group(1)) for number in numbers if number), default=0)
+    if layers > found:
+        raise UserError(
+            f"{source}: no tensor for layers.{found}; the configuration has {layers} layers"
+        )
+
+
 def check_shape(
     name: str, found: tuple[int, ...], path: str, expected: tuple[int, ...], source: str
 ) -> None:

@@ -6,39 +6,31 @@ Where that prefix is missing, `peft` loads nothing and says so in a warning alon
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.adapters.lora import TARGETS, Adapter, kernel_path
-from feddpa_jax.hf.names import TABLES, file_name
-from feddpa_jax.hf.tensors import opened, read_json, stored_shape
+from feddpa_jax.adapters.lora import TARGETS, Adapter
+from feddpa_jax.hf.peft_settings import (
+    LoraSettings,
+    adapted_module,
+    module_names,
+    read_settings,
+)
+from feddpa_jax.hf.tensors import opened, read_json, stored_shape, write_tensors
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.types import UserError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# Beside them in an export: the run that the adapter is from, and its base's fingerprint.
+RECORD = "feddpa.json"
 _PREFIX = "base_model.model."
 _PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
-# Settings that change what an adapter computes, and the values under which they do not.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "use_dora": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": ([], None),
-    "trainable_token_indices": ([], {}, None),
-    "layer_replication": ([], None),
-    "target_parameters": ([], None),
-    "alora_invocation_tokens": ([], None),
-    "use_qalora": (False, None),
-}
 
 
 class PeftAdapter(NamedTuple):
@@ -68,12 +60,18 @@ def is_peft_folder(folder: Path) -> bool:
 
 
 def _tensor_name(config: ModelConfig, target: str, layer: int, part: str) -> str:
-    name, _ = file_name(kernel_path(target, layer), TABLES[config.family])
-    return f"{_PREFIX}{name.removesuffix('.weight')}{_PARTS[part]}"
+    return f"{_PREFIX}{adapted_module(target, layer, config)}{_PARTS[part]}"
 
 
 def write_adapter(
-    folder: Path, adapter: Adapter, config: ModelConfig, *, alpha: float, dropout: float, base: str
+    folder: Path,
+    adapter: Adapter,
+    config: ModelConfig,
+    *,
+    alpha: float,
+    dropout: float,
+    base: str | None,
+    private: bool = False,
 ) -> None:
     """Writes an adapter as `peft` does.
 
@@ -83,10 +81,9 @@ def write_adapter(
       config: the base's.
       alpha: LoRA alpha; the scale is alpha / R.
       dropout: of training, for those who train on.
-      base: what `transformers` loads the base from.
+      base: the hub id of the base; None if it is from elsewhere.
+      private: whether the tensors are for their owner alone (mode 0600).
     """
-    from safetensors.numpy import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         _tensor_name(config, target, layer, part): np.ascontiguousarray(
@@ -96,7 +93,7 @@ def write_adapter(
         for part, stack_LXY in pair.items()
         for layer in range(config.layers)
     }
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_FILE, tensors, private=private)
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -129,8 +126,7 @@ def read_adapter(folder: Path, config: ModelConfig) -> PeftAdapter:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a PEFT folder with {CONFIG_FILE}")
-    settings = read_json(folder / CONFIG_FILE)
-    rank, alpha = _check_settings(settings, str(folder / CONFIG_FILE))
+    settings = read_settings(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         reason = f"no {WEIGHTS_FILE}"
@@ -145,52 +141,40 @@ def read_adapter(folder: Path, config: ModelConfig) -> PeftAdapter:
         for layer in range(config.layers)
         for part in _PARTS
     }
-    _check_names(names, places, settings.get("target_modules"), config, file)
-    found = {places[name][0] for name in names}
-    sizes = config.target_sizes()
-    adapter: Adapter = {}
-    for target in (target for target in TARGETS if target in found):
+    _check_names(names, places, settings, config, file)
+    sizes, rank = config.target_sizes(), settings.rank
+    # All shapes before the first array: the rank is only what a file says.
+    for name in names:
+        target, part, _ = places[name]
         size_in, size_out = sizes[target]
-        stacks = {
-            "a": np.empty((config.layers, size_in, rank), np.float32),
-            "b": np.empty((config.layers, rank, size_out), np.float32),
-        }
-        for part, stack_LXY in stacks.items():
-            for layer in range(config.layers):
-                name = _tensor_name(config, target, layer, part)
-                _check_shape(file, name, stack_LXY.shape[:0:-1], rank)
-                with opened(file) as tensors:
-                    stack_LXY[layer] = np.asarray(tensors.get_tensor(name), np.float32).T
-            if not np.isfinite(stack_LXY).all():
-                raise UserError(f"{file}: {target} holds values that are not finite")
-        adapter[target] = {part: jnp.asarray(stack) for part, stack in stacks.items()}
-    base = settings.get("base_model_name_or_path")
-    return PeftAdapter(adapter, rank, alpha, base if isinstance(base, str) else "")
+        _check_shape(file, name, (rank, size_in) if part == "a" else (size_out, rank), rank)
+    found = {places[name][0] for name in names}
+    adapter = {
+        target: _read_target(file, target, config, rank) for target in TARGETS if target in found
+    }
+    return PeftAdapter(adapter, rank, settings.alpha, settings.base)
 
 
-def _check_settings(settings: dict[str, Any], source: str) -> tuple[int, float]:
-    """Rank and alpha; refuses what is more than LoRA."""
-    if settings.get("peft_type") != "LORA":
-        raise UserError(f"{source}: peft_type is {settings.get('peft_type')!r}; only LORA is read")
-    for name, plain in _PLAIN.items():
-        if name in settings and settings[name] not in plain:
-            raise UserError(
-                f"{source}: {name} is {settings[name]!r}, which is not supported; "
-                f"train the adapter with {name} = {plain[0]!r}"
-            )
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UserError(f"{source}: r is {rank!r}, not a positive integer")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not alpha > 0:
-        raise UserError(f"{source}: lora_alpha is {alpha!r}, not a positive number")
-    # rsLoRA's scale is alpha / sqrt(rank).
-    return rank, float(alpha) * (math.sqrt(rank) if settings.get("use_rslora") else 1.0)
+def _read_target(file: Path, target: str, config: ModelConfig, rank: int) -> dict[str, jax.Array]:
+    size_in, size_out = config.target_sizes()[target]
+    stacks = {
+        "a": np.empty((config.layers, size_in, rank), np.float32),
+        "b": np.empty((config.layers, rank, size_out), np.float32),
+    }
+    for part, stack_LXY in stacks.items():
+        for layer in range(config.layers):
+            with opened(file) as tensors:
+                tensor = tensors.get_tensor(_tensor_name(config, target, layer, part))
+            stack_LXY[layer] = np.asarray(tensor, np.float32).T
+        if not np.isfinite(stack_LXY).all():
+            raise UserError(f"{file}: {target} holds values that are not finite")
+    return {part: jnp.asarray(stack) for part, stack in stacks.items()}
 
 
 def _check_names(
     names: Sequence[str],
     places: dict[str, tuple[str, str, int]],
-    listed: Any,
+    settings: LoraSettings,
     config: ModelConfig,
     file: Path,
 ) -> None:
@@ -198,7 +182,7 @@ def _check_names(
     for name in names:
         if name in places:
             continue
-        layer = re.search(r"\.layers\.(\d+)\.", name)
+        layer = re.search(r"\.layers\.([0-9]{1,9})\.", name)
         if layer and int(layer[1]) >= config.layers:
             raise UserError(
                 f"{file}: tensor {name!r} is for layer {layer[1]}, but this base has "
@@ -210,18 +194,27 @@ def _check_names(
     if not names:
         raise UserError(f"{file}: holds no tensor")
     targets = {places[name][0] for name in names}
-    if isinstance(listed, list):
-        leaves = {str(module).rpartition(".")[2] for module in listed}
-        if leaves != targets:
-            raise UserError(
-                f"{file}: has tensors for {', '.join(sorted(targets))}, but {CONFIG_FILE} lists "
-                f"{', '.join(sorted(leaves))} as target_modules"
-            )
-    missing = [name for name, (t, *_) in places.items() if t in targets and name not in set(names)]
+    adapted = {adapted_module(places[name][0], places[name][2], config) for name in names}
+    selected = {module for module in module_names(config) if settings.selects(module)}
+    if selected - adapted:
+        chosen = sorted({module.rpartition(".")[2] for module in selected})
+        raise UserError(
+            f"{file}: has tensors for {', '.join(sorted(targets))}, but none for "
+            f"{min(selected - adapted)!r}, which the target_modules of {CONFIG_FILE} select (they "
+            f"select {', '.join(chosen)}); get both files of one adapter"
+        )
+    if adapted - selected:
+        raise UserError(
+            f"{file}: has tensors for {min(adapted - selected)!r}, which target_modules, "
+            f"exclude_modules and layers_to_transform of {CONFIG_FILE} leave out, so that peft "
+            "ignores them; get both files of one adapter"
+        )
+    present = set(names)
+    missing = [name for name, (t, *_) in places.items() if t in targets and name not in present]
     if missing:
         raise UserError(
             f"{file}: no tensor {missing[0]!r} ({len(missing)} missing in all); an adapter is "
-            "needed on every layer"
+            "needed on every layer: merge this one into its base, or train it again"
         )
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from feddpa_jax.hf.load import LoadedModel
 from feddpa_jax.hf.names import TABLES, file_name
+from feddpa_jax.hf.saved_config import saved_config
+from feddpa_jax.hf.tensors import write_tensors
 
 # Taken over from the base's folder as they are, where it has them.
 _COPIED = (
@@ -34,7 +36,12 @@ def parameters_of(base: LoadedModel, change: Change) -> Iterator[tuple[str, np.n
 
 
 def save_model(
-    folder: Path, base: LoadedModel, change: Change, *, shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    base: LoadedModel,
+    change: Change,
+    *,
+    private: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes the base with some parameters changed: weights, configurations, tokenizer.
 
@@ -45,19 +52,15 @@ def save_model(
       folder: made if need be.
       base: the base model.
       change: what to save of each parameter.
+      private: whether the weights are for their owner alone (mode 0600).
       shard_bytes: most bytes of a safetensors file, unless a single tensor is larger.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, base, change, shard_bytes)
-    config = {k: v for k, v in base.hf_config.items() if k not in ("torch_dtype", "_name_or_path")}
-    tokens = base.tokenizer
-    ids = {
-        "bos_token_id": tokens.bos_id,
-        "eos_token_id": tokens.eos_id,
-        "pad_token_id": tokens.pad_id,
-    }
-    _write_json(folder / "config.json", {**ids, **config, "dtype": str(base.model.dtype)})
+    _write_weights(folder, base, change, shard_bytes, private)
     base.tokenizer.save(folder)
+    config = saved_config(base.hf_config, base.model.config, str(base.model.dtype))
+    ids = _special_ids(base)
+    _write_json(folder / "config.json", {**config, **ids})
     _write_json(folder / "generation_config.json", ids)
     if base.folder is not None:
         for name in _COPIED:
@@ -65,9 +68,21 @@ def save_model(
                 shutil.copyfile(base.folder / name, folder / name)
 
 
-def _write_weights(folder: Path, base: LoadedModel, change: Change, shard_bytes: int) -> None:
-    from safetensors.numpy import save_file
+def _special_ids(base: LoadedModel) -> dict[str, Any]:
+    """What the base's own config.json says, lists too; else what its tokenizer has."""
+    tokens = base.tokenizer
+    ids = {
+        "bos_token_id": tokens.bos_id,
+        "eos_token_id": tokens.eos_id if len(tokens.stop_ids) == 1 else list(tokens.stop_ids),
+        "pad_token_id": tokens.pad_id,
+    }
+    declared = {name: base.hf_config.get(name) for name in ids}
+    return {name: ids[name] if found is None else found for name, found in declared.items()}
 
+
+def _write_weights(
+    folder: Path, base: LoadedModel, change: Change, shard_bytes: int, private: bool
+) -> None:
     table = TABLES[base.model.config.family]
     shards = _plan(base, shard_bytes)
     number = {path: index for index, paths in enumerate(shards) for path in paths}
@@ -76,7 +91,7 @@ def _write_weights(folder: Path, base: LoadedModel, change: Change, shard_bytes:
     size = 0
     for path, array in parameters_of(base, change):
         name, transpose = file_name(path, table)
-        held[name] = np.ascontiguousarray(array.T if transpose else array)
+        held[name] = array.T if transpose else array
         size += array.nbytes
         index = number[path]
         file = "model.safetensors"
@@ -84,7 +99,7 @@ def _write_weights(folder: Path, base: LoadedModel, change: Change, shard_bytes:
             file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
         weight_map[name] = file
         if path == shards[index][-1]:
-            save_file(held, folder / file, metadata={"format": "pt"})
+            write_tensors(folder / file, held, private=private)
             held = {}
     if len(shards) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}

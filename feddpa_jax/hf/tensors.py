@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ from feddpa_jax.hf.names import row_blocks
 from feddpa_jax.types import UserError
 
 _STORED = ("F32", "BF16", "F16")
+
+
+def one_line(error: Exception) -> str:
+    r"""What a library says, in one line: it may repeat names that a damaged file has.
+
+    >>> one_line(ValueError("no tensor 'a\nb' "))
+    "no tensor 'a b'"
+    """
+    return " ".join(str(error).split())[:300]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -24,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent}: no {path.name}; name another folder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object; get the file again")
@@ -32,30 +41,61 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def files_of_tensors(folder: Path) -> dict[str, Path]:
-    """Which file of a model folder holds each tensor, by the index or by the single file.
+    """Which file of a model folder holds each tensor.
+
+    As in `transformers`, a `model.safetensors` comes before an index beside it, and of the shards
+    that an index names, all tensors count.
 
     Raises:
-      UserError: there is none, or the index is damaged or names what is not there.
+      UserError: there is none; the index is damaged, names what is not there, or two shards have a
+        tensor of one name.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{index}: no weight_map; get the file again")
-        for name, file in weight_map.items():
-            # Names from files never leave the folder.
-            if not isinstance(file, str) or Path(file).name != file:
-                raise UserError(f"{index}: {name!r} is in {file!r}, which is no file of the folder")
-            if not (folder / file).is_file():
-                raise UserError(f"{index}: names shard {file!r}, which is missing; get the shard")
-        return {name: folder / file for name, file in weight_map.items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.is_file():
+        return dict.fromkeys(names_of_tensors(single), single)
+    if not index.is_file():
         raise UserError(
             f"{folder}: no model.safetensors and no {index.name}; save the model as safetensors"
         )
-    with opened(single) as tensors:
-        return dict.fromkeys(tensors.keys(), single)
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: no weight_map; get the file again")
+    files: dict[str, Path] = {}
+    for shard in sorted({_shard(index, name, file) for name, file in weight_map.items()}):
+        for name in names_of_tensors(folder / shard):
+            if name in files:
+                raise UserError(
+                    f"{folder}: {files[name].name} and {shard} both hold tensor {name!r}; "
+                    "get the shards again"
+                )
+            files[name] = folder / shard
+    for name, file in weight_map.items():
+        if files.get(name) != folder / file:
+            raise UserError(f"{folder / file}: no tensor {name!r}, which the index puts there")
+    return files
+
+
+def _shard(index: Path, name: str, file: Any) -> str:
+    # Names from files never leave the folder.
+    if not isinstance(file, str) or Path(file).name != file or "\0" in file:
+        raise UserError(f"{index}: {name!r} is in {file!r}, which is no file of the folder")
+    try:
+        found = (index.parent / file).is_file()
+    except OSError:  # A name that is too long.
+        found = False
+    if not found:
+        raise UserError(f"{index}: names shard {file!r}, which is missing; get the shard")
+    return file
+
+
+def names_of_tensors(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    with opened(file) as tensors:
+        return list(tensors.keys())
 
 
 @contextlib.contextmanager
@@ -71,7 +111,9 @@ def opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="numpy") as tensors:
             yield tensors
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: damaged or cut short ({error}); get the file again") from None
+        raise UserError(
+            f"{file}: damaged or cut short ({one_line(error)}); get the file again"
+        ) from None
 
 
 def stored_shape(file: Path, name: str) -> tuple[int, ...]:
@@ -100,3 +142,22 @@ def stored_blocks(file: Path, name: str) -> Iterator[np.ndarray]:
         with opened(file) as tensors:
             block = tensors.get_slice(name)[rows]
         yield block
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, private: bool = False) -> None:
+    """Writes a safetensors file that `transformers` and `peft` load.
+
+    Args:
+      path: the file.
+      tensors: by name.
+      private: whether it is for its owner alone (mode 0600), not for whom the umask lets read.
+    """
+    from safetensors.numpy import save_file
+
+    path.unlink(missing_ok=True)
+    # `save_file` puts a file of mode 0600 in the place of this one, which has the umask's.
+    path.touch()
+    mode = path.stat().st_mode
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})
+    path.chmod(0o600 if private else mode)

@@ -1,6 +1,7 @@
 """Tokenizers on the `tokenizers` library: from a Hugging Face folder, or plain bytes."""
 
-import json
+import functools
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,25 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.escape import json_text
+from feddpa_jax.hf.continuation import continuation_backend
+from feddpa_jax.hf.tensors import one_line
+from feddpa_jax.strict_json import read_json
 from feddpa_jax.types import UserError
 
 
 class Tokenizer:
     """Text to ids and back, with the model's special tokens.
 
+    A sequence is a prompt (`encode`) and what follows it (`encode_continuation`); both are encoded
+    separately, so the ids of a prompt do not depend on its response.
+
     Special tokens that stand in a text, be it a user's, are recognised as such, as `transformers`
     does.
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
-      eos_id: the token that ends an answer.
+      eos_id: the token that ends an answer in training.
+      stop_ids: the tokens that end an answer in decoding, `eos_id` first.
       pad_id: the token that pads.
       bos_id: the token that the model calls its first; the backend puts it there or does not.
       chat_template: the Jinja template of a chat that a GGUF file brings; folders keep theirs in
@@ -36,10 +44,12 @@ class Tokenizer:
         pad_id: int,
         bos_id: int | None = None,
         chat_template: str | None = None,
+        stop_ids: Sequence[int] = (),
     ):
-        """Args: the backend, its end, pad and first tokens, and the template."""
+        """Args: the backend, its end, pad and first tokens, the template, more end tokens."""
         self.backend = backend
         self.eos_id = eos_id
+        self.stop_ids = tuple(dict.fromkeys((eos_id, *stop_ids)))
         self.pad_id = pad_id
         self.bos_id = bos_id
         self.chat_template = chat_template
@@ -51,6 +61,11 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         """Number of tokens, added ones included."""
         return self.backend.get_vocab_size()
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token, added ones included; ids need not be without gaps."""
+        return max(self.backend.get_vocab().values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, after the tokens that every sequence of this model starts with."""
@@ -64,17 +79,52 @@ class Tokenizer:
         return ids[: len(ids) - self._appended]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids, without special tokens."""
+        """The text of a whole sequence's ids, without special tokens."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    @functools.cached_property
+    def _continuation(self) -> tokenizers.Tokenizer:
+        return continuation_backend(self.backend)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on after others: no first token and no space is put before it.
+
+        >>> byte_tokenizer().encode_continuation(" a")
+        [220, 64]
+        """
+        return self._continuation.encode(text, add_special_tokens=False).ids
+
+    def encode_continuation_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_continuation` for many texts at once."""
+        encodings = self._continuation.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode_continuation(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids that go on after others, such as an answer's: leading spaces stay.
+
+        The inverse of `encode_continuation`, as far as the tokenizer keeps the text: some bring it
+        into Unicode's form NFC, and special tokens that stand in it are left out.
+        """
+        return self._continuation.decode([int(i) for i in ids], skip_special_tokens=True)
+
     def save(self, folder: Path | str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`."""
+        """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`.
+
+        It makes special whatever tokenizer_config.json names, and leaves that out of texts. So only
+        tokens that are special here are named; ids alone, such as a 1 that stands in every
+        config.json of a kind, are no reason.
+        """
         self.backend.save(str(Path(folder) / "tokenizer.json"))
+        added = self.backend.get_added_tokens_decoder()
         tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-        } | {name: self.backend.id_to_token(i) for name, i in tokens.items() if i is not None}
+        } | {
+            name: added[i].content
+            for name, i in tokens.items()
+            if i is not None and i in added and added[i].special
+        }
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         text = json_text(settings, indent=2) + "\n"
@@ -83,6 +133,9 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, folder: Path | str) -> "Tokenizer":
         """Reads tokenizer.json, and the special tokens from the configuration files beside it.
+
+        Answers end with the tokenizer's end token and, as in `transformers`, with any of the
+        `eos_token_id` of generation_config.json, or of config.json where that file is not there.
 
         Raises:
           UserError: a file is missing or damaged, or no end token is named.
@@ -94,10 +147,13 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
-            raise UserError(f"{path}: not a tokenizer ({error}); get the file again") from None
+            raise UserError(
+                f"{path}: not a tokenizer ({one_line(error)}); get the file again"
+            ) from None
         settings = _json(folder / "special_tokens_map.json")
         settings |= _json(folder / "tokenizer_config.json")
-        config = _json(folder / "generation_config.json") | _json(folder / "config.json")
+        generation = _json(folder / "generation_config.json")
+        config = generation | _json(folder / "config.json")
         ids = {
             kind: _token_id(backend, settings.get(f"{kind}_token"), config.get(f"{kind}_token_id"))
             for kind in ("eos", "pad", "bos")
@@ -111,7 +167,9 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         pad_id = eos_id if pad_id is None else pad_id
-        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"])
+        there = (folder / "generation_config.json").is_file()
+        stops = _stop_ids((generation if there else config).get("eos_token_id"), folder)
+        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"], stop_ids=stops)
 
 
 def bpe_backend(
@@ -133,7 +191,9 @@ def bpe_backend(
         model = models.BPE(vocab=vocabulary, merges=list(merges), **options)
         return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
-        raise UserError(f"{source}: damaged tokenizer ({error}); get the file again") from None
+        raise UserError(
+            f"{source}: damaged tokenizer ({one_line(error)}); get the file again"
+        ) from None
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -154,13 +214,25 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    content = read_json(path) if path.exists() else {}
     return content if isinstance(content, dict) else {}
+
+
+def _stop_ids(found: Any, folder: Path) -> list[int]:
+    """The end tokens that a configuration names: none, one, or a list.
+
+    Raises:
+      UserError: something else.
+    """
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    for value in ids:
+        if type(value) is not int:
+            raise UserError(
+                f"{folder}: eos_token_id {reprlib.repr(found)} in generation_config.json or "
+                "config.json is neither a token id nor a list of them"
+            )
+    # No model says an id that no array of ids holds.
+    return [value for value in ids if 0 <= value < 2**31]
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int | None:
@@ -170,5 +242,6 @@ def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int |
         return backend.token_to_id(token)
     if isinstance(fallback, list):
         fallback = fallback[0] if fallback else None
-    known = isinstance(fallback, int) and backend.id_to_token(max(0, fallback)) is not None
-    return fallback if known and fallback >= 0 else None
+    if type(fallback) is not int or not 0 <= fallback < 2**31:
+        return None
+    return fallback if backend.id_to_token(fallback) is not None else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import reprlib
 
 import numpy as np
 
@@ -9,6 +10,19 @@ from feddpa_jax.types import UserError
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 ROPE_SCALINGS = ("default", "linear", "llama3")
+# Beyond these no model is, and shapes could not be computed with.
+MOST_LAYERS = 1024
+MOST = 2**31 - 1
+
+
+def check_size(name: str, value: object, most: int = MOST) -> None:
+    """Refuses what is no size of an array.
+
+    Raises:
+      UserError: it is not an integer from 1 to `most`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise UserError(f"{name} is {reprlib.repr(value)}, not a positive integer up to {most}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +55,9 @@ class Rope:
                 f"supported: {', '.join(ROPE_SCALINGS)}"
             )
         for name in ("theta", "factor", "low_frequency", "original_positions"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"rope: {name} is {getattr(self, name)!r}, not a positive number")
-        if not self.high_frequency > self.low_frequency:
+        if not self.low_frequency < self.high_frequency < math.inf:
             raise UserError(
                 f"rope: the high frequency factor {self.high_frequency!r} is not above the low one "
                 f"{self.low_frequency!r}"
@@ -123,12 +137,11 @@ class ModelConfig:
         """Refuses shapes that no decoder has."""
         sizes = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "ffn")
         for name in (*sizes, "max_positions", *(("window",) if self.local_layers else ())):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"model configuration: {name} is {value!r}, not a positive integer")
-        if not self.rms_eps > 0:
+            most = MOST_LAYERS if name == "layers" else MOST
+            check_size(f"model configuration: {name}", getattr(self, name), most)
+        if not 0 < self.rms_eps < math.inf:
             raise UserError(f"model configuration: rms_eps is {self.rms_eps!r}, not positive")
-        if self.query_scale is not None and not self.query_scale > 0:
+        if self.query_scale is not None and not 0 < self.query_scale < math.inf:
             raise UserError(
                 f"model configuration: query_scale is {self.query_scale!r}, not positive"
             )

@@ -20,6 +20,9 @@ from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writin
 from feddpa_jax.train import make_parts
 from feddpa_jax.types import UserError
 
+# Every client's participation and examples are laid out one by one.
+MOST_CLIENTS = 100_000
+
 
 class Options(NamedTuple):
     """What is planned for.
@@ -46,8 +49,8 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     Raises:
       UserError: there is no such slice, or a program finds no room on its devices.
     """
-    if options.clients is not None and options.clients < 1:
-        raise UserError(f"--clients: {options.clients} is not a positive number")
+    if options.clients is not None and not 1 <= options.clients <= MOST_CLIENTS:
+        raise UserError(f"--clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
     if options.out is not None and (options.out / "plan.json").exists():
         raise UserError(f"--out: {options.out} holds a plan.json already; name another folder")
     devices = None if options.topology is None else topology_devices(options.topology)

@@ -12,16 +12,16 @@ import numpy as np
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate.command import decoding, make_setting
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings, prompt_alone
+from feddpa_jax.evaluate.known import can_match
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.run import Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Scorer
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.metrics import METRICS, Resamples, Summary, summarize
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import write_rules, write_whole, writing
 from feddpa_jax.types import Example, TokenizedExample, UserError
@@ -106,6 +106,11 @@ def weigh(
         layers,
     )
     collected = _collect(config, prepared, adapters, questions, options.fresh, folder, reporter)
+    tokens = (questions.instances, prepared.base.tokenizer, config.eval.max_new_tokens)
+    can_J = can_match([*validation, *setting.instances], *tokens)
+    collected = dataclasses.replace(
+        collected, greedy_CJW=collected.greedy_CJW.astype(bool) & can_J[:, None]
+    )
     count = len(validation)
     splits = {
         name: _split(dataclasses.replace(setting, instances=instances), rows, config)
@@ -193,8 +198,7 @@ def _validation(
             "data.validation: this run held nothing out, so there is nothing to choose rules on; "
             "train one with --data.validation 16"
         )
-    template = get_template(config.data.template)
-    found = encode_examples(held, prepared.base.tokenizer, template, config.data.max_length)
+    found = encode(config, prepared.base.tokenizer, held)
     if not found.examples:
         raise UserError("data.max_length: no held-out example is left; raise it")
     return tuple(held[i] for i in found.kept), found.examples

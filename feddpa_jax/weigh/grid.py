@@ -82,7 +82,7 @@ def make_curves(collected: Collected, tasks: Tasks, rows: slice) -> Curves:
         [collected.nll_CJW[:, rows], 100.0 * collected.greedy_CJW[:, rows]], axis=-1
     ).astype(np.float32)
     own_CK = tasks.own_CK.astype(float)
-    size_K = tasks.one_hot().sum(axis=0)
+    size_K = tasks.sizes()
     C, K = own_CK.shape
     has_C = own_CK.any(axis=1)
     of_own_CK = own_CK / np.maximum(own_CK.sum(axis=1, keepdims=True), 1) / max(has_C.sum(), 1)

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 from feddpa_jax.types import UserError
 from feddpa_jax.weigh.grid import CURVE_METRICS
+
+# Of a list: every number multiplies the settings that are tried.
+MOST_VALUES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ def read_options(known: argparse.Namespace) -> Options:
       UserError: one that is no list of what it should be.
     """
 
-    def read(name: str, kind: Callable[[str], Any], lowest: float) -> Any:
+    def read(name: str, kind: Callable[[str], Any], lowest: float, most: float) -> Any:
         text = getattr(known, name)
         if text is None:
             return None
@@ -48,8 +50,15 @@ def read_options(known: argparse.Namespace) -> Options:
             values = tuple(kind(part) for part in text.split(","))
         except ValueError:
             values = ()
-        if not values or not all(math.isfinite(v) and v >= lowest for v in values):
-            raise UserError(f"--{name}: {text!r} is no list of numbers from {lowest}, as 1,2,4")
+        if not values or not all(lowest <= value <= most for value in values):
+            shown = text if len(text) <= 80 else f"{text[:77]}..."
+            raise UserError(
+                f"--{name}: {shown!r} is no list of numbers from {lowest} to {most:,}, as 1,2,4"
+            )
+        if len(values) > MOST_VALUES:
+            raise UserError(
+                f"--{name}: {len(values)} numbers are too many; give at most {MOST_VALUES}"
+            )
         return values
 
     rules = None
@@ -65,11 +74,11 @@ def read_options(known: argparse.Namespace) -> Options:
         raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
     options = Options(
         rules=rules,
-        supports=read("supports", int, 1),
-        layers=read("layers", int, 0),
+        supports=read("supports", int, 1, 10_000),
+        layers=read("layers", int, 0, 10_000),
         by=by,
         exact=known.exact,
         fresh=known.fresh,
     )
-    scales = read("scales", float, 0)
+    scales = read("scales", float, 0, 1_000_000)
     return options if scales is None else dataclasses.replace(options, scales=scales)

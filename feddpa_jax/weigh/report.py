@@ -116,7 +116,6 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
     one_hot_IK = split.tasks.one_hot()
     weight_I = (one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)
-    weight_SI = np.concatenate([weight_I[None], split.resamples.weight_SI])
     found: dict[str, Any] = {}
     for x, metric in enumerate(CURVE_METRICS):
         sides = found[metric] = {}
@@ -126,11 +125,11 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
             sides[side] = []
             for w in range(len(WEIGHTS)):
                 value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
-                means_S = (weight_SI @ value_CI.sum(axis=0)) / (weight_SI @ cells_CI.sum(axis=0))
-                low, high = np.percentile(means_S[1:], [2.5, 97.5])
-                sides[side].append(
-                    {"value": float(means_S[0]), "low": float(low), "high": float(high)}
-                )
+                value_I, cells_I = value_CI.sum(axis=0), cells_CI.sum(axis=0)
+                value_S, cells_S = split.resamples.sums(value_I, cells_I)
+                low, high = np.percentile(value_S / cells_S, [2.5, 97.5])
+                mean = float(weight_I @ value_I / (weight_I @ cells_I))
+                sides[side].append({"value": mean, "low": float(low), "high": float(high)})
     return found
 
 

@@ -64,6 +64,29 @@ def sees(rule: Rule) -> tuple[str, ...]:
     return names
 
 
+def own_file(name: str) -> Path | None:
+    """The file of one's own that a rule is from, which is neither looked for nor run here.
+
+    Args:
+      name: as of `find_rule`.
+
+    Returns:
+      None for a registered rule.
+
+    Raises:
+      UserError: the name is neither a registered one nor FILE.py:FUNCTION.
+    """
+    if name in RULES:
+        return None
+    file, colon, _ = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        known = ", ".join(sorted(RULES))
+        raise UserError(
+            f"weighting.rule: {name!r} is unknown; known: {known}; or FILE.py:FUNCTION of your own"
+        )
+    return Path(file).expanduser()
+
+
 def find_rule(name: str) -> Rule:
     """A registered rule, or one of the user's own.
 
@@ -78,15 +101,9 @@ def find_rule(name: str) -> Rule:
       UserError: there is none of that name, its file fails, it asks for what no rule may see, or it
         fails on a trial.
     """
-    if name in RULES:
+    path, function = own_file(name), name.rpartition(":")[2]
+    if path is None:
         return RULES[name]
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        known = ", ".join(sorted(RULES))
-        raise UserError(
-            f"weighting.rule: {name!r} is unknown; known: {known}; or FILE.py:FUNCTION of your own"
-        )
-    path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(
             f"weighting.rule: {path} does not exist; name a file from here as "

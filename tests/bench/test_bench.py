@@ -74,9 +74,11 @@ def test_losses_are_compared_one_by_one():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--clients", "1,x"], "--clients: '1,x' is no list of positive numbers"),
-        (["--updates", "0"], "--updates: 0 is not a positive number"),
-        (["--instances", "-1"], "--instances: -1 is negative"),
+        (["--clients", "1,x"], "--clients: '1,x' is no list of numbers from 1 to 4096"),
+        (["--clients", "1,1000000000000"], "is no list of numbers from 1 to 4096"),
+        (["--updates", "0"], "--updates: 0 is not a number from 1 to 10,000"),
+        (["--instances", "-1"], "--instances: -1 is not a number from 0 to 1,000,000"),
+        (["--repeat", "1000000000000"], "--repeat: 1000000000000 is not a number from 1"),
         (["--repeat", "0"], "--repeat: 0 is not"),
     ],
 )

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from feddpa_jax.config import Config, describe_fields, difference, load_config, to_yaml
+from feddpa_jax.config import (
+    Config,
+    describe_fields,
+    difference,
+    dotted,
+    load_config,
+    to_yaml,
+)
 from feddpa_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +116,8 @@ def test_text_that_looks_like_something_else_survives_a_round_trip(tmp_path, nam
 
 @pytest.mark.parametrize("rate", [1e-7, 3e-4, 1e22, 1.0])
 def test_numbers_survive_a_round_trip(tmp_path, rate):
-    config = load_config(None, [f"--fed.learning_rate={rate!r}"])
-    assert config.fed.learning_rate == rate
+    config = load_config(None, [f"--fed.max_grad_norm={rate!r}"])
+    assert config.fed.max_grad_norm == rate
     path = tmp_path / "c.yaml"
     path.write_text(to_yaml(config))
     assert load_config(path) == config
@@ -140,7 +147,17 @@ def test_numbers_survive_a_round_trip(tmp_path, rate):
         (["--seed", "4294967296"], ["seed", "less than or equal to 4294967295"]),
         (["--seed", "{a: 1}"], ["seed", "integer"]),
         (["--data.path", "12"], ["data.path: 12: ", "string; quote it"]),
-        (["--data.path", "2024-01-01"], ["data.path: '2024-01-01'", "quote text"]),
+        (["--data.shuffle", "yes"], ["data.shuffle: 'yes': ", "boolean; write true or false"]),
+        (["--fed.rounds", "1_000"], ["fed.rounds: '1_000': ", "integer"]),
+        (["--fed.rounds", "1:30"], ["fed.rounds: '1:30': ", "integer"]),
+        (["--fed.rounds", "010"], ["--fed.rounds", "010 starts with a zero", "write 10, or quote"]),
+        (["--data.path", "007"], ["--data.path", "quote it if it is text"]),
+        (["--data.path", "a #b"], ["--data.path: 'a #b' is YAML for 'a'", "quote it"]),
+        (["--data.path", "a\nb"], ["--data.path: 'a\\nb' is YAML for 'a b'", "quote it"]),
+        (["--data.max_train", "# 3"], ["--data.max_train: '# 3' is YAML for null", "quote it"]),
+        (["--data.max_train", ""], ["--data.max_train: is empty; write null"]),
+        (["--data.max_train= "], ["--data.max_train: is empty; write null"]),
+        (["--data.path", "a\udcff"], ["--data.path, line 1", "U+DCFF is not allowed"]),
         (["--data.path", "[" + "a, " * 99 + "a]"], ["data.path: ", "...: ", "string"]),
         (["--lora.targets", "q_proj"], ["lora.targets: 'q_proj': ", "list, as in [a, b]"]),
         (["--lora.targets", "[x_proj]"], ["lora.targets", "'x_proj'", "q_proj"]),
@@ -175,7 +192,7 @@ def test_bad_overrides(tmp_path, overrides, words):
         ("- 1\n", ["no mapping"]),
         ("fed: 3\n", ["fed is a section"]),
         ("feds: {rounds: 3}\n", ["'feds'", "did you mean"]),
-        ("seed: 2024-01-01\n", ["seed: '2024-01-01' is no number"]),
+        ("seed: 2024-01-01\n", ["seed: '2024-01-01': ", "integer"]),
         ("fed: {batch_size: 0}\n", ["fed.batch_size: 0: ", "greater than or equal to 1"]),
         ("lora: {alpha: big}\n", ["lora.alpha: 'big': ", "valid number"]),
         ("1: 2\n", ["'1'", "did you mean"]),
@@ -192,6 +209,55 @@ def test_bad_files(tmp_path, text, words):
         assert word in str(error.value)
     with pytest.raises(UserError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("data.max_length", 2**31 - 1),
+        ("data.max_train", 2**31 - 1),
+        ("data.validation", 2**31 - 1),
+        ("data.max_test", 2**31 - 1),
+        ("lora.rank", 2**31 - 1),
+        ("lora.alpha", 1e6),
+        ("fed.rounds", 99_999),
+        ("fed.local_epochs", 10_000),
+        ("fed.batch_size", 2**31 - 1),
+        ("fed.micro_batch_size", 2**31 - 1),
+        ("fed.learning_rate", 1e3),
+        ("fed.max_grad_norm", 1e30),
+        ("fed.block_tokens", 2**31 - 1),
+        ("fed.clients_per_step", 2**31 - 1),
+        ("fed.clients_in_memory", 2**31 - 1),
+        ("fed.keep_checkpoints", 2**31 - 1),
+        ("weighting.scale", 1e6),
+        ("weighting.support", 10_000),
+        ("weighting.layer", 2**31 - 1),
+        ("eval.beams", 256),
+        ("eval.max_new_tokens", 2**31 - 1),
+        ("eval.bootstrap", 100_000),
+        ("eval.batch_tokens", 2**31 - 1),
+        ("mesh.clients", 2**31 - 1),
+        ("mesh.model", 2**31 - 1),
+    ],
+)
+def test_sizes_have_limits(name, most):
+    """Nothing may be allocated for 10**12 of anything, nor counted beyond 32 bits."""
+    assert dotted(load_config(None, [f"--{name}={most}"]))[name] == most
+    above = most + 1 if isinstance(most, int) else most * 1.01
+    for value in (above, 10**12, 10**40, "1" * 300, "1" * 5000):
+        if isinstance(most, float) and value in (10**12,) and most > 1e12:
+            continue
+        with pytest.raises(UserError, match=rf"{re.escape(name)}.*(less than or equal|too large)"):
+            load_config(None, [f"--{name}={value}"])
+
+
+def test_every_number_has_a_limit():
+    """A new field must say how large it may be."""
+    for name, kind, *_ in describe_fields():
+        if {"int", "float"} & set(kind.split("|")):
+            with pytest.raises(UserError, match=re.escape(name)):
+                load_config(None, [f"--{name}", "1" * 299])
 
 
 def test_every_field_is_described():

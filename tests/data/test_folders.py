@@ -1,6 +1,7 @@
 """Federations from disk: every layout, and every mistake named on one line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def line_two_is(text: str) -> str:
         ([[{"instruction": "a", "output": 3}]], None, ["'output' is 3, not text"]),
         ([[GOOD], []], None, ["local_training_1.json", "'client_1'", "no training example"]),
         ([[7]], None, ["record 1", "not an object"]),
-        ([[{"instruction": "a\ud800", "output": "b"}]], None, ["record 1", "surrogate"]),
-        (["[" * 100_000], None, ["broken JSON"]),
+        ([[{"instruction": "a\ud800", "output": "b"}]], None, ["[0].instruction", "surrogate"]),
+        (["[" * 100_000], None, ["nested more than 100 deep"]),
         (["[" + "9" * 5000 + "]"], None, ["broken JSON"]),
         ([{"a": 1}], None, ["no JSON list"]),
         ([[GOOD]], '{"instruction": "a", "output": "b"}\n{oops\n', ["some_test.jsonl, line 2"]),
@@ -130,6 +131,122 @@ def test_tests_beside_a_folder_of_any_name_are_not_its_own(tmp_path):
     assert load_federation(str(tmp_path / "mine")).test == ()
     (tmp_path / "mine" / "own_test.jsonl").write_text(json.dumps(GOOD) + "\n")
     assert len(load_federation(str(tmp_path / "mine")).test) == 1
+
+
+def client_folder(folder: Path) -> Path:
+    (folder / "clients" / "a").mkdir(parents=True)
+    for file in ("train.jsonl", "test.jsonl"):
+        (folder / "clients" / "a" / file).write_text(json.dumps(GOOD) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "words"),
+    [
+        ("clients", "clients/a/TEST.JSONL", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/a/test.json", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/a/tests.jsonl", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/a/train.jsonl.gz", "looks like data, and is not read; a client's"),
+        ("clients", "clients/a/train_2.csv", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/a/more.jsonl", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/b.jsonl", "looks like data, and is not read; records go into"),
+        ("clients", "test.jsonl", "looks like data, and is not read; records go into"),
+        ("clients", "local_training_0.json", "looks like data, and is not read; records go into"),
+        ("paper", "2/local_training_01.json", "looks like data, and is not read; files are"),
+        ("paper", "2/local_training_٣.json", "looks like data, and is not read; files are"),
+        ("paper", "2/Local_Training_2.json", "looks like data, and is not read; files are"),
+        ("paper", "2/local_training_2.jsonl", "looks like data, and is not read; files are"),
+        ("paper", "2/Test.JSONL", "looks like data, and is not read; files are"),
+        ("paper", "SOME_TEST.JSONL", "looks like data, and is not read; files are"),
+        ("paper", "test.csv", "looks like data, and is not read; files are"),
+        ("paper", "flan_test.json", "looks like data, and is not read; files are"),
+    ],
+)
+def test_what_looks_like_data_is_read_or_refused(tmp_path, layout, name, words):
+    folder = client_folder(tmp_path) if layout == "clients" else paper(tmp_path, [GOOD], [GOOD])
+    assert len(load_federation(str(folder)).test) == 1
+    (folder / name).write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(UserError, match=f"{name}: {words}"):
+        load_federation(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["README.json", "latest.csv", "contest.json", "notes.txt", "8.json"]
+)
+def test_other_files_may_lie_beside_data(tmp_path, name):
+    for folder in (client_folder(tmp_path / "one"), paper(tmp_path / "two", [GOOD], [GOOD])):
+        (folder / name).write_text("{")
+        (folder / ("clients/a" if (folder / "clients").is_dir() else "2") / name).write_text("{")
+        (folder / f".{name}").write_text("{")
+        (folder / "._some_test.jsonl").write_bytes(b"\xff")
+        assert len(load_federation(str(folder)).test) == 1
+
+
+@pytest.mark.parametrize("name", ["clients/a/train.jsonl", "clients/a/test.jsonl"])
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "empty"])
+def test_what_stands_for_a_clients_file(tmp_path, name, kind):
+    file = client_folder(tmp_path) / name
+    _replace(file, kind)
+    with pytest.raises(UserError, match=f"{name}: {SAID[kind]}"):
+        load_federation(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["2/local_training_0.json", "some_test.jsonl"])
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "empty"])
+def test_what_stands_for_a_file_of_the_paper(tmp_path, name, kind):
+    file = paper(tmp_path, [GOOD], [GOOD]) / name
+    _replace(file, kind)
+    said = "broken JSON" if file.suffix == ".json" and kind == "empty" else SAID[kind]
+    with pytest.raises(UserError, match=f"{name}(, line 1)?: {said}"):
+        load_federation(str(tmp_path))
+
+
+SAID = {
+    "folder": "is a folder, not a file",
+    "link": "cannot be read: No such file",
+    "pipe": "is a special file, not a file",
+    "empty": "(client 'a' has no training example|holds no test instance)",
+}
+
+
+def _replace(file: Path, kind: str) -> None:
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        file.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_text("")
+
+
+def test_a_client_that_is_a_broken_link(tmp_path):
+    (client_folder(tmp_path) / "clients" / "b").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"clients/b: is neither file nor folder, or a broken link"):
+        load_federation(str(tmp_path))
+
+
+def test_clients_in_a_folder_and_below_it(tmp_path):
+    paper(tmp_path, [GOOD])
+    (tmp_path / "local_training_0.json").write_text(json.dumps([GOOD]))
+    with pytest.raises(UserError, match=r"holds clients' files, and so does .*/1; name the one"):
+        load_federation(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["a" * 300, f"/{'b/' * 3000}", f"hf:{'c' * 300}"])
+def test_paths_that_are_too_long(path):
+    with pytest.raises(UserError, match=r"data\.path: .*cannot be (read|loaded)") as error:
+        load_federation(path)
+    assert len(str(error.value)) < 450
+
+
+@pytest.mark.parametrize("name", ["Input", " task", "INSTRUCTION"])
+def test_fields_that_are_hardly_called_so(tmp_path, name):
+    folder = paper(tmp_path, [GOOD, {**GOOD, name: "x"}])
+    with pytest.raises(UserError, match=f"record 2: field {name!r} is not read; call it"):
+        load_federation(str(folder))
+    assert load_federation(str(paper(tmp_path / "more", [{**GOOD, "source": 3}]))).clients
 
 
 def test_home_folder_that_does_not_exist():

@@ -31,14 +31,14 @@ def test_response_starts_after_the_prompt_and_ends_with_the_end_token():
     assert TOKENIZER.decode(tokens_T[prompt:]) == "hey"
     assert tokens_T[-1] == TOKENIZER.eos_id
     assert kept == (0,)
-    assert counts == (1, 0, 0)
+    assert counts == (1, 0, 0, 0)
 
 
 def test_cut_and_dropped_are_counted():
     examples = [Example("Say", "hey"), Example("Say", "x" * 50), Example("Say" * 30, "x")]
     tokenized, kept, counts = encode_examples(examples, TOKENIZER, alpaca_short, 40)
     assert kept == (0, 1)
-    assert counts == (3, 2, 1)
+    assert counts == (3, 2, 1, 0)
     # A cut response has no end token: 40 tokens, of which the last 4 are x.
     assert len(tokenized[1].tokens_T) == 40
     assert tokenized[1].tokens_T[-1] != TOKENIZER.eos_id
@@ -53,9 +53,11 @@ def test_prompt_too_long():
 def test_statistics():
     train = (Example("Say", "hey", task="t"), Example("Say", "x" * 50, task="t"))
     federation = Federation((Client("anna", train),), (Example("a", "b", task="t"),))
-    statistics = describe(federation, TOKENIZER, alpaca_short, 60)
+    statistics = describe(
+        federation, lambda examples: encode_examples(examples, TOKENIZER, alpaca_short, 60)
+    )
     (client,) = statistics.clients
-    assert client.counts == (2, 1, 0)
+    assert client.counts == (2, 1, 0, 0)
     assert client.tokens == (40, 50, 59, 60)  # 36 + 3 + 1 = 40; cut at 60
     assert client.own_tests == 1
     console = Console(width=120, record=True, file=io.StringIO())

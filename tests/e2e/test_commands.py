@@ -134,6 +134,41 @@ def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):
     assert not kept.exists()  # What it was evaluated with last.
 
 
+def test_only_needed_code_is_run(run_dir, tmp_path, monkeypatch, capsys):
+    """A run folder may come from somebody else, and its rule's file do anything."""
+    received = tmp_path / "received"
+    shutil.copytree(run_dir, received)
+    rule, marker = received / "rule.py", tmp_path / "marker"
+    rule.write_text(
+        f"open({str(marker)!r}, 'a').write('x')\n"
+        "def gate(query_BD, support_BMD):\n    return 0.25 + 0 * query_BD[:, 0]\n"
+    )
+    config = received / "config.yaml"
+    config.write_text(config.read_text().replace("rule: cosine", f"rule: {rule}:gate"))
+    of_run = ["--run-dir", str(received)]
+    prompt = [*of_run, "--client", "client_3", "--prompt", "Hi"]
+    evaluate = ["eval", *of_run, "--eval.metrics", "[nll]", "--eval.modes"]
+    for command in (
+        ["generate", *prompt, "--mode", "global"],
+        [*evaluate, "[base, global, local, fixed]"],
+        ["export", *of_run, "--out", str(tmp_path / "out")],
+        ["report", str(received), "--out", str(tmp_path / "page.html")],
+        ["data", "--config", str(config)],
+        ["train", "--config", str(config), *of_run, "--no-eval"],
+        ["train", "--config", str(config), *of_run, "--eval.modes", "[local]"],
+    ):
+        assert main(command) == 0
+        assert "running the code" not in capsys.readouterr().out
+        assert not marker.exists(), command
+    # Refused for want of held-out examples, which is after the rules were looked at.
+    refused(capsys, ["weigh", *of_run, "--rules", "cosine"], "held nothing out")
+    assert not marker.exists()
+    for command in (["generate", *prompt], [*evaluate, "[instance]"]):
+        assert main(command) == 0
+        assert f"weighting.rule: running the code in {rule}" in capsys.readouterr().out
+        assert marker.exists()
+
+
 def start(folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(folder), *SMALL]
     command += ["--no-eval", "--fed.rounds", "4"]

@@ -1,5 +1,6 @@
 """Evaluation: packed scores equal plain ones, known answers are what decoding gives."""
 
+import dataclasses
 import io
 import json
 
@@ -16,6 +17,7 @@ from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate import run as evaluation
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
+from feddpa_jax.evaluate.known import known_answer
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
@@ -188,12 +190,75 @@ def test_answers_known_from_scores_are_what_decoding_gives():
     np.testing.assert_array_equal(again.scores_CI["exact_match"][0], 100.0)
 
 
+def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.ndarray]:
+    """By metrics, of the global adapter: with answers generated and without."""
+    options = {
+        "modes": ("global",),
+        "weighting": WeightingSettings(support=3),
+        "fixed": 0.5,
+        "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
+        "reporter": Reporter(Console(quiet=True)),
+    }
+    about = Setting(setting().clients, setting().training, instances, tokenized, TOKENIZER)
+    return {
+        metrics: evaluate(MODEL, ADAPTERS, about, metrics=metrics, **(options | changes))[
+            "global"
+        ].scores_CI["exact_match"][0]
+        for metrics in (("rouge1", "exact_match"), ("exact_match",))
+    }
+
+
+def greedy_texts(tokens: int) -> list[tuple[Example, str]]:
+    """The first tokens that the global adapter answers the test instances with, as texts."""
+    answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=tokens)
+    prompts = [Prompt(0, e.tokens_T[: e.prompt_length], 1.0, 0.0) for e in tokenize(TEST)]
+    return list(zip(TEST, map(TOKENIZER.decode_continuation, answerer(prompts)), strict=True))
+
+
+def test_exact_match_is_that_of_the_text_whether_or_not_it_is_generated():
+    """Targets that the model gives token for token, whole, cut or too long; and other targets."""
+    texts = greedy_texts(4)
+    spelled = [
+        (example, text)
+        for example, text in texts
+        if text.isascii() and text.strip() == text and len(text) == 4
+    ]
+    assert spelled, f"the tiny model says nothing that can be a target: {texts}"
+    example, text = spelled[0]
+    prompt = tokenize([example])[0].prompt_length
+    wrong = "#" if text[2] != "#" else "*"
+    cases = {
+        4: [
+            (text, 200, 100.0),  # The answer has no room for its end token.
+            (text + "\n", 200, 100.0),  # White space at the end is ignored,
+            (" " + text, 200, 0.0),  # and at the start it counts.
+            (text[:2] + wrong, 200, 0.0),
+            # The first two tokens are the model's; two more follow them.
+            (text, prompt + 2, 100.0),
+            (text[:2] + "else", prompt + 2, 0.0),
+        ],
+        # An answer of three tokens is not a target of four, or of two.
+        3: [(text, 200, 0.0), (text[:2], 200, 0.0)],
+    }
+    for most, group in cases.items():
+        instances = tuple(Example(example.instruction, c[0], task=example.task) for c in group)
+        tokenized = tuple(
+            encode_examples([instance], TOKENIZER, alpaca_short, max_length).examples[0]
+            for instance, (_, max_length, _) in zip(instances, group, strict=True)
+        )
+        decoding = Decoding(max_new_tokens=most, batch_tokens=512)
+        for metrics, score_I in exact_matches(instances, tokenized, decoding=decoding).items():
+            assert score_I.tolist() == [expected for _, _, expected in group], (most, metrics)
+
+
 def test_weights_of_layers_in_answers():
     """The same weight in both layers is that weight; layers swapped are another model."""
     prompts_of = [e.tokens_T[: e.prompt_length] for e in tokenize(TEST)]
 
     def answers(weight, beams: int = 1) -> list[list[int]]:
-        answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=6, beams=beams)
+        answerer = Answerer(
+            MODEL, ADAPTERS, stop_ids=(-1,), pad_id=0, max_new_tokens=6, beams=beams
+        )
         other = 1.0 - np.asarray(weight, np.float32)
         prompts = [Prompt(1, tokens_T, other, np.asarray(weight)) for tokens_T in prompts_of]
         return [tokens_T.tolist() for tokens_T in answerer(prompts)]
@@ -297,3 +362,29 @@ def test_modes_need_their_adapters():
             decoding=Decoding(),
             reporter=Reporter(Console(quiet=True)),
         )
+
+
+def test_a_target_with_an_end_token_inside_is_no_answer(monkeypatch: pytest.MonkeyPatch):
+    """Greedy decoding ends there, although the argmax is the target at every position."""
+    test = (Example("say", "ab", task="add"), Example("say", "a<|end|>b", task="add"))
+    known = [known_answer(example, TOKENIZER, most=4) for example in tokenize(test)]
+    assert known == ["ab", "a"]
+    own = dataclasses.replace(setting(), instances=test, tokenized=tokenize(test))
+    monkeypatch.setattr(Scorer, "__call__", always_greedy(Scorer.__call__))
+    options = {"modes": ("base",), "weighting": WeightingSettings(support=3), "fixed": 0.25}
+    options |= {"decoding": Decoding(max_new_tokens=4), "reporter": Reporter(Console(quiet=True))}
+    scores = evaluate(MODEL, ADAPTERS, own, metrics=("exact_match",), **options)["base"].scores_CI
+    np.testing.assert_array_equal(scores["exact_match"], [[100, 0], [100, 0]])
+    decoded = evaluate(MODEL, ADAPTERS, own, metrics=("rouge1",), **options)["base"].predictions_CI
+    assert decoded is not None
+    assert decoded == [["ab", "a"]] * 2
+
+
+def always_greedy(call):
+    """A scorer's call that finds every target the likeliest."""
+
+    def scored(self, *args, **options):
+        scores = call(self, *args, **options)
+        return dataclasses.replace(scores, greedy_I=np.ones_like(scores.greedy_I))
+
+    return scored

@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.cli import main
+from feddpa_jax.config import load_config
 from feddpa_jax.export import folder as export_folder
+from feddpa_jax.export.plan import Trained
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -70,7 +73,43 @@ def test_what_an_export_holds(exported: Path):
     }
     settings = json.loads((exported / "clients/client_0-mixed/adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (4, 64)
+    assert settings["base_model_name_or_path"] is None
     assert not list(exported.parent.glob(".*"))  # nothing is left beside it
+
+
+def test_what_a_client_learned_alone_is_for_its_owner_alone(exported: Path):
+    private = {f for f in exported.rglob("*.safetensors") if f.stat().st_mode & 0o077 == 0}
+    clients = {*(exported / "clients").rglob("*.safetensors")}
+    assert private == {*clients, exported / "merged/model.safetensors"}
+    assert len(clients) == 3 * 8
+    readable = (exported / "README.md").stat().st_mode
+    for place in ("global/adapter_model.safetensors", "base/model.safetensors"):
+        assert (exported / place).stat().st_mode == readable
+
+
+def trained_on(path: str, folder: Path | None) -> Trained:
+    config = load_config(None, ["--model.path", json.dumps(path)])
+    base: Any = SimpleNamespace(folder=folder)
+    return Trained(config, cast(Any, SimpleNamespace(base=base)), cast(Any, None), 0, None)
+
+
+def test_no_path_of_this_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/mine").mkdir(parents=True)
+    (tmp_path / "models/mine.gguf").touch()
+    hub = Path("cache/snapshots/0")
+    cases = {
+        ("org/model", hub): ("org/model", "org/model", "org/model"),
+        ("models/mine", tmp_path / "models/mine"): (None, "mine", "path/to/mine"),
+        (str(tmp_path / "models/mine"), tmp_path / "models/mine"): (None, "mine", "path/to/mine"),
+        ("models/mine.gguf", None): (None, "mine.gguf", "base"),
+        ("tiny", None): (None, "tiny", "base"),
+    }
+    for (path, folder), expected in cases.items():
+        found = trained_on(path, folder)
+        assert (found.base_hub_id, found.base_name, found.base_reference) == expected
+    monkeypatch.chdir(tmp_path / "models/mine")
+    assert trained_on(".", Path(".")).base_name == "mine"
 
 
 def test_a_rule_that_an_export_cannot_carry(run_dir: Path, tmp_path: Path, capsys):
@@ -220,7 +259,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "targets": (
         lambda out: change_json(out / "global/adapter_config.json", target_modules=["q_proj"]),
-        "lists q_proj as target_modules",
+        "has tensors for 'model.layers.0.mlp.down_proj', which target_modules",
     ),
     "merged": (
         lambda out: change_tensors(out / "merged/model.safetensors", scale_first),

@@ -35,7 +35,8 @@ def _beam(model: Model, branches: tuple[Branch, ...], *arrays: Any, **settings: 
     """`beam_search`, noting what it is traced for."""
     rows = arrays[0].shape[0]
     static = (settings[name] for name in ("beams", "max_new_tokens"))
-    _traces.append((rows, len(branches), *static, settings.get("length_penalty")))
+    ends = len(settings["stop_ids"])
+    _traces.append((rows, len(branches), *static, settings.get("length_penalty"), ends))
     return beam_search(model, branches, *arrays, **settings)
 
 
@@ -77,7 +78,7 @@ def prompts(seed: int) -> tuple[np.ndarray, ...]:
 
 
 def generate(
-    seed: int, beams: int, *, max_new_tokens: int, eos_id: int | None, penalty: float = 1.0
+    seed: int, beams: int, *, max_new_tokens: int, eos_id: list[int] | None, penalty: float = 1.0
 ) -> np.ndarray:
     """The new tokens that `transformers` generates for each row, padding included."""
     hf, _ = llama(seed)
@@ -113,12 +114,29 @@ def end_token(seed: int) -> int:
 
 
 @functools.cache
-def expected(seed: int, beams: int, max_new_tokens: int, penalty: float = 1.0) -> list[list[int]]:
-    """The answers of `transformers`, up to the end token."""
-    eos_id = end_token(seed)
-    out_BT = generate(seed, beams, max_new_tokens=max_new_tokens, eos_id=eos_id, penalty=penalty)
-    rows = [row.tolist() for row in out_BT]
-    return [row[: row.index(eos_id)] if eos_id in row else row for row in rows]
+def end_tokens(seed: int) -> tuple[int, ...]:
+    """Three such tokens, the one that is generated most first."""
+    free_BT = generate(seed, 2, max_new_tokens=ANSWER, eos_id=None)
+    rows_V = [(free_BT[:, 2:] == token).any(1).sum() for token in range(VOCABULARY - 1)]
+    return tuple(np.argsort(-np.array(rows_V), kind="stable")[:3].tolist())
+
+
+@functools.cache
+def expected(
+    seed: int,
+    beams: int,
+    max_new_tokens: int,
+    penalty: float = 1.0,
+    stop_ids: tuple[int, ...] | None = None,
+) -> list[list[int]]:
+    """The answers of `transformers`, up to the first end token."""
+    stop_ids = stop_ids or (end_token(seed),)
+    options = {"max_new_tokens": max_new_tokens, "penalty": penalty}
+    out_BT = generate(seed, beams, eos_id=list(stop_ids), **options)
+    ends_B = [[t for t, token in enumerate(row) if token in stop_ids] for row in out_BT.tolist()]
+    return [
+        row[: ends[0]] if ends else row for row, ends in zip(out_BT.tolist(), ends_B, strict=True)
+    ]
 
 
 def prompt_arrays(rows: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,13 +155,15 @@ def decode(
     rows: tuple[np.ndarray, ...] | None = None,
     branches: tuple[Branch, ...] = (),
     model: Model | None = None,
+    stop_ids: tuple[int, ...] | None = None,
     **settings: float,
 ) -> Decoded:
     """This project's answers; greedy where there is no number of beams."""
     model = llama(seed)[1] if model is None else model
     tokens_BT, length_B = prompt_arrays(prompts(seed) if rows is None else rows)
     ready = _prefill(model, branches, tokens_BT, length_B, slots=PROMPT + max_new_tokens)
-    ends = {"eos_id": end_token(seed), "pad_id": PAD, "max_new_tokens": max_new_tokens}
+    stop_ids = stop_ids or (end_token(seed),)
+    ends = {"stop_ids": stop_ids, "pad_id": PAD, "max_new_tokens": max_new_tokens}
     start = (model, branches, ready.last_hidden_BD, ready.cache, length_B)
     return (
         _greedy(*start, **ends) if beams is None else _beam(*start, beams=beams, **ends, **settings)
@@ -165,6 +185,19 @@ def test_same_tokens_as_transformers(seed: int, beams: int | None, max_new_token
     """Greedy (None), which is also what one beam must come to, and beam search."""
     theirs = expected(seed, beams or 1, max_new_tokens)
     assert answers(decode(seed, beams, max_new_tokens)) == theirs
+
+
+@pytest.mark.parametrize("beams", [None, 1, 2, 4])
+def test_any_of_several_end_tokens_ends_an_answer(beams: int | None):
+    matters = []
+    for seed in SEEDS:
+        stop_ids = end_tokens(seed)
+        theirs = expected(seed, beams or 1, ANSWER, stop_ids=stop_ids)
+        assert answers(decode(seed, beams, stop_ids=stop_ids)) == theirs
+        # The first alone, and the others without it, would have ended other answers.
+        for part in (stop_ids[:1], stop_ids[1:]):
+            matters.append(theirs != expected(seed, beams or 1, ANSWER, stop_ids=part))
+    assert sum(matters[0::2]) >= 3 and sum(matters[1::2]) >= 3
 
 
 @pytest.mark.parametrize("penalty", [-1.0, 2.0])
@@ -273,4 +306,4 @@ def test_repeat_rows_leaves_the_bank_alone():
 def test_one_compilation_a_shape():
     for seed in SEEDS:
         decode(seed, 2)
-    assert _traces.count((ROWS, 0, 2, ANSWER, None)) == 1
+    assert _traces.count((ROWS, 0, 2, ANSWER, None, 1)) == 1

@@ -49,7 +49,7 @@ def unjitted(model, tokens_BT, length_B, branches, *, eos_id=22, new=NEW):
         prompt.last_hidden_BD,
         prompt.cache,
         length_B,
-        eos_id=eos_id,
+        stop_ids=(eos_id,),
         pad_id=0,
         max_new_tokens=new,
     )

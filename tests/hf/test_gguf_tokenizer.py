@@ -268,7 +268,8 @@ def test_first_token_where_the_file_is_silent():
 
 def test_words_that_no_merge_makes():
     """Llama 3 has tokens that its merges do not reach: such a word stays whole."""
-    word = {"tokenizer.ggml.tokens": [*TOKENS, "zqz"]}
+    kinds = [*byte_level("llama-bpe")["tokenizer.ggml.token_type"], 1]
+    word = {"tokenizer.ggml.tokens": [*TOKENS, "zqz"], "tokenizer.ggml.token_type": kinds}
     assert gguf_tokenizer(byte_level("llama-bpe") | word, "file").encode("zqz") == [0, len(TOKENS)]
     assert len(gguf_tokenizer(byte_level("qwen2") | word, "file").encode("zqz")) == 3
 

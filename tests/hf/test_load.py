@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,12 +126,16 @@ def test_peak_memory(tmp_path: Path):
     ("changes", "message"),
     [
         ({"model_type": "mamba"}, "config.json: model_type 'mamba' is not supported; supported:"),
-        ({"num_hidden_layers": 3}, r"no tensor for layers.2.* \(9 missing in all\)"),
+        ({"num_hidden_layers": 3}, r"no tensor for layers.2; the configuration has 3 layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not .* up to 1024"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000, not a positive integer up to"),
+        ({"vocab_size": 10**9}, r"embed.embedding.* has shape \[257, 32\],.* \[1000000000, 32\]"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
         ({"num_hidden_layers": 1}, "'model.layers.1.* has no place"),
         ({"intermediate_size": 65}, r"down_proj.kernel\) has shape \[32, 64\],.* \[32, 65\]"),
         ({"num_attention_heads": 3}, r"config.json: .* 3 query heads are not a multiple of 2"),
         ({"rms_norm_eps": "small"}, r"config.json: .*'small'"),
-        ({"vocab_size": 256}, "the tokenizer has 257 tokens, the model only 256"),
+        ({"vocab_size": 256}, r"257 tokens, and '<.end.>' has id 256; the model only 256 rows"),
     ],
 )
 def test_configurations_that_do_not_fit(tmp_path: Path, changes: dict, message: str):
@@ -173,6 +178,8 @@ def test_files_missing_or_broken(tmp_path: Path, file: str, content: str | None,
     if content is None:
         (tmp_path / file).unlink()
     else:
+        if "index" in file:
+            (tmp_path / "model.safetensors").unlink()
         (tmp_path / file).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
         load_model(str(tmp_path), "float32")
@@ -200,6 +207,60 @@ def test_an_index_that_lies(tmp_path: Path):
     index["weight_map"]["model.norm.weight"] = other
     path.write_text(json.dumps(index))
     with pytest.raises(UserError, match=f"{other}: no tensor 'model.norm.weight', which the index"):
+        load_model(str(tmp_path), "float32")
+
+
+def test_a_single_file_comes_before_an_index(tmp_path: Path):
+    """As in `transformers` (tests/parity compares the logits)."""
+    one = load_model(str(write_tiny_hf_folder(tmp_path / "one", seed=1)), "float32")
+    write_tiny_hf_folder(tmp_path / "both", seed=2, shards=2)
+    shutil.copyfile(tmp_path / "one/model.safetensors", tmp_path / "both/model.safetensors")
+    assert load_model(str(tmp_path / "both"), "float32").fingerprint == one.fingerprint
+
+
+def test_all_tensors_of_the_shards_count(tmp_path: Path):
+    """As in `transformers`: what the index leaves out is there, what is there twice is refused."""
+    write_tiny_hf_folder(tmp_path, shards=2)
+    whole = load_model(str(tmp_path), "float32")
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["model.norm.weight"]
+    path.write_text(json.dumps(index))
+    assert load_model(str(tmp_path), "float32").fingerprint == whole.fingerprint
+    first, second = sorted(tmp_path.glob("*.safetensors"))
+    tensors = load_file(second)
+    save_file(load_file(first) | dict([next(iter(tensors.items()))]), first)
+    with pytest.raises(UserError, match=f"{first.name} and {second.name} both hold tensor"):
+        load_model(str(tmp_path), "float32")
+
+
+def test_a_shard_that_no_index_names_does_not_count(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path, shards=2)
+    whole = load_model(str(tmp_path), "float32")
+    save_file({"extra": np.zeros(3, np.float32)}, tmp_path / "model-00003-of-00003.safetensors")
+    assert load_model(str(tmp_path), "float32").fingerprint == whole.fingerprint
+
+
+def test_an_adapter_is_not_a_base(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter lies beside the base, and transformers would"):
+        load_model(str(tmp_path), "float32")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="holds an adapter and not a model; name the folder of"):
+        load_model(str(tmp_path), "float32")
+
+
+def test_the_largest_token_id_counts(tmp_path: Path):
+    """A vocabulary may have gaps: fewer tokens than rows, and still an id without a row."""
+    write_tiny_hf_folder(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for name in ("A", "B", "C"):
+        del content["model"]["vocab"][name]
+    content["model"]["vocab"]["zz"] = 257
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="255 tokens, and 'zz' has id 257; the model only 257 rows"):
         load_model(str(tmp_path), "float32")
 
 

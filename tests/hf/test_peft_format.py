@@ -1,6 +1,7 @@
 """PEFT folders that must not be read: the reason on one line."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,22 +65,46 @@ def other_layer(found: dict[str, np.ndarray]) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "kind": (settings(peft_type="IA3"), "peft_type is 'IA3'; only LORA is read"),
-    "dora": (settings(use_dora=True), "use_dora is True, which is not supported"),
-    "bias": (settings(bias="all"), "bias is 'all', which is not supported"),
-    "pattern": (settings(rank_pattern={"q_proj": 4}), "rank_pattern is"),
+    "kind": (
+        settings(peft_type="IA3"),
+        'peft_type is "IA3", which is not supported; only LORA is read',
+    ),
+    "dora": (settings(use_dora=True), "use_dora is true, which is not supported; merge it"),
+    "bias": (settings(bias="all"), 'bias is "all", which is not supported'),
+    "pattern": (
+        settings(rank_pattern={"q_proj": 4}),
+        "rank_pattern gives q_proj 4 where the others have 2, which is not supported; merge it",
+    ),
+    "alphas": (
+        settings(alpha_pattern={".*": 4.5, "^model.*q_proj": 9}),
+        r'alpha_pattern gives "\^model\.\*q_proj" 9 where the others have 4.5',
+    ),
     "saved": (settings(modules_to_save=["lm_head"]), "modules_to_save is"),
-    "rank": (settings(r="8"), "r is '8', not a positive integer"),
-    "no_alpha": (settings(lora_alpha=None), "lora_alpha is None, not a positive number"),
+    "rank": (settings(r="8"), 'r is "8", which is not supported; it must be a positive integer'),
+    "no_alpha": (
+        settings(lora_alpha=None),
+        "lora_alpha is null, .*; it must be a positive number",
+    ),
     "other_rank": (
         settings(r=3),
         r"has shape \[2, 32\], not \[3, 32\]: adapter_config.json says r",
     ),
-    "targets": (settings(target_modules=["q_proj"]), "has tensors for q_proj, up_proj, but"),
+    "targets": (
+        settings(target_modules=["q_proj"]),
+        "has tensors for 'model.layers.0.mlp.up_proj', which target_modules, exclude_modules and",
+    ),
+    "more_targets": (
+        settings(target_modules=["q_proj", "up_proj", "v_proj"]),
+        "has tensors for q_proj, up_proj, but none for 'model.layers.0.self_attn.v_proj', .* "
+        r"\(they select q_proj, up_proj, v_proj\)",
+    ),
     "pickle": (as_pickle, r"no adapter_model.safetensors \(a .bin file is a pickle.*safetensors"),
     "empty": (tensors(dict.clear), "holds no tensor"),
     "layer": (tensors(other_layer), "is for layer 9, but this base has 2: .* another base"),
-    "missing": (tensors(lambda found: found.pop(KEY)), r"no tensor .*layers.1.*\(1 missing in all"),
+    "missing": (
+        tensors(lambda found: found.pop(KEY)),
+        r"no tensor .*layers.1.*\(1 missing .*: merge this one",
+    ),
     "width": (
         tensors(lambda found: found.update({KEY: np.zeros((2, 48), np.float32)})),
         r"has shape \[2, 48\], not \[2, 32\]: it was trained on another base",
@@ -117,3 +142,17 @@ def test_refused(folder: Path, name: str):
 def test_no_folder(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder; name a PEFT folder"):
         read_adapter(tmp_path / "none", CONFIG)
+
+
+def test_a_rank_is_compared_before_memory_is_taken(folder: Path):
+    settings(r=2**31 - 1)(folder)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"has shape .*: adapter_config.json says r = 21"):
+            read_adapter(folder, CONFIG)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    settings(r=10**12)(folder)
+    with pytest.raises(UserError, match="r is 1000000000000, which is not supported"):
+        read_adapter(folder, CONFIG)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import processors
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder
@@ -76,6 +76,34 @@ def test_where_special_tokens_are_named(tmp_path: Path):
     assert Tokenizer.from_folder(tmp_path).eos_id == 256
 
 
+def test_every_token_that_ends_an_answer(tmp_path: Path):
+    """The tokenizer's, then generation_config.json's, or config.json's where that is not there."""
+    write_tiny_hf_folder(tmp_path)
+    assert Tokenizer.from_folder(tmp_path).stop_ids == (256,)
+    edit(tmp_path / "config.json", eos_token_id=[9, 256, 2])
+    assert Tokenizer.from_folder(tmp_path).stop_ids == (256, 9, 2)
+    edit(tmp_path / "config.json", eos_token_id=9)
+    assert Tokenizer.from_folder(tmp_path).stop_ids == (256, 9)
+    generation = tmp_path / "generation_config.json"
+    edit(generation, eos_token_id=[5, 6, -1, 2**40])
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.eos_id, tokenizer.stop_ids) == (256, (256, 5, 6))
+    generation.write_text("{}")  # `transformers` does not look into config.json then.
+    assert Tokenizer.from_folder(tmp_path).stop_ids == (256,)
+    for wrong in ("2", [2.0], [[2]], True, {"a": 2}):
+        edit(generation, eos_token_id=wrong)
+        with pytest.raises(UserError, match=r"eos_token_id .* neither a token id nor a list"):
+            Tokenizer.from_folder(tmp_path)
+
+
+def test_generation_of_transformers_ends_with_the_same_tokens(tmp_path: Path):
+    for name in ("config.json", "generation_config.json"):
+        write_tiny_hf_folder(tmp_path / name)
+        edit(tmp_path / name / name, eos_token_id=[256, 9, 2])
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name).generation_config
+        assert tuple(theirs.eos_token_id) == Tokenizer.from_folder(tmp_path / name).stop_ids
+
+
 def test_folder_errors(tmp_path: Path):
     with pytest.raises(UserError, match=r"no tokenizer.json"):
         Tokenizer.from_folder(tmp_path)
@@ -84,7 +112,7 @@ def test_folder_errors(tmp_path: Path):
     with pytest.raises(UserError, match="no eos_token"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"tokenizer_config.json, line 1: broken JSON"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer"):

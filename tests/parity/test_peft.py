@@ -1,7 +1,9 @@
 """Adapters that we write, loaded by `peft` on every family: the same logits; and the way back."""
 
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +18,17 @@ from feddpa_jax.adapters.lora import TARGETS, Adapter, bank_of, init_adapter
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.peft_format import read_adapter, write_adapter
 from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.types import UserError
 from tests.parity.families import FAMILIES, ONE_EACH, SIZES, random_hf_model, save
 
 RANK, ALPHA = 3, 5.0
 SCALE = ALPHA / RANK
 
 
-def random_adapter(model: Model, seed: int, targets=TARGETS) -> Adapter:
+def random_adapter(model: Model, seed: int, targets=TARGETS, rank: int = RANK) -> Adapter:
     """An adapter whose B is not zero, so that it changes the logits a good deal."""
     sizes = {target: model.config.target_sizes()[target] for target in targets}
-    adapter = init_adapter(jax.random.key(seed), sizes, layers=model.config.layers, rank=RANK)
+    adapter = init_adapter(jax.random.key(seed), sizes, layers=model.config.layers, rank=rank)
     for index, pair in enumerate(adapter.values()):
         key = jax.random.fold_in(jax.random.key(seed + 100), index)
         pair["b"] = 0.2 * jax.random.normal(key, pair["b"].shape)
@@ -111,6 +114,71 @@ def test_their_adapter_here(tmp_path: Path, case: str):
     expected = their_logits(theirs, tokens_BT)
     np.testing.assert_allclose(our_logits(model, tokens_BT, branches), expected, rtol=0, atol=1e-4)
     assert np.abs(expected - our_logits(model, tokens_BT)).max() > 0.1
+
+
+# Values that `read_settings` takes for plain LoRA beside the defaults: so does peft.
+PLAIN: list[dict[str, Any]] = [
+    *({"init_lora_weights": init} for init in (True, False, None, "gaussian", "eva", "mica")),
+    {"init_lora_weights": "orthogonal", "r": 4},
+    {"init_lora_weights": "eva", "eva_config": {"rho": 1.0}},
+    {"loftq_config": {"loftq_bits": 4}, "corda_config": {}, "lora_ga_config": {}},
+    {"use_rslora": True, "lora_dropout": 0.5, "lora_alpha": 2.5},
+    {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {".*proj": 7, "nothing": 7}},
+    {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": None, "inference_mode": None},
+    {"layers_to_transform": [2, 1, 0, 9], "layers_pattern": "layers"},
+    {"layers_to_transform": [], "exclude_modules": ["lm_head", "k_proj"], "layers_pattern": []},
+    {"target_modules": r"model\.layers\.[0-9]+\..*(q|down)_proj"},
+    {"modules_to_save": [], "target_parameters": [], "layer_replication": []},
+    {"use_dora": None, "lora_bias": None, "use_qalora": None, "fan_in_fan_out": None},
+    {"qalora_group_size": 8, "ensure_weight_tying": True, "use_bdlora": None},
+    {"megatron_core": None, "runtime_config": {"ephemeral_gpu_offload": True}},
+    {"auto_mapping": {"base_model_class": "X"}, "revision": "abc", "peft_version": "9.0"},
+    {"task_type": None, "merge_weights": False, "enable_lora": None},
+]
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory) -> str:
+    return save(random_hf_model("llama3"), tmp_path_factory.mktemp("plain") / "base")
+
+
+@pytest.mark.parametrize("values", PLAIN, ids=lambda values: " ".join(values))
+def test_what_is_read_as_plain_is_plain_in_peft(tmp_path: Path, llama3: str, values: dict):
+    model = load_model(llama3, "float32").model
+    rank = values.get("r", RANK)
+    adapter = random_adapter(model, seed=4, targets=("q_proj", "down_proj"), rank=rank)
+    write_adapter(tmp_path, adapter, model.config, alpha=7, dropout=0.0, base=None)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    found = read_adapter(tmp_path, model.config)
+    base = AutoModelForCausalLM.from_pretrained(llama3, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    theirs = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    branches = single_branch(
+        bank_of(found.adapter), jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
+    )
+    ours, expected = our_logits(model, tokens(), branches), their_logits(theirs, tokens())
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    with theirs.disable_adapter():
+        alone = their_logits(theirs, tokens())
+    np.testing.assert_allclose(our_logits(model, tokens()), alone, rtol=0, atol=1e-4)
+    assert np.abs(ours - alone).max() > 0.1
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_2", "olora"])
+def test_an_adapter_that_changes_its_base_is_refused(tmp_path: Path, llama3: str, init: str):
+    """What peft computes with it is not the base and the tensors."""
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(llama3, dtype=torch.float32),
+        LoraConfig(r=RANK, target_modules=["q_proj"], init_lora_weights=init),
+    )
+    theirs.save_pretrained(str(tmp_path))
+    model = load_model(llama3, "float32").model
+    with pytest.raises(UserError, match=f"init_lora_weights is .{init}., which is not supported"):
+        read_adapter(tmp_path, model.config)
+    with theirs.eval().disable_adapter():
+        changed = their_logits(theirs, tokens())
+    assert np.abs(changed - our_logits(model, tokens())).max() > 0.1
 
 
 def test_rank_stabilized_scale(tmp_path: Path):

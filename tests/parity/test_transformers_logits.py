@@ -97,7 +97,7 @@ def test_greedy_answers_of_unequal_prompts(tmp_path: Path, case: str):
     @jax.jit
     def answer(model: Model, tokens_BT, length_B):
         done = prefill(model, (), tokens_BT, length_B, tokens_BT.shape[1] + new)
-        ends = {"eos_id": SIZES["vocab_size"] - 1, "pad_id": 0, "max_new_tokens": new}
+        ends = {"stop_ids": (SIZES["vocab_size"] - 1,), "pad_id": 0, "max_new_tokens": new}
         return greedy(model, (), done.last_hidden_BD, done.cache, length_B, **ends)
 
     decoded = answer(ours, jnp.asarray(tokens_BT), jnp.asarray(length_B))
@@ -121,6 +121,21 @@ def test_shards_are_one_model(tmp_path: Path):
         rtol=0,
         atol=1e-4,
     )
+
+
+def test_a_single_file_beside_an_index(tmp_path: Path):
+    """Both programs read the single file."""
+    theirs = random_hf_model("llama3", seed=1)
+    save(random_hf_model("llama3"), tmp_path, max_shard_size="20KB")
+    theirs.save_pretrained(tmp_path / "other")
+    (tmp_path / "other/model.safetensors").rename(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    read = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    tokens_BT = random_tokens()
+    expected = their_logits(theirs, tokens_BT)
+    np.testing.assert_array_equal(their_logits(read, tokens_BT), expected)
+    ours = our_logits(load_model(str(tmp_path), "float32").model, tokens_BT)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", FAMILIES)

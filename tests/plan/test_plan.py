@@ -168,7 +168,8 @@ def test_collectives_are_read_off_the_text():
     ("more", "message"),
     [
         (["--topology", "v5e:banana"], "--topology: 'v5e:banana' is no slice"),
-        (["--clients", "0"], "--clients: 0 is not a positive number"),
+        (["--clients", "0"], "--clients: 0 is not a number from 1 to 100,000"),
+        (["--clients", "1000000000000"], "--clients: 1000000000000 is not a number from 1"),
         (["--model.path", "random:gpt-9"], "model.path: random:gpt-9 is not known; known: smollm2"),
     ],
 )

@@ -30,7 +30,10 @@ ENTRIES = [
             '(("foreign", split.own_cells()), ("own", ~split.own_cells()))',
         ),
         ("(one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)", "one_hot_IK.sum(axis=1)"),
-        ("np.percentile(means_S[1:], [2.5, 97.5])", "np.percentile(means_S[1:], [25, 75])"),
+        (
+            "np.percentile(value_S / cells_S, [2.5, 97.5])",
+            "np.percentile(value_S / cells_S, [25, 75])",
+        ),
         ('"low": float(low), "high": float(high)', '"low": float(high), "high": float(low)'),
         ('"validation": _summaries(finding.validation)', '"validation": _summaries(finding.test)'),
         ('"test": _summaries(finding.test)', '"test": _summaries(finding.validation)'),

@@ -1,0 +1,97 @@
+"""CSV and JSON files as records, with every value as it is written there.
+
+`datasets` guesses types: `007` becomes 7, `NA` nothing, and a column of `2024-01-01` dates. A CSV
+file holds text alone; a JSON file says itself what is text.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from feddpa_jax.strict_json import parse_json, read_json, read_text
+from feddpa_jax.types import UserError
+
+
+class Table(NamedTuple):
+    """Records of one split.
+
+    Attributes:
+      columns: their names.
+      records: mappings from columns to values; where a column is missing, there is no value.
+    """
+
+    columns: Sequence[str]
+    records: Iterable[Any]
+
+
+def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Table:
+    """The records of some files, one after the other.
+
+    Args:
+      files: "csv" with a header, or "json": one list of objects, or one object a line.
+      kind: which of the two.
+      separator: between a CSV file's columns.
+
+    Raises:
+      UserError: a file is broken, with its line; or two CSV files differ in their columns.
+    """
+    if kind == "json":
+        records = [record for file in files for record in _json_records(file)]
+        columns = dict.fromkeys(
+            name for record in records if isinstance(record, dict) for name in record
+        )
+        return Table(list(columns), records)
+    columns, records = [], []
+    for number, file in enumerate(files):
+        its_columns, its_records = _csv_records(file, separator)
+        if number and sorted(its_columns) != sorted(columns):
+            raise UserError(
+                f"{file}: has columns {its_columns}, and {files[0]} has {columns}; give all files "
+                "of a split the same columns"
+            )
+        columns = its_columns
+        records += its_records
+    return Table(columns, records)
+
+
+def _json_records(file: Path) -> list[Any]:
+    text = read_text(file)
+    if text.lstrip().startswith("["):
+        return list(read_json(file))
+    return [
+        parse_json(line, str(file), line=number)
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
+
+
+def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, str]]]:
+    # Texts may be longer than the module's default allows.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=separator, strict=True)
+    columns: list[str] = []
+    records = []
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if not columns:
+                columns = row
+                if twice := [name for name in columns if columns.count(name) > 1]:
+                    raise UserError(f"{file}: column {twice[0]!r} stands twice; rename one")
+                continue
+            if len(row) != len(columns):
+                raise UserError(
+                    f"{file}, line {reader.line_num}: has {len(row)} fields, and the header has "
+                    f"{len(columns)}; quote a text that holds {separator!r} or a new line"
+                )
+            records.append(dict(zip(columns, row, strict=True)))
+    except csv.Error as error:
+        raise UserError(
+            f"{file}, line {reader.line_num}: broken CSV: {error}; correct the file"
+        ) from None
+    if not columns:
+        raise UserError(f"{file}: is empty; give it a header and records")
+    return columns, records
