@@ -210,7 +210,7 @@ def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.n
 
 def greedy_texts(tokens: int) -> list[tuple[Example, str]]:
     """The first tokens that the global adapter answers the test instances with, as texts."""
-    answerer = Answerer(MODEL, ADAPTERS, eos_id=-1, pad_id=0, max_new_tokens=tokens)
+    answerer = Answerer(MODEL, ADAPTERS, stop_ids=(-1,), pad_id=0, max_new_tokens=tokens)
     prompts = [Prompt(0, e.tokens_T[: e.prompt_length], 1.0, 0.0) for e in tokenize(TEST)]
     return list(zip(TEST, map(TOKENIZER.decode_continuation, answerer(prompts)), strict=True))
 
