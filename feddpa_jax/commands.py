@@ -2,9 +2,9 @@
 
 import argparse
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +124,7 @@ def train(
         )
         if evaluates and several():
             reporter.say(
-                "several processes train, one evaluates: feddpa eval --run-dir "
-                f"{shlex.quote(str(run.path))}"
+                f"now evaluate with one process: feddpa eval --run-dir {quote(str(run.path))}"
             )
         elif evaluates and prepared.federation.test:
             _evaluate(config, prepared, _at_hand(config, state), last, run, reporter)
@@ -299,9 +298,8 @@ def data(
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
-        reporter.say(
-            f"sample data written to {make}; use it with --data.path {shlex.quote(str(make))}"
-        )
+        place = quote(str(make))
+        reporter.say(f"sample data written to {make}; use it with --data.path {place}")
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)

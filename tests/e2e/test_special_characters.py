@@ -99,7 +99,7 @@ def outputs(tmp_path_factory) -> Iterator[Outputs]:
         merged = ["--mixed", "0.5", "--merged", "anna:0.5"]
         command("export", "--run-dir", str(run), "--out", str(place / "out"), *merged)
         for decoded in (NASTY, f"  \t{NASTY}\n "):
-            patch.setattr(Tokenizer, "decode", lambda self, ids, text=decoded: text)
+            patch.setattr(Tokenizer, "decode_continuation", lambda self, ids, text=decoded: text)
             ask = ["--run-dir", str(run), "--client", "ben", "--prompt", NASTY.replace("\0", "")]
             command(f"generate {len(printed)}", *ask)
         command("eval error", "--run-dir", str(place / f"none{PATH}"), code=2)

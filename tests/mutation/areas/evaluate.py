@@ -78,13 +78,7 @@ ENTRIES = [
         "evaluate/run.py",
         "evaluate/test_evaluate.py",
         ("beams=decoding.beams,\n", "beams=1,\n"),
-        ("targets[r % len(targets)]", "targets[0]"),
-        ("(c % own.rows) * instances : (c % own.rows + 1) * instances", "0:instances"),
-        (
-            "100.0 * scores.greedy_I",
-            "1.0 * scores.greedy_I",
-            "",
-            "answers have a score of their own; only runs without answers have this one",
-        ),
+        ("setting.instances[r % instances].output", "setting.instances[0].output"),
+        ("texts[(c % own.rows) * instances :]", "texts[0:]"),
     ),
 ]

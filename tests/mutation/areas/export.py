@@ -49,7 +49,7 @@ ENTRIES = [
             "[(global_, 1.0 - weight), (trained.local(name), weight)]",
             "[(global_, weight), (trained.local(name), 1.0 - weight)]",
         ),
-        ('[(trained.local(name), 1.0)], f"the base', '[(global_, 1.0)], f"the base'),
+        ("[(trained.local(name), 1.0)]", "[(global_, 1.0)]"),
         (
             "take(self.adapters.local_C, np.array([index]))",
             "take(self.adapters.local_C, np.array([0]))",
