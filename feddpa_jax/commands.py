@@ -298,8 +298,7 @@ def data(
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
-        place = quote(str(make))
-        reporter.say(f"sample data written to {make}; use it with --data.path {place}")
+        reporter.say(f"sample data written to {make}; use --data.path {quote(str(make))}")
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)
