@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from feddpa_jax import streams, supervise
 from feddpa_jax.arguments import check_paths, check_texts, make_parser
+from feddpa_jax.escape import one_line
 from feddpa_jax.problems import in_one_line
 from feddpa_jax.types import UserError
 
@@ -73,8 +74,7 @@ def program() -> NoReturn:
 
 def _fail(line: str) -> int:
     if not interrupt.pressed():
-        shown = " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
-        print(f"feddpa: error: {shown}", file=sys.stderr)
+        print(f"feddpa: error: {one_line(' '.join(line.split()))}", file=sys.stderr)
     return _leave(2)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from rich.table import Table
@@ -100,7 +101,7 @@ def _train(
         )
         if evaluates and several():
             reporter.say(
-                f"several processes train, one evaluates: feddpa eval --run-dir {run.path}"
+                f"now evaluate with one process: feddpa eval --run-dir {quote(str(run.path))}"
             )
         elif evaluates and prepared.federation.test:
             _evaluate(config, prepared, at_hand(config, state), last, run, reporter)
@@ -222,7 +223,7 @@ def generate(
     mean = " (means over layers)" if np.ndim(l) else ""
     weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
     reporter.say(f"{client}, {mode}: {weights}{seen}")
-    reporter.say(tokenizer.decode_continuation(answer_T))
+    reporter.answer(tokenizer.decode_continuation(answer_T))
 
 
 def export(
@@ -282,7 +283,7 @@ def data(
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
-        reporter.say(f"sample data written to {make}; use it with --data.path {make}")
+        reporter.say(f"sample data written to {make}; use --data.path {quote(str(make))}")
         return
     federation = load_data(config)
     base = load_model(config.model.path, config.model.dtype)

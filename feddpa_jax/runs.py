@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,16 @@ def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, by
 def file_names(titles: Sequence[str]) -> list[str]:
     """Titles, which may hold names from data, as names of files, no two alike.
 
+    They are short enough for an ending, and for file systems that take 255 bytes.
+
     >>> file_names(["scores ../nll", "a b", "a_b", "A/b"])
     ['scores_.._nll', 'a_b', 'a_b_2', 'A_b_3']
     """
     names: list[str] = []
     taken: set[str] = set()
     for title in titles:
-        name = base = re.sub(r"[^\w.-]+", "_", title)
+        title = unicodedata.normalize("NFC", title)  # Some file systems do not tell é from e´.
+        name = base = re.sub(r"[^\w.-]+", "_", title).encode()[:200].decode(errors="ignore")
         number = 1
         while name.casefold() in taken:  # Some file systems do not tell a from A.
             number += 1

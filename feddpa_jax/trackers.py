@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feddpa_jax.disk import make_folder, writing
+from feddpa_jax.escape import one_line
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.types import UserError
@@ -47,7 +48,9 @@ class Place(NamedTuple):
 def _tensorboard(place: Place) -> Tracker:
     package = importlib.import_module("tensorboardX")
     writer = package.SummaryWriter(str(place.folder / "tensorboard"))
-    fields = "\n".join(f"    {name}: {value}" for name, value in place.config.items())
+    fields = "\n".join(
+        f"    {name}: {one_line(str(value))}" for name, value in place.config.items()
+    )
     writer.add_text("configuration", fields)
 
     def log(step: int, values: Mapping[str, float]) -> None:
@@ -126,7 +129,7 @@ def tracking(
     """
     open_: dict[str, Tracker] = {}
     for name in names:
-        place = Place(folder, project, folder.absolute().name, _identity(folder), config)
+        place = Place(folder, project, one_line(folder.absolute().name), _identity(folder), config)
         try:
             open_[name] = TRACKERS[name][1](place)
         except Exception as error:

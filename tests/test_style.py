@@ -24,6 +24,7 @@ TIERS = (
         "history",
         "lock",
         "sources",
+        "escape",
         "progress",
         "strict_json",
         "strict_yaml",

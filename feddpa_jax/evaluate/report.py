@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
+from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import (
     METRICS,
@@ -161,7 +161,7 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                 }
                 if by_layer is not None:
                     line["local_weight_by_layer"] = by_layer[c, i].tolist()
-                yield json.dumps(line, ensure_ascii=False) + "\n"
+                yield json_text(line) + "\n"
 
 
 def _cell(value: Interval) -> str:
@@ -207,4 +207,4 @@ def render(report: Report) -> Group:
         weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in report.weights.items())
         scales = report.settings["weighting"]["scales"]
         lines.append(f"mean local weight on {weights} (weighting.scales: {scales})")
-    return Group(*parts, Text("\n".join(lines)))
+    return Group(*parts, "\n".join(lines))

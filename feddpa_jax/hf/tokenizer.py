@@ -1,7 +1,6 @@
 """Tokenizers on the `tokenizers` library: from a Hugging Face folder, or plain bytes."""
 
 import functools
-import json
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from feddpa_jax.escape import json_text
 from feddpa_jax.hf.continuation import continuation_backend
 from feddpa_jax.hf.tensors import one_line
 from feddpa_jax.strict_json import read_json
@@ -127,7 +127,7 @@ class Tokenizer:
         }
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
-        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(settings, indent=2) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     @classmethod
