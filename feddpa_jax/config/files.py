@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from feddpa_jax.config.sections import Config, describe_fields
+from feddpa_jax.problems import check_fields
 from feddpa_jax.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
 
@@ -129,7 +130,9 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
-    return _build(tree, source)
+    config = _build(tree, source)
+    check_fields(dotted(config))
+    return config
 
 
 def _value(text: str, option: str) -> Any:

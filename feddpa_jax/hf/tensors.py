@@ -29,6 +29,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it cannot be read.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder and not a file; get the file again")
     if not path.is_file():
         raise UserError(f"{path.parent}: no {path.name}; name another folder")
     return read_object(path)

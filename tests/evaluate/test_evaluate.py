@@ -14,12 +14,13 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate import run as evaluation
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.known import known_answer
-from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.report import make_report, render, write_report
-from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.run import Decoding, ModeResult, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.models.decoder import causal_mask
@@ -283,9 +284,44 @@ def test_a_rule_of_layers(tmp_path):
     assert line["local_weight"] == pytest.approx(np.mean(line["local_weight_by_layer"]))
 
 
-def test_beam_decoding_runs_in_batches():
-    result = run(modes=("instance",), decoding=Decoding(2, max_new_tokens=3, batch_tokens=512))
-    assert np.isfinite(result["instance"].scores_CI["rouge1"]).all()
+ANSWERS = (("10", "88 x", "a 12 b", "no"), ("it 10 y z", "88", "", "It"))
+# F1 of one common word: 1 of 1, 2, 3, 4 words against 1 of 1; ROUGE-1 is blind to case.
+ROUGES = ((100.0, 200 / 3, 50.0, 0.0), (40.0, 100.0, 0.0, 100.0))
+
+
+def test_answers_are_scored_by_hand(monkeypatch):
+    """Every client's answers, against the targets of their own instances."""
+    told = {}
+
+    class Told:
+        def __init__(self, model, adapters, **options):
+            told.update(options)
+
+        def __call__(self, prompts, on_done=None):
+            found = []
+            texts = [e.tokens_T[: e.prompt_length].tolist() for e in tokenize(TEST)]
+            for prompt in prompts:
+                i = texts.index(prompt.tokens_T.tolist())
+                found.append(np.array(TOKENIZER.encode(ANSWERS[prompt.client][i])))
+            return found
+
+    monkeypatch.setattr(evaluation, "Answerer", Told)
+    result = run(modes=("local",), decoding=Decoding(3, max_new_tokens=9, batch_tokens=77))["local"]
+    assert result.predictions_CI == [list(own) for own in ANSWERS]
+    np.testing.assert_allclose(result.scores_CI["rouge1"], ROUGES)
+    np.testing.assert_array_equal(result.scores_CI["exact_match"], [[100, 0, 0, 0], [0, 100, 0, 0]])
+    assert (told["beams"], told["max_new_tokens"], told["batch_tokens"]) == (3, 9, 77)
+
+
+def test_beams_answer_otherwise_and_in_batches():
+    """Two beams find other answers than one, the same in batches of any size."""
+    options = {"modes": ("instance",), "metrics": ("rouge1",)}
+
+    def answers(beams: int, batch_tokens: int):
+        decoding = Decoding(beams, max_new_tokens=6, batch_tokens=batch_tokens)
+        return run(**options, decoding=decoding)["instance"].predictions_CI
+
+    assert answers(3, 512) == answers(3, 4096) != answers(1, 512)
 
 
 def test_report_on_disk_and_on_screen(tmp_path, results):
@@ -309,6 +345,23 @@ def test_report_on_disk_and_on_screen(tmp_path, results):
     text = console.export_text()
     for word in ("instance *", "P: own task", "TTP: all tasks", "response NLL"):
         assert word in text
+    assert "no word" not in text
+
+
+def test_targets_without_words_are_reported():
+    def said(metric: str, **settings) -> str:
+        weights = fixed_weights("global", 2, 4, fixed=0.5)
+        results = {"global": ModeResult(weights, {metric: np.ones((2, 4))}, None)}
+        report = make_report(results, setting().tasks(), settings=settings, bootstrap=5, seed=0)
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(render(report))
+        return console.export_text()
+
+    assert "3 test targets have no word, only punctuation" in said(
+        "rouge1", targets_without_words=3
+    )
+    assert "no word" not in said("rouge1", targets_without_words=0)
+    assert "no word" not in said("nll", targets_without_words=3)
 
 
 def test_modes_need_their_adapters():

@@ -31,18 +31,29 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"report: {out}\n")
     rows = tables(tmp_path / "out" / "page_tables", "scores_nll")
     assert rows[0] == ["run", "mode", "P: own task", "TTP: all tasks"]
-    assert rows[3] == ["feddpa_f", "local", "3.00 [2.90, 3.10]", "3.50 [3.40, 3.60]"]
+    assert rows[3] == ["feddpa_f", "local", "3.00 [2.88, 3.38]", "3.50 [3.38, 3.88]"]
     training = tables(tmp_path / "out" / "page_tables", "training")
-    assert training[1] == ["feddpa_f", "3", "3,000", "80", "6", "500", "1.50", "0.75"]
+    assert training[1] == ["feddpa_f", "3", "3,030", "81", "9", "337", "3.00", "0.75"]
     markdown = (tmp_path / "out" / "page_tables" / "scores_nll.md").read_text().splitlines()
     assert markdown[:2] == [
         "| run | mode | P: own task | TTP: all tasks |",
         "| --- | --- | ---: | ---: |",
     ]
-    assert markdown[4] == "| feddpa_f | local | 3.00 [2.90, 3.10] | 3.50 [3.40, 3.60] |"
+    assert markdown[4] == "| feddpa_f | local | 3.00 [2.88, 3.38] | 3.50 [3.38, 3.88] |"
     latex = (tmp_path / "out" / "page_tables" / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
     assert latex.count("&") == latex.count(r" \\") * 15
+
+
+def test_targets_without_words_are_told_beside_rouge(make_run):
+    one, two = make_run("a"), make_run("b", method="fedit")
+    assert "no word" not in make_page(read_runs([one, two]))[0]
+    file = two / "eval" / "summary.json"
+    content = json.loads(file.read_text()) | {"targets_without_words": 2}
+    file.write_text(json.dumps(content))
+    page, _ = make_page(read_runs([one, two]))
+    assert page.count("fedit: 2 test targets have no word, only punctuation: ROUGE-1 is 0") == 1
+    assert page.count("no word") == 1
 
 
 def test_what_is_said_of_comparisons(make_run):
