@@ -26,6 +26,7 @@ TIERS = (
         "sharding",
         "devices",
         "processes",
+        "words",
     }
     | {"interrupt", "join", "meeting", "problems", "streams", "supervise"},
     {"models", "adapters"},

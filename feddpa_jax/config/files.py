@@ -27,7 +27,7 @@ def _nearest(dotted: str) -> str:
 
 
 def _unknown(name: str, source: str) -> UserError:
-    return UserError(f"{source}: unknown key {name!r}; did you mean {_nearest(name)!r}?")
+    return UserError(f"{source}: unknown key {_show(name)}; did you mean {_nearest(name)!r}?")
 
 
 def _check_names(tree: Mapping[str, Any], source: str) -> None:

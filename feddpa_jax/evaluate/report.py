@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from feddpa_jax.evaluate.run import ModeResult, Setting
-from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.metrics import (
+    METRICS,
+    Interval,
+    Resamples,
+    Summary,
+    Tasks,
+    summarize,
+    without_words_note,
+)
 from feddpa_jax.runs import write_whole, writing
 from feddpa_jax.types import Example
 
@@ -187,6 +195,9 @@ def render(report: Report) -> Group:
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
+    note = without_words_note(report.settings.get("targets_without_words", 0))
+    if note and "rouge1" in metrics:
+        lines.append(note)
     if report.weights:
         weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in report.weights.items())
         scales = report.settings["weighting"]["scales"]

@@ -14,6 +14,7 @@ APART = {
     *("weighting/calibrated.py", "weighting/gate.py"),
     *("progress.py", "strict_yaml.py", "disk.py", "runs.py", "metrics.py", "weigh/cache.py"),
     *("config", "prepare.py", "processes.py", "sharding.py", "devices.py", "memory.py", "fed"),
+    "checkpoint.py",
 }
 
 
