@@ -95,8 +95,7 @@ def ignore() -> None:
 
 def _on_signal(number: int, frame: object) -> None:
     now = time.monotonic()
-    again = _now.pressed and now - _now.pressed > ONE_PRESS
-    if not _now.working or again:
+    if now - _now.pressed > ONE_PRESS if _now.pressed else not _now.working:
         _stop()
     if not _now.pressed:
         _now.pressed = now
@@ -110,7 +109,7 @@ def _watch(signals: int) -> None:
         if signal.SIGINT not in os.read(signals, 64):
             continue
         now = time.monotonic()
-        if (first and now - first > ONE_PRESS) or not _now.working:
+        if now - first > ONE_PRESS if first else not _now.working:
             _stop()
         if not first:
             first = now

@@ -79,8 +79,8 @@ except KeyboardInterrupt:
     interrupt.tell()
     sys.exit(interrupt.CODE)
 """
-    found = stop(start("-c", program(body)), 0.5, 0.01)
-    assert found[0] == 130 and found[2] == f"{LINE}\n"
+    found = stop(start("-c", program(body)), 0.5, 0.05)
+    assert found == (130, "cleaned up\n", f"{LINE}\n")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,11 @@ def test_work_that_does_not_listen(body: str):
     begun = time.monotonic()
     assert stop(process, 0.5) == STOPPED
     assert time.monotonic() - begun < 10
+
+
+def test_what_starts_is_not_asked():
+    body = "try: time.sleep(30)\nexcept BaseException: print('swallowed', flush=True)"
+    assert stop(start("-c", program(f"{body}\ntime.sleep(30)")), 0.5) == STOPPED
 
 
 def test_twice_ends_at_once():

@@ -100,11 +100,13 @@ def test_one_too_many_comes_late():
 def test_process_0_on_another_machine(monkeypatch):
     """Two listen, as on two machines, and the address is the other one's."""
     theirs = free_port()
-    threading.Thread(target=gather, args=((2, 0),), kwargs={"port": theirs, "wait": 2.0}).start()
+    threading.Thread(target=gather, args=((2, 0),), kwargs={"port": theirs, "wait": 4.0}).start()
     time.sleep(0.3)
     listen = meeting._listen
     monkeypatch.setattr(meeting, "_listen", lambda host, port: listen(host, free_port()))
-    (said,) = gather((2, 0), port=theirs, wait=1.5)
+    (alone,) = gather((1, 0), port=theirs, wait=1.0)
+    assert "process 0 says 2" in alone
+    (said,) = gather((2, 0), port=theirs, wait=1.0)
     assert "another process 0 has come already" in said
 
 
