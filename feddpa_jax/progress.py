@@ -4,10 +4,14 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment, Segments
+from rich.text import Text
+
+from feddpa_jax import escape
 
 # Where there is no terminal, a line at most so often, in seconds.
 LINE_EVERY = 15.0
@@ -40,27 +44,54 @@ def silent() -> "Reporter":
     return Reporter(Console(file=io.StringIO(), quiet=True))
 
 
+class _PlainConsole(Console):
+    """A console to which every text is text: no markup, no names of emojis, nothing hidden."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Texts of cells, titles and headings, which come here all."""
+        options |= {"markup": False, "emoji": False, "highlight": False}
+        return super().render_str(escape.terminal(text), **options)
+
+
 class Reporter:
-    """Where a command tells what it does."""
+    """Where a command tells what it does.
+
+    What it is told may hold names and answers: nothing in them controls the terminal.
+    """
 
     def __init__(self, console: Console | None = None):
         """Args: the console to write to; standard output if None."""
         self.console = console or Console(highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
-        """Prints a line."""
-        self.console.print(message, markup=False)
+        """Prints a line; line feeds in it are shown as such."""
+        self.answer(escape.one_line(message))
+
+    def answer(self, text: str) -> None:
+        """Prints a text of any number of lines as it is, but for control characters."""
+        # A segment, unlike rich's texts, keeps its tabs and its blanks.
+        whole = Segments([Segment(f"{escape.terminal(text)}\n")])
+        self.console.print(whole, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """Prints a table or another renderable; where there is no terminal, at most 100 columns."""
-        if self.console.is_terminal:
-            self.console.print(renderable)
-        else:
-            Console(file=self.console.file, width=100, highlight=False).print(renderable)
+        """Prints a table or another renderable; where there is no terminal, at most 100 columns.
+
+        Texts in it are printed as they are, but for control characters, unless they are
+        `rich.text.Text`, which is taken as made by the program.
+        """
+        here = self.console
+        console = _PlainConsole(
+            file=here.file,
+            width=here.width if here.is_terminal else 100,
+            force_terminal=here.is_terminal,
+            quiet=here.quiet,
+        )
+        console.print(renderable)
 
     @contextmanager
     def task(self, name: str, total: float, unit: str) -> Iterator[Advance]:
         """Follows a task of `total` units; yields the function to call as it goes on."""
+        name = escape.one_line(name)
         if self.console.is_terminal:
             yield from self._bar(name, total, unit)
         else:
@@ -68,12 +99,12 @@ class Reporter:
 
     def _bar(self, name: str, total: float, unit: str) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         start = time.perf_counter()
         with Progress(*columns, console=self.console, transient=True) as progress:
@@ -84,7 +115,7 @@ class Reporter:
                 nonlocal done
                 done += amount
                 rate = f"{done / (time.perf_counter() - start):,.0f} {unit}/s"
-                progress.update(task, advance=amount, note=note, rate=rate)
+                progress.update(task, advance=amount, note=escape.one_line(note), rate=rate)
 
             yield advance
         self._finish(name, done, unit, time.perf_counter() - start)

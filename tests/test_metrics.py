@@ -1,5 +1,6 @@
 """Scores, P, TTP and intervals by hand."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -142,9 +143,35 @@ def test_intervals_cover_and_are_seeded():
 
 
 def test_differences_are_paired():
-    """A constant gain has no uncertainty, however noisy the scores."""
-    gain = summarize(SCORES_CI + 1.0 - SCORES_CI, TASKS, Resamples.draw(TASKS, 100, 0))
-    assert (gain.p.low, gain.p.high) == pytest.approx((1.0, 1.0))
+    """A gain that is the same within each task has no uncertainty, however noisy the scores."""
+    resamples = Resamples.draw(TASKS, 100, 0)
+    better_CI = SCORES_CI + np.array([1.0, 2.0, 5.0])[TASKS.task_I]
+    gain = summarize(better_CI - SCORES_CI, TASKS, resamples)
+    # P: (1 + (2 + 5) / 2) / 2 = 2.25; TTP: (1 + 2 + 5) / 3.
+    assert dataclasses.astuple(gain.p) == pytest.approx((2.25, 2.25, 2.25))
+    assert dataclasses.astuple(gain.ttp) == pytest.approx((8 / 3, 8 / 3, 8 / 3))
+    np.testing.assert_allclose(gain.matrix_CK, [[1, 2, 5], [1, 2, 5]])
+    # The scores themselves differ within tasks a and c: 1 and 3, 6 and 8.
+    alone = summarize(better_CI, TASKS, resamples)
+    assert alone.p.high - alone.p.low > 1
+
+
+def test_ends_of_intervals():
+    """2.5 and 97.5 % of the resamples, in this order."""
+    # Resample s draws the first of two instances s times of 200: its mean is s / 200.
+    tasks = Tasks(("a",), np.array([0, 0]), np.array([[True]]))
+    first_S = np.arange(201) / 200
+    resamples = Resamples(tasks, 201, (), np.stack([first_S, 1 - first_S], axis=1))
+    found = summarize(np.array([[1.0, 0.0]]), tasks, resamples)
+    for interval in (found.p, found.ttp):
+        assert dataclasses.astuple(interval) == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_resamples_follow_the_seed():
+    first, again, other = (Resamples.draw(TASKS, 40, seed).weight_SI for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert len(first) == 40
 
 
 def test_resamples_stay_within_tasks():

@@ -4,7 +4,6 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -27,7 +26,7 @@ def render(results: dict[str, Any]) -> Group:
     if results["generation"]:
         parts.append(_generation(results["generation"]))
     lines = _notes(results)
-    return Group(*parts, Text("\n".join(lines)))
+    return Group(*parts, "\n".join(lines))
 
 
 def _training(training: dict[str, Any]) -> Table:

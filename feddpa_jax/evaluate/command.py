@@ -16,7 +16,6 @@ from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.metrics import without_words
 from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.registry import own_file, sources
 from feddpa_jax.weighting.rules import make_weighting
@@ -171,7 +170,6 @@ def evaluate_config(
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
-    write_rules(folder, files if "instance" in results else {})
-    write_report(folder, report, results, setting)
+    write_report(folder, report, results, setting, files if "instance" in results else {})
     reporter.show(render(report))
     return report

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
+from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import (
     METRICS,
@@ -22,7 +22,7 @@ from feddpa_jax.metrics import (
     summarize,
     without_words_note,
 )
-from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.runs import write_results
 from feddpa_jax.types import Example
 
 # What the paper compares: (mode, other mode, measure).
@@ -79,9 +79,13 @@ def make_report(
 
 
 def write_report(
-    folder: Path, report: Report, results: Mapping[str, ModeResult], setting: Setting
+    folder: Path,
+    report: Report,
+    results: Mapping[str, ModeResult],
+    setting: Setting,
+    rules: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Writes summary.json and instances.jsonl.
+    """Writes summary.json and instances.jsonl, and the files of the user's own rules.
 
     Raises:
       UserError: they cannot be written.
@@ -105,10 +109,11 @@ def write_report(
         },
         "mean_local_weight": report.weights,
     }
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "instances.jsonl", "".join(_instance_lines(results, setting)))
-        write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    files = {
+        "instances.jsonl": "".join(_instance_lines(results, setting)),
+        "summary.json": json.dumps(content, indent=1) + "\n",
+    }
+    write_results(folder, files, rules or {})
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                 }
                 if by_layer is not None:
                     line["local_weight_by_layer"] = by_layer[c, i].tolist()
-                yield json.dumps(line, ensure_ascii=False) + "\n"
+                yield json_text(line) + "\n"
 
 
 def _cell(value: Interval) -> str:
@@ -202,4 +207,4 @@ def render(report: Report) -> Group:
         weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in report.weights.items())
         scales = report.settings["weighting"]["scales"]
         lines.append(f"mean local weight on {weights} (weighting.scales: {scales})")
-    return Group(*parts, Text("\n".join(lines)))
+    return Group(*parts, "\n".join(lines))

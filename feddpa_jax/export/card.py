@@ -1,11 +1,11 @@
 """Model cards: a README.md for every folder of an export."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import get_template
+from feddpa_jax.escape import json_text, markdown, markdown_code, python_text
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import SETTINGS_FILE, SUPPORT_FILE, Weighting
 from feddpa_jax.metrics import METRICS, without_words_note
@@ -38,11 +38,11 @@ def adapter_card(
         title, what = "the global adapter", "It was trained by all clients and averaged."
         clients = statistics.clients
     elif out.local_weight is None:
-        title = f"the local adapter of {out.client}"
+        title = f"the local adapter of {markdown(out.client)}"
         what = "It was trained on this client's data alone and never left the client."
         clients = [c for c in statistics.clients if c.name == out.client]
     else:
-        title = f"both adapters of {out.client} as one"
+        title = f"both adapters of {markdown(out.client)} as one"
         what = (
             f"It equals {1 - out.local_weight:g} of the global and {out.local_weight:g} of the "
             "client's local adapter, exactly: it has twice their rank."
@@ -51,7 +51,7 @@ def adapter_card(
     sections = [
         _front_matter(trained, "peft"),
         f"# {method}: {title}\n\n{what} LoRA of rank {out.rank}, alpha {out.alpha:g}, on "
-        f"{', '.join(out.adapter)}.",
+        f"{markdown(', '.join(out.adapter))}.",
         _origin(trained),
         "## How to load it\n\n" + _paths_note() + _code(trained, place),
         _data(clients, statistics),
@@ -69,8 +69,9 @@ def model_card(
     title = "the base model" if not out.parts else "a merged model"
     sections = [
         _front_matter(trained, "transformers"),
-        f"# {_METHODS[trained.config.fed.method]}: {title}\n\nThe weights are {out.what}, in "
-        f"{trained.prepared.base.model.dtype}, exactly as the run computed with them.",
+        f"# {_METHODS[trained.config.fed.method]}: {title}\n\n"
+        f"The weights are {markdown(out.what)}, in {trained.prepared.base.model.dtype}, exactly as "
+        "the run computed with them.",
         _origin(trained),
         "## How to load it\n\n" + _paths_note() + _model_code(trained, place),
     ]
@@ -81,8 +82,8 @@ def model_card(
 
 def export_card(trained: Trained, plan: Plan, statistics: FederationStatistics) -> str:
     """The card of the whole export."""
-    rows = [f"| `{place}/` | {_in_words(out)} |" for place, out in plan.adapters.items()]
-    rows += [f"| `{place}/` | {out.what} |" for place, out in plan.models.items()]
+    rows = [_row(place, _in_words(out)) for place, out in plan.adapters.items()]
+    rows += [_row(place, out.what) for place, out in plan.models.items()]
     first = next(iter(plan.adapters))
     sections = [
         _front_matter(trained, "peft"),
@@ -98,6 +99,10 @@ def export_card(trained: Trained, plan: Plan, statistics: FederationStatistics) 
     return "\n\n".join(sections) + "\n"
 
 
+def _row(place: str, what: str) -> str:
+    return f"| {markdown_code(f'{place}/')} | {markdown(what)} |"
+
+
 def _in_words(out: AdapterOut) -> str:
     if out.client is None:
         return "the global adapter (PEFT)"
@@ -110,7 +115,7 @@ def _front_matter(trained: Trained, library: str) -> str:
     lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     # Only a hub id may stand here.
     if trained.base_hub_id is not None:
-        lines.append(f"base_model: {json.dumps(trained.base_hub_id)}")
+        lines.append(f"base_model: {json_text(trained.base_hub_id)}")
     tags = "[lora, federated-learning, feddpa]"
     return "\n".join([*lines, f"tags: {tags}", "---"])
 
@@ -119,7 +124,8 @@ def _origin(trained: Trained) -> str:
     config, base = trained.config, trained.prepared.base
     fed, lora = config.fed, config.lora
     lines = [
-        f"- Base: `{trained.base_name}` ({config.model.dtype}, fingerprint `{base.fingerprint}`)",
+        f"- Base: {markdown_code(trained.base_name)} ({config.model.dtype}, "
+        f"fingerprint `{base.fingerprint}`)",
         f"- Method: {_METHODS[fed.method]} ({_PAPER})",
         f"- Checkpoint: round {trained.round_number} (counted from 0; {fed.rounds} rounds in all), "
         f"{fed.local_epochs} local epochs, batch {fed.batch_size}, learning rate "
@@ -134,7 +140,7 @@ def _paths_note() -> str:
 
 
 def _code(trained: Trained, place: str) -> str:
-    base = json.dumps(trained.base_reference)
+    base = python_text(trained.base_reference)
     return f"""```python
 import torch
 from peft import PeftModel
@@ -142,7 +148,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({base})
 base = AutoModelForCausalLM.from_pretrained({base}, dtype=torch.{trained.prepared.base.model.dtype})
-model = PeftModel.from_pretrained(base, {json.dumps(place)}).eval()
+model = PeftModel.from_pretrained(base, {python_text(place)}).eval()
 {_ask(trained)}
 ```"""
 
@@ -152,15 +158,15 @@ def _model_code(trained: Trained, place: str) -> str:
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(place)})
-model = AutoModelForCausalLM.from_pretrained({json.dumps(place)}, dtype="auto").eval()
+tokenizer = AutoTokenizer.from_pretrained({python_text(place)})
+model = AutoModelForCausalLM.from_pretrained({python_text(place)}, dtype="auto").eval()
 {_ask(trained)}
 ```"""
 
 
 def _ask(trained: Trained) -> str:
     template = get_template(trained.config.data.template)
-    prompt = json.dumps(template(Example("Name three colours.", "")))
+    prompt = python_text(template(Example("Name three colours.", "")))
     tokens = trained.config.eval.max_new_tokens
     return f"""inputs = tokenizer({prompt}, return_tensors="pt")
 with torch.no_grad():
@@ -180,12 +186,13 @@ def _weighting(weighting: Weighting) -> str:
     if own["scales"] == "global":
         local, other = other, local
     read_at = "at the last prompt token" if own["pooling"] == "last" else "averaged over the prompt"
+    rule = markdown_code(own["rule"])
     under = "the bare base" if own["embed_with"] == "base" else f"the {own['embed_with']} adapter"
     return f"""## Instance-wise weights
 
 Each instance gets its own mix of the global and this client's local adapter. The weight of the
 {local} adapter is `clip({own["scale"]:g} * similarity, 0, 1)`, the {other} adapter gets the rest.
-The similarity is the rule `{own["rule"]}` between the instance's embedding and those of
+The similarity is the rule {rule} between the instance's embedding and those of
 {len(weighting.support_MD)} of the client's training prompts, which `{SUPPORT_FILE}` holds (tensor
 `support`, a row a prompt). An embedding is the final hidden state {read_at}, under {under} alone.
 `{SETTINGS_FILE}` has all settings and the prompt's text. The project's
@@ -198,7 +205,7 @@ def _data(clients: Sequence[ClientStatistics], statistics: FederationStatistics)
         "dropped |\n|---|---|---|---|---|---|---|"
     )
     rows = [
-        f"| {c.name} | {', '.join(c.tasks)} | {c.counts.examples} | "
+        f"| {markdown(c.name)} | {markdown(', '.join(c.tasks))} | {c.counts.examples} | "
         f"{' / '.join(map(str, c.tokens))} | {c.response_tokens:.1f} | {c.counts.truncated} | "
         f"{c.counts.dropped} |"
         for c in clients
@@ -218,7 +225,7 @@ def _results(trained: Trained) -> str:
     for mode, by_metric in modes.items():
         cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]
         star = " *" if mode == trained.summary.get("answers_with") else ""
-        lines.append(f"| {mode}{star} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown(mode)}{star} | " + " | ".join(cells) + " |")
     note = (
         "P is the mean over clients of the score on the own task, TTP on all tasks; brackets are "
         "95 % bootstrap intervals; * is what the method answers with. ROUGE-1 and exact match: "

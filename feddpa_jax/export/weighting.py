@@ -4,7 +4,6 @@
 `examples/instance_weights.py` does it with `transformers` and `peft` alone.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.templates import get_template
+from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.command import decoding, weighting_settings
 from feddpa_jax.evaluate.evidence import check_layer, look, pooled, support_draw
 from feddpa_jax.evaluate.modes import available_modes
@@ -81,7 +81,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
 
 def write_weighting(folder: Path, weighting: Weighting) -> None:
     """Writes a client's weighting into its folder."""
-    text = json.dumps(weighting.settings, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(weighting.settings, indent=2) + "\n"
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
     # Embeddings of a client's own prompts.
     write_tensors(folder / SUPPORT_FILE, {"support": weighting.support_MD}, private=True)

@@ -4,7 +4,6 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from feddpa_jax.memory import in_words
 
@@ -14,7 +13,7 @@ _MARKS = {"compiler": "", "roofline": " *"}
 
 def render(plan: dict[str, Any]) -> Group:
     """What a round is made of, what it takes on each device, and how fast it could be."""
-    return Group(_programs(plan), _memory(plan), Text("\n".join(_notes(plan))))
+    return Group(_programs(plan), _memory(plan), "\n".join(_notes(plan)))
 
 
 def _programs(plan: dict[str, Any]) -> Table:

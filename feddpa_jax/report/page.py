@@ -1,9 +1,10 @@
 """One self-contained page: no script, nothing fetched."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
-from html import escape
 
+from feddpa_jax.escape import html
 from feddpa_jax.metrics import METRICS, without_words_note
 from feddpa_jax.report import figures
 from feddpa_jax.report.content import Run
@@ -38,7 +39,7 @@ class Parts:
         self.figures[name] = svg
         return (
             f'<figure><div class="scroll" tabindex="0">{svg}</div>'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f"<figcaption>{html(caption)}</figcaption></figure>"
         )
 
 
@@ -65,8 +66,8 @@ def make_page(runs: Sequence[Run]) -> tuple[str, Parts]:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="generator" content="feddpa report">'
-        f"<title>{escape(title)}</title><style>{FIGURE_STYLE}{PAGE_STYLE}</style></head><body>"
-        f"<header><h1>{escape(title)}</h1>{_lead(runs)}<nav>{links}</nav></header>"
+        f"<title>{html(title)}</title><style>{FIGURE_STYLE}{PAGE_STYLE}</style></head><body>"
+        f"<header><h1>{html(title)}</h1>{_lead(runs)}<nav>{links}</nav></header>"
         f"<main>{_cards(runs)}{body}</main></body></html>\n"
     )
     return page, parts
@@ -77,17 +78,21 @@ def _p(text: str, kind: str = "") -> str:
 
 
 def _folded(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+    return f"<details><summary>{html(summary)}</summary>{content}</details>"
 
 
 def _missing(what: str, command: str, runs: Sequence[Run]) -> str:
     named = ", ".join(run.label for run in runs)
-    return _p(f"No {what} of {escape(named)}: <code>{escape(command)}</code> makes it.", "mute")
+    return _p(f"No {what} of {html(named)}: <code>{html(command)}</code> makes it.", "mute")
+
+
+def _command(name: str, run: Run) -> str:
+    return f"feddpa {name} --run-dir {shlex.quote(str(run.path))}"
 
 
 def _lead(runs: Sequence[Run]) -> str:
     first = runs[0].config
-    model, data = escape(str(first.get("model.path"))), escape(str(first.get("data.path")))
+    model, data = html(str(first.get("model.path"))), html(str(first.get("data.path")))
     clients = {len(run.summary.get("own_tasks", ())) for run in runs if run.summary}
     many = f"{count} clients, " if len(clients) == 1 and (count := clients.pop()) else ""
     same = all(
@@ -118,9 +123,9 @@ def _cards(runs: Sequence[Run]) -> str:
             digits = METRICS[metric].digits
             whose = f"{run.answers_with()} mode" if len(runs) == 1 else f"best: {run.label}"
             cards.append(
-                f'<div class="card"><span>{measure}, {METRICS[metric].title}</span>'
+                f'<div class="card"><span>{measure}, {html(METRICS[metric].title)}</span>'
                 f"<b>{span[0]:.{digits}f}</b>"
-                f"<span>{span[1]:.{digits}f} to {span[2]:.{digits}f}; {escape(whose)}</span></div>"
+                f"<span>{span[1]:.{digits}f} to {span[2]:.{digits}f}; {html(whose)}</span></div>"
             )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
@@ -138,7 +143,7 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
     for metric in figures.metrics_of(evaluated):
         having = [r for r in evaluated if any(metric in r.metrics(m) for m in r.modes())]
         better = "Left" if METRICS[metric].lower_is_better else "Right"
-        shown.append(f"<h3>{escape(METRICS[metric].heading)}</h3>")
+        shown.append(f"<h3>{html(METRICS[metric].heading)}</h3>")
         shown.append(
             parts.figure(
                 f"scores_{metric}",
@@ -158,10 +163,10 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
     if against is not None:
         shown.append(parts.table(against))
     if apart:
-        named = escape(", ".join(run.label for run in apart))
+        named = html(", ".join(run.label for run in apart))
         shown.append(
             _p(
-                f"Not set against {escape(evaluated[0].label)}: {named}. A difference needs the "
+                f"Not set against {html(evaluated[0].label)}: {named}. A difference needs the "
                 "same clients, tasks and test instances (data, seed, <code>data.max_test</code>), "
                 "and both evaluated in the mode that their method answers with.",
                 "mute",
@@ -169,7 +174,7 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
         )
     missing = [run for run in runs if not run.modes()]
     if missing:
-        shown.append(_missing("evaluation", f"feddpa eval --run-dir {missing[0].path}", missing))
+        shown.append(_missing("evaluation", _command("eval", missing[0]), missing))
     return "".join(shown)
 
 
@@ -183,7 +188,7 @@ def _instance_counts(runs: Sequence[Run]) -> str:
     counts = [len({index for _, index in run.answers}) for run in runs]
     if len(set(counts)) == 1:
         return _p(f"Evaluated on {counts[0]} test instances.", "mute")
-    named = ", ".join(f"{escape(run.label)} {n}" for run, n in zip(runs, counts, strict=True))
+    named = ", ".join(f"{html(run.label)} {n}" for run, n in zip(runs, counts, strict=True))
     return _p(
         f"Evaluated on unequal numbers of test instances, so compare with care: {named}.", "mute"
     )
@@ -214,7 +219,7 @@ def _clients(runs: Sequence[Run], parts: Parts) -> str:
         )
         if folded:
             shown.append(_folded(f"{run.label}: other modes and metrics", folded))
-    return "".join(shown) or _missing("evaluation", f"feddpa eval --run-dir {runs[0].path}", runs)
+    return "".join(shown) or _missing("evaluation", _command("eval", runs[0]), runs)
 
 
 def _weights(runs: Sequence[Run], parts: Parts) -> str:
@@ -237,7 +242,7 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
     for run in runs:
         if run.laboratory is None:
             continue
-        shown.append(f"<h3>{escape(run.label)}</h3>")
+        shown.append(f"<h3>{html(run.label)}</h3>")
         for metric in run.laboratory["curves"]:
             shown.append(
                 parts.figure(
@@ -265,8 +270,8 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
         by = " and ".join(METRICS[name].short for name in run.laboratory["chosen_by"])
         shown.append(
             _p(
-                f"Chosen by {by} on {run.laboratory['validation_instances']} held-out examples, "
-                f"reported on {run.laboratory['test_instances']} test instances by interpolation. "
+                f"Chosen by {by} on {_shown(run, 'validation_instances')} held-out examples, "
+                f"reported on {_shown(run, 'test_instances')} test instances by interpolation. "
                 f"By estimate that is off by at most: {errors}.",
                 "mute",
             )
@@ -282,7 +287,12 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
         )
     if shown:
         return "".join(shown)
-    return _missing("comparison of rules", f"feddpa weigh --run-dir {runs[0].path}", runs)
+    return _missing("comparison of rules", _command("weigh", runs[0]), runs)
+
+
+def _shown(run: Run, field: str) -> str:
+    assert run.laboratory is not None
+    return html(str(run.laboratory[field]))
 
 
 def _training(runs: Sequence[Run], parts: Parts) -> str:

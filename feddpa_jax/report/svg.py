@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
+
+from feddpa_jax.escape import html
 
 Span = tuple[float, float, float]  # value, low, high
 _ROW, _LEFT, _TEXT = 24, 190, 12
@@ -45,7 +46,7 @@ def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
         f'style="min-width:{min(width, 680):g}px;max-width:{width:g}px">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+        f"<title>{html(title)}</title>{''.join(parts)}</svg>"
     )
 
 
@@ -58,7 +59,7 @@ def standalone(svg: str, style: str) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}>{html(text)}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -133,7 +134,7 @@ def heat_map(
         x = left + (c + 0.5) * cell_w
         parts.append(
             f'<text transform="translate({x - 4:.1f} {top - 8:.1f}) rotate(-30)">'
-            f"{escape(_short(column, 22))}</text>"
+            f"{html(_short(column, 22))}</text>"
         )
     for r, name in enumerate(rows):
         y = top + r * cell_h

@@ -1,26 +1,9 @@
 """A table as HTML, Markdown, CSV and LaTeX."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
-from html import escape
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
+from feddpa_jax.escape import csv_row, html, latex, markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +29,21 @@ class Table:
     def to_html(self) -> str:
         """A scrolling table."""
         heads = "".join(
-            f'<th scope="col"{self._kind(c)}>{escape(name)}</th>'
+            f'<th scope="col"{self._kind(c)}>{html(name)}</th>'
             for c, name in enumerate(self.columns)
         )
         body = []
         for r, row in enumerate(self.rows):
             cells = "".join(
-                f'<th scope="row">{escape(cell)}</th>'
+                f'<th scope="row">{html(cell)}</th>'
                 if c == 0
-                else f"<td{self._kind(c)}>{escape(cell)}</td>"
+                else f"<td{self._kind(c)}>{html(cell)}</td>"
                 for c, cell in enumerate(row)
             )
             marked = ' class="marked"' if r in self.marked else ""
             body.append(f"<tr{marked}>{cells}</tr>")
         return (
-            f'<div class="scroll" tabindex="0"><table><caption>{escape(self.caption)}</caption>'
+            f'<div class="scroll" tabindex="0"><table><caption>{html(self.caption)}</caption>'
             f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 
@@ -69,20 +52,17 @@ class Table:
 
     def to_csv(self) -> str:
         """Comma-separated, with the headings first."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return "".join(csv_row(cells) for cells in (self.columns, *self.rows))
 
     def to_markdown(self) -> str:
         """A pipe table."""
 
         def row(cells: Sequence[str]) -> str:
-            return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+            return f"| {' | '.join(map(markdown, cells))} |"
 
         kinds = ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)
-        return "\n".join(map(row, [self.columns, kinds, *self.rows])) + "\n"
+        lines = [row(self.columns), f"| {' | '.join(kinds)} |", *map(row, self.rows)]
+        return "\n".join(lines) + "\n"
 
     def to_latex(self) -> str:
         """A `tabular` with booktabs' rules, in a `table` with its caption."""
@@ -105,12 +85,3 @@ class Table:
             r"\end{table}",
         ]
         return "% needs \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
-
-
-def latex(text: str) -> str:
-    r"""Text with what is special in LaTeX escaped.
-
-    >>> latex("50 % of a_b")
-    '50 \\% of a\\_b'
-    """
-    return "".join(_LATEX.get(letter, letter) for letter in text)

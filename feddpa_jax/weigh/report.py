@@ -1,8 +1,6 @@
 """What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
 
-import csv
 import dataclasses
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
+from feddpa_jax.escape import csv_row
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.weigh.candidates import Candidate
@@ -111,8 +109,13 @@ def _summaries(found: Summaries) -> dict[str, Any]:
 
 
 def _curves(collected: Collected, split: Split) -> dict[str, Any]:
-    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals."""
+    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals.
+
+    Every task of a client counts the same, however many instances it has, as in P and TTP.
+    """
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    one_hot_IK = split.tasks.one_hot()
+    weight_I = (one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)
     found: dict[str, Any] = {}
     for x, metric in enumerate(CURVE_METRICS):
         sides = found[metric] = {}
@@ -121,12 +124,12 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
                 continue
             sides[side] = []
             for w in range(len(WEIGHTS)):
-                # Resamples weigh instances within tasks; the mean is over a side's cells.
                 value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
-                value_S, cells_S = split.resamples.sums(value_CI.sum(axis=0), cells_CI.sum(axis=0))
+                value_I, cells_I = value_CI.sum(axis=0), cells_CI.sum(axis=0)
+                value_S, cells_S = split.resamples.sums(value_I, cells_I)
                 low, high = np.percentile(value_S / cells_S, [2.5, 97.5])
-                mean = value_CI.sum() / cells_CI.sum()
-                sides[side].append({"value": float(mean), "low": float(low), "high": float(high)})
+                mean = float(weight_I @ value_I / (weight_I @ cells_I))
+                sides[side].append({"value": mean, "low": float(low), "high": float(high)})
     return found
 
 
@@ -171,15 +174,14 @@ def to_json(
 
 def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     """All settings with their validation scores."""
-    text = io.StringIO()
     fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
     measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*fields, *measures])
+    lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
-        row = [getattr(setting, name) for name in fields]
-        writer.writerow([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))])
-    return text.getvalue()
+        values = (getattr(setting, name) for name in fields)
+        row = ["" if value is None else str(value) for value in values]
+        lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
+    return "".join(lines)
 
 
 def describe(settings: WeightingSettings | None) -> str:
@@ -248,4 +250,4 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
             )
             if set(CURVE_METRICS) <= finding.exact.keys():
                 table.add_row("  run exactly", *_values(finding.exact), answers)
-    return Group(table, Text("\n".join(notes)))
+    return Group(table, "\n".join(notes))

@@ -55,7 +55,14 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     )
     assert by_label["best my_rules.py:gate"]["weights"]["own"][0] in (0.125, 0.25, 0.875, 0.75)
     assert by_label["paper"]["setting"]["support"] == 2
-    assert by_label["paper"]["minus_paper"]["nll"]["TTP"]["value"] == 0
+    for rule in content["rules"]:
+        for measure in ("P", "TTP"):
+            own, of_paper = (r["test"]["nll"][measure]["value"] for r in (rule, by_label["paper"]))
+            minus = rule["minus_paper"]["nll"][measure]["value"]
+            assert minus == pytest.approx(own - of_paper, abs=1e-6)
+            # What rules were chosen by is not what is reported.
+            assert rule["validation"]["nll"][measure]["value"] != own
+    assert by_label["local alone"]["minus_paper"]["nll"]["TTP"]["value"] != 0
     # Interpolated and exact agree within what interpolation is off by.
     paper = by_label["paper"]
     for rule in content["rules"]:

@@ -14,6 +14,7 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
+from feddpa_jax.evaluate import run as evaluation
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.known import known_answer
@@ -283,9 +284,44 @@ def test_a_rule_of_layers(tmp_path):
     assert line["local_weight"] == pytest.approx(np.mean(line["local_weight_by_layer"]))
 
 
-def test_beam_decoding_runs_in_batches():
-    result = run(modes=("instance",), decoding=Decoding(2, max_new_tokens=3, batch_tokens=512))
-    assert np.isfinite(result["instance"].scores_CI["rouge1"]).all()
+ANSWERS = (("10", "88 x", "a 12 b", "no"), ("it 10 y z", "88", "", "It"))
+# F1 of one common word: 1 of 1, 2, 3, 4 words against 1 of 1; ROUGE-1 is blind to case.
+ROUGES = ((100.0, 200 / 3, 50.0, 0.0), (40.0, 100.0, 0.0, 100.0))
+
+
+def test_answers_are_scored_by_hand(monkeypatch):
+    """Every client's answers, against the targets of their own instances."""
+    told = {}
+
+    class Told:
+        def __init__(self, model, adapters, **options):
+            told.update(options)
+
+        def __call__(self, prompts, on_done=None):
+            found = []
+            texts = [e.tokens_T[: e.prompt_length].tolist() for e in tokenize(TEST)]
+            for prompt in prompts:
+                i = texts.index(prompt.tokens_T.tolist())
+                found.append(np.array(TOKENIZER.encode(ANSWERS[prompt.client][i])))
+            return found
+
+    monkeypatch.setattr(evaluation, "Answerer", Told)
+    result = run(modes=("local",), decoding=Decoding(3, max_new_tokens=9, batch_tokens=77))["local"]
+    assert result.predictions_CI == [list(own) for own in ANSWERS]
+    np.testing.assert_allclose(result.scores_CI["rouge1"], ROUGES)
+    np.testing.assert_array_equal(result.scores_CI["exact_match"], [[100, 0, 0, 0], [0, 100, 0, 0]])
+    assert (told["beams"], told["max_new_tokens"], told["batch_tokens"]) == (3, 9, 77)
+
+
+def test_beams_answer_otherwise_and_in_batches():
+    """Two beams find other answers than one, the same in batches of any size."""
+    options = {"modes": ("instance",), "metrics": ("rouge1",)}
+
+    def answers(beams: int, batch_tokens: int):
+        decoding = Decoding(beams, max_new_tokens=6, batch_tokens=batch_tokens)
+        return run(**options, decoding=decoding)["instance"].predictions_CI
+
+    assert answers(3, 512) == answers(3, 4096) != answers(1, 512)
 
 
 def test_report_on_disk_and_on_screen(tmp_path, results):

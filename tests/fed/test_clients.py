@@ -1,5 +1,7 @@
 """Private adapters on disk: unchanging values, whole files, bounded memory."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import jax
@@ -51,6 +53,33 @@ def test_memory_is_bounded(tmp_path: Path):
         assert len(local.files._recent) == 2
 
 
+def test_the_last_used_stay_in_memory(tmp_path: Path):
+    local = local_in(tmp_path, cached=2).put([0, 1], bank(1.0, 2.0), 0)
+    local.take([0])
+    local = local.put([2], bank(3.0), 0)
+    assert list(local.files._recent) == [("anna", 0), ("clara", 0)]
+    shutil.rmtree(tmp_path / "anna")
+    assert local.take([0])["q_proj"]["a"][0, 0, 0, 0] == 1.0  # from memory
+    shutil.rmtree(tmp_path / "ben")
+    with pytest.raises(UserError, match=r"ben/00000.safetensors: missing or damaged"):
+        local.take([1])
+
+
+def test_what_is_remembered_of_a_file(tmp_path: Path):
+    local = local_in(tmp_path).put([1], bank(4.0), 7)
+    assert local.saved.keys() == {"ben"}
+    saved, content = local.saved["ben"], (tmp_path / "ben/00007.safetensors").read_bytes()
+    assert saved == (7, len(content), hashlib.sha256(content).hexdigest())
+    assert [path.name for path in (tmp_path / "ben").iterdir()] == ["00007.safetensors"]
+
+
+def test_take_keeps_the_order_it_is_asked_for(tmp_path: Path):
+    """Of clients that have trained and ones that have not."""
+    local = local_in(tmp_path).put([0, 2], bank(5.0, 6.0), 0)
+    taken = local.take([2, 1, 0])["q_proj"]["a"]
+    assert [round(float(x), 3) for x in taken[:, 0, 0, 0]] == [6.0, 0.1, 5.0]
+
+
 def test_damaged_file_is_named(tmp_path: Path):
     local = local_in(tmp_path).put([1, 2], bank(1.0, 2.0), 3)
     path = tmp_path / "ben" / "00003.safetensors"
@@ -81,7 +110,15 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     found = load(tmp_path / "00002", {})
     assert values(LocalAdapters(NAMES, local.files, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
     assert find_damage(tmp_path / "00003") == ""
-    (tmp_path / CLIENTS / "clara/00003.safetensors").unlink()
+    file = tmp_path / CLIENTS / "clara/00003.safetensors"
+    content = file.read_bytes()
+    # A flipped bit leaves the size, a lost byte does not; both are seen, in the checkpoint that
+    # is whole with the file alone.
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], content + b"0"):
+        file.write_bytes(damaged)
+        assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors has changed"
+        assert find_damage(tmp_path / "00002") == ""
+    file.unlink()
     assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
     assert find_damage(tmp_path / "00002") == ""
     jax.tree.map(np.testing.assert_array_equal, found.state, {})

@@ -159,6 +159,101 @@ def test_absent_clients_keep_their_bits(tmp_path):
         assert same == (c not in there)
 
 
+def phase_alone(data, members, phase: str, bank, frozen=None):
+    """What the members' adapters come to in round 1, each trained by itself."""
+    alone = [
+        train(data, bank, frozen=frozen, phase=phase, members=np.array([c], np.int32))[0]
+        for c in members
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *alone)
+
+
+def spread(adapter, count: int):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), adapter)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "examples"])
+def test_a_round_of_fedit_is_the_mean_of_its_participants_copies(tmp_path, kind):
+    """Two of four clients, of 2 to 14 examples each, in chunks of one."""
+    data = make_data(participation=0.5, clients_per_step=1, seed=1)
+    members = data.participants(1).tolist()
+    counts = np.array([len(data.examples[c]) for c in members])
+    assert len(members) == 2 and counts[0] != counts[1]
+    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path, kind)
+    global_ = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
+    after, metrics = (
+        METHODS["fedit"]
+        .build(parts)
+        .round(FedState(global_, None), data.round(1, data.shapes(2)), key=jax.random.key(0))
+    )
+    copies_C = phase_alone(data, members, "global", spread(global_, 4))
+    share_C = counts / counts.sum() if kind == "examples" else np.array([0.5, 0.5])
+    assert_trees_close(
+        after.global_,
+        jax.tree.map(lambda leaf: np.tensordot(share_C, leaf, axes=1), copies_C),
+    )
+    assert set(metrics["global"].losses) == {NAMES[c] for c in members}
+
+
+def test_a_round_of_feddpa_t_trains_local_beside_the_global_it_received(tmp_path):
+    data, bank = make_data(), random_bank(4)
+    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
+    global_ = jax.tree.map(lambda leaf: 2.0 * leaf[3], bank)
+    state = FedState(global_, local_of(parts, bank))
+    data_round = data.round(1, data.shapes(2))
+    after, metrics = (
+        METHODS["feddpa_t"].build(parts).round(state, data_round, key=jax.random.key(0))
+    )
+    assert list(metrics) == ["local", "global"]
+    local_C = phase_alone(data, range(4), "local", bank, frozen=global_)
+    assert_trees_close(need(after.local).all(), local_C)
+    copies_C = phase_alone(data, range(4), "global", spread(global_, 4))
+    assert_trees_close(after.global_, jax.tree.map(lambda leaf: leaf.mean(axis=0), copies_C))
+    # In round 0 there is no local phase.
+    first, metrics = (
+        METHODS["feddpa_t"]
+        .build(parts)
+        .round(state, data.round(0, data.shapes(2)), key=jax.random.key(0))
+    )
+    assert list(metrics) == ["global"]
+    assert_trees_close(need(first.local).all(), bank, atol=0)
+
+
+def test_a_personalization_is_everybodys_training_of_the_final_global(tmp_path):
+    data = make_data(participation=0.5)
+    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
+    method = METHODS["feddpa_f"].build(parts)
+    global_ = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
+    assert method.personalize is not None
+    after, _ = method.personalize(
+        FedState(global_, None),
+        data.round(1, data.shapes(2), everybody=True),
+        key=jax.random.key(0),
+    )
+    own_C = phase_alone(data, range(4), "personalization", spread(global_, 4))
+    assert_trees_close(need(after.local).all(), own_C)
+    assert_trees_close(after.global_, global_, atol=0)
+
+
+def test_dropout_follows_the_rounds_key(tmp_path):
+    data = make_data()
+    results = []
+    for place, key in enumerate((0, 0, 1)):
+        parts = parts_for(engine_for(0.3), new_adapter, data, tmp_path / str(place))
+        state = FedState(
+            jax.tree.map(lambda leaf: leaf[0], random_bank(1)), local_of(parts, random_bank(4))
+        )
+        after, _ = (
+            METHODS["feddpa_t"]
+            .build(parts)
+            .round(state, data.round(1, data.shapes(2)), key=jax.random.key(key))
+        )
+        results.append((after.global_, need(after.local).all()))
+    assert_trees_close(results[0], results[1], atol=0)
+    for one, other in zip(results[0], results[2], strict=True):
+        assert not np.allclose(one["q_proj"]["b"], other["q_proj"]["b"], atol=1e-4)
+
+
 def test_one_compilation_a_phase_and_shape(base, monkeypatch, tmp_path):
     traces = []
     original = step_module.client_losses

@@ -96,6 +96,26 @@ def test_global_methods_have_no_local(parts, data, name):
     assert play(METHODS[name].build(parts), data, 1)[-1].local is None
 
 
+def test_every_start_follows_from_its_key_and_its_clients_name(parts):
+    """Another key: another global adapter, and other local ones; no two of them are alike."""
+    starts = [METHODS["feddpa_t"].build(parts).init(jax.random.key(k)) for k in (1, 1, 2)]
+    assert same(starts[0].global_, starts[1].global_)
+    assert same(need(starts[0].local).all(), need(starts[1].local).all())
+    seen = []
+    for state in starts[::2]:
+        seen.append(need(state.global_)["q_proj"]["a"])
+        seen += list(need(state.local).all()["q_proj"]["a"])
+    assert len({np.asarray(a).tobytes() for a in seen}) == 2 * (1 + 3)
+    renamed = parts._replace(id_C=parts.id_C + np.uint32(1))
+    other = METHODS["feddpa_t"].build(renamed).init(jax.random.key(1))
+    assert same(other.global_, starts[0].global_)
+    assert not same(need(other.local).all(), need(starts[0].local).all())
+    # The methods without the other adapter start from the same ones.
+    assert same(METHODS["fedit"].build(parts).init(jax.random.key(1)).global_, starts[0].global_)
+    alone = METHODS["local"].build(parts).init(jax.random.key(1))
+    assert same(need(alone.local).all(), need(starts[0].local).all())
+
+
 def test_participation_is_a_uniform_sample_by_name():
     ids = list(range(100, 140))
     draws = [
@@ -124,3 +144,18 @@ def test_a_new_method_is_a_pair_of_functions(parts, data):
     start, first, second = play(every_other(parts), data, 2)
     assert not same(start.global_, first.global_)
     assert same(first.global_, second.global_)
+
+
+def test_the_table_of_methods():
+    """What each answers with, whether it personalizes or pools, and what lies beside its phases."""
+    assert {
+        name: (entry.answers_with, entry.personalizes, entry.pooled, dict(entry.phases))
+        for name, entry in METHODS.items()
+    } == {
+        "feddpa_t": ("instance", False, False, {"local": True, "global": False}),
+        "feddpa_f": ("instance", True, False, {"global": False}),
+        "fedit": ("global", False, False, {"global": False}),
+        "fedlora": ("local", True, False, {"global": False}),
+        "local": ("local", False, False, {"local": False}),
+        "centralized": ("global", False, True, {"global": False}),
+    }

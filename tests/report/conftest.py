@@ -11,7 +11,8 @@ TASKS = ("a<b", "c&d", "e")
 
 
 def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+    """No interval is symmetric, and no end of one is another's value."""
+    return {"value": value, "low": value - 0.125, "high": value + 0.375}
 
 
 def scores(start: float) -> dict:
@@ -26,7 +27,7 @@ def summary() -> dict:
     modes = {
         mode: {
             "rouge1": scores(30.0 + place),
-            "exact_match": scores(20.0),
+            "exact_match": scores(20.0 + 2 * place),
             "nll": scores(1.0 + place),
         }
         for place, mode in enumerate(("base", "global", "local", "instance"))
@@ -42,7 +43,7 @@ def summary() -> dict:
 
 
 def laboratory() -> dict:
-    both = {"nll": scores(1.25), "exact_match": scores(20.0)}
+    """Every kind of score has values of its own, in every rule."""
     setting = {"rule": "cosine", "scale": 0.5, "scales": "local", "support": 5}
     setting |= {"embed_with": "local", "pooling": "last", "layer": None}
     rules = [
@@ -57,14 +58,24 @@ def laboratory() -> dict:
     ]
     for place, rule in enumerate(rules):
         rule |= {
-            "words": "0.5 to local",
-            "validation": both,
-            "test": both,
-            "minus_paper": both,
-            "exact": both | {"rouge1": scores(40.0)} if place == 0 else None,
-            "weights": {"own": [0.1, 0.2, 0.3, 0.4, 0.5], "foreign": [0, 0, 0.1, 0.2, 1]},
+            "words": "" if rule["bound"] else f"0.5 to local {place}",
+            "validation": {"nll": scores(7.0 + place), "exact_match": scores(70.0 + place)},
+            "test": {"nll": scores(1.25 + place), "exact_match": scores(20.0 + place)},
+            "minus_paper": {"nll": scores(-3.0 - place), "exact_match": scores(-30.0 - place)},
+            "exact": {
+                "nll": scores(4.0),
+                "exact_match": scores(40.0),
+                "rouge1": scores(50.0),
+            }
+            if place == 0
+            else None,
+            "weights": {
+                "own": [w + 0.05 * place for w in (0.1, 0.2, 0.3, 0.4, 0.5)],
+                "foreign": [0, 0.05, 0.15, 0.25, 1],
+            },
         }
     curve = [interval(1.0 + w / 8) for w in range(9)]
+    other = [interval(4.0 - w / 8) for w in range(9)]
     return {
         "round": 2,
         "chosen_by": ["nll", "exact_match"],
@@ -75,9 +86,19 @@ def laboratory() -> dict:
             "exact_match": {"P": 3.5, "TTP": 2.5},
         },
         "mix_weights": [w / 8 for w in range(9)],
-        "curves": {"nll": {"own": curve, "foreign": curve[::-1]}},
+        "curves": {
+            "nll": {"own": curve, "foreign": other},
+            "exact_match": {"own": other, "foreign": curve},
+        },
         "rules": rules,
     }
+
+
+def weight_of(mode: str, own: bool, index: int) -> float:
+    """Own instances of the mode "instance" weigh 0.8 and more, foreign ones 0.2 and less."""
+    if mode != "instance":
+        return 1.0
+    return 0.8 + 0.02 * index if own else 0.2 - 0.02 * index
 
 
 @pytest.fixture
@@ -106,9 +127,13 @@ def make_run(tmp_path) -> Callable[..., Path]:
         lines = [
             {
                 "round": r,
-                "phases": {"global": {client: {"mean": 3.0 - r} for client in HOSTILE}},
-                **{"real_tokens": 1000, "computed_tokens": 1250, "seconds": 2.0},
-                **{"client_bytes_received": 500_000, "client_bytes_sent": 250_000},
+                "phases": {
+                    phase: {client: {"mean": start - r + c / 8} for c, client in enumerate(HOSTILE)}
+                    for phase, start in (("global", 3.0), ("local", 5.0))
+                    if phase == "global" or r
+                },
+                **{"real_tokens": 1000 + 10 * r, "computed_tokens": 1250 + r, "seconds": 2.0 + r},
+                **{"client_bytes_received": 500_000 * (r + 1), "client_bytes_sent": 250_000 + r},
             }
             for r in range(3)
         ]
@@ -122,10 +147,13 @@ def make_run(tmp_path) -> Callable[..., Path]:
                     "task": task,
                     "index": index,
                     "instance": f"{index:016x}",
-                    "local_weight": 0.8 if own else 0.2,
-                    "scores": {"nll": nll + 0.1 * index + own, "exact_match": 100.0 * own},
+                    "local_weight": weight_of(mode, own, index),
+                    "scores": {
+                        "nll": nll + 0.1 * index + own + 5 * (mode == "local"),
+                        "exact_match": 100.0 * own,
+                    },
                 }
-                for mode in ("local", "instance")
+                for mode in ("instance", "local")
                 for client, mine in zip(HOSTILE, TASKS, strict=True)
                 for index, task in enumerate(TASKS * 2)
                 for own in [task == mine]

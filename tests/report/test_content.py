@@ -1,10 +1,13 @@
 """What is read from run folders, and what is refused."""
 
+import json
+
 import pytest
 
 from feddpa_jax.cli import main
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
+from tests.report.conftest import HOSTILE, TASKS
 
 
 def test_a_run(make_run):
@@ -12,10 +15,32 @@ def test_a_run(make_run):
     assert (run.label, run.method, run.answers_with()) == ("feddpa_f", "feddpa_f", "instance")
     assert run.config["lora.targets"] == ["q_proj", "v_proj"]
     assert run.environment["packages.jax"] == "<1>"
-    assert run.value("local", "nll", "TTP") == {"value": 3.5, "low": 3.4, "high": 3.6}
+    assert run.value("local", "nll", "P") == {"value": 3.0, "low": 2.875, "high": 3.375}
+    assert run.value("local", "nll", "TTP") == {"value": 3.5, "low": 3.375, "high": 3.875}
     assert run.value("fixed", "nll", "TTP") is None
-    # Of the mode "instance" alone: 6 own at 0.8, 12 foreign at 0.2.
-    assert run.weights == {"own": [0.8] * 5, "foreign": [0.2] * 5}
+    # The answers are those of the mode "instance": another one's NLL is greater by 5.
+    first = run.answers[HOSTILE[0], 1]
+    assert (first.task, first.instance) == (TASKS[1], f"{1:016x}")
+    assert first.scores == {"nll": 1.1, "exact_match": 0.0}
+    assert run.answers[HOSTILE[0], 3].scores == {"nll": 2.3, "exact_match": 100.0}
+    assert len(run.answers) == 3 * 6
+
+
+def test_quantiles_of_weights(make_run):
+    (run,) = read_runs([make_run("one")])
+    # Own instances are 0 and 3, 1 and 4, 2 and 5: 0.8, 0.82, ... 0.9, a step of 0.02 each.
+    assert run.weights["own"] == pytest.approx([0.805, 0.825, 0.85, 0.875, 0.895])
+    # Foreign ones: 0.2, 0.18, ... 0.1, each twice; the quantiles of 12 lie 11 steps apart.
+    assert run.weights["foreign"] == pytest.approx([0.1, 0.12, 0.15, 0.18, 0.2])
+
+
+def test_the_answering_mode(make_run):
+    folder = make_run("one")
+    file = folder / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    for told, expected in (("global", "global"), ("fixed", "instance"), (None, "instance")):
+        file.write_text(json.dumps(content | {"answers_with": told}))
+        assert read_runs([folder])[0].answers_with() == expected
 
 
 def test_labels_tell_runs_apart(make_run):

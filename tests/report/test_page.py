@@ -31,15 +31,15 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"report: {out}\n")
     rows = tables(tmp_path / "out" / "page_tables", "scores_nll")
     assert rows[0] == ["run", "mode", "P: own task", "TTP: all tasks"]
-    assert rows[3] == ["feddpa_f", "local", "3.00 [2.90, 3.10]", "3.50 [3.40, 3.60]"]
+    assert rows[3] == ["feddpa_f", "local", "3.00 [2.88, 3.38]", "3.50 [3.38, 3.88]"]
     training = tables(tmp_path / "out" / "page_tables", "training")
-    assert training[1] == ["feddpa_f", "3", "3,000", "80", "6", "500", "1.50", "0.75"]
+    assert training[1] == ["feddpa_f", "3", "3,030", "81", "9", "337", "3.00", "0.75"]
     markdown = (tmp_path / "out" / "page_tables" / "scores_nll.md").read_text().splitlines()
     assert markdown[:2] == [
         "| run | mode | P: own task | TTP: all tasks |",
         "| --- | --- | ---: | ---: |",
     ]
-    assert markdown[4] == "| feddpa_f | local | 3.00 [2.90, 3.10] | 3.50 [3.40, 3.60] |"
+    assert markdown[4] == "| feddpa_f | local | 3.00 [2.88, 3.38] | 3.50 [3.38, 3.88] |"
     latex = (tmp_path / "out" / "page_tables" / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
     assert latex.count("&") == latex.count(r" \\") * 15

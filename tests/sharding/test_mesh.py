@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,7 +14,7 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.fed.step import start_training
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import Model, random_model
-from feddpa_jax.sharding import CLIENTS, make_mesh, put, put_base
+from feddpa_jax.sharding import CLIENTS, base_spec, make_mesh, put, put_base
 from feddpa_jax.types import UserError
 from tests.fed.parts import parts_for
 from tests.fed.test_engine import make_data, new_adapter
@@ -114,19 +113,58 @@ def test_a_split_base_takes_its_share_of_memory(mode):
 
 
 def test_the_average_is_one_all_reduce():
+    """Of copies 1 to 16 times as large, at shares 0 to 15 of 120: sum of c (c + 1) / 120 times."""
     mesh = make_mesh(8, 1)
-    bank = copies(new_adapter(jax.random.key(0)), 16, mesh)
-    share_C = put(np.arange(16, dtype=np.float32), mesh, CLIENTS)
+    adapter = jax.tree.map(lambda leaf: leaf + 0.5, new_adapter(jax.random.key(0)))
+    bank = jax.tree.map(
+        lambda leaf: np.stack([np.asarray(leaf) * (c + 1) for c in range(16)]), adapter
+    )
+    bank = put(bank, mesh, CLIENTS)
+    share_C = put(np.arange(16, dtype=np.float32) / 120, mesh, CLIENTS)
     text = weighted_sum.lower(bank, share_C).compile().as_text()
     assert text and collectives(text) == ["all-reduce"]
-    mean = weighted_sum(bank, share_C / share_C.sum())
+    expected = sum(c * (c + 1) for c in range(16)) / 120
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b[0], atol=1e-6), mean, jax.device_get(bank)
+        lambda mean, leaf: np.testing.assert_allclose(mean, expected * np.asarray(leaf), rtol=1e-5),
+        weighted_sum(bank, share_C),
+        adapter,
     )
 
 
 def test_more_devices_than_there_are():
     with pytest.raises(UserError, match=r"mesh: 3 x 4 devices .* there are 8; lower one"):
         make_mesh(3, 4)
+
+
+def test_what_a_mesh_takes():
+    """Clients take what the base leaves; a base lies on devices side by side."""
     assert make_mesh(None, 2).shape == {"clients": 4, "model": 2}
-    assert jnp.ones(3).sum() == 3
+    assert make_mesh(None, 3).shape == {"clients": 2, "model": 3}
+    assert make_mesh(2, 4).shape == {"clients": 2, "model": 4}
+    devices = jax.devices()
+    assert make_mesh(2, 2).devices.tolist() == [devices[0:2], devices[2:4]]
+    assert make_mesh(1, 2, devices[5:]).devices.tolist() == [devices[5:7]]
+    with pytest.raises(UserError, match=r"mesh: 1 x 9 devices"):
+        make_mesh(None, 9)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "mode", "size", "spec"),
+    [
+        ("layers.0.attention.q_proj.kernel", (16, 32), "tensor", 4, [None, "model"]),
+        ("layers.0.attention.v_proj.bias", (32,), "tensor", 4, ["model"]),
+        ("layers.1.attention.o_proj.kernel", (32, 16), "tensor", 4, ["model"]),
+        ("layers.1.mlp.up_proj.kernel", (16, 24), "tensor", 4, [None, "model"]),
+        ("embed.embedding", (64, 16), "tensor", 4, ["model"]),
+        ("lm_head.kernel", (16, 64), "tensor", 4, [None, "model"]),
+        ("layers.0.attention_norm.scale", (16,), "tensor", 4, []),
+        ("layers.0.attention.q_proj.kernel", (16, 30), "tensor", 4, []),  # does not divide
+        ("layers.0.attention.q_proj.kernel", (16, 32), "tensor", 1, []),
+        ("layers.0.attention.q_proj.kernel", (16, 32), "full", 4, [None, "model"]),
+        ("layers.1.attention.o_proj.kernel", (32, 16), "full", 4, ["model"]),
+        ("layers.0.attention_norm.scale", (16,), "full", 4, ["model"]),
+        ("layers.0.attention.q_proj.kernel", (16, 32), "whole", 4, []),
+    ],
+)
+def test_how_a_base_is_split(path, shape, mode, size, spec):
+    assert list(base_spec(path, shape, mode, size)) == spec

@@ -1,0 +1,148 @@
+"""Mutants of the evaluation and what it reports."""
+
+from tests.mutation.mutant import edits
+
+ENTRIES = [
+    *edits(
+        "evaluate/evidence.py",
+        "evaluate/test_evidence.py",
+        ('if pooling == "last" else', 'if pooling != "last" else'),
+        ("scores.mean_ILD)[:, place]", "scores.mean_ILD)[:, 0 * place - 1]"),
+        ('"local": (0.0, 1.0)', '"local": (1.0, 0.0)'),
+        ('"mixed": (0.5, 0.5)', '"mixed": (1.0, 1.0)'),
+        (
+            "if settings.resample:\n        return draw_support_per",
+            "if not settings.resample:\n        return draw_support_per",
+        ),
+        (
+            "example.tokens_T[: example.prompt_length], 1)",
+            "example.tokens_T[: example.prompt_length], 2)",
+        ),
+        ("example.tokens_T[: example.prompt_length], 1)", "example.tokens_T, 1)"),
+        (
+            "requests.append(Request(client if l else 0, example, g, l))",
+            "requests.append(Request(client if l else 0, example, l, g))",
+        ),
+        ("key = (client if l else 0, id(example))", "key = (0, id(example))"),
+        ("settings.layer > layers", "settings.layer >= layers"),
+        ("None if settings.layer is None else [settings.layer]", "None"),
+        (
+            "look(scorer, examples, settings.embed_with, layers=layers)",
+            'look(scorer, examples, "local", layers=layers)',
+        ),
+        (
+            "known.get(settings.embed_with) if settings.layer is None else None",
+            "known.get(settings.embed_with)",
+        ),
+        (
+            "e[rows] for e, rows in zip(embedded(examples), at",
+            "e for e, rows in zip(embedded(examples), at",
+        ),
+        ('under_all(everyone, "entropy_I", known)', 'under_all(everyone, "nll_I", known)'),
+    ),
+    *edits(
+        "evaluate/modes.py",
+        "evaluate/test_evidence.py evaluate/test_evaluate.py",
+        ('"fixed": (1.0 - fixed, fixed)', '"fixed": (fixed, 1.0 - fixed)'),
+        ('"global": (1.0, 0.0),\n        "local"', '"global": (0.0, 1.0),\n        "local"'),
+        (
+            "ModeWeights(1.0 - local_CI, local_CI, similarity_CI)",
+            "ModeWeights(local_CI, 1.0 - local_CI, similarity_CI)",
+        ),
+        ("scale=settings.scale", "scale=1.0"),
+    ),
+    *edits(
+        "evaluate/report.py",
+        "evaluate/test_evaluate.py",
+        ('"TTP": interval(summary.ttp)', '"TTP": interval(summary.p)'),
+        ('("own", own_CI), ("foreign", ~own_CI)', '("foreign", own_CI), ("own", ~own_CI)'),
+    ),
+    *edits(
+        "evaluate/dreams.py",
+        "evaluate/test_dreams.py",
+        ("jax.random.key(seed)", "jax.random.key(0)"),
+        ("[: max_length - 1]", "[:max_length]"),
+        (
+            "[*ids, tokenizer.eos_id], np.int32), len(ids))",
+            "[*ids, tokenizer.eos_id], np.int32), len(ids) - 1)",
+        ),
+    ),
+    *edits(
+        "evaluate/report.py",
+        "evaluate/test_report.py",
+        ('"P": interval(summary.p)', '"P": interval(summary.ttp)'),
+        ('"TTP": interval(summary.ttp)', '"TTP": interval(summary.p)'),
+        (
+            "zip(tasks.names, row.tolist(), strict=True)",
+            "zip(tasks.names[::-1], row.tolist(), strict=True)",
+        ),
+        (
+            "zip(clients, summary.matrix_CK, strict=True)",
+            "zip(clients[::-1], summary.matrix_CK, strict=True)",
+        ),
+        ("scores - results[other].scores_CI[name]", "results[other].scores_CI[name] - scores"),
+        ('(("own", own_CI), ("foreign", ~own_CI))', '(("foreign", own_CI), ("own", ~own_CI))'),
+        (
+            'results["instance"].weights.means().local_CI',
+            'results["instance"].weights.means().global_CI',
+        ),
+        ('("instance", "global", "p")', '("instance", "global", "ttp")'),
+        ('("instance", "local", "ttp")', '("instance", "local", "p")'),
+        (
+            '"global_weight": float(weights.global_CI[c, i])',
+            '"global_weight": float(weights.local_CI[c, i])',
+        ),
+        (
+            '"local_weight": float(weights.local_CI[c, i])',
+            '"local_weight": float(weights.global_CI[c, i])',
+        ),
+        ("float(weights.similarity_CI[c, i])", "float(weights.local_CI[c, i])"),
+        ("result.predictions_CI[c][i]", "result.predictions_CI[0][i]"),
+        ('"target": example.output', '"target": example.instruction'),
+        ("{n: float(s[c, i])", "{n: float(s[0, i])"),
+        (
+            "[example.instruction, example.input, example.output]",
+            "[example.instruction, example.output]",
+        ),
+        (
+            "[example.instruction, example.input, example.output]",
+            "[example.instruction, example.input]",
+        ),
+        (
+            "[{value.low:.{digits}f}, {value.high:.{digits}f}]",
+            "[{value.high:.{digits}f}, {value.low:.{digits}f}]",
+        ),
+        ("_cell(by_metric[name].p),\n", "_cell(by_metric[name].ttp),\n"),
+        ("_cell(by_metric[name].ttp),\n", "_cell(by_metric[name].p),\n"),
+        ('f"{mode} *" if answers else mode', 'mode if answers else f"{mode} *"'),
+        ("getattr(summary, measure)", "summary.p"),
+        ("if own]", "if not own]"),
+        (
+            "yield json_text(line)",
+            "yield json.dumps(line, ensure_ascii=False)",
+            "e2e/test_special_characters.py",
+        ),
+    ),
+    *edits(
+        "evaluate/modes.py",
+        "evaluate/test_evaluate.py::test_weights_of_every_mode evaluate/test_report.py",
+        ('"fixed": (1.0 - fixed, fixed)', '"fixed": (fixed, 1.0 - fixed)'),
+        ('"global": (1.0, 0.0)', '"global": (0.0, 1.0)'),
+        (
+            "return ModeWeights(1.0 - local_CI, local_CI, similarity_CI)",
+            "return ModeWeights(local_CI, 1.0 - local_CI, similarity_CI)",
+        ),
+        (
+            "ModeWeights(self.global_CI.mean(axis=-1), self.local_CI.mean(axis=-1), similarity)",
+            "ModeWeights(self.local_CI.mean(axis=-1), self.global_CI.mean(axis=-1), similarity)",
+        ),
+        ("self.similarity_CI.mean(axis=-1)", "self.similarity_CI[..., 0]"),
+    ),
+    *edits(
+        "evaluate/run.py",
+        "evaluate/test_evaluate.py",
+        ("beams=decoding.beams,\n", "beams=1,\n"),
+        ("setting.instances[r % instances].output", "setting.instances[0].output"),
+        ("texts[(c % own.rows) * instances :]", "texts[0:]"),
+    ),
+]
