@@ -96,6 +96,12 @@ class Collected:
         )
 
 
+def with_matches(collected: Collected, can_J: np.ndarray) -> Collected:
+    """No exact match where the answer of the target's tokens is not the target's text."""
+    greedy_CJW = collected.greedy_CJW.astype(bool) & can_J[:, None]
+    return dataclasses.replace(collected, greedy_CJW=greedy_CJW)
+
+
 def collect(
     scorer: Scorer,
     questions: Questions,

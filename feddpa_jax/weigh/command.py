@@ -28,7 +28,7 @@ from feddpa_jax.types import Example, TokenizedExample, UserError
 from feddpa_jax.weigh import candidates
 from feddpa_jax.weigh.cache import Cache
 from feddpa_jax.weigh.candidates import Candidate
-from feddpa_jax.weigh.collect import PARTS, Collected, Questions, collect
+from feddpa_jax.weigh.collect import PARTS, Collected, Questions, collect, with_matches
 from feddpa_jax.weigh.grid import CURVE_METRICS, Grid, make_curves, score_rule
 from feddpa_jax.weigh.identity import identify
 from feddpa_jax.weigh.options import Options
@@ -106,11 +106,13 @@ def weigh(
         layers,
     )
     collected = _collect(config, prepared, adapters, questions, options.fresh, folder, reporter)
-    tokens = (questions.instances, prepared.base.tokenizer, config.eval.max_new_tokens)
-    can_J = can_match([*validation, *setting.instances], *tokens)
-    collected = dataclasses.replace(
-        collected, greedy_CJW=collected.greedy_CJW.astype(bool) & can_J[:, None]
+    can_J = can_match(
+        [*validation, *setting.instances],
+        questions.instances,
+        prepared.base.tokenizer,
+        config.eval.max_new_tokens,
     )
+    collected = with_matches(collected, can_J)
     count = len(validation)
     splits = {
         name: _split(dataclasses.replace(setting, instances=instances), rows, config)

@@ -11,7 +11,7 @@ from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import Resamples, summarize
 from feddpa_jax.types import UserError
 from feddpa_jax.weigh.candidates import best_of_each, bounds, places, weigh
-from feddpa_jax.weigh.collect import WEIGHTS
+from feddpa_jax.weigh.collect import WEIGHTS, with_matches
 from feddpa_jax.weigh.grid import Grid, interpolate, make_curves, score_rule
 from feddpa_jax.weigh.report import Split, interpolated, interpolation_error, judge
 
@@ -43,6 +43,17 @@ def test_grid_equals_a_loop(laboratory, rule):
         one = judge(collected, part, weigh(collected, setting))
         expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]
         np.testing.assert_allclose(score_XZ, expected, rtol=1e-4, atol=1e-4, err_msg=str(setting))
+
+
+def test_a_target_that_cannot_be_answered_is_no_exact_match(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    collected = dataclasses.replace(collected, greedy_CJW=np.ones_like(collected.greedy_CJW))
+    can_J = np.ones(collected.greedy_CJW.shape[1], bool)
+    can_J[part.rows.start] = False
+    found = with_matches(collected, can_J)
+    score_CIW = make_curves(found, part.tasks, part.rows).score_CIWX[..., 1]
+    assert (score_CIW[:, 0] == 0.0).all()
+    assert (score_CIW[:, 1:] == 100.0).all()
 
 
 def test_settings_that_a_rule_cannot_tell_apart_count_once():
