@@ -19,8 +19,19 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from feddpa_jax.disk import check_room, sha256, sync, sync_tree, write_json
+from feddpa_jax.disk import (
+    check_room,
+    clear_leftovers,
+    make_folder,
+    sha256,
+    sync,
+    sync_tree,
+    to_json,
+    write_new,
+    writing,
+)
 from feddpa_jax.fed.clients import ClientFiles, Saved
+from feddpa_jax.sources import SOURCES, check_sources
 from feddpa_jax.types import UserError
 
 _ASIDE = ".writing-"
@@ -82,21 +93,19 @@ def save(
     aside = folder / f"{_ASIDE}{round_number:05d}"
     final = folder / f"{round_number:05d}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(leftover)
+        make_folder(folder)
+        clear_leftovers(folder)
         aside.mkdir()
         # As numpy arrays: a checkpoint knows nothing of the devices that it was written from.
         arrays = jax.tree.map(np.asarray, dict(state))
         check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
         # A method without a global adapter has none.
         flat: dict[str, Any] = dict(flatten_dict(arrays, sep="/"))
-        (aside / STATE).write_bytes(safetensors.numpy.save(flat))
+        write_new(aside / STATE, safetensors.numpy.save(flat))
         own = {name: list(saved) for name, saved in (clients or {}).items()}
-        write_json(
-            aside / "record.json", {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
-        )
-        write_json(aside / "manifest.json", _manifest(aside))
+        told = {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
+        write_new(aside / "record.json", to_json(told).encode())
+        write_new(aside / "manifest.json", to_json(_manifest(aside)).encode())
         sync_tree(aside)
         _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
@@ -114,10 +123,26 @@ def save(
         ) from None
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
-    for old in set(done[:-keep]) - {best_round(folder, done)}:
+    for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
         _discard(folder / f"{old:05d}")
-    _discard_unused_clients(folder)
+    tidy(folder)
     return final
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed runs left, and clients' files that no checkpoint is whole with.
+
+    Raises:
+      UserError: something cannot be removed.
+    """
+    used = {
+        (name, int(saved[0]))
+        for number in rounds_saved(folder)
+        for name, saved in _clients_of(folder / f"{number:05d}").items()
+    }
+    with writing(folder):
+        clear_leftovers(folder)
+        ClientFiles(folder / CLIENTS, cached=0).tidy(used)
 
 
 def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
@@ -157,22 +182,31 @@ def latest(
     for number in reversed(rounds):
         place = folder / f"{number:05d}"
         damage = find_damage(place)
+        if damage and rounds_saved(folder) != rounds:  # Training goes on beside this.
+            return latest(folder, expected, warn=warn)
         if damage:
             warn(f"{place}: damaged ({damage}); trying the one before it")
             continue
-        return load(place, expected)
+        return load(place, expected, warn=warn)
     if rounds:
         raise UserError(f"{folder}: every checkpoint is damaged ({damage}); use a new --run-dir")
     return None
 
 
-def at_step(folder: Path, step: str, expected: Mapping[str, Any]) -> Restored:
+def at_step(
+    folder: Path,
+    step: str,
+    expected: Mapping[str, Any],
+    *,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Restored:
     """The checkpoint that a user asks for.
 
     Args:
       folder: holds a run's checkpoints.
       step: "best", or a round's number.
       expected: what the record must say, by key.
+      warn: told what cannot be compared.
 
     Raises:
       UserError: there is none of that round, or it is damaged or does not match.
@@ -187,17 +221,26 @@ def at_step(folder: Path, step: str, expected: Mapping[str, Any]) -> Restored:
     damage = find_damage(place)
     if damage:
         raise UserError(f"--step: {place} is damaged ({damage}); choose another")
-    return load(place, expected)
+    return load(place, expected, warn=warn)
 
 
-def load(place: Path, expected: Mapping[str, Any]) -> Restored:
+def load(
+    place: Path, expected: Mapping[str, Any], *, warn: Callable[[str], None] = lambda line: None
+) -> Restored:
     """Reads one undamaged checkpoint, bit for bit.
+
+    Args:
+      place: its folder.
+      expected: what the record must say, by key.
+      warn: told where the record does not say from which data or adapters it is.
 
     Raises:
       UserError: its record differs from what is expected.
     """
     record = json.loads((place / "record.json").read_text())
     for key, value in expected.items():
+        if key in SOURCES:
+            continue
         wanted = json.loads(json.dumps(value))
         if record.get(key) != wanted:
             name, its, ours = _difference(key, record.get(key), wanted)
@@ -205,6 +248,7 @@ def load(place: Path, expected: Mapping[str, Any]) -> Restored:
                 f"{place}: does not fit: its {name} is {its}, this run's is {ours}; "
                 "use the run's own configuration, or a new --run-dir"
             )
+    check_sources(place, record, expected, warn)
     state = unflatten_dict(safetensors.numpy.load_file(place / STATE), sep="/")
     assert leaf_shapes(state) == record["shapes"]
     clients = {name: Saved(*saved) for name, saved in record["clients_saved"].items()}
@@ -252,18 +296,6 @@ def _clients_of(place: Path) -> dict[str, list[Any]]:
         return dict(json.loads((place / "record.json").read_text())["clients_saved"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _discard_unused_clients(folder: Path) -> None:
-    """Removes clients' files that no checkpoint is whole with."""
-    used = {
-        (name, int(saved[0]))
-        for number in rounds_saved(folder)
-        for name, saved in _clients_of(folder / f"{number:05d}").items()
-    }
-    for path in (folder / CLIENTS).glob("*/*.safetensors"):
-        if (path.parent.name, int(path.stem)) not in used:
-            path.unlink()
 
 
 def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:

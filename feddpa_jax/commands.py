@@ -1,13 +1,12 @@
 """What the commands do, once their arguments are read."""
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import encode_prompt, other_prompt_note
+from feddpa_jax.disk import writing
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.command import check_rule, evaluate_config, weighs_instances
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights
@@ -28,55 +28,23 @@ from feddpa_jax.export.folder import check as check_export
 from feddpa_jax.export.folder import check_target
 from feddpa_jax.export.folder import export as write_export
 from feddpa_jax.export.plan import Trained
-from feddpa_jax.fed.method import FedState
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.hf.load import load_model
+from feddpa_jax.lock import hold
+from feddpa_jax.opening import at_hand, check_folder, checked, reread, restored, start_alone
 from feddpa_jax.plan.command import Options as PlanOptions
 from feddpa_jax.plan.command import plan as run_plan
 from feddpa_jax.prepare import Prepared, encode, load_data, prepare, prepare_together
 from feddpa_jax.processes import from_first, is_first, several, together
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import RunFolder, writing
+from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.start import global_adapter, local_adapters
 from feddpa_jax.trackers import check_installed, of_evaluation, of_round, tracking
-from feddpa_jax.train import check_beginning, resolved, restore, total_rounds
+from feddpa_jax.train import check_beginning, total_rounds
 from feddpa_jax.train import train as train_run
 from feddpa_jax.types import Example, UserError
 from feddpa_jax.weigh.command import weigh as run_weigh
 from feddpa_jax.weigh.options import read_options
-from feddpa_jax.weighting.registry import own_file
-
-
-def _checked(config: Config) -> Config:
-    """Refuses what only the registries know, before anything is loaded."""
-    own_file(config.weighting.rule)
-    get_template(config.data.template)
-    return resolved(config)
-
-
-def _restored(
-    config: Config, prepared: Prepared, run: RunFolder, step: str, reporter: Reporter
-) -> tuple[Adapters, int]:
-    """The adapters of a run's checkpoint, and its round."""
-    found = restore(config, prepared, run, reporter, step)
-    if found is None:
-        raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
-    state, rounds = found
-    return _at_hand(config, state), rounds - 1
-
-
-def _at_hand(config: Config, state: FedState) -> Adapters:
-    local_C = None if state.local is None else jax.tree.map(jnp.asarray, state.local.all())
-    return Adapters(state.global_, local_C, config.lora.alpha / config.lora.rank)
-
-
-def _reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
-    """A run's configuration with overrides of what does not touch its training."""
-    run = RunFolder(run_dir)
-    run.read_config()
-    config = load_config(run.config_file, overrides)
-    run.check_same_training(config)
-    return run, _checked(config)
 
 
 def train(
@@ -87,17 +55,26 @@ def train(
     reporter: Reporter,
 ) -> None:
     """Trains, and evaluates at the end."""
-    config = _checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides))
     check_installed(config.track.to)
     # A rule that does not work at the end is told before the training.
     possible = [METHODS[config.fed.method].answers_with] if evaluates and not several() else []
     if weighs_instances(config, possible):
         check_rule(config, reporter)
     run = RunFolder(run_dir)
-    from_first(lambda: run.check(config))
+    from_first(lambda: check_folder(config, run))
     prepared = prepare_together(config)
     together(lambda: check_beginning(config, prepared, run))
-    from_first(lambda: run.start(config))
+    with contextlib.ExitStack() as held:
+        from_first(lambda: start_alone(config, run, held, reporter))
+        _train(config, prepared, run, evaluates, reporter)
+    reporter.say(f"run folder: {run.path}")
+
+
+def _train(
+    config: Config, prepared: Prepared, run: RunFolder, evaluates: bool, reporter: Reporter
+) -> None:
+    """Trains, and evaluates at the end, in a folder that this process holds."""
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
     held = sum(len(client.validation) for client in prepared.federation.clients)
@@ -127,9 +104,8 @@ def train(
                 f"now evaluate with one process: feddpa eval --run-dir {quote(str(run.path))}"
             )
         elif evaluates and prepared.federation.test:
-            _evaluate(config, prepared, _at_hand(config, state), last, run, reporter)
+            _evaluate(config, prepared, at_hand(config, state), last, run, reporter)
             log(last, of_evaluation(run.read_summary() or {"modes": {}}))
-    reporter.say(f"run folder: {run.path}")
 
 
 def evaluate(
@@ -143,9 +119,9 @@ def evaluate(
     if config_file is not None:
         _evaluate_named(config_file, run_dir, overrides, reporter)
         return
-    run, config = _reread(run_dir, overrides)
+    run, config = reread(run_dir, overrides, reporter)
     prepared = prepare(config)
-    adapters, number = _restored(config, prepared, run, step, reporter)
+    adapters, number = restored(config, prepared, run, step, reporter)
     _evaluate(config, prepared, adapters, number, run, reporter)
 
 
@@ -153,21 +129,22 @@ def _evaluate_named(
     config_file: Path, run_dir: Path, overrides: Sequence[str], reporter: Reporter
 ) -> None:
     """Evaluates PEFT folders as they are, whoever trained them."""
-    config = _checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides))
     if config.init.global_adapter is None and config.init.local_adapter is None:
         raise UserError(
             "--config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
             "neither is set; set one, or leave --config out to evaluate the run in --run-dir"
         )
     run = RunFolder(run_dir)
-    run.check(config)
+    check_folder(config, run)
     if rounds_saved(run.checkpoints):
         raise UserError(f"--run-dir: {run.path} has checkpoints of its own; name a new folder")
     prepared = prepare(config)
     scale = config.lora.alpha / config.lora.rank
     global_, local_C = global_adapter(config, prepared), local_adapters(config, prepared)
-    run.start(config)
-    _evaluate(config, prepared, Adapters(global_, local_C, scale), None, run, reporter)
+    with contextlib.ExitStack() as held:
+        start_alone(config, run, held, reporter)
+        _evaluate(config, prepared, Adapters(global_, local_C, scale), None, run, reporter)
 
 
 def _evaluate(
@@ -180,15 +157,16 @@ def _evaluate(
 ) -> None:
     answers_with = METHODS[config.fed.method].answers_with
     possible = available_modes(adapters)
-    evaluate_config(
-        config,
-        prepared,
-        adapters,
-        answers_with=answers_with if answers_with in possible else possible[-1],
-        round_number=round_number,
-        folder=run.evaluation,
-        reporter=reporter,
-    )
+    with hold(run.path / EVALUATION, "wait for it, then use feddpa eval", reporter.say):
+        evaluate_config(
+            config,
+            prepared,
+            adapters,
+            answers_with=answers_with if answers_with in possible else possible[-1],
+            round_number=round_number,
+            folder=run.evaluation,
+            reporter=reporter,
+        )
     reporter.say(f"every answer and weight: {run.evaluation / 'instances.jsonl'}")
 
 
@@ -206,11 +184,11 @@ def generate(
     """Answers one prompt for one client and prints the weight that was used."""
     if not instruction.strip():
         raise UserError("--prompt: is empty")
-    run, config = _reread(run_dir, overrides)
+    run, config = reread(run_dir, overrides, reporter)
     prepared = prepare(config)
     if client not in prepared.names:
         raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
-    adapters, _ = _restored(config, prepared, run, step, reporter)
+    adapters, _ = restored(config, prepared, run, step, reporter)
     mode = mode or METHODS[config.fed.method].answers_with
     if mode not in available_modes(adapters):
         raise UserError(
@@ -260,11 +238,11 @@ def export(
     reporter: Reporter,
 ) -> None:
     """Writes a run's adapters as PEFT folders; or compares such an export with the run."""
-    run, config = _reread(run_dir, overrides)
+    run, config = reread(run_dir, overrides, reporter)
     if not checks:
         check_target(out)
     prepared = prepare(config)
-    adapters, number = _restored(config, prepared, run, step, reporter)
+    adapters, number = restored(config, prepared, run, step, reporter)
     summary = run.read_summary()
     if summary is not None and summary.get("round") != number:
         summary = None
@@ -281,20 +259,27 @@ def weigh(
 ) -> None:
     """Tries weighting rules on a run's checkpoint."""
     options = read_options(known)
-    run, config = _reread(run_dir, overrides)
+    run, config = reread(run_dir, overrides, reporter)
     prepared = prepare(config)
-    adapters, number = _restored(config, prepared, run, known.step, reporter)
-    folder = run.path / "weigh"
-    run_weigh(
-        config, prepared, adapters, options, round_number=number, folder=folder, reporter=reporter
-    )
+    adapters, number = restored(config, prepared, run, known.step, reporter)
+    folder = run.path / LABORATORY
+    with hold(folder, "wait for it", reporter.say):
+        run_weigh(
+            config,
+            prepared,
+            adapters,
+            options,
+            round_number=number,
+            folder=folder,
+            reporter=reporter,
+        )
 
 
 def data(
     config_file: Path | None, overrides: Sequence[str], make: Path | None, reporter: Reporter
 ) -> None:
     """Writes the sample, or checks the configured data and prints their statistics."""
-    config = _checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides))
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
@@ -321,7 +306,7 @@ def bench(
         repeat=known.repeat,
         torch=not known.no_torch,
     )
-    run_bench(_checked(load_config(config_file, overrides)), options, reporter)
+    run_bench(checked(load_config(config_file, overrides)), options, reporter)
 
 
 def plan(
@@ -337,7 +322,7 @@ def plan(
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, dtype="bfloat16")
         )
-    run_plan(_checked(config), options, reporter)
+    run_plan(checked(config), options, reporter)
 
 
 def fields(reporter: Reporter) -> None:

@@ -1,23 +1,191 @@
-"""What a disk does to a careful writer: room, sums, flushing."""
+"""Durable writing: files and folders appear whole, and stay after a power cut.
 
+Everything is written aside under a name that `is_leftover` knows, flushed, renamed, and the folder
+flushed. What a kill leaves has such a name: it blocks nothing, and the next command removes it.
+"""
+
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from feddpa_jax.types import UserError
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+_ASIDE, _FOLDER_ASIDE, _LOCK = ".writing", ".writing-", ".feddpa.lock"
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file or folder is written before it gets its name."""
+    return path.with_name(f".{path.name}{_ASIDE}")
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of a file or folder, beside it."""
+    return path.with_name(f".{path.name}{_LOCK}")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that a command uses while it works, and a kill leaves.
+
+    >>> names = (".a.yaml.writing", ".writing-3", ".run.feddpa.lock", "a", ".writing")
+    >>> [is_leftover(Path(name)) for name in names]
+    [True, True, True, False, False]
+    """
+    name = path.name
+    return name.startswith(_FOLDER_ASIDE) or (
+        name.startswith(".") and name.endswith((_ASIDE, _LOCK)) and name.count(".") > 1
+    )
+
+
+def clear_leftovers(folder: Path, *, locks: bool = False) -> None:
+    """Removes what killed commands left in a folder.
+
+    Args:
+      folder: the folder; nothing is done where it is none.
+      locks: lock files too, which does no harm only where nobody works.
+    """
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if not is_leftover(path) or (path.name.endswith(_LOCK) and not locks):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
+    """Context in which a failure to write a path becomes a message for the user."""
+
+    def __init__(self, path: Path):
+        """Args: what is written."""
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Turns an OSError into a UserError."""
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"{self.path}: cannot be written ({reason}); make room or choose another folder, "
+                "then start the same command again"
+            ) from None
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Writes a file so that it is there whole or as it was, and stays after a power cut.
+
+    Args:
+      path: the file; its folder is there.
+      content: text is written as UTF-8.
+      mode: its permissions; the usual ones if None.
+
+    Raises:
+      OSError: it cannot be written; nothing is left behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+
+    write_through(path, lambda aside: write_new(aside, data, mode=mode))
+
+
+def write_new(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Writes a file without flushing it: one of a folder that is written aside as a whole.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
+    try:
+        if mode is not None:  # A leftover keeps the permissions that it had.
+            with contextlib.suppress(OSError):  # Not every file system has permissions.
+                os.fchmod(descriptor, mode)
+        _write_all(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def write_through(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets a function write a file aside, then puts it in its place as `write_whole` does.
+
+    Raises:
+      OSError: it cannot be written; nothing is left behind.
+    """
+    aside = aside_of(path)
+    try:
+        write(aside)
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except Exception:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, which a kill may cut short.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        _write_all(descriptor, f"{line}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if new:
+        sync(path.parent)
+
+
+def make_folder(path: Path, *, mode: int = 0o777) -> None:
+    """Makes a folder and those above it; they stay after a power cut.
+
+    Args:
+      path: the folder; it may be there.
+      mode: permissions of the last one, where it is made.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    sync(path.parent)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def check_room(folder: Path, size: int) -> None:
     """Fails early if the disk is full, before anything is written half."""
     path = folder / "room"
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        os.close(descriptor)
     path.unlink()
 
 
@@ -27,9 +195,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON in lines."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+def to_json(content: Mapping[str, Any]) -> str:
+    """JSON in lines."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 def sync(path: Path) -> None:

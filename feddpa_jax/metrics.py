@@ -8,10 +8,12 @@ For scores of C clients on I test instances, each of one task:
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from feddpa_jax.words import words
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -58,21 +60,54 @@ METRICS = {
 }
 
 
+class _Words:
+    """The tokenizer that `RougeScorer` asks for."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
 @functools.cache
 def _scorer() -> "RougeScorer":
     # It imports nltk: only where it is needed.
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1"], use_stemmer=False)
+    return RougeScorer(["rouge1"], tokenizer=_Words())
 
 
 def rouge1(prediction: str, target: str) -> float:
     """ROUGE-1 F1 in percent, without stemming; blind to case and punctuation.
 
+    The words are those of `words`; 0 where the target or the prediction has none.
+
     >>> round(rouge1("the cat sat", "The cat."), 1)
     80.0
     """
     return 100.0 * _scorer().score(target, prediction)["rouge1"].fmeasure
+
+
+def without_words(targets: Sequence[str]) -> int:
+    """How many targets have no word.
+
+    >>> without_words(["yes", "...", "。"])
+    2
+    """
+    return sum(not words(target) for target in targets)
+
+
+def without_words_note(count: int) -> str:
+    """A sentence that says what ROUGE-1 is worth for so many targets; empty for none.
+
+    >>> without_words_note(2)
+    '2 test targets have no word, only punctuation: ROUGE-1 is 0 for them whatever the answer.'
+    """
+    if not count:
+        return ""
+    targets, them = ("target has", "it") if count == 1 else ("targets have", "them")
+    return (
+        f"{count} test {targets} no word, only punctuation: ROUGE-1 is 0 for {them} whatever the "
+        "answer."
+    )
 
 
 def exact_match(prediction: str, target: str) -> float:

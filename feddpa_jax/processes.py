@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, agree, and end.
+"""The processes of a run: how they agree, and end; `join` says how they find each other.
 
 All processes run the same program on the same data and hold the same state; together their devices
 are one mesh. The first one alone reads and writes the run's folder: what it finds there, and why it
@@ -10,11 +10,10 @@ JAX is imported where it is needed: the command line reads its arguments before.
 import hashlib
 import json
 import os
-import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,87 +29,16 @@ NOTE = 1024
 # Seconds that a failing first process gives the others to say what they failed of: they are ended
 # hard when it is gone, because it is where they meet.
 GRACE = 2.0
-
-# Seconds that processes wait for the first one.
-MEET = 300.0
+# What the libraries that connect processes say when one is gone, in small letters: Gloo, NCCL,
+# gRPC, and the statuses of JAX's coordination service.
+_LOSS = (
+    *("gloo", "nccl", "coordination", "heartbeat", "barrier", "preempted"),
+    *("connection closed", "connection reset", "connection refused", "closed by peer"),
+    *("reset by peer", "broken pipe", "socket closed", "socket timeout", "collective"),
+    *("unavailable:", "deadline_exceeded:", "aborted:", "cancelled:", "failed_precondition:"),
+)
 
 _ARRAY = "__array__"
-
-
-def join(coordinator: str | None, count: int | None, number: int | None) -> None:
-    """Makes this process one of several; before anything touches a JAX backend.
-
-    Args:
-      coordinator: HOST:PORT of the first process. If all three are None, JAX finds them out from
-        the TPU pod, SLURM or Open MPI that it runs under.
-      count: how many processes there are.
-      number: which one this is, from 0.
-
-    Raises:
-      UserError: some are missing or wrong, or the others cannot be found.
-    """
-    named = {"--coordinator": coordinator, "--processes": count, "--process": number}
-    missing = [option for option, value in named.items() if value is None]
-    if 0 < len(missing) < 3:
-        raise UserError(f"{', '.join(missing)}: missing; {', '.join(named)} go together")
-    if coordinator is not None:
-        assert count is not None and number is not None
-        host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(f"--coordinator: {coordinator!r} is not HOST:PORT, as in 10.0.0.1:8476")
-        if count < 1:
-            raise UserError(f"--processes: {count} is not a positive number")
-        if not 0 <= number < count:
-            raise UserError(f"--process: {number} is not one of 0 to {count - 1} (--processes)")
-        if number > 0:
-            _await(host, int(port))
-
-    import jax
-
-    # With it SIGTERM would be a notice to ask about, and no longer end the process.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        if coordinator is None:
-            jax.distributed.initialize()
-        else:
-            # Without detection, which under SLURM would leave each process one local device.
-            jax.distributed.initialize(
-                coordinator, count, number, cluster_detection_method="deactivate"
-            )
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        if coordinator is None:
-            raise UserError(
-                f"--distributed: no TPU pod, SLURM or Open MPI job was found ({reason}); name "
-                "--coordinator HOST:PORT --processes N --process I"
-            ) from None
-        raise UserError(
-            f"--coordinator: process {number} of {count} did not meet the others at {coordinator} "
-            f"({reason}); start all of them, with the address of process 0 and a free port"
-        ) from None
-    devices = Counter(device.process_index for device in jax.devices())
-    if len(set(devices.values())) > 1:
-        raise UserError(
-            f"--distributed: the processes have {sorted(devices.values())} devices; give each as "
-            "many"
-        )
-
-
-def _await(host: str, port: int) -> None:
-    """Waits until the first process answers: JAX would abort if it never does."""
-    deadline = time.monotonic() + MEET
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), port), timeout=5.0).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                reason = error.strerror or str(error)
-                raise UserError(
-                    f"--coordinator: nobody answers at {host}:{port} ({reason}); start process 0, "
-                    "and name its address and a free port there"
-                ) from None
-        time.sleep(0.2)
 
 
 def joined() -> bool:
@@ -200,24 +128,45 @@ def check_same(what: Mapping[str, str]) -> None:
                 )
 
 
-def lost_another(error: BaseException) -> bool:
-    """Whether an error comes from another process that is gone."""
-    import jax
+def lost_another(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, comes from another process that is gone.
 
-    words = ("gloo", "nccl", "connection closed", "connection reset", "coordination service")
-    return (
-        isinstance(error, jax.errors.JaxRuntimeError)
-        and several()
-        and any(word in str(error).lower() for word in words)
-    )
+    JAX raises such an error as JaxRuntimeError, RuntimeError or ValueError, wherever a result is
+    waited for. A UserError is ours, whatever led to it: a download may have failed.
+    """
+    if isinstance(error, UserError) or not joined():
+        return False
+    while error is not None:
+        if speaks_of_loss(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def speaks_of_loss(error: BaseException) -> bool:
+    """Whether an error's type and text are those of a connection between processes that broke."""
+    if isinstance(error, UserError) or not isinstance(error, (RuntimeError, ValueError, OSError)):
+        return False
+    text = str(error).lower()
+    return any(word in text for word in _LOSS)
+
+
+def part() -> None:
+    """Ends what `join` began: waits for the others, and never fails, because the work is done."""
+    if joined():
+        import jax
+
+        with suppress(Exception):
+            jax.distributed.shutdown()
 
 
 def leave(code: int) -> int:
     """Ends a failed process at once, without waiting for the others as JAX would; else the code."""
     if not code or not joined():
         return code
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
     if is_first():
         time.sleep(GRACE)
     os._exit(code)

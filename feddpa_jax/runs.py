@@ -1,4 +1,4 @@
-"""The run folder: resolved configuration, environment, metrics, and where checkpoints lie."""
+"""The run folder: resolved configuration, environment, results, and where checkpoints lie."""
 
 import dataclasses
 import importlib.metadata
@@ -6,20 +6,38 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from feddpa_jax import manifest
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, difference, load_config, to_yaml
+from feddpa_jax.disk import clear_leftovers, is_leftover, make_folder, writing
+from feddpa_jax.lock import holder_of
+from feddpa_jax.manifest import Checked
 from feddpa_jax.types import UserError
 
 _PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
+
+# What a process holds (`lock.hold`) within a run's folder, and what another one is told.
+TRAINING, EVALUATION, LABORATORY = "train", "eval", "weigh"
+BUSY = "wait for it, or use another --run-dir"
+
+_LOST = "restore it from a copy, or train again into a new --run-dir"
+# By file: what to do if it is damaged.
+_REMEDIES = {
+    manifest.NAME: "restore it from a copy, or remove it to go on without checksums",
+    "config.yaml": _LOST,
+    "environment.json": "start the training command again, which writes it anew",
+    "tracking.json": "restore it from a copy, or leave track.to empty",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +69,8 @@ class RunFolder:
     def check(self, config: Config) -> None:
         """Refuses a folder that is another run's, or no run's.
 
+        What a killed command left there before it wrote the configuration is no obstacle.
+
         Raises:
           UserError: what is there.
         """
@@ -59,11 +79,20 @@ class RunFolder:
                 self.check_same_training(config)
             else:
                 # A run that came to nothing blocks no other; what is no run's is not overwritten.
-                load_config(self.config_file)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                self.read_config()
+        elif self.path.exists() and not self._is_empty():
+            if manifest.is_ours(self.path):
+                self.read("config.yaml")  # It is listed, and missing.
             raise UserError(
                 f"--run-dir: {self.path} holds something else than a run; name a new folder"
             )
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is there but what a run that was killed at its start leaves."""
+        if not self.path.is_dir():
+            return False
+        there = {p.name for p in self.path.iterdir() if not is_leftover(p)}
+        return not there or (there == {manifest.NAME} and manifest.is_ours(self.path))
 
     def has_results(self) -> bool:
         """Whether there is a checkpoint, or an evaluation, that rests on the configuration."""
@@ -76,10 +105,40 @@ class RunFolder:
           UserError: it cannot be written.
         """
         with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config_file, to_yaml(config))
-            environment = json.dumps(describe_environment(), indent=2)
-            write_whole(self.path / "environment.json", environment + "\n")
+            make_folder(self.path)
+            clear_leftovers(self.path)
+        self.write("config.yaml", to_yaml(config))
+        self.write("environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+
+    def write(self, name: str, content: str) -> None:
+        """Replaces a file of the run itself.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        manifest.write_one(self.path, name, content, _REMEDIES[manifest.NAME])
+
+    def say_if_unchecked(self, say: Callable[[str], None]) -> None:
+        """Says so if the run has no checksums, as of an older version.
+
+        Raises:
+          UserError: its manifest is damaged.
+        """
+        if manifest.read_manifest(self.path, _REMEDIES[manifest.NAME]) is None:
+            say(
+                f"{self.path}: has no checksums ({manifest.NAME}), as of an older version; damage "
+                "to its files may go unseen"
+            )
+
+    def read(self, name: str) -> bytes | None:
+        """A file of the run itself; None if there is none, and need not be.
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
+        checked = Checked(self.path, _REMEDIES[manifest.NAME])
+        checked.remedy = _REMEDIES[name]
+        return checked.read(name)
 
     def check_same_training(self, config: Config) -> None:
         """Refuses a configuration that trains differently.
@@ -88,9 +147,9 @@ class RunFolder:
         may differ; neither does it matter on which devices a run goes on, or who follows it.
 
         Raises:
-          UserError: another section differs.
+          UserError: another section differs, or the run's configuration is damaged.
         """
-        old = load_config(self.config_file)
+        old = self.read_config()
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
         data = dataclasses.replace(config.data, max_test=old.data.max_test)
         same = dataclasses.replace(config, **free, data=data)
@@ -105,77 +164,75 @@ class RunFolder:
         """The run's configuration.
 
         Raises:
-          UserError: there is no run in the folder.
+          UserError: there is no run in the folder, or its configuration is damaged.
         """
-        if not self.config_file.is_file():
+        content = self.read("config.yaml")
+        if content is None:
             raise UserError(
                 f"--run-dir: {self.path} holds no run (no config.yaml); train one first"
             )
+        if not content.strip():
+            raise UserError(f"{self.config_file}: is empty; {_REMEDIES['config.yaml']}")
         return load_config(self.config_file)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What the last evaluation found; None if there was none, or its file is damaged."""
-        try:
-            content = json.loads((self.evaluation / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """What the last evaluation found; None if there was none.
+
+        Raises:
+          UserError: its file is missing or damaged.
+        """
+        checked = results_of(self.path, EVALUATION)
+        content = checked.read("summary.json")
+        if content is None:
             return None
-        return content if isinstance(content, dict) and "modes" in content else None
-
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        """Adds a round's line."""
-        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def drop_metrics_from(self, number: int) -> None:
-        """Removes the lines of rounds that will be done again, and a line that was cut short."""
-        if not self.metrics_file.is_file():
-            return
-        kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["round"] < number:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        with writing(self.metrics_file):
-            write_whole(self.metrics_file, "".join(kept))
-
-
-class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
-    """Context in which a failure to write a path becomes a message for the user."""
-
-    def __init__(self, path: Path):
-        """Args: what is written."""
-        self.path = path
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Turns an OSError into a UserError."""
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
+        try:
+            found = json.loads(content)
+            found["modes"].items()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise UserError(
-                f"{self.path}: cannot be written ({reason}); make room or choose another folder, "
-                "then start the same command again"
+                f"{self.evaluation / 'summary.json'}: is damaged; {checked.remedy}"
             ) from None
+        return found
 
 
-def write_rules(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Keeps the files that rules of the user's own are from beside what they gave.
+def results_of(run: Path, part: str) -> Checked:
+    """The files in a folder of a run, which the command of the same name makes.
 
     Args:
-      folder: of the results; `rules` in it then holds these files and no others.
-      files: their content, by path.
+      run: the run's folder.
+      part: `EVALUATION` or `LABORATORY`.
+
+    Raises:
+      UserError: their manifest is damaged.
     """
+    remedy = f"make it again with feddpa {part} --run-dir {shlex.quote(str(run))}"
+    holder = holder_of(run / part)
+    if holder:
+        remedy = f"{holder}; wait for it, then start this command again"
+    return Checked(run / part, remedy)
+
+
+def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
+    """Writes what a command found, and beside it the user's own files that its rules are from.
+
+    Args:
+      folder: of the results; its folder `rules` then holds the rules' files and no others.
+      files: the results, by name.
+      rules: the rules' files, by path.
+
+    Raises:
+      UserError: something cannot be written.
+    """
+    names = file_names([Path(p).with_suffix("").as_posix().lstrip("./~") for p in rules])
+    own = {f"rules/{name}.py": text for name, text in zip(names, rules.values(), strict=True)}
     with writing(folder):
-        shutil.rmtree(folder / "rules", ignore_errors=True)
-        names = file_names([Path(p).with_suffix("").as_posix().lstrip("./~") for p in files])
-        for name, content in zip(names, files.values(), strict=True):
-            (folder / "rules").mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "rules" / f"{name}.py", content)
+        make_folder(folder)
+        clear_leftovers(folder)
+        if (folder / "rules").exists():
+            shutil.rmtree(folder / "rules")
+        if own:
+            make_folder(folder / "rules")
+        manifest.write_set(folder, {**own, **files})
 
 
 def file_names(titles: Sequence[str]) -> list[str]:
@@ -198,20 +255,6 @@ def file_names(titles: Sequence[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file aside and renames it, so that it is there whole or as it was."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def describe_environment() -> dict[str, Any]:

@@ -8,16 +8,15 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from feddpa_jax.disk import make_folder, writing
 from feddpa_jax.escape import one_line
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_whole, writing
-from feddpa_jax.strict_json import read_object
+from feddpa_jax.runs import RunFolder
 from feddpa_jax.types import UserError
 
 
@@ -158,13 +157,19 @@ def _reason(error: Exception) -> str:
 
 
 def _identity(folder: Path) -> str:
-    file = folder / "tracking.json"
-    with contextlib.suppress(ValueError, KeyError):
-        return str(read_object(file)["id"])
+    run, file = RunFolder(folder), folder / "tracking.json"
+    content = run.read(file.name)
+    if content is not None:
+        try:
+            return str(json.loads(content)["id"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{file}: is damaged; restore it from a copy, or leave track.to empty"
+            ) from None
     ident = uuid.uuid4().hex[:12]
     with writing(file):
-        os.makedirs(folder, exist_ok=True)
-        write_whole(file, json.dumps({"id": ident}) + "\n")
+        make_folder(folder)
+    run.write(file.name, json.dumps({"id": ident}) + "\n")
     return ident
 
 

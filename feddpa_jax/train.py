@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import CLIENTS, at_step, latest, rounds_saved, save
+from feddpa_jax.checkpoint import CLIENTS, at_step, latest, rounds_saved, save, tidy
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
@@ -20,9 +21,11 @@ from feddpa_jax.fed.method import FedState, Method, Metrics, Parts
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.hf.load import resolve_dtype
+from feddpa_jax.history import append_round, keep_rounds
+from feddpa_jax.identity import identity
 from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
-from feddpa_jax.processes import from_first
+from feddpa_jax.processes import check_same, from_first
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.start import check_start, start_from, start_local
@@ -33,19 +36,6 @@ def resolved(config: Config) -> Config:
     """The configuration with what depends on the machine settled, as it is written to the run."""
     model = dataclasses.replace(config.model, dtype=resolve_dtype(config.model.dtype))
     return dataclasses.replace(config, model=model)
-
-
-def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
-    """What a checkpoint must agree with."""
-    return {
-        "method": config.fed.method,
-        "rank": config.lora.rank,
-        "alpha": config.lora.alpha,
-        "targets": list(config.lora.targets),
-        "base": prepared.base.fingerprint,
-        "clients": list(prepared.names),
-        "seed": config.seed,
-    }
 
 
 def restore(
@@ -65,7 +55,7 @@ def restore(
         if step == "last":
             found = latest(run.checkpoints, expected, warn=reporter.say)
         else:
-            found = at_step(run.checkpoints, step, expected)
+            found = at_step(run.checkpoints, step, expected, warn=reporter.say)
         if found is None:
             return None
         return [found.round_number, jax.tree.map(np.asarray, found.state), found.clients]
@@ -165,6 +155,8 @@ def train(
     parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
     method = METHODS[config.fed.method].build(parts)
     data = training_data(config, prepared)
+    known = identity(config, prepared)
+    check_same({"init": json.dumps(known.get("init"))})
     found = restore(config, prepared, run, reporter)
     if found is None:
         state, first = start_from(config, prepared, method.init(run_key(config))), 0
@@ -173,7 +165,7 @@ def train(
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
-    from_first(lambda: run.drop_metrics_from(first))
+    from_first(lambda: _tidy(run, first))
     if first == total_rounds(config):
         return state
     shapes = data.shapes(config.fed.rounds)
@@ -193,29 +185,35 @@ def train(
             state, metrics = play_round(method, state, data, shapes, config, number)
             line = metrics_line(number, metrics, state, time.perf_counter() - start)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
-            from_first(functools.partial(record, config, prepared, run, number, state, line))
+            from_first(functools.partial(record, config, known, run, number, state, line))
             on_round(line)
     return state
 
 
 def record(
     config: Config,
-    prepared: Prepared,
+    known: dict[str, Any],
     run: RunFolder,
     number: int,
     state: FedState,
     line: dict[str, Any],
 ) -> None:
-    """Writes a round's line of metrics and its checkpoint."""
-    run.append_metrics(line)
+    """Writes a round's line of metrics and its checkpoint, which notes the run's `identity`."""
+    append_round(run.path, line)
     save(
         run.checkpoints,
         number,
         {} if state.global_ is None else {"global_": state.global_},
-        {**identity(config, prepared), "loss": line["loss"], "metrics": line},
+        {**known, "loss": line["loss"], "metrics": line},
         keep=config.fed.keep_checkpoints,
         clients=None if state.local is None else state.local.saved,
     )
+
+
+def _tidy(run: RunFolder, count: int) -> None:
+    """Removes what belongs to no finished round."""
+    keep_rounds(run.path, count)
+    tidy(run.checkpoints)
 
 
 def report_memory(

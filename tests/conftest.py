@@ -18,9 +18,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 _KEPT = os.environ.get("FEDDPA_TESTS_COMPILED")
 _COMPILED = _KEPT or tempfile.mkdtemp(prefix="feddpa-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# What is kept for many sessions is worth keeping however soon it is compiled.
+_SECONDS = 0.0 if _KEPT else 0.2
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(_SECONDS)
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
 
 
 def pytest_unconfigure() -> None:

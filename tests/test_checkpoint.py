@@ -126,6 +126,26 @@ def test_the_one_of_the_lowest_loss_is_kept_too(tmp_path: Path) -> None:
         at_step(tmp_path, "best", IDENTITY)
 
 
+def test_of_equal_losses_the_later_round_is_the_best(tmp_path: Path) -> None:
+    for number, loss in enumerate([2.0, 1.0, 3.0, 1.0, float("inf"), 2.0]):
+        save(tmp_path, number, tree(number), {**IDENTITY, "loss": loss}, keep=2)
+        if number == 1:
+            assert best_round(tmp_path, rounds_saved(tmp_path)) == 1
+    assert best_round(tmp_path, rounds_saved(tmp_path)) == 3
+    assert sorted(os.listdir(tmp_path)) == ["00003", "00004", "00005"]
+    assert best_round(tmp_path, [4]) is None
+    assert rounds_saved(tmp_path) == [3, 4, 5]
+
+
+def test_rounds_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Whatever order the file system lists them in, and whatever else lies there."""
+    for number in (100000, 7, 99999, 12):
+        (tmp_path / f"{number:05d}").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "00013").write_text("a file")
+    assert rounds_saved(tmp_path) == [7, 12, 99999, 100000]
+
+
 def cut(path: Path) -> None:
     """Takes the second half away."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -5,6 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from feddpa_jax import metrics
 from feddpa_jax.metrics import (
@@ -17,6 +20,7 @@ from feddpa_jax.metrics import (
     task_matrix,
 )
 
+ASCII = st.text(st.characters(max_codepoint=0x7F))
 # Tasks a (instances 0, 1), b (2), c (3, 4); client 0 trains on a, client 1 on b and c.
 TASKS = Tasks(
     ("a", "b", "c"), np.array([0, 0, 1, 2, 2]), np.array([[1, 0, 0], [0, 1, 1]], dtype=bool)
@@ -30,6 +34,59 @@ def test_rouge_and_exact_match():
     assert rouge1("", "cat") == 0.0
     # No stemmer: other forms of a word are other words.
     assert rouge1("cats running", "cat runs") == 0.0
+
+
+@given(ASCII, ASCII)
+@settings(max_examples=200, deadline=None)
+def test_rouge_on_ascii_is_that_of_rouge_score(prediction: str, target: str):
+    expected = RougeScorer(["rouge1"]).score(target, prediction)["rouge1"].fmeasure
+    assert rouge1(prediction, target) == 100 * expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "expected"),
+    [
+        # "a", "正", "解" are 3 of the prediction's 4 words and all 3 of the target's:
+        # precision 3/4, recall 1, F1 = 2 * 3/4 / (3/4 + 1) = 6/7.
+        ("A. 不正解", "A. 正解", 600 / 7),
+        # 3 of 4 words on both sides: F1 = 3/4.
+        ("今日は雨", "今日は晴", 75.0),
+        # 2 of 3, and 2 of 2: F1 = 2 * 2 / (3 + 2) = 4/5.
+        ("الإجابة ليست صحيحة", "الإجابة صحيحة", 80.0),
+        ("यह सही नहीं", "यह सही", 80.0),
+        # ไ ม่ ใ ช่ against ใ ช่: 2 of 4, and 2 of 2: F1 = 4 / 6.
+        ("ไม่ใช่", "ใช่", 400 / 6),
+        # 1 of 2, and 1 of 2.
+        ("정답 아님", "정답 맞음", 50.0),
+        ("🙂 👍", "🙂 👎", 50.0),
+        # Thumbs of two skin tones are two words.
+        ("👍🏽", "👍🏿", 0.0),
+        ("cafe\u0301", "CAFÉ", 100.0),
+        ("cafe", "café", 0.0),
+        # A word twice counts twice: 1 of 2, and 1 of 1: F1 = 2 / 3.
+        ("はは", "は", 200 / 3),
+        ("、。", "、。", 0.0),
+        ("正解", "、。", 0.0),
+    ],
+)
+def test_rouge_in_other_scripts(prediction: str, target: str, expected: float):
+    assert rouge1(prediction, target) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "正解です。",
+        "答案是北京。",
+        "الإجابة صحيحة",
+        "ถูกต้อง",
+        "यह सही है",
+        "정답입니다",
+        "🎉👩\u200d💻",
+    ],
+)
+def test_a_perfect_answer_has_a_rouge_of_100(text: str):
+    assert rouge1(text, text) == 100.0
 
 
 @pytest.mark.parametrize(

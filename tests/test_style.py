@@ -20,6 +20,10 @@ TIERS = (
         "types",
         "contraction",
         "disk",
+        "manifest",
+        "history",
+        "lock",
+        "sources",
         "escape",
         "progress",
         "strict_json",
@@ -27,13 +31,15 @@ TIERS = (
         "sharding",
         "devices",
         "processes",
-    },
+        "words",
+    }
+    | {"interrupt", "join", "meeting", "problems", "streams", "supervise"},
     {"models", "adapters"},
     {"fed", "weighting", "generate", "memory"},
     {"hf", "data", "evaluate", "config", "checkpoint", "metrics", "prepare", "runs", "testing"},
     {"start", "trackers"},
-    {"train", "export", "bench", "plan", "weigh", "report"},
-    {"commands", "cli"},
+    {"identity", "opening", "train", "export", "bench", "plan", "weigh", "report"},
+    {"arguments", "commands", "cli", "__main__"},
 )
 
 

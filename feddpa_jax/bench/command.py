@@ -15,10 +15,11 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.disk import make_folder, write_whole, writing
 from feddpa_jax.evaluate.command import check_rule, decoding
 from feddpa_jax.prepare import prepare
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
+from feddpa_jax.runs import RunFolder, describe_environment
 from feddpa_jax.types import UserError
 
 # More would not make a measurement better, and might never end.
@@ -92,7 +93,7 @@ def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any
         results = _measure(config, options, RunFolder(Path(scratch)), held, reporter)
     reporter.show(render(results))
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_whole(out / "bench.json", json.dumps(results, indent=1) + "\n")
     reporter.say(f"everything: {out / 'bench.json'}")
     return results

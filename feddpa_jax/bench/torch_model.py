@@ -54,6 +54,8 @@ class TorchModel:
             frozen = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, str(base.model.dtype))
             )
+        # No penalties or suppressed tokens that the base's file asks for: ours are plain answers.
+        frozen.generation_config = transformers.GenerationConfig()
         alpha = config.lora.alpha
         lora = LoraConfig(
             task_type="CAUSAL_LM",

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from feddpa_jax.config.sections import Config, describe_fields
+from feddpa_jax.problems import check_fields
 from feddpa_jax.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
 
@@ -26,7 +27,7 @@ def _nearest(dotted: str) -> str:
 
 
 def _unknown(name: str, source: str) -> UserError:
-    return UserError(f"{source}: unknown key {name!r}; did you mean {_nearest(name)!r}?")
+    return UserError(f"{source}: unknown key {_show(name)}; did you mean {_nearest(name)!r}?")
 
 
 def _check_names(tree: Mapping[str, Any], source: str) -> None:
@@ -129,7 +130,9 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
-    return _build(tree, source)
+    config = _build(tree, source)
+    check_fields(dotted(config))
+    return config
 
 
 def _value(text: str, option: str) -> Any:

@@ -16,8 +16,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 # What the arithmetic on the devices can count: 32 bits.
 MOST = 2**31 - 1
 Count = Annotated[int, Ge(1), Le(MOST)]
-# Large factors would overflow 32-bit floats, and a product with 0 would be NaN.
-Factor = Annotated[float, Le(1e6)]
+# Beyond it 32-bit floats overflow, and infinity times 0 is NaN.
+Finite = Annotated[float, Le(1e30)]
 
 _strict = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -86,7 +86,7 @@ class LoraSection:
 
     __pydantic_config__ = _strict
     rank: Annotated[Count, _is("LoRA rank")] = 8
-    alpha: Annotated[Factor, Gt(0), _is("LoRA alpha; the scale is alpha / rank")] = 16.0
+    alpha: Annotated[Finite, Gt(0), _is("LoRA alpha; the scale is alpha / rank")] = 16.0
     dropout: Annotated[float, Ge(0), Lt(1), _is("dropout on the adapters' input")] = 0.05
     targets: Annotated[
         tuple[Target, ...],
@@ -116,9 +116,7 @@ class FedSection:
     learning_rate: Annotated[
         float, Gt(0), Le(1e3), _is("AdamW, falling linearly to 0 in each phase")
     ] = 3e-4
-    max_grad_norm: Annotated[
-        float, Gt(0), Le(1e30), _is("each client's gradient is clipped to it")
-    ] = 1.0
+    max_grad_norm: Annotated[Finite, Gt(0), _is("each client's gradient is clipped to it")] = 1.0
     local_weight: Annotated[Fraction, _is("local adapter's weight in FedDPA-T's local phase")] = 0.5
     aggregation: Annotated[
         Literal["uniform", "examples"], _is("server's mean: uniform, or by number of examples")
@@ -145,7 +143,7 @@ class WeightingSection:
 
     __pydantic_config__ = _strict
     rule: Annotated[str, _is("a registered rule, or your own as FILE.py:FUNCTION")] = "cosine"
-    scale: Annotated[Factor, Ge(0), _is("what the similarity is multiplied by")] = 0.5
+    scale: Annotated[float, Ge(0), Le(1e6), _is("what the similarity is multiplied by")] = 0.5
     support: Annotated[
         Count, Le(10_000), _is("training prompts that stand for a client's data")
     ] = 5

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from feddpa_jax.disk import make_folder, write_whole
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack")
@@ -293,7 +294,7 @@ def sample_federation(seed: int, *, train: int = 96, test: int = 24) -> Federati
 def write_sample(folder: Path, seed: int, *, train: int = 96, test: int = 24) -> None:
     """Writes the sample in the paper's layout: `8/local_training_{k}.json`, `sample_test.jsonl`."""
     federation = sample_federation(seed, train=train, test=test)
-    (folder / "8").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "8")
 
     def record(example: Example) -> dict[str, str]:
         return {
@@ -306,6 +307,6 @@ def write_sample(folder: Path, seed: int, *, train: int = 96, test: int = 24) ->
     for k, client in enumerate(federation.clients):
         records = [record(example) for example in client.train]
         path = folder / "8" / f"local_training_{k}.json"
-        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(records, indent=1) + "\n")
     lines = [json.dumps(record(example)) + "\n" for example in federation.test]
-    (folder / "sample_test.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_whole(folder / "sample_test.jsonl", "".join(lines))

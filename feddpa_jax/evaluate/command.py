@@ -13,9 +13,9 @@ from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.report import Report, make_report, render, write_report
 from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.metrics import without_words
 from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_rules
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.registry import own_file, sources
 from feddpa_jax.weighting.rules import make_weighting
@@ -165,11 +165,11 @@ def evaluate_config(
             "weighting": dataclasses.asdict(config.weighting),
             "decoding": dataclasses.asdict(config.eval),
             "instances": counts._asdict(),
+            "targets_without_words": without_words([e.output for e in setting.instances]),
         },
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
-    write_rules(folder, files if "instance" in results else {})
-    write_report(folder, report, results, setting)
+    write_report(folder, report, results, setting, files if "instance" in results else {})
     reporter.show(render(report))
     return report

@@ -13,8 +13,16 @@ from rich.table import Table
 
 from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.run import ModeResult, Setting
-from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
-from feddpa_jax.runs import write_whole, writing
+from feddpa_jax.metrics import (
+    METRICS,
+    Interval,
+    Resamples,
+    Summary,
+    Tasks,
+    summarize,
+    without_words_note,
+)
+from feddpa_jax.runs import write_results
 from feddpa_jax.types import Example
 
 # What the paper compares: (mode, other mode, measure).
@@ -71,9 +79,13 @@ def make_report(
 
 
 def write_report(
-    folder: Path, report: Report, results: Mapping[str, ModeResult], setting: Setting
+    folder: Path,
+    report: Report,
+    results: Mapping[str, ModeResult],
+    setting: Setting,
+    rules: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Writes summary.json and instances.jsonl.
+    """Writes summary.json and instances.jsonl, and the files of the user's own rules.
 
     Raises:
       UserError: they cannot be written.
@@ -97,10 +109,11 @@ def write_report(
         },
         "mean_local_weight": report.weights,
     }
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "instances.jsonl", "".join(_instance_lines(results, setting)))
-        write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    files = {
+        "instances.jsonl": "".join(_instance_lines(results, setting)),
+        "summary.json": json.dumps(content, indent=1) + "\n",
+    }
+    write_results(folder, files, rules or {})
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
@@ -187,6 +200,9 @@ def render(report: Report) -> Group:
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
+    note = without_words_note(report.settings.get("targets_without_words", 0))
+    if note and "rouge1" in metrics:
+        lines.append(note)
     if report.weights:
         weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in report.weights.items())
         scales = report.settings["weighting"]["scales"]

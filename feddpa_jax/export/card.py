@@ -8,7 +8,7 @@ from feddpa_jax.data.templates import get_template
 from feddpa_jax.escape import json_text, markdown, markdown_code, python_text
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import SETTINGS_FILE, SUPPORT_FILE, Weighting
-from feddpa_jax.metrics import METRICS
+from feddpa_jax.metrics import METRICS, without_words_note
 from feddpa_jax.types import Example
 
 _METHODS = {
@@ -231,6 +231,9 @@ def _results(trained: Trained) -> str:
         "95 % bootstrap intervals; * is what the method answers with. ROUGE-1 and exact match: "
         "higher is better; NLL of the response in nats: lower is better."
     )
+    wordless = without_words_note(trained.summary.get("targets_without_words", 0))
+    if wordless and "rouge1" in metrics:
+        note += f" {wordless}"
     return "\n".join(["## Results", "", *lines, "", note])
 
 

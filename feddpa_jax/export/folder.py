@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from feddpa_jax.data.statistics import describe
+from feddpa_jax.disk import aside_of, clear_leftovers, is_leftover, sync, sync_tree, writing
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.check import check_export, has_effect
@@ -16,19 +17,21 @@ from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, wri
 from feddpa_jax.hf.peft_format import RECORD, write_adapter
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
+from feddpa_jax.lock import hold
 from feddpa_jax.prepare import encode
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import writing
 from feddpa_jax.types import UserError
 
 
 def check_target(out: Path) -> None:
     """Refuses a folder that holds something; early, before anything is computed.
 
+    What a killed command left there is no obstacle.
+
     Raises:
       UserError: what is there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and all(map(is_leftover, out.iterdir()))):
         raise UserError(f"--out: {out} is not empty; name a new folder")
 
 
@@ -51,22 +54,25 @@ def export(
     check_target(out)
     plan = make_plan(trained, mixed=mixed, merged=merged)
     weightings = make_weightings(trained)
-    aside = out.absolute().with_name(f".{out.absolute().name}.writing")
-    try:
-        with writing(out):
+    aside = aside_of(out.absolute())
+    with hold(out.absolute(), "wait for it, or name another --out", reporter.say):
+        try:
+            with writing(out):
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+                options = {"mixed": mixed, "merged": merged}
+                _write(aside, trained, plan, weightings, options)
+                sync_tree(aside)
+                reporter.say("written; reading everything back")
+                check_export(aside, plan, weightings, trained)
+                check_target(out)
+                clear_leftovers(out, locks=True)
+                aside.rename(out)  # Over an empty folder, too.
+                sync(aside.parent)
+        except SafetensorError as error:
+            raise UserError(f"{out}: cannot be written ({error}); make room") from None
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            options = {"mixed": mixed, "merged": merged}
-            _write(aside, trained, plan, weightings, options)
-            reporter.say("written; reading everything back")
-            check_export(aside, plan, weightings, trained)
-            if out.exists():
-                out.rmdir()
-            aside.rename(out)
-    except SafetensorError as error:
-        raise UserError(f"{out}: cannot be written ({error}); make room") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     for place, adapter in plan.adapters.items():
         if not has_effect(adapter):
             reporter.say(f"{place}: B is zero, as for an untrained adapter; it changes nothing")

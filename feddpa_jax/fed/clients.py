@@ -9,8 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,13 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.disk import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    clear_leftovers,
+    make_folder,
+    write_whole,
+)
 from feddpa_jax.processes import from_first
 from feddpa_jax.types import UserError
 
@@ -58,7 +64,6 @@ class ClientFiles:
         from safetensors.numpy import save
 
         final = self.path(name, round_number)
-        aside = final.with_name(f".{final.name}.writing")
         content = save(
             {
                 f"{t}.{part}": np.ascontiguousarray(x)
@@ -67,21 +72,39 @@ class ClientFiles:
             }
         )
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(final)
+            make_folder(self.folder, mode=PRIVATE_FOLDER)
+            make_folder(final.parent, mode=PRIVATE_FOLDER)
+            write_whole(final, content, mode=PRIVATE_FILE)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                aside.unlink()
             raise UserError(
                 f"{final}: cannot be written ({error.strerror or error}); make room and start the "
                 "same command again"
             ) from None
         self._remember((name, round_number), adapter)
         return Saved(round_number, len(content), hashlib.sha256(content).hexdigest())
+
+    def tidy(self, used: Container[tuple[str, int]]) -> None:
+        """Removes files that no checkpoint is whole with, and what a killed run left.
+
+        Those that stay become private, which older versions did not see to.
+
+        Args:
+          used: name and round of the files that stay.
+
+        Raises:
+          OSError: something cannot be removed.
+        """
+        if not self.folder.is_dir():
+            return
+        _make_private(self.folder, PRIVATE_FOLDER)
+        for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
+            clear_leftovers(folder)
+            _make_private(folder, PRIVATE_FOLDER)
+            for path in folder.glob("*.safetensors"):
+                if path.stem.isdecimal() and (folder.name, int(path.stem)) not in used:
+                    path.unlink()
+                else:
+                    _make_private(path, PRIVATE_FILE)
 
     def read(self, name: str, saved: Saved) -> HostAdapter:
         """A client's adapter.
@@ -110,6 +133,13 @@ class ClientFiles:
         self._recent[key] = adapter
         while len(self._recent) > max(1, self.cached):
             self._recent.popitem(last=False)
+
+
+def _make_private(path: Path, mode: int) -> None:
+    """Takes permissions away; not every file system has them, and not every file is the user's."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mode & 0o777 & ~mode:
+            path.chmod(mode)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,6 +186,13 @@ def read_settings(settings: Mapping[str, Any], source: str) -> LoraSettings:
     rank, alpha = settings["r"], float(settings["lora_alpha"])
     for name, value in (("rank_pattern", rank), ("alpha_pattern", alpha)):
         for module, own in settings.get(name, {}).items():
+            try:
+                re.compile(module)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise UserError(
+                    f"{source}: {name} has {_named(module)}, which is no regular expression "
+                    f"({error}); delete it"
+                ) from None
             if not _number(own) or own != value:
                 raise UserError(
                     f"{source}: {name} gives {_named(module)} {_shown(own)} where the others have "

@@ -12,7 +12,7 @@ import numpy as np
 from feddpa_jax.hf.load import LoadedModel
 from feddpa_jax.hf.names import TABLES, file_name
 from feddpa_jax.hf.saved_config import saved_config
-from feddpa_jax.hf.tensors import write_tensors
+from feddpa_jax.hf.tensors import read_json, write_tensors
 
 # Taken over from the base's folder as they are, where it has them.
 _COPIED = (
@@ -66,6 +66,17 @@ def save_model(
         for name in _COPIED:
             if (base.folder / name).is_file():
                 shutil.copyfile(base.folder / name, folder / name)
+        _without_own_code(folder / "tokenizer_config.json")
+
+
+def _without_own_code(file: Path) -> None:
+    """A tokenizer's settings without what names files that stay behind, or places of others."""
+    settings = read_json(file)
+    gone = {"auto_map", "name_or_path"} & settings.keys()
+    if gone:
+        if "auto_map" in gone:
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        _write_json(file, {name: value for name, value in settings.items() if name not in gone})
 
 
 def _special_ids(base: LoadedModel) -> dict[str, Any]:

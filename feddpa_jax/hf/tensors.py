@@ -1,7 +1,6 @@
 """Safetensors and JSON in model and adapter folders, read block by block and written in shards."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from feddpa_jax.hf.names import row_blocks
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 _STORED = ("F32", "BF16", "F16")
@@ -29,15 +29,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it cannot be read.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder and not a file; get the file again")
     if not path.is_file():
         raise UserError(f"{path.parent}: no {path.name}; name another folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
+    return read_object(path)
 
 
 def files_of_tensors(folder: Path) -> dict[str, Path]:

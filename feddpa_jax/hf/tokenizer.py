@@ -164,12 +164,22 @@ class Tokenizer:
                 f"{folder}: no eos_token in tokenizer_config.json or config.json that "
                 "tokenizer.json knows; name the token that ends an answer"
             )
+        _check_named(backend, settings, folder)
+        _mark_special(backend, [settings.get(f"{kind}_token") for kind in ids])
         backend.no_padding()
         backend.no_truncation()
         pad_id = eos_id if pad_id is None else pad_id
         there = (folder / "generation_config.json").is_file()
         stops = _stop_ids((generation if there else config).get("eos_token_id"), folder)
-        return cls(backend, eos_id=eos_id, pad_id=pad_id, bos_id=ids["bos"], stop_ids=stops)
+        special: dict[str, Any] = {"eos_id": eos_id, "pad_id": pad_id, "bos_id": ids["bos"]}
+        try:
+            return cls(backend, **special, stop_ids=stops)
+        except UserError:
+            raise
+        except Exception as error:  # The library raises plain Exception: for one, no unknown token.
+            raise UserError(
+                f"{path}: encodes no text ({one_line(error)}); get the file again"
+            ) from None
 
 
 def bpe_backend(
@@ -214,8 +224,49 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """A file's object; of a file that is not there, an empty one."""
     content = read_json(path) if path.exists() else {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; get the file again")
+    return content
+
+
+def _content(token: Any) -> Any:
+    """The text of a token, which stands alone or with its properties."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _check_named(backend: tokenizers.Tokenizer, settings: dict[str, Any], folder: Path) -> None:
+    """Refuses tokens that `transformers` would add to those of tokenizer.json.
+
+    Raises:
+      UserError: tokenizer_config.json names one, or asks for special tokens to be split.
+    """
+    if settings.get("split_special_tokens"):
+        raise UserError(f"{folder}: split_special_tokens is not supported; remove it")
+    named: list[Any] = []
+    for field in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+        values = settings.get(field) or []
+        if isinstance(values, dict):
+            values = list(values.values())
+        named += values if isinstance(values, list) else [values]
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text in map(_content, named):
+        if not isinstance(text, str) or text not in added:
+            raise UserError(
+                f"{folder}: tokenizer_config.json names the token {reprlib.repr(text)}, which is "
+                "no added token of tokenizer.json; load and save the tokenizer with "
+                "transformers"
+            )
+
+
+def _mark_special(backend: tokenizers.Tokenizer, tokens: Sequence[Any]) -> None:
+    """Lets tokens of the vocabulary stand for themselves in a text, as `transformers` does."""
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text in map(_content, tokens):
+        known = isinstance(text, str) and text and backend.token_to_id(text) is not None
+        if known and text not in added:
+            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 
 
 def _stop_ids(found: Any, folder: Path) -> list[int]:
@@ -236,8 +287,7 @@ def _stop_ids(found: Any, folder: Path) -> list[int]:
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int | None:
-    if isinstance(token, dict):
-        token = token.get("content")
+    token = _content(token)
     if isinstance(token, str) and backend.token_to_id(token) is not None:
         return backend.token_to_id(token)
     if isinstance(fallback, list):

@@ -9,6 +9,7 @@ import jax
 
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices import chip_of, memory_of
+from feddpa_jax.disk import make_folder, write_whole, writing
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.report import render
@@ -16,7 +17,7 @@ from feddpa_jax.plan.round import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
 from feddpa_jax.prepare import adapter_factory, prepare, training_data
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import RunFolder, describe_environment, write_whole, writing
+from feddpa_jax.runs import RunFolder, describe_environment
 from feddpa_jax.train import make_parts
 from feddpa_jax.types import UserError
 
@@ -117,7 +118,7 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     reporter.show(render(result))
     if options.out is not None:
         with writing(options.out):
-            options.out.mkdir(parents=True, exist_ok=True)
+            make_folder(options.out)
             write_whole(options.out / "plan.json", json.dumps(result, indent=1) + "\n")
         reporter.say(f"everything: {options.out / 'plan.json'}")
     return result

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from feddpa_jax.disk import clear_leftovers, make_folder, write_whole, writing
+from feddpa_jax.lock import hold
 from feddpa_jax.progress import Reporter
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import Parts, make_page
 from feddpa_jax.report.style import FIGURE_STYLE
 from feddpa_jax.report.svg import standalone
-from feddpa_jax.runs import file_names, write_whole, writing
+from feddpa_jax.runs import file_names
 from feddpa_jax.types import UserError
 
 
@@ -25,12 +27,13 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
     """
     if out.suffix != ".html" or out.is_dir():
         raise UserError(f"--out: {out} is no page's name; name a file as report.html")
-    page, parts = _made(folders)
+    page, parts = _made(folders, reporter)
     tables, plots = (out.with_name(f"{out.stem}_{kind}") for kind in ("tables", "figures"))
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with hold(out, "wait for it, or name another --out", reporter.say), writing(out):
+        make_folder(out.parent)
         for folder in (tables, plots):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
+            clear_leftovers(folder)
         names = file_names([table.name for table in parts.tables])
         for table, name in zip(parts.tables, names, strict=True):
             write_whole(tables / f"{name}.csv", table.to_csv())
@@ -44,10 +47,10 @@ def report(folders: Sequence[Path], out: Path, reporter: Reporter) -> None:
     reporter.say(f"report: {out}")
 
 
-def _made(folders: Sequence[Path]) -> tuple[str, Parts]:
+def _made(folders: Sequence[Path], reporter: Reporter) -> tuple[str, Parts]:
     """The page, and its parts."""
     try:
-        return make_page(read_runs(folders))
+        return make_page(read_runs(folders, reporter.say))
     except UserError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

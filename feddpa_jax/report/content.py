@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.history import parse_lines, read_history
+from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder, results_of
 from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
@@ -81,41 +83,51 @@ class Run:
         return None if found is None or found[measure]["value"] is None else found[measure]
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(
+    folders: Sequence[Path], warn: Callable[[str], None] = lambda line: None
+) -> list[Run]:
     """Reads run folders.
 
+    Args:
+      folders: of runs.
+      warn: told of a run without checksums.
+
     Raises:
-      UserError: one is no run, or a file in it is damaged.
+      UserError: one is no run, or a file in it is missing or damaged.
     """
-    found = [_read(folder) for folder in folders]
+    found = [_read(folder, warn) for folder in folders]
     labels = _labels(found)
     return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
 
 
-def _read(folder: Path) -> Run:
-    if not (folder / "config.yaml").is_file():
+def _read(folder: Path, warn: Callable[[str], None]) -> Run:
+    own = RunFolder(folder)
+    text = _text(folder / "config.yaml", own.read("config.yaml"))
+    if text is None:
         raise UserError(f"{folder}: holds no run (no config.yaml); name the folder of a run")
-    text = _text(folder / "config.yaml")
+    own.say_if_unchecked(warn)
     config = parse_yaml(text, str(folder / "config.yaml"))
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.yaml'}: holds no fields; get the file again")
     flat = _flat(config)
     if "fed.method" not in flat:
         raise UserError(f"{folder / 'config.yaml'}: has no fed.method; get the file again")
-    summary = _json(folder / "eval" / "summary.json")
-    instances = folder / "eval" / "instances.jsonl"
-    answers = _lines(instances) if summary is not None and instances.is_file() else []
-    rounds = [] if not (folder / "metrics.jsonl").is_file() else _lines(folder / "metrics.jsonl")
+    found, tried = results_of(folder, EVALUATION), results_of(folder, LABORATORY)
+    summary = _json(found.folder / "summary.json", found.read("summary.json"))
+    instances = found.folder / "instances.jsonl"
+    lines = None if summary is None else found.read(instances.name)
+    answers = [] if lines is None else parse_lines(instances, lines, found.remedy, cut=False)
+    environment = _json(folder / "environment.json", own.read("environment.json"))
     run = Run(
         label=folder.name,
         path=folder,
         config=flat,
-        environment=_flat(_json(folder / "environment.json") or {}),
-        rounds=rounds,
+        environment=_flat(environment or {}),
+        rounds=read_history(folder),
         summary=summary,
         weights=_weights(answers, summary),
         answers={},
-        laboratory=_json(folder / "weigh" / "summary.json"),
+        laboratory=_json(tried.folder / "summary.json", tried.read("summary.json")),
     )
     mode = run.answers_with()
     of_mode = {
@@ -126,38 +138,23 @@ def _read(folder: Path) -> Run:
     return dataclasses.replace(run, answers=of_mode)
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, content: bytes | None) -> str | None:
     try:
-        return file.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
+        return None if content is None else content.decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{file}: cannot be read as text: {error}; get the file again") from None
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
+def _json(file: Path, content: bytes | None) -> dict[str, Any] | None:
+    text = _text(file, content)
+    if text is None:
         return None
     try:
-        content = json.loads(_text(file))
-    except ValueError as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON: {error}; make it again") from None
-    if not isinstance(content, dict):
+    if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object; make it again")
-    return content
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    lines = _text(file).splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            content = None
-        if isinstance(content, dict):
-            found.append(content)
-        elif number < len(lines):
-            raise UserError(f"{file}:{number}: not valid JSON; make the file again")
-        # A last line cut short is a run that was stopped while it wrote.
     return found
 
 

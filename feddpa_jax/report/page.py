@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from feddpa_jax.escape import html
-from feddpa_jax.metrics import METRICS
+from feddpa_jax.metrics import METRICS, without_words_note
 from feddpa_jax.report import figures
 from feddpa_jax.report.content import Run
 from feddpa_jax.report.style import FIGURE_STYLE, PAGE_STYLE
@@ -153,6 +153,8 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
             )
         )
         shown.append(parts.table(figures.score_table(having, metric)))
+        if metric == "rouge1":
+            shown += [_wordless(run) for run in having]
     if evaluated:
         shown.append(_instance_counts(evaluated))
     against, apart = figures.paired_table(evaluated, figures.metrics_of(evaluated))
@@ -174,6 +176,12 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
     if missing:
         shown.append(_missing("evaluation", _command("eval", missing[0]), missing))
     return "".join(shown)
+
+
+def _wordless(run: Run) -> str:
+    summary = run.summary or {}
+    note = without_words_note(summary.get("targets_without_words", 0))
+    return _p(f"{escape(run.label)}: {note}", "mute") if note else ""
 
 
 def _instance_counts(runs: Sequence[Run]) -> str:

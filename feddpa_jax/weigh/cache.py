@@ -8,10 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
-from feddpa_jax.disk import sha256
+from feddpa_jax.disk import (
+    aside_of,
+    clear_leftovers,
+    make_folder,
+    sha256,
+    to_json,
+    write_through,
+    write_whole,
+    writing,
+)
 from feddpa_jax.hf.tensors import opened
-from feddpa_jax.runs import write_whole, writing
 from feddpa_jax.types import UserError
 
 Part = dict[str, np.ndarray]
@@ -40,11 +49,21 @@ class Cache:
         """
         file = self.folder / "identity.json"
         with writing(self.folder):
-            if fresh and self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            old = aside_of(self.folder)
+            for path in (old, self.folder) if fresh else (old,):
+                if path.exists():  # Never half of it under its name.
+                    if path != old:
+                        path.rename(old)
+                    shutil.rmtree(old)
+            make_folder(self.folder)
+            clear_leftovers(self.folder)
             if not file.exists():
-                write_whole(file, json.dumps(dict(self.identity), indent=1) + "\n")
+                if any(self.folder.iterdir()):
+                    raise UserError(
+                        f"{file}: is missing, so nothing tells what the evidence there is from; "
+                        "compute it again with --fresh"
+                    )
+                write_whole(file, to_json(self.identity))
         found = self._read("identity.json")
         others = [name for name in self.identity if found.get(name) != self.identity[name]]
         if others:
@@ -63,8 +82,6 @@ class Cache:
         Raises:
           UserError: its file is damaged, or cannot be written.
         """
-        from safetensors.numpy import save_file
-
         path = self.folder / f"{name}.safetensors"
         digests = self._digests()
         if name in digests:
@@ -73,11 +90,19 @@ class Cache:
             with opened(path) as tensors:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
         computed = compute()
-        with writing(path):
-            save_file({key: np.ascontiguousarray(value) for key, value in computed.items()}, path)
-            digests = {**digests, name: sha256(path)}
-            write_whole(self.folder / "parts.json", json.dumps(digests, indent=1) + "\n")
+        try:
+            with writing(path):
+                self._write(path, computed, digests)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error}); make room") from None
         return computed
+
+    def _write(self, path: Path, computed: Part, digests: Mapping[str, str]) -> None:
+        from safetensors.numpy import save_file
+
+        arrays = {key: np.ascontiguousarray(value) for key, value in computed.items()}
+        write_through(path, lambda aside: save_file(arrays, aside))
+        write_whole(self.folder / "parts.json", to_json({**digests, path.stem: sha256(path)}))
 
     def _digests(self) -> dict[str, str]:
         return self._read("parts.json") if (self.folder / "parts.json").exists() else {}

@@ -23,7 +23,7 @@ from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.metrics import METRICS, Resamples, Summary, summarize
 from feddpa_jax.prepare import Prepared, encode
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import write_rules, write_whole, writing
+from feddpa_jax.runs import write_results
 from feddpa_jax.types import Example, TokenizedExample, UserError
 from feddpa_jax.weigh import candidates
 from feddpa_jax.weigh.cache import Cache
@@ -122,8 +122,8 @@ def weigh(
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, setting.training)))
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers)
-    best, notes = _try(
-        rules, options.by, grid, collected, splits["validation"], folder, config.seed, reporter
+    best, notes, table = _try(
+        rules, options.by, grid, collected, splits["validation"], config.seed, reporter
     )
     chosen = [
         Candidate(label, settings, candidates.weigh(collected, settings))
@@ -173,9 +173,8 @@ def weigh(
             "interpolation_error": errors,
         },
     )
-    write_rules(folder, files)
-    with writing(folder):
-        write_whole(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    told = {"settings.csv": table, "summary.json": json.dumps(content, indent=1) + "\n"}
+    write_results(folder, told, files)
     reporter.show(render(findings, notes))
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
 
@@ -243,11 +242,10 @@ def _try(
     grid: Grid,
     collected: Collected,
     validation: Split,
-    folder: Path,
     seed: int,
     reporter: Reporter,
-) -> tuple[list[tuple[str, WeightingSettings]], list[str]]:
-    """The best setting of every rule, the best rule first; and how long it took."""
+) -> tuple[list[tuple[str, WeightingSettings]], list[str], str]:
+    """The best setting of every rule, the best rule first; how long it took; all as CSV."""
     curves = make_curves(collected, validation.tasks, validation.rows)
     everything, scores = [], []
     start = time.perf_counter()
@@ -262,14 +260,14 @@ def _try(
     seconds = time.perf_counter() - start
     score_NXZ = np.concatenate(scores)
     best = candidates.best_of_each(everything, score_NXZ, by)
-    with writing(folder):
-        write_whole(folder / "settings.csv", to_csv(everything, score_NXZ))
     named = " and ".join(METRICS[name].short for name in by)
-    return [(f"best {settings.rule}", settings) for settings in best], [
+    note = (
         f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "
         f"s; chosen by the mean of P and TTP there in {named}"
         f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
-    ]
+    )
+    labelled = [(f"best {settings.rule}", settings) for settings in best]
+    return labelled, [note], to_csv(everything, score_NXZ)
 
 
 def _exact(

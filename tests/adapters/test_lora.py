@@ -1,15 +1,26 @@
 """The algebra of adapters: what a bank adds, and when it adds nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dropout import dropout
-from feddpa_jax.adapters.dual import dual_branches
-from feddpa_jax.adapters.lora import TARGETS, bank_delta, init_adapter
+from feddpa_jax.adapters.dual import dual_branches, merge, mixed_adapter, single_branch
+from feddpa_jax.adapters.lora import (
+    TARGETS,
+    Branch,
+    bank_delta,
+    bank_of,
+    delta,
+    init_adapter,
+    kernel_path,
+    take,
+)
 from feddpa_jax.models.config import ModelConfig
-from feddpa_jax.models.decoder import causal_mask, random_model
+from feddpa_jax.models.decoder import causal_mask, from_parameters, random_model
 
 CONFIG = ModelConfig(29, 12, 2, 4, 2, 4, 20)
 
@@ -99,6 +110,164 @@ def test_same_adapter_on_both_sides_needs_no_weight(model):
         logits(model, mixed(one, None, [0.0, 0.0, 0.0])),
         atol=1e-5,
     )
+
+
+def with_added(model, weighted, scale: float):
+    """The model with adapters added to its kernels in numpy, and no branch left."""
+    named = {
+        ".".join(str(part.key) for part in path): np.array(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+    }
+    for own, weight in weighted:
+        for target, pair in own.items():
+            for layer in range(2):
+                product = np.asarray(pair["a"][layer]) @ np.asarray(pair["b"][layer])
+                named[kernel_path(target, layer)] += scale * weight * product
+    return from_parameters(CONFIG, named)
+
+
+def test_a_mix_is_what_its_formula_says(model):
+    """s = 2, l = 0.3, and g = 0.7 unless it is given; each row has its own client's adapter."""
+    global_, local_C = adapter(1), bank(2, 3)
+    owns = [jax.tree.map(lambda leaf, at=c: leaf[at], local_C) for c in (0, 1)]
+    found = {
+        None: logits(model, mixed(global_, local_C, [0.3, 0.3, 0.3])),
+        0.2: logits(
+            model, mixed(global_, local_C, [0.3, 0.3, 0.3], global_weight=jnp.full(3, 0.2))
+        ),
+    }
+    for given, together in found.items():
+        g = 0.7 if given is None else given
+        for row, client in enumerate(CLIENT_B.tolist()):
+            added = with_added(model, [(global_, g), (owns[client], 0.3)], 2.0)
+            np.testing.assert_allclose(together[row], logits(added, ())[row], atol=2e-4, rtol=1e-4)
+    alone = single_branch(local_C, CLIENT_B, scale=2.0)
+    for row, client in enumerate(CLIENT_B.tolist()):
+        expected = logits(with_added(model, [(owns[client], 1.0)], 2.0), ())
+        np.testing.assert_allclose(logits(model, alone)[row], expected[row], atol=2e-4, rtol=1e-4)
+
+
+def test_every_layer_may_have_its_own_weight(model):
+    """Layer 0 takes the global adapter alone, layer 1 the local one alone."""
+    global_, local = adapter(1), adapter(2)
+    two = bank_of(local)
+    weights = (jnp.zeros(3), jnp.ones(3))
+    branches = dual_branches(global_, two, jnp.zeros(3, jnp.int32), weights, scale=2.0)
+    chosen = {
+        target: {part: jnp.stack([pair[part][0], local[target][part][1]]) for part in ("a", "b")}
+        for target, pair in global_.items()
+    }
+    expected = logits(with_added(model, [(chosen, 1.0)], 2.0), ())
+    np.testing.assert_allclose(logits(model, branches), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_one_adapter_of_twice_the_rank_is_the_mix():
+    """At l = 0.3: A_g B_g at 0.7 and A_l B_l at 0.3; A is as it was."""
+    global_, local = adapter(1), adapter(2)
+    both = mixed_adapter(global_, local, 0.3)
+    for target in TARGETS:
+        one, other, pair = global_[target], local[target], both[target]
+        assert pair["a"].shape[2] == pair["b"].shape[1] == 6
+        np.testing.assert_array_equal(pair["a"][:, :, :3], one["a"])
+        product = np.asarray(pair["a"][1]) @ np.asarray(pair["b"][1])
+        expected = 0.7 * np.asarray(one["a"][1]) @ np.asarray(one["b"][1])
+        expected += 0.3 * np.asarray(other["a"][1]) @ np.asarray(other["b"][1])
+        np.testing.assert_allclose(product, expected, atol=1e-5)
+
+
+def test_merge_by_hand():
+    # W = [[1, 2]]; A B = [[2]] [[3, 4]] = [[6, 8]]; and [[1]] [[1, 0]]. Scale 0.5, weights 0.25, 2:
+    # 1 + 0.5 * (0.25 * 6 + 2) = 2.75 and 2 + 0.5 * (0.25 * 8 + 0) = 3.
+    pairs = [
+        (jnp.array([[2.0]]), jnp.array([[3.0, 4.0]]), 0.25),
+        (jnp.array([[1.0]]), jnp.array([[1.0, 0.0]]), 2.0),
+    ]
+    for dtype in (jnp.float32, jnp.bfloat16):
+        merged = merge(jnp.array([[1.0, 2.0]], dtype), pairs, scale=0.5)
+        assert merged.dtype == dtype
+        assert merged.tolist() == [[2.75, 3.0]]
+
+
+def test_what_is_detached_has_no_gradient(model):
+    """The global branch if it is told so; the local one never."""
+    global_, local_C = adapter(1), bank(2, 3)
+
+    def gradients(detach: bool):
+        def loss(global_, local_C):
+            branches = mixed(global_, local_C, [0.3, 0.3, 0.3], detach_global=detach)
+            return jnp.square(logits(model, branches)).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(global_, local_C)
+
+    for detach in (False, True):
+        of_global, of_local = gradients(detach)
+        assert all(bool(jnp.any(leaf)) != detach for leaf in jax.tree.leaves(of_global))
+        assert all(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(of_local))
+
+
+def test_every_layer_target_and_branch_has_its_own_dropout():
+    """A and B are such that the output is the sum of what dropout leaves of the input."""
+    pair = {"a": jnp.ones((1, 64, 1)), "b": jnp.ones((1, 1, 1))}
+    x_BTD = jnp.arange(1.0, 65.0).reshape(1, 1, 64)
+    key_B2 = jnp.array([[1, 2]], jnp.uint32)
+
+    def value(target: str, layer: int, index: int, rate: float = 0.5, key: Any = key_B2) -> float:
+        branch = Branch(
+            {target: pair}, jnp.zeros(1, int), jnp.ones(1), key, 1.0, rate, False, index
+        )
+        found = delta([branch], target, x_BTD, layer=layer, dtype=jnp.float32)
+        return float(jnp.asarray(found)[0, 0, 0])
+
+    seen = [value(t, l, i) for t in TARGETS for l in range(3) for i in range(2)]
+    assert len(set(seen)) > 0.9 * len(seen)
+    assert value("q_proj", 0, 0) == value("q_proj", 0, 0) != value("q_proj", 0, 0, rate=0.25)
+    # 1 + ... + 64 = 2080 where nothing is dropped.
+    assert value("q_proj", 0, 0, rate=0.0) == value("q_proj", 0, 0, key=None) == 2080.0
+    for words in ([[1, 3]], [[2, 2]], [[2, 1]]):
+        assert value("q_proj", 0, 0, key=jnp.array(words, jnp.uint32)) != value("q_proj", 0, 0)
+
+
+def test_branches_add_up_and_other_targets_are_left_alone():
+    pair = {"a": jnp.ones((1, 2, 1)), "b": jnp.ones((1, 1, 3))}
+    branches = [
+        Branch({"q_proj": pair}, jnp.zeros(1, int), jnp.array([weight]), scale=10.0)
+        for weight in (0.25, 2.0)
+    ]
+    x_BTD = jnp.array([[[1.0, 2.0]]])
+    # (1 + 2) * 10 * (0.25 + 2) = 67.5.
+    found = delta(branches, "q_proj", x_BTD, layer=0, dtype=jnp.float32)
+    np.testing.assert_allclose(found, np.full((1, 1, 3), 67.5))
+    assert delta(branches, "k_proj", x_BTD, layer=0, dtype=jnp.float32) == 0.0
+
+
+def test_every_target_and_layer_of_a_fresh_adapter_is_its_own():
+    """Of maps of one shape too; another key gives another adapter, the same key the same."""
+    same, other = adapter(0, zero_b=True), adapter(1, zero_b=True)
+    again = adapter(0, zero_b=True)
+    parts = [x for fresh in (same, other) for pair in fresh.values() for x in pair["a"]]
+    flat = {np.asarray(x).ravel()[:12].tobytes() for x in parts}
+    assert len(flat) == 2 * len(TARGETS) * 2
+    jax.tree.map(np.testing.assert_array_equal, same, again)
+    for target, pair in same.items():
+        size_in, size_out = CONFIG.target_sizes()[target]
+        assert pair["a"].shape == (2, size_in, 3) and pair["b"].shape == (2, 3, size_out)
+        assert not pair["b"].any()
+        bound = size_in**-0.5
+        assert -bound <= pair["a"].min() < -0.7 * bound and 0.7 * bound < pair["a"].max() <= bound
+
+
+def test_take_keeps_the_order_it_is_asked_for():
+    own = bank(2, 3, 4)
+    taken = take(own, np.array([2, 0]))
+    for at, client in enumerate((2, 0)):
+        np.testing.assert_array_equal(taken["q_proj"]["a"][at], own["q_proj"]["a"][client])
+
+
+def test_kernel_paths():
+    assert [kernel_path(target, 2).split(".")[2] for target in TARGETS] == [
+        *["attention"] * 4,
+        *["mlp"] * 3,
+    ]
 
 
 def test_fresh_adapter_is_uniform_within_its_bound():

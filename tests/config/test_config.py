@@ -219,7 +219,7 @@ def test_bad_files(tmp_path, text, words):
         ("data.validation", 2**31 - 1),
         ("data.max_test", 2**31 - 1),
         ("lora.rank", 2**31 - 1),
-        ("lora.alpha", 1e6),
+        ("lora.alpha", 1e30),
         ("fed.rounds", 99_999),
         ("fed.local_epochs", 10_000),
         ("fed.batch_size", 2**31 - 1),

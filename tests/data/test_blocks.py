@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from feddpa_jax.data.blocks import Planned, choose_shapes, fill, schedule
+from feddpa_jax.data.blocks import Planned, choose_lengths, choose_shapes, fill, schedule
 from feddpa_jax.data.costs import CPU_COSTS
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape
@@ -29,6 +29,41 @@ def test_fill_by_hand():
     np.testing.assert_array_equal(block.client_B, [5, 0])
     np.testing.assert_array_equal(block.segment_BT[1], 0)
     assert [(p.ident, p.start, p.first_position) for p in placed] == [(9, 0, 0), (7, 4, 1)]
+
+
+def test_rows_of_two_clients_by_hand():
+    """Row 0 is client 2's row number 3, row 1 client 1's row number 0; the third is padding."""
+    rows = [
+        PackedRow(2, 3, 4, [Segment(example(3, 2, 10), 0.5, 8)]),
+        PackedRow(
+            1, 0, 4, [Segment(example(2, 1, 20), 0.25, 6), Segment(example(2, 1, 30), 2.0, 7)]
+        ),
+    ]
+    block, placed = fill(rows, BlockShape(3, 4, 5))
+    np.testing.assert_array_equal(
+        block.tokens_BT, [[10, 11, 12, 0], [20, 21, 30, 31], [0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(block.segment_BT, [[1, 1, 1, 0], [1, 1, 2, 2], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(block.position_BT, [[0, 1, 2, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
+    assert (block.client_B.tolist(), block.row_B.tolist()) == ([2, 1, 0], [3, 0, 0])
+    np.testing.assert_array_equal(block.row_P, [0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(block.place_P, [1, 0, 2, 0, 0])
+    np.testing.assert_array_equal(block.target_P, [12, 21, 31, 0, 0])
+    np.testing.assert_allclose(block.weight_P, [0.5, 0.25, 2.0, 0.0, 0.0])
+    assert placed == [(8, 0, 0, 0), (6, 1, 0, 1), (7, 1, 2, 2)]
+
+
+def test_no_more_lengths_than_are_asked_for():
+    updates = [np.random.default_rng(0).integers(4, 90, 60).tolist()]
+    for most in (1, 2, 3):
+        nested = choose_lengths(updates, longest=90, costs=CPU_COSTS, compile_cost=0.0, most=most)
+        assert [len(lengths) for lengths in nested] == list(range(1, most + 1))
+
+
+def test_positions_are_in_steps_of_32_and_hold_a_row():
+    sample = [[[[Segment(example(n, 2), 1.0) for n in (6, 30, 9, 50)]]]]
+    (shape,) = choose_shapes(sample, block_tokens=256, costs=CPU_COSTS, longest=50)
+    assert shape.positions % 32 == 0 and shape.positions >= shape.length
 
 
 def work_of(counts: list[list[int]], length: int = 10) -> list[list[list[PackedRow]]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from feddpa_jax.data.costs import CPU_COSTS, costs_on
+from feddpa_jax.data.costs import CPU_COSTS, Costs, costs_on
 from feddpa_jax.models.sizes import known_sizes
 
 
@@ -18,3 +18,9 @@ def test_attention_costs_as_much_as_the_maps(name, length):
     # A compilation is worth the FLOPs that the device computes meanwhile.
     assert gpu.compilation * config.frozen_flops == pytest.approx(3e15, rel=1e-3)
     assert tpu.compilation == pytest.approx(10 * gpu.compilation, rel=1e-3)
+
+
+def test_a_row_by_hand():
+    # 100 (1 + 100 / 400) = 125, and 400 (1 + 1) = 800.
+    costs = Costs(block=64, compilation=5000, attention_length=400)
+    assert (costs.row(100), costs.row(400)) == (125.0, 800.0)

@@ -27,6 +27,7 @@ def test_paper_layout(tmp_path):
     assert [client.name for client in federation.clients] == ["client_0", "client_1"]
     assert [len(client.train) for client in federation.clients] == [1, 2]
     assert federation.test[0].task == "sum"
+    assert [client.tasks for client in federation.clients] == [("sum",), ("sum",)]
     assert load_federation(str(tmp_path / "2")) == federation
 
 
@@ -262,6 +263,34 @@ def test_empty_client_folder_names_its_file(tmp_path):
         load_federation(str(tmp_path))
 
 
+def test_a_client_name_has_64_letters_at_most(tmp_path):
+    for place, count in (("a", 64), ("b", 65)):
+        folder = tmp_path / place / "clients" / ("x" * count)
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert load_federation(str(tmp_path / "a")).clients[0].name == "x" * 64
+    with pytest.raises(UserError, match="use up to 64 letters"):
+        load_federation(str(tmp_path / "b"))
+
+
+def test_only_line_feeds_end_a_record(tmp_path):
+    """Other separators of lines may stand in a text as they are."""
+    folder = tmp_path / "clients" / "north"
+    folder.mkdir(parents=True)
+    record = {**GOOD, "output": "one\u2028two\x85three", "category": "kind"}
+    text = json.dumps(record, ensure_ascii=False) + "\n" + json.dumps(GOOD) + "\n"
+    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    first, second = load_federation(str(tmp_path)).clients[0].train
+    assert (first.output, first.category, second.output) == (record["output"], "kind", "3")
+
+
+@pytest.mark.parametrize("field", ["input", "task", "category"])
+def test_optional_fields_are_texts_too(tmp_path, field):
+    folder = paper(tmp_path, [{**GOOD, field: 7}])
+    with pytest.raises(UserError, match=rf"record 1: field '{field}' is 7, not text"):
+        load_federation(str(folder))
+
+
 def test_client_names_cannot_leave_the_folder(tmp_path):
     (tmp_path / "clients" / ".. x").mkdir(parents=True)
     with pytest.raises(UserError, match="cannot be a folder's name"):
@@ -294,6 +323,47 @@ def test_validation_is_held_out_of_what_a_client_trains_on():
     other = load_federation("sample", seed=2, max_train=10, validation=4)
     assert [c.validation for c in other.clients] != [c.validation for c in split.clients]
     assert split.test == whole.test
+
+
+def test_every_choice_follows_the_seed(tmp_path):
+    """Of files, which the seed does not make: what max_train, max_test and validation choose."""
+    write_sample(tmp_path / "data", 0)
+    limits = {"max_train": 10, "max_test": 3, "validation": 4}
+
+    def chosen(seed: int):
+        found = load_federation(str(tmp_path / "data"), seed=seed, **limits)
+        return [c.train for c in found.clients], [c.validation for c in found.clients], found.test
+
+    whole = load_federation(str(tmp_path / "data"))
+    first, again, other = chosen(1), chosen(1), chosen(2)
+    assert first == again
+    for one, two in zip(first, other, strict=True):
+        assert one != two
+    # Clients and tasks are not all given the same places.
+    places = [
+        tuple(client.train.index(example) for example in own)
+        for client, own in zip(whole.clients, first[0], strict=True)
+    ]
+    held = [
+        tuple(client.train.index(example) for example in own)
+        for client, own in zip(whole.clients, first[1], strict=True)
+    ]
+    assert len(set(places)) == len(set(held)) == 8
+    tests = [whole.test.index(example) for example in first[2]]
+    assert tests == sorted(tests)
+    assert len({tuple(place % 24 for place in tests[k : k + 3]) for k in range(0, 24, 3)}) > 4
+    for limit, count in (("max_train", 96), ("max_test", 24)):
+        exact = load_federation(str(tmp_path / "data"), seed=1, **{limit: count})
+        assert exact == whole
+
+
+def test_a_validation_in_the_datas_order(tmp_path):
+    """Of 60 examples 40, which a set of numbers would not keep in order."""
+    whole = load_federation("sample", seed=1, max_train=90)
+    split = load_federation("sample", seed=1, max_train=90, validation=40)
+    for before, after in zip(whole.clients, split.clients, strict=True):
+        held = [before.train.index(example) for example in after.validation]
+        assert held == sorted(held) and len(held) == 40
 
 
 def test_validation_must_leave_something_to_train_on():

@@ -52,3 +52,24 @@ def test_updates_cover_each_epoch_and_keep_the_last_batch():
         assert sorted(np.concatenate([m for u in epoch for m in u])) == list(range(10))
     first, second = (np.concatenate([m for u in e for m in u]) for e in (updates[:3], updates[3:]))
     assert not np.array_equal(first, second)
+
+
+def test_updates_in_the_datas_order():
+    updates = local_updates(5, epochs=2, batch_size=3, micro_batch_size=2, rng=None)
+    assert [[micro.tolist() for micro in update] for update in updates] == [
+        *[[[0, 1], [2]], [[3, 4]]],
+        *[[[0, 1], [2]], [[3, 4]]],
+    ]
+
+
+def test_rows_of_an_update_by_hand():
+    """Two rows of 8: 6 tokens, and 5 with 3; 3, 2 and 1 response tokens, of one micro-batch."""
+    examples = [example(5, 3), example(6, 3), example(3, 2)]
+    first, second = update_rows(4, examples, [np.array([0, 1, 2])], [8], CPU_COSTS)
+    assert [(row.client, row.number, row.length) for row in (first, second)] == [
+        (4, 0, 8),
+        (4, 1, 8),
+    ]
+    assert [[s.ident for s in row.segments] for row in (first, second)] == [[1], [0, 2]]
+    assert [(row.positions, row.tokens) for row in (first, second)] == [(3, 6), (3, 8)]
+    assert {s.weight for row in (first, second) for s in row.segments} == {1 / 6}

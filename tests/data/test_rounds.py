@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 import feddpa_jax.data.rounds as rounds_module
-from feddpa_jax.data.rounds import TrainingData
+from feddpa_jax.data.rounds import TrainingData, client_id
+from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
 
 
@@ -60,6 +61,77 @@ def test_updates_depend_on_seed_round_client_and_phase_alone():
         )
     fixed = make_data(shuffle=False)
     np.testing.assert_array_equal(order(fixed, 3, 1, "local"), [0, 1, 2])
+
+
+def test_shuffling_and_participation_follow_the_seed():
+    """Another seed, round, client or phase: another order; the same ones: the same."""
+    lengths = np.full(12, 6)
+    examples = tuple(TokenizedExample(np.arange(n, dtype=np.int32), 2) for n in lengths)
+    data = make_data(examples=(examples,) * 20, participation=0.25)
+    other = dataclasses.replace(data, seed=1)
+
+    def order(data, client=0, number=0, phase="global"):
+        return tuple(np.concatenate([m for u in data.updates_of(client, number, phase) for m in u]))
+
+    assert order(data) == order(dataclasses.replace(data))
+    seen = [order(data), order(other), order(data, client=1), order(data, number=1)]
+    seen.append(order(data, phase="local"))
+    assert len(set(seen)) == 5
+    assert all(sorted(each) == list(range(12)) for each in seen)
+    draws = [tuple(d.participants(r).tolist()) for d in (data, other) for r in (0, 1)]
+    assert len(set(draws)) == 4
+    assert tuple(data.participants(0).tolist()) == draws[0]
+
+
+def test_a_round_says_who_takes_part_with_how_many_examples():
+    own = [tuple(e for e in make_data().examples[0][:1] * (c + 1)) for c in range(20)]
+    data = make_data(examples=tuple(own), participation=0.25)
+    drawn = data.round(3, ())
+    assert drawn.number == 3
+    assert drawn.participants.tolist() == data.participants(3).tolist()
+    assert drawn.examples.tolist() == [c + 1 for c in drawn.participants]
+    everybody = data.round(3, (), everybody=True)
+    assert everybody.participants.tolist() == list(range(20))
+    assert everybody.examples.tolist() == list(range(1, 21))
+
+
+def test_a_chunk_by_hand():
+    """Three of five clients on two shards, of 1, 3 and 2 updates in an epoch, two epochs."""
+    counts = {"a": 1, "b": 9, "c": 6, "d": 9, "e": 4}
+    one = TokenizedExample(np.arange(5, dtype=np.int32), 3)
+    data = TrainingData(
+        names=tuple(counts),
+        examples=tuple((one,) * count for count in counts.values()),
+        seed=0,
+        epochs=2,
+        batch_size=4,
+        micro_batch_size=2,
+        shards=2,
+    )
+    members = np.array([0, 1, 2], np.int32)
+    (chunk,) = data.chunks(members, 0, "local", (BlockShape(2, 8, 16),))
+    assert (chunk.names, chunk.phase, chunk.members.tolist()) == (
+        ("a", "b", "c"),
+        "local",
+        [0, 1, 2],
+    )
+    # The longest goes first, to shard 0; then the next to shard 1, and the last one to it too.
+    assert chunk.slots.tolist() == [3, 0, 2]
+    assert chunk.total_C.tolist() == [6, 0, 4, 2]
+    ids = [client_id(name) for name in "bca"]
+    assert chunk.id_C.tolist() == [ids[0], 0, ids[1], ids[2]]
+    blocks = list(chunk.blocks)
+    assert np.sum([block.ends_C for block in blocks], axis=0).tolist() == [6, 0, 4, 2]
+    assert sum(block.real_tokens for block in blocks) == 2 * 5 * (1 + 9 + 6)
+    assert {block.computed_tokens for block in blocks} == {2 * 2 * 8}
+    assert data.tokens(1) == 2 * 9 * 5
+    assert [data.slots(n) for n in (1, 2, 3)] == [2, 2, 4]
+    assert [own.phase for own in data.round(0, (BlockShape(2, 8, 16),)).chunks("local")] == [
+        "local"
+    ]
+    # Micro-batches of two in batches of four; the last update of an epoch has one example.
+    sizes = [[len(micro) for micro in update] for update in data.updates_of(1, 0, "local")]
+    assert sizes == [[2, 2], [2, 2], [1]] * 2
 
 
 def test_chunks_split_the_participants():

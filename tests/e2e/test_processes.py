@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.cli import main
 from feddpa_jax.config import load_config
 from feddpa_jax.processes import _pack, _unpack, from_first
+from feddpa_jax.supervise import LOST
 from feddpa_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +64,7 @@ def start_two(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.P
 def finish(*processes: subprocess.Popen[str]) -> list[str]:
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
-    # The library beneath says whom it is connected to.
-    return [re.sub(r"\[Gloo\].*\n", "", out) for out, _ in said]
+    return [out for out, _ in said]
 
 
 def results(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
@@ -116,7 +115,7 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
     split = ("--mesh.clients", "1", "--mesh.model", "2")
     both = start_two(tmp_path, *split, devices=1)
     folder = tmp_path / "first" / "checkpoints"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 100
     while not rounds_saved(folder) and time.monotonic() < until:
         time.sleep(0.05)
     for process in both:
@@ -152,6 +151,39 @@ def test_what_the_first_cannot_do_stops_all(tmp_path: Path):
     assert [process.returncode for process in both] == [2, 2]
     for error in errors:
         assert "holds something else than a run" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_end_with_one_line_when_one_is_killed(tmp_path: Path, victim: int):
+    more = ("--fed.rounds", "200", "--heartbeat", "20")
+    both = start_two(tmp_path, *more, devices=1)
+    folder = tmp_path / "first" / "checkpoints"
+    until = time.monotonic() + 100
+    while not rounds_saved(folder) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert rounds_saved(folder)
+    both[victim].kill()
+    begun = time.monotonic()
+    out, error = both[1 - victim].communicate(timeout=100)
+    assert time.monotonic() - begun < 40
+    assert both[1 - victim].returncode == 2
+    assert said(error) == [f"feddpa: error: {LOST}"]
+    assert victim == 0 or "32 training examples" in out
+    both[victim].communicate()
+
+
+def said(error: str) -> list[str]:
+    """Lines of standard error, without those by which Gloo says whom it is connected to."""
+    return [line for line in error.splitlines() if line and "[Gloo]" not in line]
+
+
+def test_the_first_alone(tmp_path: Path):
+    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process", "0")
+    alone = start(tmp_path / "run", 1, *where, "--wait", "1")
+    out, error = alone.communicate(timeout=60)
+    assert (alone.returncode, out) == (2, "") and not (tmp_path / "run").exists()
+    assert error.startswith("feddpa: error: --coordinator: 1 of 2 processes came within 1 s")
+    assert len(said(error)) == 1
 
 
 def test_messages_between_processes():

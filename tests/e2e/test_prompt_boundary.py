@@ -51,8 +51,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for asked, answer in PAIRS.items()
     ]
     (folder / "data/clients/anna").mkdir(parents=True)
-    for name in ("train.jsonl", "test.jsonl"):
-        (folder / "data/clients/anna" / name).write_text("".join(lines), encoding="utf-8")
+    wordless = json.dumps({"instruction": "Go on.", "output": "...", "task": "t"})
+    for name, more in (("train.jsonl", ""), ("test.jsonl", wordless)):
+        (folder / "data/clients/anna" / name).write_text("".join(lines) + more, encoding="utf-8")
     model = write_model(folder / "model")
     paths = ["--model.path", str(model), "--data.path", str(folder / "data")]
     assert main(["train", "--run-dir", str(folder / "run"), *paths, *SMALL]) == 0
@@ -62,8 +63,16 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answers_are_the_targets_with_their_leading_white_space(run_dir: Path):
     lines = (run_dir / "eval" / "instances.jsonl").read_text(encoding="utf-8").split("\n")
     found = [json.loads(line) for line in lines if line]
-    assert [line["prediction"] for line in found] == list(PAIRS.values())
-    assert [line["scores"]["exact_match"] for line in found] == [100.0, 100.0]
+    assert [line["prediction"] for line in found[:2]] == list(PAIRS.values())
+    assert [line["scores"]["exact_match"] for line in found[:2]] == [100.0, 100.0]
+
+
+def test_targets_without_words_are_counted(run_dir: Path, tmp_path: Path):
+    summary = json.loads((run_dir / "eval" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["targets_without_words"] == 1
+    assert main(["export", "--run-dir", str(run_dir), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "1 test target has no word, only punctuation: ROUGE-1 is 0 for it" in card
 
 
 def test_generate_prints_the_answer_whole(run_dir: Path, capsys: pytest.CaptureFixture[str]):

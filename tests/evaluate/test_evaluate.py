@@ -18,9 +18,9 @@ from feddpa_jax.evaluate import run as evaluation
 from feddpa_jax.evaluate.answer import Answerer, Prompt
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.evaluate.known import known_answer
-from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.report import make_report, render, write_report
-from feddpa_jax.evaluate.run import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.run import Decoding, ModeResult, Setting, evaluate
 from feddpa_jax.evaluate.score import Adapters, Request, Scorer
 from feddpa_jax.hf.load import load_model
 from feddpa_jax.models.decoder import causal_mask
@@ -345,6 +345,23 @@ def test_report_on_disk_and_on_screen(tmp_path, results):
     text = console.export_text()
     for word in ("instance *", "P: own task", "TTP: all tasks", "response NLL"):
         assert word in text
+    assert "no word" not in text
+
+
+def test_targets_without_words_are_reported():
+    def said(metric: str, **settings) -> str:
+        weights = fixed_weights("global", 2, 4, fixed=0.5)
+        results = {"global": ModeResult(weights, {metric: np.ones((2, 4))}, None)}
+        report = make_report(results, setting().tasks(), settings=settings, bootstrap=5, seed=0)
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(render(report))
+        return console.export_text()
+
+    assert "3 test targets have no word, only punctuation" in said(
+        "rouge1", targets_without_words=3
+    )
+    assert "no word" not in said("rouge1", targets_without_words=0)
+    assert "no word" not in said("nll", targets_without_words=3)
 
 
 def test_modes_need_their_adapters():

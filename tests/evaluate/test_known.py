@@ -41,6 +41,15 @@ def test_answers_that_follow_a_target(
     assert needs_no_end(tokenized[0], TOKENIZER, most) == endless
 
 
+def test_any_of_several_end_tokens_ends_an_answer():
+    line_feed = TOKENIZER.encode("\n")
+    several = Tokenizer(byte_tokenizer().backend, eos_id=256, pad_id=256, stop_ids=line_feed)
+    examples = [Example("Say", "a\nb")]
+    tokenized = encode_examples(examples, several, alpaca_short, 99).examples
+    assert known_answer(tokenized[0], several, 9) == "a"
+    assert can_match(examples, tokenized, several, 9).tolist() == [False]
+
+
 def test_a_target_that_changes_when_it_is_encoded_cannot_match():
     backend = byte_tokenizer().backend
     backend.normalizer = normalizers.NFC()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -441,11 +442,22 @@ def test_one_adapter_serves_all_clients(exported: Path, tmp_path: Path):
     assert rows["client_0"] == rows["client_3"] != summary["modes"]["base"]["nll"]["matrix"]
 
 
-def test_eval_of_folders_needs_folders_and_a_new_run(run_dir: Path, tmp_path: Path, capsys):
-    config = tmp_path / "config.yaml"
+def test_eval_of_folders_needs_folders_and_a_new_run(exported: Path, tmp_path: Path, capsys):
+    config, new = tmp_path / "config.yaml", tmp_path / "new"
     config.write_text("seed: 0\n")
-    assert main(["eval", "--config", str(config), "--run-dir", str(tmp_path / "a"), *SMALL]) == 2
+    evaluate = ["eval", "--config", str(config), *SMALL]
+    assert main([*evaluate, "--run-dir", str(new)]) == 2
     assert "neither is set; set one" in capsys.readouterr().err
+    config.write_text(f"init: {{global_adapter: {exported}/global}}\neval: {{metrics: [nll]}}\n")
+    # Refused ones leave nothing, and the corrected command works in the same folder.
+    assert main([*evaluate, "--run-dir", str(new), "--lora.alpha", "7"]) == 2
+    remedy = shlex.split(capsys.readouterr().err.partition("; to use it: ")[2])
+    assert remedy[:4] == ["--lora.rank", "2", "--lora.alpha", "32.0"]
+    assert not new.exists()
+    assert main([*evaluate, "--run-dir", str(new), "--eval.modes", "[local]"]) == 2
+    assert "eval.modes" in capsys.readouterr().err
+    assert main([*evaluate, "--run-dir", str(new), *remedy, "--data.max_test", "2"]) == 0
+    assert list(summary_of(new)["modes"]) == ["base", "global"]
 
 
 def test_steps(tmp_path: Path, capsys):

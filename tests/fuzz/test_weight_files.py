@@ -79,20 +79,20 @@ def edited(draw: st.DrawFn) -> bytes:
         name = draw(st.sampled_from(sorted(set(header) - {"__metadata__"})))
         what = draw(st.sampled_from(["dtype", "shape", "data_offsets", "name", "copy", "drop"]))
         entry = header[name]
+        if not isinstance(entry, dict):
+            continue
         if what == "drop":
             del header[name]
         elif what in ("name", "copy"):
             other = draw(st.sampled_from([*sorted(header), "extra", "norm.weight", "\n", ""]))
             header[other] = entry if what == "copy" else header.pop(name)
-        elif draw(st.booleans()) or not entry.get(what):
+        elif draw(st.booleans()) or not isinstance(entry.get(what), list | str) or not entry[what]:
             entry[what] = draw(st.sampled_from(ODD))
-        elif what == "dtype":
+        elif what == "dtype" or not isinstance(entry[what], list):
             entry["dtype"] = "BF16"  # As many bytes: other values.
         else:
             value = draw(st.sampled_from([-1, 0, 1, 2**40, 2**63, 2**64, "8", None]))
             entry[what][draw(st.integers(0, len(entry[what]) - 1))] = value
-        if not isinstance(header.get(name, {}), dict):
-            break
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + DATA
 

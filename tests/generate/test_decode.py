@@ -162,3 +162,29 @@ def test_ends_with_the_longest_answer(model, monkeypatch):
     jax.effects_barrier()
     assert decoded.length_B.tolist() == [2, 2]
     assert len(steps) == 3
+
+
+def test_tokens_are_drawn_from_the_key_anew_at_every_step(model):
+    """Logits that are all the same: what is drawn follows from key and step alone."""
+    flat = jax.tree.map(jnp.zeros_like, model)
+    tokens_BT, length_B = batch(PROMPTS)
+
+    def drawn(seed: int, new: int = 12) -> list[list[int]]:
+        prompt = prefill(flat, (), tokens_BT, length_B, tokens_BT.shape[1] + new)
+        return greedy(
+            flat,
+            (),
+            prompt.last_hidden_BD,
+            prompt.cache,
+            length_B,
+            stop_ids=(-1,),
+            pad_id=0,
+            max_new_tokens=new,
+            key=jax.random.key(seed),
+        ).tokens_BT.tolist()
+
+    first = drawn(0)
+    assert drawn(0) == first != drawn(1)
+    # Rows and steps each have draws of their own.
+    assert len({tuple(row) for row in first}) == len(PROMPTS)
+    assert len({tuple(column) for column in zip(*first, strict=True)}) > 9

@@ -150,7 +150,7 @@ def test_configurations_that_do_not_fit(tmp_path: Path, changes: dict, message: 
     ("file", "content", "message"),
     [
         ("config.json", None, "no config.json"),
-        ("config.json", "{'a': 1}", r"config.json: not valid JSON: .*line 1"),
+        ("config.json", "{'a': 1}", r"config.json, line 1: broken JSON"),
         ("config.json", "[]", r"config.json: holds no JSON object"),
         ("tokenizer.json", None, "no tokenizer.json"),
         ("model.safetensors", None, "no model.safetensors and no model.safetensors.index.json"),

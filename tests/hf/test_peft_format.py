@@ -38,6 +38,34 @@ def test_names_and_layouts(folder: Path):
     assert settings["lora_alpha"] == 4.5 and settings["target_modules"] == ["q_proj", "up_proj"]
 
 
+def test_every_layers_factors_are_turned_and_come_back(tmp_path: Path):
+    """A is stored [R, in], B [out, R], each layer's own; read back they are what they were."""
+    sizes = CONFIG.target_sizes()["up_proj"]
+    draw = np.random.default_rng(0)
+    a_LDR = draw.normal(size=(CONFIG.layers, sizes[0], 2)).astype(np.float32)
+    b_LRE = draw.normal(size=(CONFIG.layers, 2, sizes[1])).astype(np.float32)
+    adapter = {"up_proj": {"a": a_LDR, "b": b_LRE}}
+    write_adapter(tmp_path / "b", adapter, CONFIG, alpha=5, dropout=0.25, base="x")  # type: ignore[arg-type]
+    found = load_file(tmp_path / "b" / "adapter_model.safetensors")
+    for layer in range(CONFIG.layers):
+        name = f"base_model.model.model.layers.{layer}.mlp.up_proj"
+        np.testing.assert_array_equal(found[f"{name}.lora_A.weight"], a_LDR[layer].T)
+        np.testing.assert_array_equal(found[f"{name}.lora_B.weight"], b_LRE[layer].T)
+    again = read_adapter(tmp_path / "b", CONFIG)
+    assert (again.rank, again.alpha, again.base, again.targets) == (2, 5.0, "x", ("up_proj",))
+    np.testing.assert_array_equal(again.adapter["up_proj"]["a"], a_LDR)
+    np.testing.assert_array_equal(again.adapter["up_proj"]["b"], b_LRE)
+    stored = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert (stored["r"], stored["lora_alpha"], stored["lora_dropout"]) == (2, 5, 0.25)
+
+
+def test_a_rank_stabilized_alpha(folder: Path):
+    """Its scale is 4.5 / sqrt(2), as that of alpha 4.5 sqrt(2) over rank 2."""
+    assert read_adapter(folder, CONFIG).alpha == 4.5
+    settings(use_rslora=True)(folder)
+    assert read_adapter(folder, CONFIG).alpha == pytest.approx(4.5 * 2**0.5)
+
+
 def settings(**values: Any) -> Callable[[Path], Any]:
     def change(folder: Path) -> None:
         file = folder / "adapter_config.json"
@@ -117,7 +145,10 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
         tensors(lambda found: found.update({KEY: np.full((2, 32), np.inf, np.float32)})),
         "q_proj holds values that are not finite",
     ),
-    "json": (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "json": (
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        "line 1: broken JSON",
+    ),
     "no_config": (
         lambda folder: (folder / "adapter_config.json").unlink(),
         "no adapter_config.json",

@@ -118,6 +118,19 @@ def test_several_end_tokens_stay_a_list(tmp_path: Path):
     assert found == {"eos_token_id": [256, 3], "top_k": 5}
 
 
+def test_a_tokenizer_s_own_code_stays_behind(tmp_path: Path):
+    folder = write_tiny_hf_folder(tmp_path / "base")
+    file = folder / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    own |= {"name_or_path": "/home/me/model", "model_max_length": 7}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **own}))
+    save_model(tmp_path / "out", load_model(str(folder), "float32"), lambda path, leaf: leaf)
+    found = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert found.pop("tokenizer_class") == "PreTrainedTokenizerFast"
+    assert found["model_max_length"] == 7 and found["eos_token"] == "<|end|>"
+    assert not {"auto_map", "name_or_path"} & found.keys()
+
+
 def settings_of(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     folder.mkdir()
     tokenizer.save(folder)

@@ -1,9 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import processors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GemmaTokenizer,
+    LlamaTokenizer,
+    Qwen2Tokenizer,
+)
 
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder
@@ -102,6 +109,82 @@ def test_generation_of_transformers_ends_with_the_same_tokens(tmp_path: Path):
         edit(tmp_path / name / name, eos_token_id=[256, 9, 2])
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name).generation_config
         assert tuple(theirs.eos_token_id) == Tokenizer.from_folder(tmp_path / name).stop_ids
+
+
+def test_the_end_token_in_a_text_is_recognised(tmp_path: Path):
+    """A plain token of the vocabulary too, if it is named as the end, as `transformers` does."""
+    write_tiny_hf_folder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", eos_token="a", pad_token=None)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
+    for text in ("banana", "a", "xyz"):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == text.replace("a", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"additional_special_tokens": ["he"]}, "names the token 'he', which is no added token"),
+        ({"extra_special_tokens": {"image_token": "<i>"}}, "names the token '<i>', which is no"),
+        ({"extra_special_tokens": 5}, "names the token 5, which is no"),
+        ({"added_tokens_decoder": {"300": {"content": "lo"}}}, "names the token 'lo', which is"),
+        ({"split_special_tokens": True}, "split_special_tokens is not supported"),
+    ],
+)
+def test_tokens_that_tokenizer_json_does_not_have(tmp_path: Path, settings: dict, message: str):
+    """`transformers` would add them, and cut texts at them."""
+    write_tiny_hf_folder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", additional_special_tokens=["<|end|>"])
+    assert Tokenizer.from_folder(tmp_path).encode("a<|end|>")[-1] == 256
+    edit(tmp_path / "tokenizer_config.json", **settings)
+    with pytest.raises(UserError, match=message):
+        Tokenizer.from_folder(tmp_path)
+
+
+SPACE = "\u2581"
+PIECES = [SPACE, *"abcehlo", SPACE + "a", "he", "ll", SPACE + "he", "hell"]
+PAIRS: Any = [(SPACE, "a"), ("h", "e"), ("l", "l"), (SPACE, "he"), ("he", "ll")]
+
+
+def kinds() -> dict[str, Any]:
+    """Small tokenizers of the classes that the families have in `transformers`."""
+    spelled = [f"<0x{byte:02X}>" for byte in range(256)]
+    byte_level = [
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "he",
+        "ll",
+        "\u0120a",
+        "<|endoftext|>",
+    ]
+
+    def vocabulary(*tokens: str) -> dict[str, int]:
+        return {token: index for index, token in enumerate(tokens)}
+
+    llama = vocabulary("<unk>", "<s>", "</s>", *spelled, *PIECES)
+    gemma = vocabulary("<pad>", "<eos>", "<bos>", "<unk>", *spelled, *PIECES)
+    pairs: Any = [("h", "e"), ("l", "l"), ("\u0120", "a")]
+    return {
+        "llama": LlamaTokenizer(vocab=llama, merges=PAIRS),
+        "mistral": LlamaTokenizer(vocab=llama, merges=PAIRS, add_prefix_space=False),
+        "qwen2": Qwen2Tokenizer(vocab=vocabulary(*byte_level), merges=pairs),
+        "gemma3_text": GemmaTokenizer(vocab=gemma, merges=PAIRS),
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True}, {"add_eos_token": True}])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "gemma3_text"])
+def test_ids_of_transformers(tmp_path: Path, kind: str, settings: dict):
+    """For folders that it wrote; a prompt stays open, whatever it puts behind a text."""
+    kinds()[kind].save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", model_type=kind, eos_token_id=2)
+    edit(tmp_path / "tokenizer_config.json", model_max_length=3, **settings)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
+    assert ours.eos_id == theirs.eos_token_id
+    for text in ["hello a", " hello", "a\n b", "h\u00e9llo", "", f"a{theirs.eos_token}b", "  a"]:
+        ids = theirs.encode(text)
+        if settings.get("add_eos_token") and ids[-1:] == [theirs.eos_token_id]:
+            ids = ids[:-1]
+        assert ours.encode(text) == ids
 
 
 def test_folder_errors(tmp_path: Path):

@@ -92,12 +92,12 @@ def _changed(node: ast.expr | ast.stmt) -> Iterator[ast.AST | str]:
             yield new
         case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.Invert()):
             yield node.operand
-        case ast.Constant(value=bool()):
-            yield ast.Constant(not node.value)
-        case ast.Constant(value=int()):
-            yield ast.Constant(node.value + 1)
-        case ast.Constant(value=float()):
-            yield ast.Constant(node.value * 2 if node.value else 1.0)
+        case ast.Constant(value=bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int(value)):
+            yield ast.Constant(value + 1)
+        case ast.Constant(value=float(value)):
+            yield ast.Constant(value * 2 if value else 1.0)
         case ast.IfExp():
             yield ast.IfExp(node.test, node.orelse, node.body)
         case ast.Call():

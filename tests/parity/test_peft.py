@@ -166,7 +166,7 @@ def test_what_is_read_as_plain_is_plain_in_peft(tmp_path: Path, llama3: str, val
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_2", "olora"])
-def test_an_adapter_that_changes_its_base_is_refused(tmp_path: Path, llama3: str, init: str):
+def test_an_adapter_that_changes_its_base_is_refused(tmp_path: Path, llama3: str, init: Any):
     """What peft computes with it is not the base and the tensors."""
     theirs = get_peft_model(
         AutoModelForCausalLM.from_pretrained(llama3, dtype=torch.float32),

@@ -45,6 +45,17 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert latex.count("&") == latex.count(r" \\") * 15
 
 
+def test_targets_without_words_are_told_beside_rouge(make_run):
+    one, two = make_run("a"), make_run("b", method="fedit")
+    assert "no word" not in make_page(read_runs([one, two]))[0]
+    file = two / "eval" / "summary.json"
+    content = json.loads(file.read_text()) | {"targets_without_words": 2}
+    file.write_text(json.dumps(content))
+    page, _ = make_page(read_runs([one, two]))
+    assert page.count("fedit: 2 test targets have no word, only punctuation: ROUGE-1 is 0") == 1
+    assert page.count("no word") == 1
+
+
 def test_what_is_said_of_comparisons(make_run):
     one, two = make_run("a"), make_run("b", method="fedit")
     page, _ = make_page(read_runs([one, two]))

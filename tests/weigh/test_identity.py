@@ -12,8 +12,10 @@ PACKAGE = Path(feddpa_jax.__path__[0])
 APART = {
     *("weighting/rules.py", "weighting/registry.py", "weighting/similarity.py"),
     *("weighting/calibrated.py", "weighting/gate.py"),
-    *("progress.py", "strict_yaml.py", "disk.py", "runs.py", "metrics.py", "weigh/cache.py"),
+    *("progress.py", "strict_yaml.py", "disk.py", "manifest.py", "lock.py", "runs.py"),
+    *("metrics.py", "weigh/cache.py"),
     *("config", "prepare.py", "processes.py", "sharding.py", "devices.py", "memory.py", "fed"),
+    "checkpoint.py",
 }
 
 

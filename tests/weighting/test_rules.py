@@ -23,6 +23,7 @@ from feddpa_jax.weighting.similarity import (
     centred,
     cosine,
     l2,
+    layerwise,
     mahalanobis,
     nearest,
     nearest_3,
@@ -70,8 +71,9 @@ def test_centred_by_hand():
     # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
     support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
     dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
-    found = centred(jnp.array([[7.0, 0.0]]), support, dreams)
-    np.testing.assert_allclose(found, [0.5], atol=1e-6)
+    found = centred(jnp.array([[7.0, 0.0], [5.0, 9.0], [4.0, 0.0]]), support, dreams)
+    # (0, 1) and (-1, 0) against the same: 1/2 and -1/2.
+    np.testing.assert_allclose(found, [0.5, 0.5, -0.5], atol=1e-6)
 
 
 def test_whitened_by_hand():
@@ -81,12 +83,18 @@ def test_whitened_by_hand():
     support = jnp.array([[[1.0, 1.0]]])
     found = whitened(jnp.array([[1.0, 0.0]]), support, dreams)
     np.testing.assert_allclose(found, [(1 / 3) ** 0.5 / (1 / 3 + 1) ** 0.5], atol=1e-6)
+    # The same with everything moved by (7, 5): the mean is taken off first.
+    moved = jnp.array([[7.0, 5.0]])
+    again = whitened(jnp.array([[1.0, 0.0]]) + moved, support + moved[None], dreams + moved)
+    np.testing.assert_allclose(again, found, atol=1e-6)
 
 
 def test_mahalanobis_by_hand():
     # Mean (0, 0), variances (1, 3), their mean 2, shrunk to (1.5, 2.5).
     support = jnp.array([[1.0, 3**0.5], [-1.0, -(3**0.5)]])
+    moved = mahalanobis(jnp.array([[7.0, 0.0], [10.0, 5.0]]), support + np.array([[7.0, 0.0]]))
     found = mahalanobis(jnp.array([[0.0, 0.0], [3.0, 5.0]]), support)
+    np.testing.assert_allclose(moved, found, atol=1e-5)
     # (9 / 1.5 + 25 / 2.5) / 2 = 8.
     np.testing.assert_allclose(found, [1.0, np.exp(-8.0)], atol=1e-6)
 
@@ -106,6 +114,42 @@ def test_calibrated_by_hand():
     turn = np.arctan2(1 + e, 1.5) + np.arccos(a)
     between = jnp.array([[np.cos(turn), np.sin(turn)]])
     np.testing.assert_allclose(calibrated(between, support), [2 / 3], atol=1e-6)
+    # The 5 % quantile of 0.25, 0.433 and 0.683 is 0.25 + 0.1 * 0.183 = 0.268: far below the median,
+    # and not the least one.
+    for value, hard in ((0.4, 1.0), (0.28, 1.0), (0.26, 0.0)):
+        turn = np.arctan2(1 + e, 1.5) + np.arccos(3 * value / (1.5**2 + (1 + e) ** 2) ** 0.5)
+        query = jnp.array([[np.cos(turn), np.sin(turn)]])
+        assert calibrated_hard(query, support).tolist() == [hard], value
+
+
+def test_an_own_value_reaches_itself():
+    """Own log-likelihood ratios 0, 1, 2 and 3: 1 reaches two of the four, itself among them."""
+    own = jnp.array([[0.0, float(value), 0.0] for value in range(4)])
+    query = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.5, 0.0], [0.0, -1.0, 0.0]])
+    np.testing.assert_allclose(calibrated_likelihood(query, own), [1.0, 0.5, 0.0])
+
+
+def test_layerwise_by_hand():
+    # Layer 0: (1, 0) against (1, 0) and (0, 1): 1/2. Layer 1: (0, 3) against (0, 5) and (0, 1): 1.
+    query = jnp.array([[[1.0, 0.0], [0.0, 3.0]], [[0.0, -2.0], [4.0, 0.0]]])
+    support = jnp.array([[[1.0, 0.0], [0.0, 5.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    # The other instance: (0, -1) against (1, 0) and (0, 1): -1/2; (1, 0) against (0, 1): 0.
+    np.testing.assert_allclose(layerwise(query, support), [[0.5, 1.0], [-0.5, 0.0]], atol=1e-6)
+
+
+def test_a_shared_support_stands_for_every_instance():
+    shared = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    evidence = Evidence(query_BD=QUERY_BD, support_MD=shared)
+    assert evidence.rows() == 2
+    found = evidence.pick(("query_BD", "support_BMD"))
+    np.testing.assert_array_equal(found["support_BMD"], np.stack([shared, shared]))
+    # Row 0: (1/sqrt 2 + 0) / 2; row 1: (0 + 1) / 2.
+    weights = make_weighting("cosine", scale=1.0, scales="local")(evidence)
+    np.testing.assert_allclose(weights.local_weight_B, [0.5**1.5, 0.5], atol=1e-6)
+    # One of its own comes first.
+    own = Evidence(query_BD=QUERY_BD, support_BMD=SUPPORT_BMD, support_MD=shared)
+    np.testing.assert_array_equal(own.pick(("support_BMD",))["support_BMD"], SUPPORT_BMD)
+    assert Evidence(query_nll_BA=np.zeros((4, 3))).rows() == 4
 
 
 def test_likelihoods_and_entropy_by_hand():
@@ -157,6 +201,12 @@ def test_orientation_and_scale():
     np.testing.assert_allclose(local.local_weight_B, [0.5 * 0.5**0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(released.local_weight_B, [1 - 0.5 * 0.5**0.5, 1.0], atol=1e-6)
     np.testing.assert_array_equal(local.similarity_B, released.similarity_B)
+
+
+def test_a_similarity_is_told_as_the_rule_gives_it():
+    found = make_weighting("cosine", scale=0.25, scales="local")(EVIDENCE)
+    np.testing.assert_allclose(found.similarity_B, [0.5**0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found.local_weight_B, [0.25 * 0.5**0.5, 0.0], atol=1e-6)
 
 
 def test_weights_are_clipped():
@@ -303,4 +353,24 @@ def test_support_is_drawn_once_or_anew():
     np.testing.assert_array_equal(
         anew[:10], draw_support_per_instance(300, 5, 10, seed=0, client=7)
     )
-    assert sorted(set(draw_support(3, 5, seed=0, client=7).tolist())) == [0, 1, 2]
+    assert not np.array_equal(anew, draw_support_per_instance(300, 5, 40, seed=1, client=7))
+    assert not np.array_equal(anew, draw_support_per_instance(300, 5, 40, seed=0, client=8))
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])
+def test_support_is_drawn_without_replacement(count):
+    """As many as there are: each once, and not in the order that they lie in."""
+    for client in range(5):
+        drawn = draw_support(count, count, seed=0, client=client).tolist()
+        assert sorted(drawn) == list(range(count))
+        for row in draw_support_per_instance(count, count, 4, seed=0, client=client).tolist():
+            assert sorted(row) == list(range(count))
+    orders = {tuple(draw_support(7, 7, seed=0, client=client).tolist()) for client in range(9)}
+    assert len(orders) > 1
+
+
+def test_of_fewer_than_the_support_some_stand_twice():
+    """Five of three: two of them twice, none more often."""
+    for client in range(5):
+        drawn = draw_support(3, 5, seed=0, client=client)
+        assert sorted(np.bincount(drawn, minlength=3).tolist()) == [1, 2, 2]

@@ -45,7 +45,11 @@ def _area(files: str, tests: str) -> Area:
 
 
 AREAS = {
-    "fed": _area("fed", "fed sharding"),
+    "fed": _area(
+        "fed",
+        "fed/test_participation.py fed/test_clients.py fed/test_step.py fed/test_methods.py "
+        "fed/test_engine.py",
+    ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
     "metrics": _area("metrics.py", "test_metrics.py"),
@@ -56,7 +60,9 @@ AREAS = {
     "checkpoint": _area("checkpoint.py", "test_checkpoint.py"),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
     "generate": _area("generate", "generate"),
-    "runs": _area("prepare.py start.py train.py runs.py", "test_start.py data/test_rounds.py"),
+    "runs": _area(
+        "prepare.py start.py train.py runs.py", "test_configured.py test_train.py test_start.py"
+    ),
 }
 
 ENTRIES: dict[str, list[Entry]] = {

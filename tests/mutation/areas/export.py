@@ -4,6 +4,26 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
+        "hf/peft_format.py",
+        "hf/test_peft_format.py",
+        ("stack_LXY[layer], np.float32).T", "stack_LXY[0], np.float32).T"),
+        (
+            "np.asarray(tensor, np.float32).T",
+            "np.asarray(tensor, np.float32)[::-1].T",
+        ),
+        (
+            '_PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight"}',
+            '_PARTS = {"b": ".lora_A.weight", "a": ".lora_B.weight"}',
+        ),
+        ('["a"].shape[-1]', '["a"].shape[-2]'),
+    ),
+    *edits(
+        "hf/peft_settings.py",
+        "hf/test_peft_format.py",
+        ("alpha *= math.sqrt(rank)", "alpha *= 1"),
+        ("alpha *= math.sqrt(rank)", "alpha /= math.sqrt(rank)"),
+    ),
+    *edits(
         "export/card.py",
         "export/test_card.py",
         (

@@ -21,7 +21,12 @@ ENTRIES = [
         ("cosine(query_BD - centre_D[None], support", "cosine(query_BD, support"),
         ("support_BMD - centre_D[None, None])", "support_BMD)"),
         ("1.0 / (1.0 + variance_N / typical)", "1.0 / (0.5 + variance_N / typical)"),
-        ("/ dream_ND.shape[0]\n", "\n"),
+        (
+            "/ dream_ND.shape[0]\n",
+            "\n",
+            "",
+            "variances count only in proportion to their mean",
+        ),
         ("x_XD = x_XD - centre_D\n", "x_XD = x_XD + centre_D\n"),
         ("jnp.exp(-deviation_BD.mean(axis=-1))", "jnp.exp(-deviation_BD.sum(axis=-1))"),
         ("0.5 * (variance_D + ", "0.25 * (variance_D + "),
@@ -89,7 +94,12 @@ ENTRIES = [
         ("[seed, client, 3, i]", "[0, client, 3, i]"),
         ("[seed, client, 3, i]", "[seed, 0, 3, i]"),
         ("[seed, client, 3, i]", "[seed, client, 3]"),
-        ("count >= support", "count > support + 5"),
+        (
+            "count >= support",
+            "count > support + 5",
+            "",
+            "a permutation cut short is a draw without replacement as well",
+        ),
         ("np.resize(rng.permutation(count), support)", "rng.choice(count, size=support)"),
     ),
     *edits(

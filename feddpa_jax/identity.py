@@ -1,0 +1,86 @@
+"""What a run is: a checkpoint goes on only with the settings, model, data and start it is from."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.config import Config
+from feddpa_jax.prepare import Prepared
+from feddpa_jax.start import global_adapter, local_adapters
+from feddpa_jax.types import UserError
+
+
+def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
+    """What a checkpoint must agree with.
+
+    `init` is left out where the folders that it names cannot be read: a run that has begun may not
+    need them any more, and one that needs them says what is wrong.
+    """
+    found: dict[str, Any] = {
+        "method": config.fed.method,
+        "rank": config.lora.rank,
+        "alpha": config.lora.alpha,
+        "targets": list(config.lora.targets),
+        "base": prepared.base.fingerprint,
+        "clients": list(prepared.names),
+        "seed": config.seed,
+        "data": data_digests(prepared),
+    }
+    with contextlib.suppress(UserError):
+        found["init"] = init_digests(config, prepared)
+    return found
+
+
+def data_digests(prepared: Prepared) -> dict[str, str]:
+    """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out."""
+
+    def parts(place: int) -> Iterable[bytes]:
+        client = prepared.federation.clients[place]
+        for tokens_T, prompt_length in prepared.training[place]:
+            yield np.append(tokens_T, prompt_length).astype("<i8").tobytes()
+        for example in client.train:
+            yield example.task.encode()
+        for example in client.validation:
+            for text in (example.instruction, example.input, example.output, example.task):
+                yield text.encode()
+
+    return {name: _digest(parts(place)) for place, name in enumerate(prepared.names)}
+
+
+def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:
+    """By field, a digest of the adapters that `init` names.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    found: dict[str, str] = {}
+    if config.init.global_adapter is not None:
+        found["global_adapter"] = _adapter_digest(global_adapter(config, prepared))
+    if config.init.local_adapter is not None:
+        found["local_adapter"] = _adapter_digest(local_adapters(config, prepared))
+    return found
+
+
+def _adapter_digest(adapter: Adapter | None) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(adapter))
+    return _digest(
+        part
+        for path, leaf in leaves
+        for part in (
+            f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode(),
+            np.asarray(leaf).tobytes(),
+        )
+    )
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little"))
+        whole.update(part)
+    return whole.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""Runs that take a third of a second, for tests of what commands do with their files."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from feddpa_jax import commands, train
+from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.evaluate import command as evaluation
+from feddpa_jax.export import folder as export_folder
+from feddpa_jax.fed import engine
+from feddpa_jax.weigh import candidates, collect
+from feddpa_jax.weigh import command as weigh_command
+
+SETTINGS = [
+    *("--model.path", "tiny", "--model.dtype", "float32", "--lora.rank", "2"),
+    *("--data.max_length", "64", "--data.validation", "1", "--fed.local_epochs", "1"),
+    *("--fed.rounds", "3", "--fed.batch_size", "2", "--fed.micro_batch_size", "null"),
+    *("--fed.learning_rate", "1e-2", "--fed.keep_checkpoints", "1"),
+    *("--eval.metrics", "[nll]", "--eval.bootstrap", "5", "--weighting.support", "2"),
+]
+
+
+def remembered(function: Callable, key: Callable[..., Any]) -> Callable:
+    """A pure function that computes each value once."""
+    values: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        at = key(*arguments, **named)
+        if at not in values:
+            values[at] = function(*arguments, **named)
+        return values[at]
+
+    return call
+
+
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """What is computed is computed once: kills are about files. No clock, so all bits are equal."""
+
+    def of_adapters(base: Any, adapters: Any, *rest: Any, **named: Any) -> bytes:
+        return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(adapters[:2]))
+
+    def of_scorer(scorer: Any, questions: Any, *rest: Any) -> tuple[Any, ...]:
+        return (of_adapters(None, scorer.adapters), *rest[:-1])
+
+    def of_evidence(collected: Any) -> tuple[bytes, ...]:
+        return (collected.nll_CJW.tobytes(), *map(bytes, collected.support_nll_A))
+
+    def what_is_read(config: Config) -> tuple[Any, ...]:
+        files = sorted(Path(config.data.path).rglob("*.jsonl"))
+        return (to_yaml(config), *(file.read_bytes() for file in files))
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def remember(owner: Any, name: str, key: Callable[..., Any]) -> None:
+            patch.setattr(owner, name, remembered(getattr(owner, name), key))
+
+        for name in ("prepare", "prepare_together"):
+            remember(commands, name, what_is_read)
+        remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
+        remember(evaluation, "evaluate", of_adapters)
+        remember(collect, "_look", of_scorer)
+        remember(collect, "_at_weight", of_scorer)
+        remember(collect, "_prompts", of_scorer)
+        remember(
+            weigh_command,
+            "score_rule",
+            lambda rule, grid, collected, *rest, **named: (
+                rule,
+                str(grid),
+                *of_evidence(collected),
+            ),
+        )
+        remember(
+            candidates,
+            "weigh",
+            lambda collected, settings: (settings, *of_evidence(collected)),
+        )
+        remember(export_folder, "make_weightings", lambda trained: of_adapters(None, trained[2]))
+        patch.setattr(train, "report_memory", lambda *arguments: None)
+        patch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+        yield
+
+
+def write_data(folder: Path) -> Path:
+    """Two clients with three and four examples, one of each held out, and two test instances."""
+    for number, name in enumerate(("anna", "ben")):
+        (folder / "clients" / name).mkdir(parents=True)
+        lines = [
+            json.dumps({"instruction": f"{name} {i}", "output": f"yes {i}", "task": name})
+            for i in range(3 + number)
+        ]
+        (folder / "clients" / name / "train.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "clients" / name / "test.jsonl").write_text(lines[0] + "\n")
+    return folder
+
+
+def command_of(name: str, root: Path, data: Path) -> list[str]:
+    """A command that works on `root/run`, and writes below the root."""
+    run = ["--run-dir", str(root / "run")]
+    return {
+        "train": ["train", *run, "--data.path", str(data), *SETTINGS],
+        "eval": ["eval", *run, "--eval.modes", "[global,instance]"],
+        "weigh": [
+            *("weigh", *run, "--rules", "constant", "--scales", "0.5", "--layers", "1"),
+            *("--exact", "0"),
+        ],
+        "generate": ["generate", *run, "--client", "anna", "--prompt", "Hi"],
+        "report": ["report", str(root / "run"), "--out", str(root / "pages" / "page.html")],
+        "export": ["export", *run, "--out", str(root / "exports" / "one"), "--mixed", "0.5"],
+    }[name]

@@ -1,0 +1,93 @@
+"""Every command is killed at every file operation; started again it ends with the same bits.
+
+A sample of the operations is tried; FEDDPA_ALL_KILLS=1 tries all of them.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feddpa_jax.cli import main
+from feddpa_jax.disk import is_leftover
+from tests.e2e.kills import watched
+from tests.e2e.small_runs import command_of, quick, write_data
+
+ALL = os.environ.get("FEDDPA_ALL_KILLS") == "1"
+# By command: how many operations are tried, if not all.
+SAMPLES = {"train": 20, "eval": 10, "weigh": 8, "report": 10, "export": 14}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def computed_once() -> Iterator[None]:
+    with quick():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def bits(root: Path) -> dict[str, bytes | None]:
+    """Every file below a folder, and every folder."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    root.mkdir()
+    assert main(command_of("train", root, data)) == 0
+    return root
+
+
+def chosen(count: int, sample: int) -> list[int]:
+    """The operations at which the process is killed: all, or a sample with the first and last."""
+    if ALL or count <= sample:
+        return list(range(count))
+    rng = np.random.default_rng(count)
+    inner = rng.choice(np.arange(1, count - 1), sample - 2, replace=False)
+    return [0, *sorted(inner.tolist()), count - 1]
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "weigh", "report", "export"])
+def test_killed_anywhere_and_started_again(name: str, finished: Path, data: Path) -> None:
+    root = finished.parent / f"{name}_root"
+
+    def begin() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(finished, root)
+        if name == "train":
+            shutil.rmtree(root / "run")
+
+    command = command_of(name, root, data)
+    begin()
+    with watched(root) as whole:
+        assert main(command) == 0
+    expected = bits(root)
+    assert not [path for path in expected if is_leftover(Path(path))]
+    assert len(whole.done) > 10
+    for at in chosen(len(whole.done), SAMPLES[name]):
+        begin()
+        with watched(root, at) as killed:
+            main(command)
+        what = f"killed at operation {at}: {whole.done[at]}"
+        assert killed.dead, what
+        assert killed.done == whole.done[: at + 1], what
+        if name == "export" and (root / "exports" / "one").exists():
+            # It was whole, so it is not made again; what was killed is the removal of the lock.
+            assert at >= len(whole.done) - 2, what
+            (root / "exports" / ".one.feddpa.lock").unlink(missing_ok=True)
+        else:
+            assert main(command) == 0, what
+        found = bits(root)
+        assert found.keys() == expected.keys(), what
+        assert [path for path in found if found[path] != expected[path]] == [], what

@@ -1,0 +1,118 @@
+"""Locks: one holder, who is named, and who leaves nothing in the way."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from feddpa_jax.disk import lock_of
+from feddpa_jax.lock import hold, holder_of, refuse_if_held
+from feddpa_jax.types import UserError
+
+HOLDER = """
+import subprocess, sys, time
+from pathlib import Path
+from feddpa_jax.lock import hold
+
+sys.argv[1:1] = ["train"]
+with hold(Path(sys.argv[2]), "", print):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def take(path: Path) -> None:
+    with hold(path, "wait for it", pytest.fail):
+        pass
+
+
+def test_one_at_a_time_and_nothing_stays(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run"
+    with hold(path, "", pytest.fail):
+        assert lock_of(path).is_file()
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .*; wait for it"):
+            take(path)
+        take(tmp_path / "new" / "other")
+    assert holder_of(path) == ""
+    assert list(tmp_path.iterdir()) == []
+    take(path)
+
+
+def test_what_was_made_meanwhile_stays(tmp_path: Path) -> None:
+    with hold(tmp_path / "new" / "run", "", pytest.fail):
+        (tmp_path / "new" / "run").mkdir()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["run"]
+
+
+def test_another_process_is_named_and_its_death_releases(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        with pytest.raises(UserError) as caught:
+            refuse_if_held(path, "wait for it, or use another --run-dir")
+        day = time.strftime("%Y-%m-")
+        assert str(caught.value).startswith(
+            f"{path}: process {process.pid} on {socket.gethostname()} is at work there since {day}"
+        )
+        assert str(caught.value).endswith("(feddpa train); wait for it, or use another --run-dir")
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            take(path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    # The child lives on, and holds nothing; the file that is left is no obstacle.
+    os.kill(child, 0)
+    assert lock_of(path).is_file()
+    take(path)
+    os.kill(child, signal.SIGKILL)
+    assert not lock_of(path).exists()
+
+
+def test_a_file_that_its_holder_has_just_removed_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock = tmp_path / "run", fcntl.flock
+    times = []
+
+    def late(descriptor: int, how: int) -> None:
+        if not times:
+            lock_of(path).unlink()
+        times.append(how)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with hold(path, "", pytest.fail):
+        assert len(times) == 2
+        assert lock_of(path).is_file()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    lines: list[str] = []
+    for _ in range(2):
+        with hold(tmp_path / "run", "", lines.append):
+            pass
+    assert len(lines) == 2
+    assert "no locks" in lines[0]
+    assert holder_of(tmp_path / "run") == ""
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        take(tmp_path / "file" / "run")
