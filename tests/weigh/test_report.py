@@ -149,7 +149,7 @@ def finding(label: str, start: float, settings=None, exact=None, weight_CJ=None)
     def scores(value: float) -> dict:
         both = {}
         for name, shift in (("nll", 0.0), ("exact_match", 50.0), ("rouge1", 70.0)):
-            values = np.array([[0, 0.5, 1, 2], [0, 1, 2, 4]]) + value + shift
+            values = np.array([[0, 0.5, 1, 2], [0, 1, 2, 8]]) + value + shift
             both[name] = summarize(values, TASKS, Resamples.draw(TASKS, 50, 0))
         return both
 
@@ -175,15 +175,15 @@ def test_findings_as_json(collected, test_split):
     assert first["setting"] == dataclasses.asdict(paper) and second["setting"] is None
     assert first["words"] == "0.75 to local, support 4, local, last, last layer"
     assert second["words"] == ""
-    # P: client 0's a 0.25, client 1's (2 + 4) / 2: 1.625. TTP: (0.25 + 1 + 2 + 0.5 + 2 + 4) / 6.
+    # P: client 0's a 0.25, client 1's (2 + 8) / 2: 2.625. TTP: (0.25 + 1 + 2 + 0.5 + 2 + 8) / 6.
     for part, start in (("validation", 11), ("test", 12), ("minus_paper", 13), ("exact", 14)):
         found = first[part]
-        assert found["nll"]["P"]["value"] == pytest.approx(start + 1.625)
-        assert found["nll"]["TTP"]["value"] == pytest.approx(start + 1.625)
-        assert found["exact_match"]["P"]["value"] == pytest.approx(start + 51.625)
+        assert found["nll"]["P"]["value"] == pytest.approx(start + 2.625)
+        assert found["nll"]["TTP"]["value"] == pytest.approx(start + 13.75 / 6)
+        assert found["exact_match"]["P"]["value"] == pytest.approx(start + 52.625)
     assert first["exact"].keys() == {"nll", "exact_match", "rouge1"}
     assert second["exact"] is None
-    assert second["test"]["nll"]["P"]["value"] == pytest.approx(22 + 1.625)
+    assert second["test"]["nll"]["P"]["value"] == pytest.approx(22 + 2.625)
     assert first["weights"]["own"] == pytest.approx([0.115, 0.175, 0.25, 0.325, 0.385])
     assert first["weights"]["foreign"] == pytest.approx([0.615, 0.675, 0.75, 0.85, 0.97])
 
@@ -233,10 +233,10 @@ def test_findings_on_the_screen():
     Reporter(Console(file=file)).show(render([shown], ["a [note]"]))
     lines = file.getvalue().splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
-    assert rows[0][1:] == ["12.625", "12.292", "63.6", "63.6", "-27.708 [-27.833, -27.583]"]
-    assert rows[1][5] == "64.6 [64.5, 64.8]"
+    assert rows[0][1:] == ["12.625", "12.292", "64.6", "64.3", "-27.708 [-27.833, -27.583]"]
+    assert rows[1][5] == "65.3 [65.2, 65.4]"
     exact = next(row for row in rows if row[0] == "run exactly")
-    assert exact[1:] == ["15.625", "15.625", "65.6", "65.6", "ROUGE-1 P 85.6, TTP 85.6"]
+    assert exact[1:] == ["16.625", "16.292", "66.6", "66.3", "ROUGE-1 P 86.6, TTP 86.3"]
     assert "a [note]" in file.getvalue()
     said = " ".join(row[0] for row in rows)
     assert "paper: cosine (0.5 to local, support 4, local, last, last layer)" in said
