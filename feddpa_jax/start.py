@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, bank_of, take
-from feddpa_jax.config import Config, load_config
+from feddpa_jax.config import Config
 from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.method import FedState
 from feddpa_jax.hf.peft_format import RECORD, PeftAdapter, is_peft_folder, read_adapter
@@ -123,13 +123,8 @@ def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config
             "--lora.alpha": repr(found.alpha),
             "--lora.targets": f"[{', '.join(found.targets)}]",
         }
-        words = [word for pair in options.items() for word in pair]
-        try:
-            load_config(None, words)
-            end = f"to use it: {shlex.join(words)}"
-        except UserError as error:
-            end = f"it cannot be used here ({error})"
-        raise UserError(f"{field}: {folder} has {'; '.join(wrong)}; {end}")
+        remedy = shlex.join([word for pair in options.items() for word in pair])
+        raise UserError(f"{field}: {folder} has {'; '.join(wrong)}; to use it: {remedy}")
 
 
 def _check_base(folder: Path, prepared: Prepared) -> None:

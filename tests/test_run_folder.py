@@ -10,6 +10,7 @@ from feddpa_jax.cli import main
 from feddpa_jax.config import load_config
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.history import append_round
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.types import UserError
 
@@ -24,7 +25,7 @@ def test_a_run_that_came_to_nothing_does_not_block_the_corrected_one(tmp_path: P
     # What the first round may have left before it failed.
     (run.checkpoints / "clients" / "client_0").mkdir(parents=True)
     (run.checkpoints / ".writing-00000").mkdir()
-    run.append_metrics({"round": 0})
+    append_round(run.path, {"round": 0})
     run.check(CORRECTED)
     run.start(CORRECTED)
     assert run.read_config() == CORRECTED

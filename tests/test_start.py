@@ -131,7 +131,7 @@ REMEDIES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "rank": (["--lora.rank", "4"], {}),
     "alpha": (["--lora.alpha", "0.1"], {"lora_alpha": 0.30000000000000004}),
     "tiny": (["--lora.alpha", "3"], {"lora_alpha": 1e-7}),
-    "huge": (["--lora.alpha", "3"], {"lora_alpha": 999999.9999999999}),
+    "huge": (["--lora.alpha", "3"], {"lora_alpha": 1.2345678901234567e29}),
     "targets": (["--lora.targets", "[k_proj]"], {}),
     "rank_stabilized": ([], {"use_rslora": True, "lora_alpha": 64}),
     "everything": (
@@ -161,16 +161,6 @@ def test_the_printed_remedy_works(tmp_path: Path, prepared: Prepared, name: str)
     assert config.lora.alpha / config.lora.rank == pytest.approx(
         stated["lora_alpha"] / stated["r"] ** power, rel=1e-12
     )
-
-
-def test_no_remedy_is_printed_that_would_be_refused(tmp_path: Path, prepared: Prepared):
-    folder = write(tmp_path / "a", adapter(prepared, 1), prepared, alpha=1e7)
-    config = config_of(global_adapter=folder)
-    with pytest.raises(
-        UserError, match=r"cannot be used here \(.*lora.alpha: .*10000000"
-    ) as caught:
-        start_from(config, prepared, fresh_state(prepared, tmp_path))
-    assert "to use it" not in str(caught.value)
 
 
 def test_a_run_goes_on_from_an_export(tmp_path: Path, capsys):
