@@ -181,7 +181,7 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
 def _wordless(run: Run) -> str:
     summary = run.summary or {}
     note = without_words_note(summary.get("targets_without_words", 0))
-    return _p(f"{escape(run.label)}: {note}", "mute") if note else ""
+    return _p(f"{html(run.label)}: {note}", "mute") if note else ""
 
 
 def _instance_counts(runs: Sequence[Run]) -> str:
