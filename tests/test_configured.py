@@ -123,19 +123,6 @@ def test_longer_than_the_model_and_too_short_for_the_data():
         prepare(config_of("--data.max_length", "20"))
 
 
-def test_rounds_that_are_done_again_leave_the_metrics(tmp_path):
-    run = RunFolder(tmp_path)
-    for number in range(4):
-        run.append_metrics({"round": number, "loss": 1.5})
-    with run.metrics_file.open("a") as file:
-        file.write('{"round": 1, "lo')  # cut short
-    run.drop_metrics_from(2)
-    assert run.metrics_file.read_text().splitlines() == [
-        '{"round": 0, "loss": 1.5}',
-        '{"round": 1, "loss": 1.5}',
-    ]
-
-
 def test_what_may_differ_in_a_run_folder(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(config_of())

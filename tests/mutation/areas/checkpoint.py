@@ -32,8 +32,6 @@ ENTRIES = [
         ("record.get(key) != wanted", "False"),
         ("Restored(int(place.name), state", "Restored(len(state), state"),
         ("if number <= round_number]", "]"),
-        ("_discard_unused_clients(folder)\n    return", "return"),
-        ("if (path.parent.name, int(path.stem)) not in used", "if False"),
         ('best if step == "best" else', 'best if step != "best" else'),
         ('{"record.json", STATE} <= files.keys()', "True"),
         ("if damage:\n            warn(", "if False:\n            warn("),

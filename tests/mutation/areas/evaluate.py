@@ -42,20 +42,8 @@ ENTRIES = [
     ),
     *edits(
         "evaluate/modes.py",
-        "evaluate/test_evidence.py evaluate/test_evaluate.py",
-        ('"fixed": (1.0 - fixed, fixed)', '"fixed": (fixed, 1.0 - fixed)'),
-        ('"global": (1.0, 0.0),\n        "local"', '"global": (0.0, 1.0),\n        "local"'),
-        (
-            "ModeWeights(1.0 - local_CI, local_CI, similarity_CI)",
-            "ModeWeights(local_CI, 1.0 - local_CI, similarity_CI)",
-        ),
+        "evaluate/test_evidence.py",
         ("scale=settings.scale", "scale=1.0"),
-    ),
-    *edits(
-        "evaluate/report.py",
-        "evaluate/test_evaluate.py",
-        ('"TTP": interval(summary.ttp)', '"TTP": interval(summary.p)'),
-        ('("own", own_CI), ("foreign", ~own_CI)', '("foreign", own_CI), ("own", ~own_CI)'),
     ),
     *edits(
         "evaluate/dreams.py",

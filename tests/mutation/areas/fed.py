@@ -226,12 +226,7 @@ ENTRIES = [
         ('f"{round_number:05d}.safetensors"', '"00000.safetensors"'),
         ("leaf, at=place: np.asarray(leaf[at])", "leaf, at=place: np.asarray(leaf[0])"),
         ("leaf, at=i: leaf[at], bank", "leaf, at=i: leaf[0], bank"),
-        (
-            "                os.fsync(file.fileno())\n",
-            "",
-            "fed/test_clients.py",
-            "what a power cut leaves is not seen by a process that goes on",
-        ),
+        ("path.stem.isdecimal() and (folder.name, int(path.stem)) not in used", "False"),
     ),
     *edits(
         "sharding.py",
