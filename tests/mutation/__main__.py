@@ -48,7 +48,7 @@ def tried(mutants: Sequence[Mutant], jobs: int, trust: bool) -> Iterator[tuple[M
         baselines: dict[tuple[str, ...], tuple[str, float]] = {}
         distinct = list(dict.fromkeys(mutant.tests for mutant in mutants))
         if trust:
-            baselines, distinct = dict.fromkeys(distinct, ("", 120.0)), []
+            baselines, distinct = {tests: ("", 120.0) for tests in distinct}, []
         for tests, code, seconds in sessions(
             overlays, [(None, tests, 900.0) for tests in distinct]
         ):
