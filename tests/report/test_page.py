@@ -135,14 +135,10 @@ def test_mistakes(make_run, tmp_path, capsys):
         ([folder, "--out", str(tmp_path)], ["--out", "report.html"]),
         ([folder, "--out", "x.pdf"], ["--out", "x.pdf"]),
         ([str(tmp_path / "none"), "--out", "x.html"], ["none", "holds no run"]),
-<<<<<<< HEAD
-        ([folder, "--out", f"{folder}/config.yaml/x.html"], ["a part of the path is a file"]),
-=======
         (
             [folder, "--out", f"{folder}/config.yaml/x.html"],
             ["x.html", "a part of the path is a file"],
         ),
->>>>>>> files
         ([folder, "--out", "x.html", "--seed", "1"], ["--seed"]),
     ):
         assert main(["report", *command]) == 2
