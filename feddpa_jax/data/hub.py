@@ -38,20 +38,9 @@ def load_hub(path: str) -> Federation:
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
     """
-    name, _, query = path.removeprefix("hf:").partition("?")
-    if not name:
-        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
-    pairs = parse_qsl(query, keep_blank_values=True)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise UserError(f"data.path: {path}: an option stands twice; give each once")
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise UserError(
-            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
-        )
-    needed = {"split", *options} & {"split", "test_split"}
-    options = _OPTIONS | options
+    name, given = _options(path)
+    needed = {"split", *given} & {"split", "test_split"}
+    options = _OPTIONS | given
     splits = _load(name, options["config"], path)
     for option in sorted(needed):
         if options[option] not in splits:
@@ -71,7 +60,7 @@ def load_hub(path: str) -> Federation:
         source = f"{path}, split {options['split']}, record {number}"
         if not isinstance(record, dict):
             raise UserError(f"{source}: not an object with instruction and output")
-        client = check_client_name(_client_name(record[column], source, column), source)
+        client = check_client_name(_client_name(record.get(column), source, column), source)
         by_client.setdefault(client, []).append(to_example(record, source, task=client))
     if not by_client:
         raise UserError(
@@ -96,6 +85,23 @@ def load_hub(path: str) -> Federation:
         )
     clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
     return Federation(clients, tuple(test))
+
+
+def _options(path: str) -> tuple[str, dict[str, str]]:
+    """The data set's name, and the options that are given."""
+    name, _, query = path.removeprefix("hf:").partition("?")
+    if not name:
+        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise UserError(f"data.path: {path}: an option stands twice; give each once")
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise UserError(
+            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
+        )
+    return name, options
 
 
 def _client_name(value: Any, source: str, column: str) -> str:
