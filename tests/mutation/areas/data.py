@@ -209,7 +209,7 @@ ENTRIES = [
         ("for client in sorted(by_client)", "for client in by_client"),
         ("to_example(record, source, task=client)", "to_example(record, source)"),
         ('splits.get(options["test_split"], Table((), ()))', "Table((), ())"),
-        ("_OPTIONS | options", "options | _OPTIONS"),
+        ("_OPTIONS | given", "given | _OPTIONS"),
         ('or value == ""', ""),
         ("isinstance(value, bool) or", ""),
         (
