@@ -32,6 +32,7 @@ from feddpa_jax.disk import (
 )
 from feddpa_jax.fed.clients import ClientFiles, Saved
 from feddpa_jax.sources import SOURCES, check_sources
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 _ASIDE = ".writing-"
@@ -136,7 +137,7 @@ def tidy(folder: Path) -> None:
       UserError: something cannot be removed.
     """
     used = {
-        (name, int(saved[0]))
+        (name, saved.round_number)
         for number in rounds_saved(folder)
         for name, saved in _clients_of(folder / f"{number:05d}").items()
     }
@@ -153,7 +154,7 @@ def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
     losses = []
     for number in rounds:
         try:
-            record = json.loads((folder / f"{number:05d}" / "record.json").read_text())
+            record = _read(folder / f"{number:05d}" / "record.json")
             losses.append((float(record["loss"]), -number))
         except (OSError, ValueError, TypeError, KeyError):
             continue
@@ -237,7 +238,7 @@ def load(
     Raises:
       UserError: its record differs from what is expected.
     """
-    record = json.loads((place / "record.json").read_text())
+    record = _read(place / "record.json")
     for key, value in expected.items():
         if key in SOURCES:
             continue
@@ -258,7 +259,7 @@ def load(
 def find_damage(place: Path) -> str:
     """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
-        listed = json.loads((place / "manifest.json").read_text())["files"]
+        listed = _read(place / "manifest.json")["files"]
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
@@ -291,11 +292,21 @@ def _find_damaged_client(place: Path) -> str:
     return ""
 
 
-def _clients_of(place: Path) -> dict[str, list[Any]]:
+def _clients_of(place: Path) -> dict[str, Saved]:
+    """The clients' files of a checkpoint; none where its record is damaged."""
     try:
-        return dict(json.loads((place / "record.json").read_text())["clients_saved"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _read(place / "record.json")["clients_saved"]
+        return {
+            str(name): Saved(int(number), int(size), str(digest))
+            for name, (number, size, digest) in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """An object that this module wrote; a loss that is not finite may be in it."""
+    return read_object(file, finite=False)
 
 
 def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
