@@ -54,7 +54,12 @@ def _state(content: bytes | None) -> State:
     return None if content is None else (len(content), digest_of(content))
 
 
-def _content(file: Path) -> bytes | None:
+def content_of(file: Path) -> bytes | None:
+    """What is in a file; None if it is not there.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -73,7 +78,7 @@ def read_manifest(folder: Path, remedy: str) -> Manifest | None:
     Raises:
       UserError: it is damaged.
     """
-    content = _content(folder / NAME)
+    content = content_of(folder / NAME)
     if content is None:
         return None
     try:
@@ -125,7 +130,7 @@ class Checked:
         Raises:
           UserError: it is not as it was written, or is missing.
         """
-        content = _content(self.folder / name)
+        content = content_of(self.folder / name)
         states = None if self.manifest is None else self.manifest.files.get(name)
         if states is None or _state(content) in states:
             return content
@@ -170,7 +175,7 @@ def write_one(folder: Path, name: str, content: str, remedy: str) -> None:
     """
     manifest = read_manifest(folder, remedy) or Manifest()
     data = content.encode()
-    old = _content(folder / name)
+    old = content_of(folder / name)
     if old == data and manifest.files.get(name) == (_state(data),):
         return
     with writing(folder / name):

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from feddpa_jax.escape import json_text
 from feddpa_jax.hf.continuation import continuation_backend
 from feddpa_jax.hf.tensors import one_line
-from feddpa_jax.strict_json import read_json
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 
@@ -225,10 +225,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def _json(path: Path) -> dict[str, Any]:
     """A file's object; of a file that is not there, an empty one."""
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
+    return read_object(path) if path.exists() else {}
 
 
 def _content(token: Any) -> Any:
