@@ -20,8 +20,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from feddpa_jax.disk import (
+    aside_of,
     check_room,
     clear_leftovers,
+    discard,
     make_folder,
     sha256,
     sync,
@@ -35,7 +37,6 @@ from feddpa_jax.sources import SOURCES, check_sources
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
-_ASIDE = ".writing-"
 CLIENTS = "clients"
 STATE = "state.safetensors"
 
@@ -91,8 +92,8 @@ def save(
       UserError: it could not be written; earlier ones are untouched.
     """
     assert keep > 0
-    aside = folder / f"{_ASIDE}{round_number:05d}"
     final = folder / f"{round_number:05d}"
+    aside = aside_of(final)
     try:
         make_folder(folder)
         clear_leftovers(folder)
@@ -108,7 +109,7 @@ def save(
         write_new(aside / "record.json", to_json(told).encode())
         write_new(aside / "manifest.json", to_json(_manifest(aside)).encode())
         sync_tree(aside)
-        _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
+        discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
         sync(folder)
     except Exception as error:
@@ -125,7 +126,7 @@ def save(
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
-        _discard(folder / f"{old:05d}")
+        discard(folder / f"{old:05d}")
     tidy(folder)
     return final
 
@@ -319,14 +320,6 @@ def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
             key = next(k for k in [*ours, *its] if its.get(k) != ours.get(k))
             return _difference(f"{name}[{key}]", its.get(key), ours.get(key))
     return name, *texts
-
-
-def _discard(place: Path) -> None:
-    """Removes a checkpoint without leaving half of it under its name."""
-    aside = place.with_name(f"{_ASIDE}old-{place.name}")
-    if place.exists():
-        place.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

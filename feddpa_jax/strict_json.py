@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.escape import short
 from feddpa_jax.types import UserError
 
 # Deep enough for every real file; far below what Python's own recursion bears, `repr` included.
@@ -169,4 +170,4 @@ def _integer(digits: str) -> int:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(short(text, 40))

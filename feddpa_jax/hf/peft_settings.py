@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import regex
 
 from feddpa_jax.adapters.lora import TARGETS, kernel_path
+from feddpa_jax.escape import short
 from feddpa_jax.hf.names import TABLES, file_name
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.types import UserError
@@ -292,8 +293,7 @@ def module_names(config: ModelConfig) -> Iterable[str]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return short(json.dumps(value))
 
 
 def _named(name: str) -> str:
