@@ -142,6 +142,27 @@ def test_changed_adapters_at_the_start_are_refused(
     assert main(["eval", "--run-dir", str(tmp_path / "run"), "--eval.modes", "[global]"]) == 0
 
 
+def test_adapters_at_the_start_are_known_even_without_their_folder(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--run-dir", str(finished / "run"), "--out", str(out)]) == 0
+    named = ["--init.global_adapter", str(out / "global"), "--fed.keep_checkpoints", "3"]
+    train = [*command_of("train", tmp_path, data), *named, "--no-eval"]
+    assert main(train) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "00002")
+    (out / "global").rename(tmp_path / "kept")
+    assert main(train) == 0
+    assert "without a digest" not in capsys.readouterr().out
+    (tmp_path / "kept").rename(out / "global")
+    assert main(train) == 0
+    weights = out / "global" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(capsys, train, "the adapters of init changed", "global_adapter")
+
+
 def without_sources(run: Path) -> None:
     """As an older version left it: no digests, no manifests."""
     from feddpa_jax.disk import sha256
