@@ -8,7 +8,7 @@ replaced its entry names both states, so that a kill at any moment leaves a fold
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,14 @@ class Checked:
         self.folder = folder
         self.remedy = remedy
         self.manifest = read_manifest(folder, remedy)
+
+    def say_if_unchecked(self, say: Callable[[str], None]) -> None:
+        """Says so if there are no checksums."""
+        if self.manifest is None:
+            say(
+                f"{self.folder}: has no checksums ({NAME}), as of an older version; damage to its "
+                "files may go unseen"
+            )
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None if there is none, and need not be.

@@ -124,11 +124,7 @@ class RunFolder:
         Raises:
           UserError: its manifest is damaged.
         """
-        if manifest.read_manifest(self.path, _REMEDIES[manifest.NAME]) is None:
-            say(
-                f"{self.path}: has no checksums ({manifest.NAME}), as of an older version; damage "
-                "to its files may go unseen"
-            )
+        Checked(self.path, _REMEDIES[manifest.NAME]).say_if_unchecked(say)
 
     def read(self, name: str) -> bytes | None:
         """A file of the run itself; None if there is none, and need not be.
