@@ -91,16 +91,28 @@ def check(trained: Trained, out: Path) -> None:
       UserError: it is no export, or of another run or round, or differs.
     """
     record = read_json(out / RECORD)
-    wanted = _record(trained, record.get("options"))
+    options = record.get("options")
+    if not isinstance(options, dict) or not _is_of(options):
+        raise UserError(f"{out / RECORD}: its options are damaged; export again")
+    wanted = _record(trained, options)
     for name, value in json.loads(json.dumps(wanted)).items():
         if record.get(name) != value:
             raise UserError(
                 f"{out / RECORD}: {name} is {json.dumps(record.get(name))}, the run's is "
                 f"{json.dumps(value)}; compare with the run and --step that it was made from"
             )
-    options = record["options"]
     plan = make_plan(trained, mixed=options["mixed"], merged=options["merged"])
     check_export(out, plan, make_weightings(trained), trained)
+
+
+def _is_of(options: dict[str, Any]) -> bool:
+    """Whether options are some that an export is made with."""
+    mixed, merged = options.get("mixed"), options.get("merged")
+    return (
+        options.keys() == {"mixed", "merged"}
+        and (mixed is None or (isinstance(mixed, int | float) and not isinstance(mixed, bool)))
+        and (merged is None or isinstance(merged, str))
+    )
 
 
 def _listing(plan: Plan) -> str:
