@@ -1,6 +1,7 @@
 """An export on disk: written aside, read back, and only then put in its place."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def check_target(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and all(map(is_leftover, out.iterdir()))):
         raise UserError(f"--out: {out} is not empty; name a new folder")
+    if os.path.ismount(out):
+        raise UserError(f"--out: {out} is a mount point; name a new folder in it")
 
 
 def export(
@@ -54,8 +57,9 @@ def export(
     check_target(out)
     plan = make_plan(trained, mixed=mixed, merged=merged)
     weightings = make_weightings(trained)
-    aside = aside_of(out.absolute())
-    with hold(out.absolute(), "wait for it, or name another --out", reporter.say):
+    place = out.resolve()  # A link stays one.
+    aside = aside_of(place)
+    with hold(place, "wait for it, or name another --out", reporter.say, shown=out):
         try:
             with writing(out):
                 shutil.rmtree(aside, ignore_errors=True)
@@ -67,7 +71,7 @@ def export(
                 check_export(aside, plan, weightings, trained)
                 check_target(out)
                 clear_leftovers(out, locks=True)
-                aside.rename(out)  # Over an empty folder, too.
+                aside.rename(place)  # Over an empty folder, too.
                 sync(aside.parent)
         except SafetensorError as error:
             raise UserError(f"{out}: cannot be written ({error}); make room") from None

@@ -407,6 +407,23 @@ def test_what_a_kill_left_blocks_nothing(
     assert not [p for p in (tmp_path / "exports" / "one").iterdir() if p.name in LEFT]
 
 
+def test_an_export_into_a_link_or_a_mounted_folder(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = command_of("export", root, data)
+    out, real = root / "exports" / "one", root / "real" / "folder"
+    for folder in (out.parent, real):
+        folder.mkdir(parents=True)
+    out.symlink_to(real)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path == out)
+        refused(capsys, export, "mount point", "a new folder in it")
+    assert main(export) == 0
+    assert out.is_symlink()
+    assert (real / "global" / "adapter_model.safetensors").is_file()
+    assert [p.name for p in real.parent.iterdir()] == ["folder"]
+
+
 def test_what_is_not_ours_is_left_alone(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
