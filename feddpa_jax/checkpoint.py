@@ -155,9 +155,9 @@ def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
     losses = []
     for number in rounds:
         try:
-            record = _read(folder / f"{number:05d}" / "record.json")
+            record = read_object(folder / f"{number:05d}" / "record.json", finite=False)
             losses.append((float(record["loss"]), -number))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             continue
     finite = [pair for pair in losses if math.isfinite(pair[0])]
     return -min(finite)[1] if finite else None
@@ -239,7 +239,7 @@ def load(
     Raises:
       UserError: its record differs from what is expected.
     """
-    record = _read(place / "record.json")
+    record = read_object(place / "record.json", finite=False)
     for key, value in expected.items():
         if key in SOURCES:
             continue
@@ -260,9 +260,9 @@ def load(
 def find_damage(place: Path) -> str:
     """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
-        listed = _read(place / "manifest.json")["files"]
+        listed = read_object(place / "manifest.json")["files"]
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
     if not {"record.json", STATE} <= files.keys():
         return "manifest.json is not complete"
@@ -278,6 +278,8 @@ def find_damage(place: Path) -> str:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
+        except ValueError:  # A zero byte.
+            return f"manifest.json names {name!r}"
     return _find_damaged_client(place)
 
 
@@ -288,7 +290,7 @@ def _find_damaged_client(place: Path) -> str:
         try:
             if path.stat().st_size != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"
-        except OSError:
+        except (OSError, ValueError):
             return f"{path.relative_to(place.parent)} is missing"
     return ""
 
@@ -296,18 +298,12 @@ def _find_damaged_client(place: Path) -> str:
 def _clients_of(place: Path) -> dict[str, Saved]:
     """The clients' files of a checkpoint; none where its record is damaged."""
     try:
-        found = _read(place / "record.json")["clients_saved"]
+        found = read_object(place / "record.json", finite=False)["clients_saved"]
         return {
-            str(name): Saved(int(number), int(size), str(digest))
-            for name, (number, size, digest) in found.items()
+            str(name): Saved(int(n), int(size), str(sha)) for name, (n, size, sha) in found.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """An object that this module wrote; a loss that is not finite may be in it."""
-    return read_object(file, finite=False)
 
 
 def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:

@@ -84,6 +84,12 @@ class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
         """Turns an OSError into a UserError."""
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
+            if error.errno == errno.EISDIR:
+                place = error.filename2 or error.filename or self.path
+                raise UserError(
+                    f"{place}: is a folder where a file is to be written; remove or rename it, "
+                    "then start the same command again"
+                ) from None
             raise UserError(
                 f"{self.path}: cannot be written ({reason}); make room or choose another folder, "
                 "then start the same command again"

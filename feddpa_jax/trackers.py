@@ -17,6 +17,7 @@ from feddpa_jax.disk import make_folder, writing
 from feddpa_jax.escape import one_line
 from feddpa_jax.progress import Reporter
 from feddpa_jax.runs import RunFolder
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.types import UserError
 
 
@@ -161,7 +162,7 @@ def _identity(folder: Path) -> str:
     content = run.read(file.name)
     if content is not None:
         try:
-            return str(json.loads(content)["id"])
+            return str(parse_json(content.decode(), file.name)["id"])
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{file}: is damaged; restore it from a copy, or leave track.to empty"

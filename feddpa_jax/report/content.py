@@ -10,6 +10,7 @@ import numpy as np
 
 from feddpa_jax.history import parse_lines, read_history
 from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder, results_of
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
@@ -154,9 +155,9 @@ def _json(file: Path, content: bytes | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON: {error}; make it again") from None
+        found = parse_json(text, "it", finite=False)
+    except UserError:
+        raise UserError(f"{file}: not valid JSON; make it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object; make it again")
     return found

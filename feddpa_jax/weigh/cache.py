@@ -1,8 +1,6 @@
 """Computed parts on disk, each of them kept only for the run, model, data and code it is from."""
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from feddpa_jax.disk import (
     writing,
 )
 from feddpa_jax.hf.tensors import opened
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 Part = dict[str, np.ndarray]
@@ -103,8 +102,9 @@ class Cache:
         return self._read("parts.json") if (self.folder / "parts.json").exists() else {}
 
     def _read(self, name: str) -> dict[str, str]:
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                return content
-        raise UserError(f"{self.folder / name}: is damaged; compute it again with --fresh")
+        try:
+            return read_object(self.folder / name)
+        except UserError:
+            raise UserError(
+                f"{self.folder / name}: is damaged; compute it again with --fresh"
+            ) from None
