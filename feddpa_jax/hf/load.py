@@ -137,7 +137,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
             config = gguf_config(file)
             check_layers(file.tensors, config.layers, str(place))
             tokenizer = gguf_tokenizer(file.fields, str(place))
-        _check_vocabulary(tokenizer, config, place)
+        tokenizer.limit(config.vocab_size, str(place))
         hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype)) if weights else None
     else:
@@ -150,7 +150,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         hf_config = read_json(folder / "config.json")
         config = read_hf_config(hf_config, str(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
-        _check_vocabulary(tokenizer, config, folder)
+        tokenizer.limit(config.vocab_size, str(folder))
         parameters = None
         if weights:
             config, parameters = _read_safetensors(folder, config, _placer(dtype))
@@ -199,18 +199,6 @@ def _placer(dtype: str) -> Place:
         return jax.device_put(array, may_alias=True)
 
     return place
-
-
-def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: Path) -> None:
-    """Refuses a tokenizer with an id that has no row in the embedding."""
-    rows = config.vocab_size
-    if tokenizer.largest_id >= rows:
-        token = tokenizer.backend.id_to_token(tokenizer.largest_id)
-        raise UserError(
-            f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, and {token!r} has id "
-            f"{tokenizer.largest_id}; the model only {rows} rows; put the model's own tokenizer "
-            "beside it"
-        )
 
 
 def _check_alone(folder: Path) -> None:
