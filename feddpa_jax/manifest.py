@@ -57,7 +57,7 @@ def _state(content: bytes | None) -> State:
 def _content(file: Path) -> bytes | None:
     try:
         return file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
