@@ -68,7 +68,7 @@ def read_bytes(file: Path, remedy: str) -> bytes | None:
         if file.exists() and not file.is_file():  # Reading a pipe would wait for ever.
             raise UserError(f"{file}: is not a file; remove it; {remedy}")
         return file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from None

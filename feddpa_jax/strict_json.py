@@ -48,7 +48,7 @@ def parse_json(text: str, source: str, *, line: int | None = None, finite: bool 
       text: the JSON.
       source: the file's name, for messages.
       line: the number of the one line that `text` is; None for a whole file.
-      finite: refuse NaN and Infinity; files of ours may hold them.
+      finite: refuse NaN and Infinity; files of ours may hold them, and fields of others' records.
 
     Raises:
       UserError: broken JSON, or what the head of this file lists, with the line where it is known.

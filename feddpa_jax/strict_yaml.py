@@ -147,6 +147,8 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        if r"'\t'" in problem:
+            problem += "; indent and part with blanks, not tabs"
         raise UserError(f"{source}{line}: not valid YAML: {problem}") from None
     except (ValueError, OverflowError) as error:
         # An escape beyond the last character, as in "\UFFFFFFFF".

@@ -1,6 +1,8 @@
 """Hugging Face data sets with a client column, from the hub or from disk."""
 
 import dataclasses
+import glob
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,8 +124,8 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     # Errors are told below, in one line.
-    for logging in (datasets.logging, huggingface_hub.utils.logging):
-        logging.set_verbosity_error()
+    for library in (datasets.logging, huggingface_hub.utils.logging):
+        library.set_verbosity(logging.CRITICAL)
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
     kind = None if on_disk or not place.is_file() else _FORMATS.get(place.suffix.lower())
     if config and (on_disk or kind):
@@ -135,11 +137,17 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
         raise UserError(
             f"data.path: {path}: {place.name} is none of {', '.join(_FORMATS)}; convert it"
         )
+    if place.is_dir() and not on_disk and glob.has_magic(str(place)):
+        raise UserError(
+            f"data.path: {path}: the folder's path holds *, ? or [, which are patterns to the "
+            "library that reads it; rename the folder"
+        )
     try:
         if on_disk:
             loaded = datasets.load_from_disk(str(place))
         elif kind:
-            loaded = datasets.load_dataset(kind, data_files=str(place))
+            # A name may hold characters that are patterns to the library.
+            loaded = datasets.load_dataset(kind, data_files=glob.escape(str(place)))
         else:
             return _load_repository(str(place) if place.exists() else name, config or None)
     except UserError:
