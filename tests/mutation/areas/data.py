@@ -225,7 +225,7 @@ ENTRIES = [
         ('category=fields["category"] or ""', 'category=""'),
         ("if not value.strip()", "if not value"),
         ('.split("\\n"), start=1)', ".splitlines(), start=1)"),
-        ("str(path), line=number)", "str(path), line=1)"),
+        ("str(path), line=number,", "str(path), line=1,"),
         ("{0,63}", "{0,64}"),
         ('for name in ("input", "task", "category"):', "for name in ():"),
     ),
