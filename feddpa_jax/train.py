@@ -95,7 +95,7 @@ def restore(
             local = start_local(config, prepared, local)
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
-    known = expected if init is None else {"init": init, **expected}
+    known = expected if init is None else {**expected, "init": init}
     return Resumed(FedState(global_, local), number + 1, known)
 
 
