@@ -185,6 +185,11 @@ def read_settings(settings: Mapping[str, Any], source: str) -> LoraSettings:
                 f"{remedy}"
             )
     rank, alpha = settings["r"], float(settings["lora_alpha"])
+    if settings.get("init_lora_weights") == "orthogonal" and rank % 2:
+        raise UserError(
+            f"{source}: init_lora_weights is 'orthogonal' and r is {rank}, which is odd: peft does "
+            "not load that; set init_lora_weights to true, which changes nothing of trained weights"
+        )
     for name, value in (("rank_pattern", rank), ("alpha_pattern", alpha)):
         for module, own in settings.get(name, {}).items():
             try:

@@ -227,7 +227,7 @@ ENTRIES = [
         ('.split("\\n"), start=1)', ".splitlines(), start=1)"),
         ("str(path), line=number,", "str(path), line=1,"),
         ("{0,63}", "{0,64}"),
-        ('for name in ("input", "task", "category"):', "for name in ():"),
+        ("if value is not None and not isinstance(value, str):", "if False:"),
     ),
     *edits(
         "strict_json.py",
