@@ -123,12 +123,26 @@ def save(
             f"{final}: the checkpoint of round {round_number} could not be written ({reason}); "
             f"{rest}; make room and start the same command again"
         ) from None
+    prune(folder, round_number, keep)
+    return final
+
+
+def prune(folder: Path, round_number: int, keep: int) -> None:
+    """Removes what need not be kept after a round: older checkpoints, and what `tidy` does.
+
+    Args:
+      folder: holds a run's checkpoints.
+      round_number: the last one that has ended.
+      keep: as of `save`.
+
+    Raises:
+      UserError: something cannot be removed.
+    """
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
         discard(folder / f"{old:05d}")
     tidy(folder)
-    return final
 
 
 def tidy(folder: Path) -> None:

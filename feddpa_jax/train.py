@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import CLIENTS, at_step, latest, rounds_saved, save, tidy
+from feddpa_jax.checkpoint import CLIENTS, at_step, latest, prune, rounds_saved, save
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
@@ -95,7 +95,7 @@ def restore(
             local = start_local(config, prepared, local)
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
-    known = expected if init is None else {"init": init, **expected}
+    known = expected if init is None else {**expected, "init": init}
     return Resumed(FedState(global_, local), number + 1, known)
 
 
@@ -187,7 +187,7 @@ def train(
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
-    from_first(lambda: _tidy(run, first))
+    from_first(lambda: _tidy(run, first, config.fed.keep_checkpoints))
     if first == total_rounds(config):
         return state
     shapes = data.shapes(config.fed.rounds)
@@ -232,10 +232,10 @@ def record(
     )
 
 
-def _tidy(run: RunFolder, count: int) -> None:
-    """Removes what belongs to no finished round."""
+def _tidy(run: RunFolder, count: int, keep: int) -> None:
+    """Removes what belongs to no finished round, and what a kill kept from being removed."""
     keep_rounds(run.path, count)
-    tidy(run.checkpoints)
+    prune(run.checkpoints, count - 1, keep)
 
 
 def report_memory(

@@ -480,6 +480,13 @@ def test_leftovers_in_checkpoints_go_and_private_files_are_private(root: Path, d
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
+def test_a_checkpoint_that_a_kill_kept_from_being_removed_goes(root: Path, data: Path) -> None:
+    checkpoints = root / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "00002", checkpoints / "00001")
+    assert main(command_of("train", root, data)) == 0
+    assert [p.name for p in checkpoints.glob("0*")] == ["00002"]
+
+
 def test_every_file_is_private_from_the_start(data: Path, tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
