@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from feddpa_jax.join import HEARTBEAT, WAIT
 from feddpa_jax.problems import check_path
 from feddpa_jax.types import UserError
 
@@ -66,16 +67,17 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--wait",
         type=float,
-        default=300.0,
+        default=WAIT,
         metavar="SECONDS",
-        help="processes that have not all come by then end (300)",
+        help=f"processes that have not all come by then end ({WAIT:g})",
     )
     train.add_argument(
         "--heartbeat",
         type=float,
-        default=60.0,
+        default=HEARTBEAT,
         metavar="SECONDS",
-        help="a process that is silent for so long counts as gone, and the others end (60)",
+        help="a process that is silent for so long counts as gone, and the others end "
+        f"({HEARTBEAT:g})",
     )
     evaluate = command(
         "eval",

@@ -20,8 +20,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from feddpa_jax.disk import (
+    aside_of,
     check_room,
     clear_leftovers,
+    discard,
     make_folder,
     sha256,
     sync,
@@ -32,9 +34,9 @@ from feddpa_jax.disk import (
 )
 from feddpa_jax.fed.clients import ClientFiles, Saved
 from feddpa_jax.sources import SOURCES, check_sources
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
-_ASIDE = ".writing-"
 CLIENTS = "clients"
 STATE = "state.safetensors"
 
@@ -90,8 +92,8 @@ def save(
       UserError: it could not be written; earlier ones are untouched.
     """
     assert keep > 0
-    aside = folder / f"{_ASIDE}{round_number:05d}"
     final = folder / f"{round_number:05d}"
+    aside = aside_of(final)
     try:
         make_folder(folder)
         clear_leftovers(folder)
@@ -107,7 +109,7 @@ def save(
         write_new(aside / "record.json", to_json(told).encode())
         write_new(aside / "manifest.json", to_json(_manifest(aside)).encode())
         sync_tree(aside)
-        _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
+        discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
         sync(folder)
     except Exception as error:
@@ -124,7 +126,7 @@ def save(
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
-        _discard(folder / f"{old:05d}")
+        discard(folder / f"{old:05d}")
     tidy(folder)
     return final
 
@@ -136,7 +138,7 @@ def tidy(folder: Path) -> None:
       UserError: something cannot be removed.
     """
     used = {
-        (name, int(saved[0]))
+        (name, saved.round_number)
         for number in rounds_saved(folder)
         for name, saved in _clients_of(folder / f"{number:05d}").items()
     }
@@ -153,9 +155,9 @@ def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
     losses = []
     for number in rounds:
         try:
-            record = json.loads((folder / f"{number:05d}" / "record.json").read_text())
+            record = read_object(folder / f"{number:05d}" / "record.json", finite=False)
             losses.append((float(record["loss"]), -number))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             continue
     finite = [pair for pair in losses if math.isfinite(pair[0])]
     return -min(finite)[1] if finite else None
@@ -237,7 +239,7 @@ def load(
     Raises:
       UserError: its record differs from what is expected.
     """
-    record = json.loads((place / "record.json").read_text())
+    record = read_object(place / "record.json", finite=False)
     for key, value in expected.items():
         if key in SOURCES:
             continue
@@ -258,9 +260,9 @@ def load(
 def find_damage(place: Path) -> str:
     """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
-        listed = json.loads((place / "manifest.json").read_text())["files"]
+        listed = read_object(place / "manifest.json")["files"]
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
     if not {"record.json", STATE} <= files.keys():
         return "manifest.json is not complete"
@@ -276,6 +278,8 @@ def find_damage(place: Path) -> str:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
+        except ValueError:  # A zero byte.
+            return f"manifest.json names {name!r}"
     return _find_damaged_client(place)
 
 
@@ -286,15 +290,19 @@ def _find_damaged_client(place: Path) -> str:
         try:
             if path.stat().st_size != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"
-        except OSError:
+        except (OSError, ValueError):
             return f"{path.relative_to(place.parent)} is missing"
     return ""
 
 
-def _clients_of(place: Path) -> dict[str, list[Any]]:
+def _clients_of(place: Path) -> dict[str, Saved]:
+    """The clients' files of a checkpoint; none where its record is damaged."""
     try:
-        return dict(json.loads((place / "record.json").read_text())["clients_saved"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_object(place / "record.json", finite=False)["clients_saved"]
+        return {
+            str(name): Saved(int(n), int(size), str(sha)) for name, (n, size, sha) in found.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 
@@ -308,14 +316,6 @@ def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
             key = next(k for k in [*ours, *its] if its.get(k) != ours.get(k))
             return _difference(f"{name}[{key}]", its.get(key), ours.get(key))
     return name, *texts
-
-
-def _discard(place: Path) -> None:
-    """Removes a checkpoint without leaving half of it under its name."""
-    aside = place.with_name(f"{_ASIDE}old-{place.name}")
-    if place.exists():
-        place.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

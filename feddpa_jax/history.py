@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from feddpa_jax.disk import append_line, write_whole, writing
-from feddpa_jax.manifest import Manifest, digest_of, read_manifest
+from feddpa_jax.manifest import Manifest, digest_of, read_bytes, read_manifest
 from feddpa_jax.strict_json import parse_json
 from feddpa_jax.types import UserError
 
@@ -79,7 +79,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     file = folder / NAME
     manifest = read_manifest(folder, _LOST)
     digests = () if manifest is None else manifest.rounds
-    content = _read(file)
+    content = read_bytes(file, _LOST)
     if content is None:
         if digests:
             raise UserError(f"{file}: is missing; {_LOST}")
@@ -132,7 +132,7 @@ def keep_rounds(folder: Path, count: int) -> None:
       UserError: the line of a round that is kept is missing or damaged, or nothing can be written.
     """
     file = folder / NAME
-    content = _read(file) or b""
+    content = read_bytes(file, _LOST) or b""
     manifest = read_manifest(folder, _LOST) or Manifest()
     by_round: dict[Any, list[bytes]] = {}
     for line in content.split(b"\n"):
@@ -157,12 +157,3 @@ def keep_rounds(folder: Path, count: int) -> None:
             write_whole(file, whole)
         if listed != fewer:
             dataclasses.replace(manifest, rounds=listed).write(folder)
-
-
-def _read(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from None

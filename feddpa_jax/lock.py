@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from feddpa_jax.disk import lock_of, make_folder, writing
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.types import UserError
 
 _HELD = (errno.EAGAIN, errno.EACCES)
+_MOMENT = 0.1  # Seconds.
 
 
 @contextlib.contextmanager
@@ -45,7 +48,8 @@ def hold(
     finally:
         try:
             if descriptor is not None:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # It may be another user's, left by a kill.
+                    file.unlink()
                 if made:
                     with contextlib.suppress(OSError):  # It holds something by now.
                         file.parent.rmdir()
@@ -82,12 +86,16 @@ def holder_of(path: Path) -> str:
 
 def _take(file: Path, shown: Path, remedy: str, warn: Callable[[str], None]) -> int | None:
     """The locked file's descriptor; None where there are no locks."""
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    for again in itertools.count():
+        descriptor, writable = _open(file)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             held = error.errno in _HELD
+            if held and not again:  # Perhaps `holder_of` is just trying it.
+                os.close(descriptor)
+                time.sleep(_MOMENT)
+                continue
             holder = _holder(descriptor) if held else ""
             os.close(descriptor)
             if held:
@@ -100,6 +108,8 @@ def _take(file: Path, shown: Path, remedy: str, warn: Callable[[str], None]) -> 
         if _is_at(descriptor, file):
             break
         os.close(descriptor)  # Its last holder has just removed it.
+    if not writable:
+        return descriptor
     about = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -113,6 +123,17 @@ def _take(file: Path, shown: Path, remedy: str, warn: Callable[[str], None]) -> 
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _open(file: Path) -> tuple[int, bool]:
+    """A lock file's descriptor, and whether it can be written."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o644), True
+    except PermissionError as error:
+        try:  # One that another user's process left, which can be locked all the same.
+            return os.open(file, os.O_RDONLY), False
+        except OSError:
+            raise error from None
 
 
 def _is_at(descriptor: int, file: Path) -> bool:
@@ -129,7 +150,7 @@ def _command() -> str:
 
 def _holder(descriptor: int) -> str:
     try:
-        about = json.loads(os.pread(descriptor, 4096, 0))
+        about = parse_json(os.pread(descriptor, 4096, 0).decode(), "a lock")
         return (
             f"process {about['pid']} on {about['host']} is at work there since {about['since']} "
             f"({about['command']})"

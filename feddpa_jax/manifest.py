@@ -8,7 +8,7 @@ replaced its entry names both states, so that a kill at any moment leaves a fold
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,19 @@ def _state(content: bytes | None) -> State:
     return None if content is None else (len(content), digest_of(content))
 
 
-def _content(file: Path) -> bytes | None:
+def read_bytes(file: Path, remedy: str) -> bytes | None:
+    """A file's content; None if there is none.
+
+    Args:
+      file: the file.
+      remedy: what to do if something else than a file has its name, once that is removed.
+
+    Raises:
+      UserError: it cannot be read, or is a folder or the like.
+    """
     try:
+        if file.exists() and not file.is_file():  # Reading a pipe would wait for ever.
+            raise UserError(f"{file}: is not a file; remove it; {remedy}")
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -73,7 +84,7 @@ def read_manifest(folder: Path, remedy: str) -> Manifest | None:
     Raises:
       UserError: it is damaged.
     """
-    content = _content(folder / NAME)
+    content = read_bytes(folder / NAME, remedy)
     if content is None:
         return None
     try:
@@ -119,13 +130,21 @@ class Checked:
         self.remedy = remedy
         self.manifest = read_manifest(folder, remedy)
 
+    def say_if_unchecked(self, say: Callable[[str], None], more: str = "") -> None:
+        """Says so if there are no checksums, and what may go unseen without them."""
+        if self.manifest is None:
+            say(
+                f"{self.folder}: has no checksums ({NAME}), as of an older version; damage to its "
+                f"files{more} may go unseen"
+            )
+
     def read(self, name: str) -> bytes | None:
         """A file's content; None if there is none, and need not be.
 
         Raises:
           UserError: it is not as it was written, or is missing.
         """
-        content = _content(self.folder / name)
+        content = read_bytes(self.folder / name, self.remedy)
         states = None if self.manifest is None else self.manifest.files.get(name)
         if states is None or _state(content) in states:
             return content
@@ -170,7 +189,7 @@ def write_one(folder: Path, name: str, content: str, remedy: str) -> None:
     """
     manifest = read_manifest(folder, remedy) or Manifest()
     data = content.encode()
-    old = _content(folder / name)
+    old = read_bytes(folder / name, "start the same command again")
     if old == data and manifest.files.get(name) == (_state(data),):
         return
     with writing(folder / name):

@@ -8,7 +8,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from feddpa_jax.config import Config, difference, load_config, to_yaml
 from feddpa_jax.disk import clear_leftovers, is_leftover, make_folder, writing
 from feddpa_jax.lock import holder_of
 from feddpa_jax.manifest import Checked
+from feddpa_jax.revision import code_revision
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.types import UserError
 
 _PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
@@ -124,11 +125,8 @@ class RunFolder:
         Raises:
           UserError: its manifest is damaged.
         """
-        if manifest.read_manifest(self.path, _REMEDIES[manifest.NAME]) is None:
-            say(
-                f"{self.path}: has no checksums ({manifest.NAME}), as of an older version; damage "
-                "to its files may go unseen"
-            )
+        checked = Checked(self.path, _REMEDIES[manifest.NAME])
+        checked.say_if_unchecked(say, ", or other training data,")
 
     def read(self, name: str) -> bytes | None:
         """A file of the run itself; None if there is none, and need not be.
@@ -186,9 +184,9 @@ class RunFolder:
         if content is None:
             return None
         try:
-            found = json.loads(content)
+            found = parse_json(content.decode(), "summary.json", finite=False)
             found["modes"].items()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 f"{self.evaluation / 'summary.json'}: is damaged; {checked.remedy}"
             ) from None
@@ -265,28 +263,11 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    revision = (
-        subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
-        if _has_git()
-        else ""
-    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "packages": versions,
-        "git_revision": revision or None,
+        "git_revision": code_revision(Path(__file__).parent),
     }
-
-
-def _has_git() -> bool:
-    from shutil import which
-
-    return which("git") is not None

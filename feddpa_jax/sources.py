@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.manifest import NAME
 from feddpa_jax.types import UserError
 
 # What training started from, of which a record has digests by name; and what to restore.
@@ -30,12 +31,13 @@ def check_sources(
     Raises:
       UserError: what has changed.
     """
+    unknown = []
     for key, (what, remedy) in SOURCES.items():
         if key not in expected:
             continue
         ours, its = expected[key], record.get(key)
         if not isinstance(its, dict):
-            warn(f"{place}: an older version wrote it, without a digest of {what}; not compared")
+            unknown += [what] if ours else []
             continue
         changed = [name for name in {**ours, **its} if ours.get(name) != its.get(name)]
         if changed:
@@ -44,3 +46,9 @@ def check_sources(
                 f"{place}: {what} changed since the run began: {', '.join(changed[:3])}{more}; "
                 f"restore {remedy}, or use a new --run-dir"
             )
+    # A run without a manifest is of an older version too, and that has been said.
+    if unknown and (place.parents[1] / NAME).exists():
+        warn(
+            f"{place}: an older version wrote it, without a digest of {' and '.join(unknown)}; "
+            "not compared"
+        )

@@ -116,3 +116,51 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         take(tmp_path / "file" / "run")
+
+
+def test_a_lock_file_of_another_user_s_is_no_obstacle_and_is_a_lock(tmp_path: Path) -> None:
+    """As in a shared folder whose files can only be removed by their owners."""
+    path = tmp_path / "run"
+    lock_of(path).write_text("left")
+    lock_of(path).chmod(0o444)
+    # Whoever may do anything, as in a container, is somebody else meanwhile.
+    tmp_path.chmod(0o555)
+    me = os.geteuid()
+    folders = [tmp_path, *list(tmp_path.parents)[:2]]
+    modes = [folder.stat().st_mode for folder in folders]
+    try:
+        if me == 0:
+            for folder in folders[1:]:
+                folder.chmod(0o755)
+            os.seteuid(65534)
+        with hold(path, "", pytest.fail), pytest.raises(UserError, match="at work there; wait"):
+            take(path)
+        take(path)
+        with pytest.raises(UserError, match="cannot be written"):
+            take(tmp_path / "other")
+    finally:
+        os.seteuid(me)
+        for folder, mode in zip(folders, modes, strict=True):
+            folder.chmod(mode)
+        tmp_path.chmod(0o755)
+    assert lock_of(path).read_text() == "left"
+
+
+def test_who_only_looks_who_holds_it_keeps_nobody_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    lock_of(path).write_text('{"pid": 1, "host": "gone", "since": "long ago", "command": "train"}')
+    looks = os.open(lock_of(path), os.O_RDONLY)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.close(looks))
+    take(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 4000, b"[1]", b"\xff", b'{"pid": 1}'])
+def test_a_lock_that_does_not_say_whose_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run"
+    with hold(path, "", pytest.fail):
+        lock_of(path).write_bytes(content)
+        with pytest.raises(UserError, match=r"run: another process is at work there; wait for it"):
+            take(path)

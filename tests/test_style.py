@@ -25,6 +25,7 @@ TIERS = (
         "lock",
         "sources",
         "escape",
+        "revision",
         "progress",
         "strict_json",
         "strict_yaml",

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.strict_json import read_object
+
 # Training with the paper's batch sizes; no answers, which a sequential loop takes long to give, and
 # no loop beside the largest model.
 _PAPER = [
@@ -102,7 +104,7 @@ def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
     ran = subprocess.run([*command, *options, "--out", str(folder)])
     if ran.returncode:
         return {"returncode": ran.returncode}
-    whole = json.loads((folder / "bench.json").read_text())
+    whole = read_object(folder / "bench.json", finite=False)
     training = whole["training"]
     ours = training["ours"]
     return {

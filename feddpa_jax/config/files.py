@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from feddpa_jax.config.sections import Config, describe_fields
+from feddpa_jax.escape import short
 from feddpa_jax.problems import check_fields
 from feddpa_jax.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
@@ -97,8 +98,7 @@ _REMEDIES = {
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | float) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return short(repr(value) if isinstance(value, str | float) else json.dumps(value))
 
 
 def _check_together(config: Config, source: str) -> None:

@@ -12,6 +12,7 @@ from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.strays import is_of_system, refuse_strays
+from feddpa_jax.escape import short
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 
@@ -49,8 +50,7 @@ def load_federation(
             federation = _load_folder(user_path(path))
     except OSError as error:
         # Such as a name that is too long, or a folder that may not be listed.
-        shown = path if len(path) <= 80 else f"{path[:77]}..."
-        raise UserError(f"data.path: {shown}: cannot be read: {error.strerror}") from None
+        raise UserError(f"data.path: {short(path)}: cannot be read: {error.strerror}") from None
     _check(federation, path)
     return Federation(
         clients=tuple(

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.data.tables import Table, read_tables
+from feddpa_jax.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}
@@ -40,20 +41,9 @@ def load_hub(path: str) -> Federation:
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
     """
-    name, _, query = path.removeprefix("hf:").partition("?")
-    if not name:
-        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
-    pairs = parse_qsl(query, keep_blank_values=True)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise UserError(f"data.path: {path}: an option stands twice; give each once")
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise UserError(
-            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
-        )
-    needed = {"split", *options} & {"split", "test_split"}
-    options = _OPTIONS | options
+    name, given = _options(path)
+    needed = {"split", *given} & {"split", "test_split"}
+    options = _OPTIONS | given
     splits = _load(name, options["config"], path)
     for option in sorted(needed):
         if options[option] not in splits:
@@ -98,6 +88,23 @@ def load_hub(path: str) -> Federation:
         )
     clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
     return Federation(clients, tuple(test))
+
+
+def _options(path: str) -> tuple[str, dict[str, str]]:
+    """The data set's name, and the options that are given."""
+    name, _, query = path.removeprefix("hf:").partition("?")
+    if not name:
+        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise UserError(f"data.path: {path}: an option stands twice; give each once")
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise UserError(
+            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
+        )
+    return name, options
 
 
 def _client_name(value: Any, source: str, column: str) -> str:
@@ -146,10 +153,9 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
     except UserError:
         raise
     except Exception as error:  # The library's errors have no common base.
-        reason = " ".join(str(error).split())[:200] or "it gives no reason"
         raise UserError(
             f"data.path: {path}: cannot be loaded; is it there, and not empty or damaged? "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {reason(error)})"
         ) from None
     return _tables(loaded)
 

@@ -1,6 +1,7 @@
 """An export on disk: written aside, read back, and only then put in its place."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def check_target(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and all(map(is_leftover, out.iterdir()))):
         raise UserError(f"--out: {out} is not empty; name a new folder")
+    if os.path.ismount(out):
+        raise UserError(f"--out: {out} is a mount point; name a new folder in it")
 
 
 def export(
@@ -54,8 +57,9 @@ def export(
     check_target(out)
     plan = make_plan(trained, mixed=mixed, merged=merged)
     weightings = make_weightings(trained)
-    aside = aside_of(out.absolute())
-    with hold(out.absolute(), "wait for it, or name another --out", reporter.say):
+    place = out.resolve()  # A link stays one.
+    aside = aside_of(place)
+    with hold(place, "wait for it, or name another --out", reporter.say, shown=out):
         try:
             with writing(out):
                 shutil.rmtree(aside, ignore_errors=True)
@@ -67,7 +71,7 @@ def export(
                 check_export(aside, plan, weightings, trained)
                 check_target(out)
                 clear_leftovers(out, locks=True)
-                aside.rename(out)  # Over an empty folder, too.
+                aside.rename(place)  # Over an empty folder, too.
                 sync(aside.parent)
         except SafetensorError as error:
             raise UserError(f"{out}: cannot be written ({error}); make room") from None
@@ -91,16 +95,28 @@ def check(trained: Trained, out: Path) -> None:
       UserError: it is no export, or of another run or round, or differs.
     """
     record = read_json(out / RECORD)
-    wanted = _record(trained, record.get("options"))
+    options = record.get("options")
+    if not isinstance(options, dict) or not _is_of(options):
+        raise UserError(f"{out / RECORD}: its options are damaged; export again")
+    wanted = _record(trained, options)
     for name, value in json.loads(json.dumps(wanted)).items():
         if record.get(name) != value:
             raise UserError(
                 f"{out / RECORD}: {name} is {json.dumps(record.get(name))}, the run's is "
                 f"{json.dumps(value)}; compare with the run and --step that it was made from"
             )
-    options = record["options"]
     plan = make_plan(trained, mixed=options["mixed"], merged=options["merged"])
     check_export(out, plan, make_weightings(trained), trained)
+
+
+def _is_of(options: dict[str, Any]) -> bool:
+    """Whether options are some that an export is made with."""
+    mixed, merged = options.get("mixed"), options.get("merged")
+    return (
+        options.keys() == {"mixed", "merged"}
+        and (mixed is None or (isinstance(mixed, int | float) and not isinstance(mixed, bool)))
+        and (merged is None or isinstance(merged, str))
+    )
 
 
 def _listing(plan: Plan) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from feddpa_jax.history import parse_lines, read_history
 from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder, results_of
+from feddpa_jax.strict_json import parse_json
 from feddpa_jax.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 
@@ -90,7 +91,7 @@ def read_runs(
 
     Args:
       folders: of runs.
-      warn: told of a run without checksums.
+      warn: told of runs and results without checksums.
 
     Raises:
       UserError: one is no run, or a file in it is missing or damaged.
@@ -117,6 +118,10 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
     instances = found.folder / "instances.jsonl"
     lines = None if summary is None else found.read(instances.name)
     answers = [] if lines is None else parse_lines(instances, lines, found.remedy, cut=False)
+    laboratory = _json(tried.folder / "summary.json", tried.read("summary.json"))
+    for results, content in ((found, summary), (tried, laboratory)):
+        if content is not None:
+            results.say_if_unchecked(warn)
     environment = _json(folder / "environment.json", own.read("environment.json"))
     run = Run(
         label=folder.name,
@@ -127,7 +132,7 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
         summary=summary,
         weights=_weights(answers, summary),
         answers={},
-        laboratory=_json(tried.folder / "summary.json", tried.read("summary.json")),
+        laboratory=laboratory,
     )
     mode = run.answers_with()
     of_mode = {
@@ -150,9 +155,9 @@ def _json(file: Path, content: bytes | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON: {error}; make it again") from None
+        found = parse_json(text, "it", finite=False)
+    except UserError:
+        raise UserError(f"{file}: not valid JSON; make it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object; make it again")
     return found

@@ -1,9 +1,6 @@
 """Computed parts on disk, each of them kept only for the run, model, data and code it is from."""
 
-import contextlib
 import dataclasses
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -11,8 +8,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.disk import (
-    aside_of,
     clear_leftovers,
+    discard,
     make_folder,
     sha256,
     to_json,
@@ -21,6 +18,7 @@ from feddpa_jax.disk import (
     writing,
 )
 from feddpa_jax.hf.tensors import opened
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 Part = dict[str, np.ndarray]
@@ -49,12 +47,8 @@ class Cache:
         """
         file = self.folder / "identity.json"
         with writing(self.folder):
-            old = aside_of(self.folder)
-            for path in (old, self.folder) if fresh else (old,):
-                if path.exists():  # Never half of it under its name.
-                    if path != old:
-                        path.rename(old)
-                    shutil.rmtree(old)
+            if fresh:
+                discard(self.folder)
             make_folder(self.folder)
             clear_leftovers(self.folder)
             if not file.exists():
@@ -108,8 +102,9 @@ class Cache:
         return self._read("parts.json") if (self.folder / "parts.json").exists() else {}
 
     def _read(self, name: str) -> dict[str, str]:
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                return content
-        raise UserError(f"{self.folder / name}: is damaged; compute it again with --fresh")
+        try:
+            return read_object(self.folder / name)
+        except UserError:
+            raise UserError(
+                f"{self.folder / name}: is damaged; compute it again with --fresh"
+            ) from None

@@ -50,6 +50,12 @@ def test_clients_without_a_name(tmp_path, value):
         load_federation(f"hf:{file}")
 
 
+def test_a_record_without_the_client_column(tmp_path):
+    file = json_lines(tmp_path / "rows.jsonl", {**ROW, "client": "a"}, ROW)
+    with pytest.raises(UserError, match=r"record 2: column 'client' is None, not a client's name"):
+        load_federation(f"hf:{file}")
+
+
 def test_named_splits_must_exist(tmp_path):
     file = json_lines(tmp_path / "rows.jsonl", {**ROW, "client": "a"})
     for option in ("split", "test_split"):

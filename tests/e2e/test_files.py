@@ -142,6 +142,27 @@ def test_changed_adapters_at_the_start_are_refused(
     assert main(["eval", "--run-dir", str(tmp_path / "run"), "--eval.modes", "[global]"]) == 0
 
 
+def test_adapters_at_the_start_are_known_even_without_their_folder(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--run-dir", str(finished / "run"), "--out", str(out)]) == 0
+    named = ["--init.global_adapter", str(out / "global"), "--fed.keep_checkpoints", "3"]
+    train = [*command_of("train", tmp_path, data), *named, "--no-eval"]
+    assert main(train) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "00002")
+    (out / "global").rename(tmp_path / "kept")
+    assert main(train) == 0
+    assert "without a digest" not in capsys.readouterr().out
+    (tmp_path / "kept").rename(out / "global")
+    assert main(train) == 0
+    weights = out / "global" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(capsys, train, "the adapters of init changed", "global_adapter")
+
+
 def without_sources(run: Path) -> None:
     """As an older version left it: no digests, no manifests."""
     from feddpa_jax.disk import sha256
@@ -166,11 +187,18 @@ def test_a_run_of_an_older_version_goes_on_with_a_warning(
     assert main(command_of("eval", root, data)) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("has no checksums") == 1
-    assert said.count("without a digest of the training data; not compared") == 1
+    assert "older version wrote it" not in said
+    (root / "run" / "eval" / "manifest.json").unlink()
     assert main(command_of("report", root, data)) == 0
-    assert "has no checksums" in " ".join(capsys.readouterr().out.split())
-    assert main(command_of("train", root, data)) == 0
+    # The run, its evaluation and its laboratory.
+    assert " ".join(capsys.readouterr().out.split()).count("has no checksums") == 3
+    assert main(command_of("weigh", root, data)) == 0
     capsys.readouterr()
+    assert main(command_of("train", root, data)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has no checksums" not in said
+    assert said.count("without a digest of the training data; not compared") == 1
+    assert "adapters of init" not in said
     assert main(command_of("report", root, data)) == 0
     assert "has no checksums" not in " ".join(capsys.readouterr().out.split())
 
@@ -401,6 +429,23 @@ def test_what_a_kill_left_blocks_nothing(
     assert not [p for p in (tmp_path / "run").iterdir() if p.name in LEFT]
     assert main(command_of("export", tmp_path, data)) == 0
     assert not [p for p in (tmp_path / "exports" / "one").iterdir() if p.name in LEFT]
+
+
+def test_an_export_into_a_link_or_a_mounted_folder(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = command_of("export", root, data)
+    out, real = root / "exports" / "one", root / "real" / "folder"
+    for folder in (out.parent, real):
+        folder.mkdir(parents=True)
+    out.symlink_to(real)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path == out)
+        refused(capsys, export, "mount point", "a new folder in it")
+    assert main(export) == 0
+    assert out.is_symlink()
+    assert (real / "global" / "adapter_model.safetensors").is_file()
+    assert [p.name for p in real.parent.iterdir()] == ["folder"]
 
 
 def test_what_is_not_ours_is_left_alone(
