@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from feddpa_jax import interrupt
+
 LOST = "another process of the run is gone; start all of them again with the same command to resume"
 UNMET = "not all processes came; start all of them, or give them more time with --wait"
 KILLED = "killed, most likely because the machine ran out of memory; start it again to resume"
@@ -57,6 +59,7 @@ class Filter:
         """Args: where lines go."""
         self.write = write
         self.told = False
+        self.stopped = False
         self.held = b""
         self._rest = b""
 
@@ -79,6 +82,7 @@ class Filter:
     def _line(self, line: bytes) -> None:
         if line.startswith(b"feddpa: "):
             self.told = True
+            self.stopped = self.stopped or line.decode(errors="replace").rstrip() == interrupt.LINE
             self.write(line)
         elif self.held or _NOISE.match(line):
             self.held += line
@@ -124,6 +128,8 @@ def _end(status: int, filtered: Filter) -> int:
     filtered.close()
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGABRT and filtered.speaks_of_coordination():
+        if filtered.stopped:  # The others were stopped too, and one was faster.
+            return interrupt.CODE
         if not filtered.told:
             _tell(UNMET if b"RegisterTask" in filtered.held else LOST)
         return 2

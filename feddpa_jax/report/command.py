@@ -53,7 +53,7 @@ def _made(folders: Sequence[Path], reporter: Reporter) -> tuple[str, Parts]:
         return make_page(read_runs(folders, reporter.say))
     except UserError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         named = ", ".join(map(str, folders))
         raise UserError(
             f"{named}: a result there is not as this version writes it ({type(error).__name__}: "

@@ -27,14 +27,17 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     >>> ticks(0.13, 0.87)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
+    size = max(abs(low), abs(high))
+    if not high - low > 1e-9 * size:  # Equal, but perhaps for rounding.
+        margin = max(0.5, 0.005 * size)
+        low, high = low - margin, high + margin
     raw = (high - low) / (most - 1)
-    scale = 10.0 ** math.floor(math.log10(raw))
+    exponent = math.floor(math.log10(raw))
+    scale = 10.0**exponent
     step = next(s * scale for s in (1, 2, 2.5, 5, 10) if s * scale >= raw * (1 - 1e-9))
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, last + 1)]
+    return [round(k * step, 2 - exponent) for k in range(first, last + 1)]
 
 
 def number(value: float) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from feddpa_jax import commands, processes
 from feddpa_jax.cli import main
+from feddpa_jax.interrupt import LINE
 from feddpa_jax.processes import lost_another, speaks_of_loss
 from feddpa_jax.supervise import KILLED, LOST, UNMET, Filter
 from feddpa_jax.types import UserError
@@ -48,6 +49,8 @@ def say(text):
         # It was just about to say it better.
         (f"say('feddpa: error: x'); say({FATAL!r}); os.abort()", 2, "", "feddpa: error: x\n"),
         (f"say({POLLED!r}); say('feddpa: error: x'); sys.exit(2)", 2, "", "feddpa: error: x\n"),
+        # All were stopped, and another one was gone before this one had cleaned up.
+        (f"say({LINE!r}); say({FATAL!r}); os.abort()", 130, "", f"{LINE}\n"),
         # A fault of the program is told whole.
         (f"say({POLLED!r}); say('Traceback'); sys.exit(1)", 1, "", f"{POLLED}\nTraceback\n"),
         ("say('assertion'); os.abort()", -signal.SIGABRT, "", "assertion\n"),

@@ -9,7 +9,11 @@ from feddpa_jax.report.svg import Line, boxes, heat_map, intervals, lines, ticks
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0.13, 0.87), (-3, 40), (1e-5, 3e-5), (2, 2), (0, 1e6), (-1, -0.9)]
+    ("low", "high"),
+    [
+        *((0.13, 0.87), (-3, 40), (1e-5, 3e-5), (2, 2), (0, 1e6), (-1, -0.9), (0, 0)),
+        *((5.957, 5.957 + 1e-15), (-1e20, -1e20), (2e-14, 3e-14), (1e-300, 2e-300)),
+    ],
 )
 def test_ticks_span_the_range(low, high):
     marks = ticks(low, high)
@@ -31,6 +35,12 @@ def test_intervals_lie_on_their_axis():
     # 0.5 to 1.5 around 1: as wide as from 1 to 2.
     assert float(bars[0][1]) - float(bars[0][0]) == pytest.approx(b - a, abs=0.2)
     assert (float(bars[0][0]) + float(bars[0][1])) / 2 == pytest.approx(a, abs=0.2)
+
+
+def test_intervals_of_values_that_differ_by_rounding_alone():
+    svg = intervals("t", ["P"], [("a", True, [(5.957, 5.957 - 1e-15, 5.957)])])
+    (x,) = numbers(svg, "circle", "cx")
+    assert 190 < x < 860
 
 
 def test_the_better_is_the_darker_in_its_column():
