@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from feddpa_jax.join import HEARTBEAT, WAIT
 from feddpa_jax.problems import check_path
 from feddpa_jax.types import UserError
 
@@ -16,6 +17,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _path(text: str) -> Path:
+    # An empty one would be the current folder: most likely a variable that is not set.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name a path, . for this folder")
+    return Path(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,10 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=_OVERRIDES, allow_abbrev=False
         )
         if config:
-            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration")
+            sub.add_argument("--config", type=_path, metavar="FILE", help="YAML configuration")
         if run_dir:
             sub.add_argument(
-                "--run-dir", type=Path, required=True, metavar="DIR", help="the run's folder"
+                "--run-dir", type=_path, required=True, metavar="DIR", help="the run's folder"
             )
         return sub
 
@@ -59,16 +67,17 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--wait",
         type=float,
-        default=300.0,
+        default=WAIT,
         metavar="SECONDS",
-        help="processes that have not all come by then end (300)",
+        help=f"processes that have not all come by then end ({WAIT:g})",
     )
     train.add_argument(
         "--heartbeat",
         type=float,
-        default=60.0,
+        default=HEARTBEAT,
         metavar="SECONDS",
-        help="a process that is silent for so long counts as gone, and the others end (60)",
+        help="a process that is silent for so long counts as gone, and the others end "
+        f"({HEARTBEAT:g})",
     )
     evaluate = command(
         "eval",
@@ -94,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         run_dir=True,
         config=False,
     )
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    export.add_argument("--out", type=_path, required=True, metavar="DIR", help="new folder")
     export.add_argument(
         "--mixed",
         type=float,
@@ -156,14 +165,14 @@ def make_parser() -> argparse.ArgumentParser:
         run_dir=False,
         config=True,
     )
-    data.add_argument("--make", type=Path, metavar="DIR", help="write the sample data there")
+    data.add_argument("--make", type=_path, metavar="DIR", help="write the sample data there")
     bench = command(
         "bench",
         "Measure training and answers against a torch + peft loop on the same work.",
         run_dir=False,
         config=True,
     )
-    bench.add_argument("--out", type=Path, metavar="DIR", help="folder of bench.json")
+    bench.add_argument("--out", type=_path, metavar="DIR", help="folder of bench.json")
     bench.add_argument("--updates", type=int, default=4, metavar="N", help="updates a client (4)")
     bench.add_argument(
         "--clients", default="1,2,4,8", metavar="LIST", help="for the cost per client (1,2,4,8)"
@@ -193,15 +202,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="so many, with the configured clients' data in turn",
     )
-    plan.add_argument("--out", type=Path, metavar="DIR", help="folder of plan.json")
+    plan.add_argument("--out", type=_path, metavar="DIR", help="folder of plan.json")
     report = command(
         "report",
         "Write one page that shows a run, or compares several.",
         run_dir=False,
         config=False,
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="R", help="folders of runs")
-    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, *.html")
+    report.add_argument("runs", nargs="+", type=_path, metavar="R", help="folders of runs")
+    report.add_argument("--out", type=_path, required=True, metavar="FILE", help="the page, *.html")
     commands.add_parser("fields", help="List every field of the configuration.")
     return parser
 
@@ -233,13 +242,17 @@ def check_texts(known: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def check_paths(known: argparse.Namespace) -> None:
-    """Refuses paths that can be neither read nor made.
+    """Resolves `~` in paths, which shells leave in --out=~/x; refuses what can be no path.
 
     Raises:
       UserError: the option, the path and what is wrong with it.
     """
-    for name, value in vars(known).items():
+    for name, value in list(vars(known).items()):
         option = "" if name == "runs" else f"--{name.replace('_', '-')}"
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
-                check_path(option, path)
+        paths = value if isinstance(value, list) else [value]
+        if not all(isinstance(path, Path) for path in paths):
+            continue
+        for path in paths:
+            check_path(option, path)
+        expanded = [path.expanduser() for path in paths]
+        setattr(known, name, expanded if isinstance(value, list) else expanded[0])

@@ -19,8 +19,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from feddpa_jax.disk import (
+    aside_of,
     check_room,
     clear_leftovers,
+    discard,
     make_folder,
     sha256,
     sync,
@@ -34,7 +36,6 @@ from feddpa_jax.sources import check_record
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
-_ASIDE = ".writing-"
 CLIENTS = "clients"
 STATE = "state.safetensors"
 
@@ -90,8 +91,8 @@ def save(
       UserError: it could not be written; earlier ones are untouched.
     """
     assert keep > 0
-    aside = folder / f"{_ASIDE}{round_number:05d}"
     final = folder / f"{round_number:05d}"
+    aside = aside_of(final)
     try:
         make_folder(folder)
         clear_leftovers(folder)
@@ -107,7 +108,7 @@ def save(
         write_new(aside / "record.json", to_json(told).encode())
         write_new(aside / "manifest.json", to_json(_manifest(aside)).encode())
         sync_tree(aside)
-        _discard(final)  # A damaged checkpoint of this round, passed over on resuming.
+        discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         aside.rename(final)
         sync(folder)
     except Exception as error:
@@ -124,7 +125,7 @@ def save(
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
-        _discard(folder / f"{old:05d}")
+        discard(folder / f"{old:05d}")
     tidy(folder)
     return final
 
@@ -304,6 +305,7 @@ def _find_damaged_client(place: Path) -> str:
 
 
 def _clients_of(place: Path) -> dict[str, Saved]:
+    """The clients' files of a checkpoint; none where its record is damaged."""
     try:
         found = read_object(place / "record.json", finite=False)["clients_saved"]
         return {
@@ -311,14 +313,6 @@ def _clients_of(place: Path) -> dict[str, Saved]:
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
-
-
-def _discard(place: Path) -> None:
-    """Removes a checkpoint without leaving half of it under its name."""
-    aside = place.with_name(f"{_ASIDE}old-{place.name}")
-    if place.exists():
-        place.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

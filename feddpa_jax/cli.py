@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_paths(known)
         return _run(known, overrides)
     except streams.OutputLostError as lost:
-        # 141: what a shell reports of a program that SIGPIPE ended.
-        return _leave(141) if lost.reader_gone else _fail(f"standard output: {lost.reason}")
+        return _lost(lost)
     except SystemExit as leave:
         return _said_all(leave)
     except KeyboardInterrupt:
@@ -78,6 +77,11 @@ def _fail(line: str) -> int:
     return _leave(2)
 
 
+def _lost(lost: streams.OutputLostError) -> int:
+    # 141: what a shell reports of a program that SIGPIPE ended.
+    return _leave(141) if lost.reader_gone else _fail(f"standard output: {lost.reason}")
+
+
 def _stopped() -> int:
     interrupt.tell()
     return _leave(interrupt.CODE)
@@ -94,7 +98,7 @@ def _said_all(leave: SystemExit) -> int:
     try:
         sys.stdout.flush()
     except streams.OutputLostError as lost:
-        return 141 if lost.reader_gone else _fail(f"standard output: {lost.reason}")
+        return _lost(lost)
     raise leave
 
 

@@ -61,6 +61,15 @@ def clear_leftovers(folder: Path, *, locks: bool = False) -> None:
             path.unlink(missing_ok=True)
 
 
+def discard(folder: Path) -> None:
+    """Removes a folder, if it is there, so that half of it never has its name."""
+    aside = folder.with_name(f"{_FOLDER_ASIDE}old-{folder.name}")
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 class writing:  # noqa: N801 - reads as a phrase: `with writing(path):`
     """Context in which a failure to write a path becomes a message for the user."""
 

@@ -80,6 +80,15 @@ def one_line(text: str) -> str:
     return terminal(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
+def short(text: str, most: int = 80) -> str:
+    """A text for a message, cut where it is longer than `most` characters.
+
+    >>> short("a long name", 8)
+    'a lon...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def html(text: str) -> str:
     """Text or an attribute's value of HTML, and of SVG inside and outside of a page.
 

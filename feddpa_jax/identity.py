@@ -49,7 +49,7 @@ def data_digests(prepared: Prepared) -> dict[str, str]:
             for text in (example.instruction, example.input, example.output, example.task):
                 yield text.encode()
 
-    return {name: _digest(parts(place)) for place, name in enumerate(prepared.names)}
+    return {name: digest_of_parts(parts(place)) for place, name in enumerate(prepared.names)}
 
 
 def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:
@@ -68,7 +68,7 @@ def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:
 
 def _adapter_digest(adapter: Adapter | None) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(adapter))
-    return _digest(
+    return digest_of_parts(
         part
         for path, leaf in leaves
         for part in (
@@ -78,7 +78,8 @@ def _adapter_digest(adapter: Adapter | None) -> str:
     )
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def digest_of_parts(parts: Iterable[bytes]) -> str:
+    """A digest of some parts, which tells where one ends: 16 hexadecimal digits."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(len(part).to_bytes(8, "little"))

@@ -8,7 +8,7 @@ replaced its entry names both states, so that a kill at any moment leaves a fold
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def read_bytes(file: Path, remedy: str) -> bytes | None:
         if file.exists() and not file.is_file():  # Reading a pipe would wait for ever.
             raise UserError(f"{file}: is not a file; remove it; {remedy}")
         return file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
@@ -129,6 +129,14 @@ class Checked:
         self.folder = folder
         self.remedy = remedy
         self.manifest = read_manifest(folder, remedy)
+
+    def say_if_unchecked(self, say: Callable[[str], None], more: str = "") -> None:
+        """Says so if there are no checksums, and what may go unseen without them."""
+        if self.manifest is None:
+            say(
+                f"{self.folder}: has no checksums ({NAME}), as of an older version; damage to its "
+                f"files{more} may go unseen"
+            )
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None if there is none, and need not be.

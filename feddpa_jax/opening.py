@@ -53,8 +53,7 @@ def restored(
             found = restore(config, prepared, run, reporter, step)
             if found is None:
                 raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
-            state, rounds = found
-            return at_hand(config, state), rounds - 1
+            return at_hand(config, found.state), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
                 raise

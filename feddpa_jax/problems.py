@@ -46,6 +46,15 @@ def in_one_line(error: BaseException) -> str | None:
     return None
 
 
+def reason(error: BaseException) -> str:
+    r"""What a library says, in one line: it may repeat names that a damaged file has.
+
+    >>> reason(ValueError("no tensor 'a\nb' ")), reason(ValueError())
+    ("no tensor 'a b'", 'ValueError')
+    """
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def check_path(name: str, path: Path) -> None:
     """Refuses a path that can be neither read nor made.
 

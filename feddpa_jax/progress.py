@@ -1,6 +1,7 @@
 """Progress: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
 
 import io
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from feddpa_jax import escape
 
 # Where there is no terminal, a line at most so often, in seconds.
 LINE_EVERY = 15.0
+# Columns of a table where there is no terminal, and at least on one: in fewer, cells would vanish.
+WIDTH = 100
+NARROWEST = 60
 
 
 class Advance(Protocol):
@@ -62,6 +66,9 @@ class Reporter:
     def __init__(self, console: Console | None = None):
         """Args: the console to write to; standard output if None."""
         self.console = console or Console(highlight=False, soft_wrap=True)
+        # FORCE_COLOR makes rich take a file for a terminal, and one that is dumb cannot go back.
+        real = console is not None or sys.stdout.isatty()
+        self._bars = real and self.console.is_interactive
 
     def say(self, message: str) -> None:
         """Prints a line; line feeds in it are shown as such."""
@@ -74,7 +81,7 @@ class Reporter:
         self.console.print(whole, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """Prints a table or another renderable; where there is no terminal, at most 100 columns.
+        """Prints a table or another renderable, as wide as the terminal or `WIDTH`.
 
         Texts in it are printed as they are, but for control characters, unless they are
         `rich.text.Text`, which is taken as made by the program.
@@ -82,7 +89,7 @@ class Reporter:
         here = self.console
         console = _PlainConsole(
             file=here.file,
-            width=here.width if here.is_terminal else 100,
+            width=max(here.width, NARROWEST) if here.is_terminal else WIDTH,
             force_terminal=here.is_terminal,
             quiet=here.quiet,
         )
@@ -92,7 +99,7 @@ class Reporter:
     def task(self, name: str, total: float, unit: str) -> Iterator[Advance]:
         """Follows a task of `total` units; yields the function to call as it goes on."""
         name = escape.one_line(name)
-        if self.console.is_terminal:
+        if self._bars:
             yield from self._bar(name, total, unit)
         else:
             yield from self._lines(name, total, unit)

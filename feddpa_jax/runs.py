@@ -125,11 +125,8 @@ class RunFolder:
         Raises:
           UserError: its manifest is damaged.
         """
-        if manifest.read_manifest(self.path, _REMEDIES[manifest.NAME]) is None:
-            say(
-                f"{self.path}: has no checksums ({manifest.NAME}), as of an older version; damage "
-                "to its files, or other training data, may go unseen"
-            )
+        checked = Checked(self.path, _REMEDIES[manifest.NAME])
+        checked.say_if_unchecked(say, ", or other training data,")
 
     def read(self, name: str) -> bytes | None:
         """A file of the run itself; None if there is none, and need not be.

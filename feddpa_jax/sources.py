@@ -57,8 +57,6 @@ def _check_sources(
         if key not in expected:
             continue
         ours, its = expected[key], record.get(key)
-        if its is None and SOURCES.keys() & record.keys():
-            continue  # The folders of init were gone when it was written: nothing needed them.
         if not isinstance(its, dict):
             unknown += [what] if ours else []
             continue

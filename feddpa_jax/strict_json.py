@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.escape import short
 from feddpa_jax.types import UserError
 
 # Deep enough for every real file; far below what Python's own recursion bears, `repr` included.
 DEPTH = 100
 # An integer with more digits is beyond a float's range.
 DIGITS = 300
+_NESTED = (dict, list)
+_DEEP = f"is nested more than {DEPTH} deep; correct the file"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -31,9 +34,11 @@ def read_text(path: Path) -> str:
             raise UserError(f"{path}: is a {_kind(path)}, not a file; put the file there")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        is_gone = isinstance(error, FileNotFoundError)
+        remedy = "put the file there" if is_gone else "make it readable"
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
 
 
 def parse_json(text: str, source: str, *, line: int | None = None, finite: bool = True) -> Any:
@@ -43,7 +48,7 @@ def parse_json(text: str, source: str, *, line: int | None = None, finite: bool 
       text: the JSON.
       source: the file's name, for messages.
       line: the number of the one line that `text` is; None for a whole file.
-      finite: refuse NaN and Infinity; files of ours may hold them.
+      finite: refuse NaN and Infinity; files of ours may hold them, and fields of others' records.
 
     Raises:
       UserError: broken JSON, or what the head of this file lists, with the line where it is known.
@@ -69,7 +74,7 @@ def parse_json(text: str, source: str, *, line: int | None = None, finite: bool 
     _check_depth(value, where)
     if _SURROGATE.search(text):
         for place, found in _texts(value):
-            if not _is_text(found):
+            if not is_text(found):
                 raise UserError(
                     f"{where}: {place or 'its text'} holds half of a surrogate pair, which is no "
                     "text; correct the file"
@@ -98,24 +103,18 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     return value
 
 
-_DEEP = f"is nested more than {DEPTH} deep; correct the file"
-
-
 def _kind(path: Path) -> str:
     return "folder" if path.is_dir() else "special file"
 
 
 def _check_depth(value: Any, where: str) -> None:
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _NESTED) else []
     depth = 0
     while level:
         depth += 1
         if depth > DEPTH:
             raise UserError(f"{where}: {_DEEP}")
         level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, _NESTED)]
-
-
-_NESTED = (dict, list)
 
 
 def _inner(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
@@ -135,7 +134,8 @@ def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{place}[{number}]")
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8: no half of a surrogate pair stands in it alone."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -170,4 +170,4 @@ def _integer(digits: str) -> int:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(short(text, 40))

@@ -11,12 +11,11 @@ from typing import Any
 
 import yaml
 
+from feddpa_jax.strict_json import DIGITS, is_text
 from feddpa_jax.types import UserError
 
 # A larger file is no configuration, and would take minutes to parse.
 LARGEST = 1_000_000
-# An integer with more digits is beyond a float's range.
-DIGITS = 300
 DEPTH = 20
 
 _CORE = {
@@ -148,6 +147,8 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        if r"'\t'" in problem:
+            problem += "; indent and part with blanks, not tabs"
         raise UserError(f"{source}{line}: not valid YAML: {problem}") from None
     except (ValueError, OverflowError) as error:
         # An escape beyond the last character, as in "\UFFFFFFFF".
@@ -165,7 +166,7 @@ def _check_text(value: Any, source: str) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise UserError(f"{source}: {value[:40]!r} holds the character U+0000; take it out")
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if not is_text(value):
             raise UserError(f"{source}: {value[:40]!r} holds half of a surrogate pair, no text")
     elif isinstance(value, dict):
         for name, inner in value.items():

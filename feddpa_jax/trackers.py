@@ -1,7 +1,7 @@
 """Following a run elsewhere: TensorBoard, Weights & Biases and trackio behind one small interface.
 
 `metrics.jsonl` is always written; these are optional installs that `track.to` names. A tracker that
-fails in the middle of a run is left behind, and the run goes on.
+fails in the middle of a run is dropped; training continues.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ def tracking(
       folder: the run's; it keeps the run's identity for when it is resumed.
       project: the project's name there.
       config: the resolved configuration, by dotted field.
-      reporter: told when a tracker is left behind.
+      reporter: told when a tracker is dropped.
 
     Raises:
       UserError: one cannot be opened.
@@ -135,7 +135,7 @@ def tracking(
             open_[name] = TRACKERS[name][1](place)
         except Exception as error:
             raise UserError(
-                f"track.to: {name} cannot be opened ({_reason(error)}); mend that, or leave {name} "
+                f"track.to: {name} cannot be opened ({_reason(error)}); fix that, or leave {name} "
                 "out"
             ) from None
 

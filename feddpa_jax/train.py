@@ -5,7 +5,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +38,37 @@ def resolved(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
+class Resumed(NamedTuple):
+    """A state, the number of rounds behind it, and the identity that its checkpoint is of."""
+
+    state: FedState
+    rounds: int
+    known: dict[str, Any]
+
+
 def restore(
     config: Config,
     prepared: Prepared,
     run: RunFolder,
     reporter: Reporter,
     step: str = "last",
-) -> tuple[FedState, int] | None:
-    """A state and the number of rounds behind it; None before the first checkpoint.
+    *,
+    expected: dict[str, Any] | None = None,
+) -> Resumed | None:
+    """The state of a checkpoint; None before the first one.
 
-    `step` is "last" (the last good one), "best" (the lowest loss) or a round's number.
+    Args:
+      config: resolved.
+      prepared: base, clients and tokenized examples.
+      run: its folder.
+      reporter: told of damaged checkpoints that are passed over.
+      step: "last" (the last good one), "best" (the lowest loss) or a round's number.
+      expected: the run's `identity`, where it is known already.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged or of another run.
     """
-    expected = identity(config, prepared)
+    expected = identity(config, prepared) if expected is None else expected
 
     def read() -> list[Any] | None:
         if step == "last":
@@ -58,12 +77,13 @@ def restore(
             found = at_step(run.checkpoints, step, expected, warn=reporter.say)
         if found is None:
             return None
-        return [found.round_number, jax.tree.map(np.asarray, found.state), found.clients]
+        arrays = jax.tree.map(np.asarray, found.state)
+        return [found.round_number, arrays, found.clients, found.record.get("init")]
 
     found = from_first(read)
     if found is None:
         return None
-    number, arrays, clients = found
+    number, arrays, clients, init = found
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
     local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
@@ -74,7 +94,9 @@ def restore(
         if set(local.names) - set(clients):
             local = start_local(config, prepared, local)
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
-    return FedState(global_, local), number + 1
+    # The folders that `init` names may be gone by now; what they held is still part of the run.
+    known = expected if init is None else {"init": init, **expected}
+    return Resumed(FedState(global_, local), number + 1, known)
 
 
 def run_key(config: Config, number: int = -1) -> jax.Array:
@@ -124,11 +146,11 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
       UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
         model or other adapters.
     """
-    if is_first():
-        check_fits(run.checkpoints, identity(config, prepared))
     if not rounds_saved(run.checkpoints):
         method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
+    elif is_first():
+        check_fits(run.checkpoints, identity(config, prepared))
 
 
 def train(
@@ -160,11 +182,11 @@ def train(
     data = training_data(config, prepared)
     known = identity(config, prepared)
     check_same({"init": json.dumps(known.get("init"))})
-    found = restore(config, prepared, run, reporter)
+    found = restore(config, prepared, run, reporter, expected=known)
     if found is None:
         state, first = start_from(config, prepared, method.init(run_key(config))), 0
     else:
-        state, first = found
+        state, first, known = found
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")

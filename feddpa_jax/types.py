@@ -18,7 +18,7 @@ import numpy as np
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; the message is one line that names it and the remedy."""
+    """An error that the user can fix; the message is one line that names it and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)

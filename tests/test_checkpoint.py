@@ -22,7 +22,15 @@ import numpy as np
 import pytest
 
 from feddpa_jax import checkpoint
-from feddpa_jax.checkpoint import at_step, best_round, find_damage, latest, rounds_saved, save
+from feddpa_jax.checkpoint import (
+    at_step,
+    best_round,
+    find_damage,
+    latest,
+    rounds_saved,
+    save,
+    tidy,
+)
 from feddpa_jax.types import UserError
 
 IDENTITY = {"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"], "clients": ["anna", "ben"]}
@@ -197,15 +205,22 @@ def test_any_damaged_file_falls_back(
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "{}", '{"files": 3}', '{"files": {"record.json": 1}}', '{"files": {}}', "\x00"],
+    [
+        *("", "{", "[]", "{}", '{"files": 3}', '{"files": {"record.json": 1}}', '{"files": {}}'),
+        *("\x00", "[" * 200_000, '{"clients_saved": {"anna": 3}}'),
+    ],
+    ids=lambda content: content[:20],
 )
-def test_a_manifest_that_says_nothing_is_damage(folder: Path, content: str) -> None:
-    (folder / "00001/manifest.json").write_text(content)
+@pytest.mark.parametrize("name", ["manifest.json", "record.json"])
+def test_files_that_say_nothing_are_damage(folder: Path, content: str, name: str) -> None:
+    (folder / "00001" / name).write_text(content)
+    tidy(folder)
+    assert best_round(folder, [1]) == (1 if name == "manifest.json" else None)
     lines: list[str] = []
     found = latest(folder, IDENTITY, warn=lines.append)
     assert found is not None
     assert found.round_number == 0
-    assert "manifest.json" in lines[0]
+    assert name in lines[0]
 
 
 def test_all_damaged_is_an_error(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """`feddpa bench`: one run on one machine that measures ours against torch + peft."""
 
-import json
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.disk import make_folder, write_whole, writing
+from feddpa_jax.disk import make_folder, to_json, write_whole, writing
 from feddpa_jax.evaluate.command import check_rule, decoding
 from feddpa_jax.prepare import prepare
 from feddpa_jax.progress import Reporter
@@ -94,7 +93,7 @@ def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any
     reporter.show(render(results))
     with writing(out):
         make_folder(out)
-        write_whole(out / "bench.json", json.dumps(results, indent=1) + "\n")
+        write_whole(out / "bench.json", to_json(results))
     reporter.say(f"everything: {out / 'bench.json'}")
     return results
 

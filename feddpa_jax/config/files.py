@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from feddpa_jax.config.sections import Config, describe_fields
+from feddpa_jax.escape import short
 from feddpa_jax.problems import check_fields
 from feddpa_jax.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
@@ -27,19 +28,32 @@ def _nearest(dotted: str) -> str:
 
 
 def _unknown(name: str, source: str) -> UserError:
+    section, dot, field = name.partition(".")
+    if dot and name in {known for known, *_ in describe_fields()}:
+        return UserError(f"{source}: {name}: write {field} below {section}:, on a line of its own")
     return UserError(f"{source}: unknown key {_show(name)}; did you mean {_nearest(name)!r}?")
 
 
+# What stands at the top: sections, and a field that is in none.
+_TOP: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
+
+
+def _is_section(key: str) -> bool:
+    return dataclasses.is_dataclass(_TOP.get(key))
+
+
 def _check_names(tree: Mapping[str, Any], source: str) -> None:
-    sections: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
     for key, value in tree.items():
-        if key not in sections:
+        if key not in _TOP:
+            like = str(key).strip().lower()
+            if _is_section(like):
+                raise UserError(f"{source}: unknown key {_show(key)}; did you mean {like!r}?")
             raise _unknown(str(key), source)
-        if not dataclasses.is_dataclass(sections[key]):
+        if not _is_section(key):
             continue
         if not isinstance(value, Mapping):
             raise UserError(f"{source}: {key} is a section; write its fields below it")
-        known = {f.name for f in dataclasses.fields(sections[key])}
+        known = {f.name for f in dataclasses.fields(_TOP[key])}
         for inner in value:
             if inner not in known:
                 raise _unknown(f"{key}.{inner}", source)
@@ -84,8 +98,7 @@ _REMEDIES = {
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | float) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return short(repr(value) if isinstance(value, str | float) else json.dumps(value))
 
 
 def _check_together(config: Config, source: str) -> None:
@@ -120,7 +133,11 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         loaded = parse_yaml(text, source)
         if loaded is not None and not isinstance(loaded, dict):
             raise UserError(f"{source}: holds no mapping of sections")
-        tree = loaded or {}
+        # A section may be empty, as when every line of it is a comment.
+        tree = {
+            key: {} if value is None and _is_section(key) else value
+            for key, value in (loaded or {}).items()
+        }
         tree = dataclasses.asdict(_build(tree, source))
     for name, value in _pairs(overrides):
         option = f"--{name}"

@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
 from feddpa_jax.data.sample import sample_federation
-from feddpa_jax.data.strays import refuse_strays
+from feddpa_jax.data.strays import is_of_system, refuse_strays
+from feddpa_jax.escape import short
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 
@@ -49,8 +50,7 @@ def load_federation(
             federation = _load_folder(user_path(path))
     except OSError as error:
         # Such as a name that is too long, or a folder that may not be listed.
-        shown = path if len(path) <= 80 else f"{path[:77]}..."
-        raise UserError(f"data.path: {shown}: cannot be read: {error.strerror}") from None
+        raise UserError(f"data.path: {short(path)}: cannot be read: {error.strerror}") from None
     _check(federation, path)
     return Federation(
         clients=tuple(
@@ -72,7 +72,7 @@ def _load_folder(folder: Path) -> Federation:
         raise UserError(f"data.path: {folder} is not a folder")
     numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
     if (folder / "clients").is_dir():
-        refuse_strays(folder, lambda _: False, "records go into clients/<name>/; move or remove it")
+        _refuse_beside_clients(folder, ("test", "local"), all_lines=False)
         return _client_folders(folder / "clients")
     if os.path.lexists(folder / "local_training_0.json"):
         if inner := [p for p in numbered if (p / "local_training_0.json").is_file()]:
@@ -109,7 +109,13 @@ def _paper_layout(folder: Path) -> Federation:
     # "." and ".." are called what they stand for.
     named = Path(os.path.abspath(folder))
     remedy = "files are local_training_<k>.json and *test*.jsonl; rename or remove it"
-    refuse_strays(folder, lambda name: bool(_TRAINING.fullmatch(name)) or _is_test(name), remedy)
+    refuse_strays(
+        folder,
+        lambda name: bool(_TRAINING.fullmatch(name)) or _is_test(name),
+        remedy,
+        words=("test", "local"),
+        all_lines=True,
+    )
     expected = int(named.name) if _is_number(named.name) else len(numbers)
     for k in range(max(expected, len(numbers))):
         if k not in numbers:
@@ -126,7 +132,7 @@ def _paper_layout(folder: Path) -> Federation:
     )
     # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
     places = (named.parent, named) if _is_number(named.name) else (named,)
-    refuse_strays(places[0], _is_test, remedy, tests_alone=True)
+    refuse_strays(places[0], _is_test, remedy, words=("test",), all_lines=False)
     files = sorted(file for place in places for file in place.iterdir() if _is_test(file.name))
     return Federation(clients, tuple(example for file in files for example in _tests(file)))
 
@@ -152,15 +158,22 @@ def _some_tests(file: Path, examples: tuple[Example, ...]) -> tuple[Example, ...
     return examples
 
 
+def _refuse_beside_clients(folder: Path, words: Sequence[str], *, all_lines: bool) -> None:
+    remedy = "records go into clients/<name>/; move or remove it"
+    refuse_strays(folder, lambda _: False, remedy, words=words, all_lines=all_lines)
+
+
 def _client_folders(folder: Path) -> Federation:
     clients, test = [], []
-    refuse_strays(folder, lambda _: False, "records go into clients/<name>/; move or remove it")
-    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+    _refuse_beside_clients(folder, ("train", "test"), all_lines=True)
+    for place in sorted(p for p in folder.iterdir() if p.is_dir() and not is_of_system(p.name)):
         name = check_client_name(place.name, str(folder))
         refuse_strays(
             place,
             lambda file: file in ("train.jsonl", "test.jsonl"),
             "a client's files are train.jsonl and test.jsonl; rename or remove it",
+            words=("train", "test"),
+            all_lines=True,
         )
         train, tests = place / "train.jsonl", place / "test.jsonl"
         if not os.path.lexists(train):

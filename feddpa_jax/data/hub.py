@@ -1,6 +1,8 @@
 """Hugging Face data sets with a client column, from the hub or from disk."""
 
 import dataclasses
+import glob
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.data.tables import Table, read_tables
+from feddpa_jax.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}
@@ -38,20 +41,9 @@ def load_hub(path: str) -> Federation:
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
     """
-    name, _, query = path.removeprefix("hf:").partition("?")
-    if not name:
-        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
-    pairs = parse_qsl(query, keep_blank_values=True)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise UserError(f"data.path: {path}: an option stands twice; give each once")
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise UserError(
-            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
-        )
-    needed = {"split", *options} & {"split", "test_split"}
-    options = _OPTIONS | options
+    name, given = _options(path)
+    needed = {"split", *given} & {"split", "test_split"}
+    options = _OPTIONS | given
     splits = _load(name, options["config"], path)
     for option in sorted(needed):
         if options[option] not in splits:
@@ -71,7 +63,7 @@ def load_hub(path: str) -> Federation:
         source = f"{path}, split {options['split']}, record {number}"
         if not isinstance(record, dict):
             raise UserError(f"{source}: not an object with instruction and output")
-        client = check_client_name(_client_name(record[column], source, column), source)
+        client = check_client_name(_client_name(record.get(column), source, column), source)
         by_client.setdefault(client, []).append(to_example(record, source, task=client))
     if not by_client:
         raise UserError(
@@ -98,6 +90,23 @@ def load_hub(path: str) -> Federation:
     return Federation(clients, tuple(test))
 
 
+def _options(path: str) -> tuple[str, dict[str, str]]:
+    """The data set's name, and the options that are given."""
+    name, _, query = path.removeprefix("hf:").partition("?")
+    if not name:
+        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise UserError(f"data.path: {path}: an option stands twice; give each once")
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise UserError(
+            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
+        )
+    return name, options
+
+
 def _client_name(value: Any, source: str, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise UserError(
@@ -115,8 +124,8 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     # Errors are told below, in one line.
-    for logging in (datasets.logging, huggingface_hub.utils.logging):
-        logging.set_verbosity_error()
+    for library in (datasets.logging, huggingface_hub.utils.logging):
+        library.set_verbosity(logging.CRITICAL)
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
     kind = None if on_disk or not place.is_file() else _FORMATS.get(place.suffix.lower())
     if config and (on_disk or kind):
@@ -128,20 +137,25 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
         raise UserError(
             f"data.path: {path}: {place.name} is none of {', '.join(_FORMATS)}; convert it"
         )
+    if place.is_dir() and not on_disk and glob.has_magic(str(place)):
+        raise UserError(
+            f"data.path: {path}: the folder's path holds *, ? or [, which are patterns to the "
+            "library that reads it; rename the folder"
+        )
     try:
         if on_disk:
             loaded = datasets.load_from_disk(str(place))
         elif kind:
-            loaded = datasets.load_dataset(kind, data_files=str(place))
+            # A name may hold characters that are patterns to the library.
+            loaded = datasets.load_dataset(kind, data_files=glob.escape(str(place)))
         else:
             return _load_repository(str(place) if place.exists() else name, config or None)
     except UserError:
         raise
     except Exception as error:  # The library's errors have no common base.
-        reason = " ".join(str(error).split())[:200] or "it gives no reason"
         raise UserError(
             f"data.path: {path}: cannot be loaded; is it there, and not empty or damaged? "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {reason(error)})"
         ) from None
     return _tables(loaded)
 

@@ -35,7 +35,8 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
       task: the task of records that name none.
 
     Raises:
-      UserError: not an object, or a field is missing, empty or not text.
+      UserError: not an object, or a field is missing, empty or not text. Other fields may hold
+        anything.
     """
     if not isinstance(record, dict):
         raise UserError(f"{source}: not an object with instruction and output")
@@ -46,6 +47,9 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
                 f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
             )
     fields = {name: record.get(name) for name in _FIELDS}
+    for name in ("input", "task", "category"):
+        if fields[name] != fields[name]:  # NaN: how data frames write that there is none.
+            fields[name] = None
     for name in ("instruction", "output"):
         value = fields[name]
         if value is None:
@@ -76,7 +80,7 @@ def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
     Raises:
       UserError: broken JSON (with its line), no list, or a bad record (with its number).
     """
-    records = read_json(path)
+    records = read_json(path, finite=False)
     if not isinstance(records, list):
         raise UserError(f"{path}: holds no JSON list of records")
     return tuple(
@@ -102,4 +106,4 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        yield number, parse_json(line, str(path), line=number)
+        yield number, parse_json(line, str(path), line=number, finite=False)

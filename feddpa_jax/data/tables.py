@@ -59,9 +59,9 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
 def _json_records(file: Path) -> list[Any]:
     text = read_text(file)
     if text.lstrip().startswith("["):
-        return list(read_json(file))
+        return list(read_json(file, finite=False))
     return [
-        parse_json(line, str(file), line=number)
+        parse_json(line, str(file), line=number, finite=False)
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
     ]
@@ -75,11 +75,11 @@ def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, 
     records = []
     try:
         for row in reader:
-            if not row:
+            if not any(row):  # Spreadsheets write rows of separators alone.
                 continue
             if not columns:
                 columns = row
-                if twice := [name for name in columns if columns.count(name) > 1]:
+                if twice := [name for name in columns if name and columns.count(name) > 1]:
                     raise UserError(f"{file}: column {twice[0]!r} stands twice; rename one")
                 continue
             if len(row) != len(columns):

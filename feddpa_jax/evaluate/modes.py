@@ -88,6 +88,6 @@ def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) 
     if not np.isfinite(similarity_CI).all():
         raise UserError(
             f"weighting.rule: {settings.rule} gives {(~np.isfinite(similarity_CI)).sum()} of "
-            f"{similarity_CI.size} similarities that are not finite; mend it, or choose another"
+            f"{similarity_CI.size} similarities that are not finite; fix it, or choose another"
         )
     return ModeWeights(1.0 - local_CI, local_CI, similarity_CI)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from feddpa_jax.disk import to_json
 from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import (
@@ -111,7 +112,7 @@ def write_report(
     }
     files = {
         "instances.jsonl": "".join(_instance_lines(results, setting)),
-        "summary.json": json.dumps(content, indent=1) + "\n",
+        "summary.json": to_json(content),
     }
     write_results(folder, files, rules or {})
 

@@ -168,6 +168,8 @@ def _ask(trained: Trained) -> str:
     template = get_template(trained.config.data.template)
     prompt = python_text(template(Example("Name three colours.", "")))
     tokens = trained.config.eval.max_new_tokens
+    # Not every base's own files name the token that training put behind an answer.
+    ends = list(trained.prepared.base.tokenizer.stop_ids)
     return f"""inputs = tokenizer({prompt}, return_tensors="pt")
 with torch.no_grad():
     tokens = model.generate(
@@ -175,6 +177,7 @@ with torch.no_grad():
         attention_mask=inputs.attention_mask,
         max_new_tokens={tokens},
         do_sample=False,
+        eos_token_id={ends},
     )
 prompt = tokenizer.decode(inputs.input_ids[0], skip_special_tokens=True)
 print(tokenizer.decode(tokens[0], skip_special_tokens=True)[len(prompt) :])"""

@@ -17,9 +17,9 @@ import numpy as np
 from feddpa_jax.hf.config_fields import shown
 from feddpa_jax.hf.gguf_fields import Fields, decimal
 from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
-from feddpa_jax.hf.tensors import one_line
 from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import parameter_shapes
+from feddpa_jax.problems import reason
 from feddpa_jax.types import UserError
 
 # What each of Llama 3's rope frequencies is divided by.
@@ -67,7 +67,7 @@ def open_gguf(path: Path) -> GgufFile:
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError, OSError) as error:
         raise UserError(
-            f"{path}: damaged or cut short ({one_line(error)}); get the file again"
+            f"{path}: damaged or cut short ({reason(error)}); get the file again"
         ) from None
     _check_places(path, reader)
     return GgufFile(path, fields, {tensor.name: tensor for tensor in reader.tensors})

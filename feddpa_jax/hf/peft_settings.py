@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import regex
 
 from feddpa_jax.adapters.lora import TARGETS, kernel_path
+from feddpa_jax.escape import short
 from feddpa_jax.hf.names import TABLES, file_name
 from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.types import UserError
@@ -184,6 +185,11 @@ def read_settings(settings: Mapping[str, Any], source: str) -> LoraSettings:
                 f"{remedy}"
             )
     rank, alpha = settings["r"], float(settings["lora_alpha"])
+    if settings.get("init_lora_weights") == "orthogonal" and rank % 2:
+        raise UserError(
+            f"{source}: init_lora_weights is 'orthogonal' and r is {rank}, which is odd: peft does "
+            "not load that; set init_lora_weights to true, which changes nothing of trained weights"
+        )
     for name, value in (("rank_pattern", rank), ("alpha_pattern", alpha)):
         for module, own in settings.get(name, {}).items():
             try:
@@ -292,8 +298,7 @@ def module_names(config: ModelConfig) -> Iterable[str]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return short(json.dumps(value))
 
 
 def _named(name: str) -> str:

@@ -67,6 +67,7 @@ def save_model(
             if (base.folder / name).is_file():
                 shutil.copyfile(base.folder / name, folder / name)
         _without_own_code(folder / "tokenizer_config.json")
+        _stop_where_training_does(folder / "generation_config.json", base.tokenizer.eos_id)
 
 
 def _without_own_code(file: Path) -> None:
@@ -79,6 +80,25 @@ def _without_own_code(file: Path) -> None:
         _write_json(file, {name: value for name, value in settings.items() if name not in gone})
 
 
+def _stop_where_training_does(file: Path, eos_id: int) -> None:
+    settings = read_json(file)
+    ends = _with_end(settings.get("eos_token_id"), eos_id)
+    if ends != settings.get("eos_token_id"):
+        _write_json(file, {**settings, "eos_token_id": ends})
+
+
+def _with_end(named: int | list[int] | None, eos_id: int) -> int | list[int]:
+    """The end tokens that a file names, and the tokenizer's, which ends every trained answer.
+
+    >>> _with_end(2, 2), _with_end([2, 3], 7), _with_end(None, 7)
+    (2, [2, 3, 7], 7)
+    """
+    if named is None:
+        return eos_id
+    ends = named if isinstance(named, list) else [named]
+    return named if eos_id in ends else [*ends, eos_id]
+
+
 def _special_ids(base: LoadedModel) -> dict[str, Any]:
     """What the base's own config.json says, lists too; else what its tokenizer has."""
     tokens = base.tokenizer
@@ -88,7 +108,8 @@ def _special_ids(base: LoadedModel) -> dict[str, Any]:
         "pad_token_id": tokens.pad_id,
     }
     declared = {name: base.hf_config.get(name) for name in ids}
-    return {name: ids[name] if found is None else found for name, found in declared.items()}
+    chosen = {name: ids[name] if found is None else found for name, found in declared.items()}
+    return {**chosen, "eos_token_id": _with_end(chosen["eos_token_id"], tokens.eos_id)}
 
 
 def _write_weights(

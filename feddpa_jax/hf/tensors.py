@@ -8,19 +8,11 @@ from typing import Any
 import numpy as np
 
 from feddpa_jax.hf.names import row_blocks
+from feddpa_jax.problems import reason
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 _STORED = ("F32", "BF16", "F16")
-
-
-def one_line(error: Exception) -> str:
-    r"""What a library says, in one line: it may repeat names that a damaged file has.
-
-    >>> one_line(ValueError("no tensor 'a\nb' "))
-    "no tensor 'a b'"
-    """
-    return " ".join(str(error).split())[:300]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -108,7 +100,7 @@ def opened(file: Path) -> Iterator[Any]:
             yield tensors
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file}: damaged or cut short ({one_line(error)}); get the file again"
+            f"{file}: damaged or cut short ({reason(error)}); get the file again"
         ) from None
 
 

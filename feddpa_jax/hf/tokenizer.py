@@ -12,8 +12,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.escape import json_text
 from feddpa_jax.hf.continuation import continuation_backend
-from feddpa_jax.hf.tensors import one_line
-from feddpa_jax.strict_json import read_json
+from feddpa_jax.problems import reason
+from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 
@@ -56,19 +56,48 @@ class Tokenizer:
         # Some tokenizers end every text with a token; a prompt must stay open.
         around = backend.encode("a").special_tokens_mask
         self._appended = next((n for n, special in enumerate(reversed(around)) if not special), 0)
+        self._without_row: frozenset[int] = frozenset()
 
     @property
     def vocabulary_size(self) -> int:
         """Number of tokens, added ones included."""
         return self.backend.get_vocab_size()
 
-    @property
-    def largest_id(self) -> int:
-        """The largest id of a token, added ones included; ids need not be without gaps."""
-        return max(self.backend.get_vocab().values(), default=-1)
+    def limit(self, rows: int, source: str) -> None:
+        """Fits the tokenizer to a model with so many rows in its embedding.
+
+        An added token may be without a row, as that of images is in Gemma 3's models of text: it is
+        in a text only where it is spelled out, and such a text is refused when it is encoded.
+
+        Args:
+          rows: of the embedding.
+          source: the model's name, for messages.
+
+        Raises:
+          UserError: a token of the vocabulary, or one that every sequence starts or ends with, has
+            no row.
+        """
+        vocabulary, added = self.backend.get_vocab(), self.backend.get_added_tokens_decoder()
+        beyond = {index: token for token, index in vocabulary.items() if index >= rows}
+        needed = {self.eos_id, *self.encode("")}
+        plain = [index for index in beyond if index not in added or index in needed]
+        if plain:
+            raise UserError(
+                f"{source}: the tokenizer has {len(vocabulary)} tokens, and "
+                f"{beyond[max(plain)]!r} has id {max(plain)}; the model only {rows} rows; put the "
+                "model's own tokenizer beside it"
+            )
+        self._without_row = frozenset(beyond)
+        if self.pad_id in beyond:
+            self.pad_id = self.eos_id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, after the tokens that every sequence of this model starts with."""
+        """Ids of a text, after the tokens that every sequence of this model starts with.
+
+        Raises:
+          UserError: the text spells a token that the model has no row for, as the other functions
+            that encode.
+        """
         return self._open(self.backend.encode(text).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -76,7 +105,16 @@ class Tokenizer:
         return [self._open(encoding.ids) for encoding in self.backend.encode_batch(list(texts))]
 
     def _open(self, ids: list[int]) -> list[int]:
-        return ids[: len(ids) - self._appended]
+        return self._with_rows(ids[: len(ids) - self._appended])
+
+    def _with_rows(self, ids: list[int]) -> list[int]:
+        if not self._without_row.isdisjoint(ids):
+            token = self.backend.id_to_token(min(self._without_row.intersection(ids)))
+            raise UserError(
+                f"a text holds {token!r}, a token that the model has no embedding for; remove it "
+                "from the texts"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of a whole sequence's ids, without special tokens."""
@@ -92,12 +130,12 @@ class Tokenizer:
         >>> byte_tokenizer().encode_continuation(" a")
         [220, 64]
         """
-        return self._continuation.encode(text, add_special_tokens=False).ids
+        return self._with_rows(self._continuation.encode(text, add_special_tokens=False).ids)
 
     def encode_continuation_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_continuation` for many texts at once."""
         encodings = self._continuation.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [self._with_rows(encoding.ids) for encoding in encodings]
 
     def decode_continuation(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids that go on after others, such as an answer's: leading spaces stay.
@@ -148,7 +186,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises plain Exception.
             raise UserError(
-                f"{path}: not a tokenizer ({one_line(error)}); get the file again"
+                f"{path}: not a tokenizer ({reason(error)}); get the file again"
             ) from None
         settings = _json(folder / "special_tokens_map.json")
         settings |= _json(folder / "tokenizer_config.json")
@@ -178,7 +216,7 @@ class Tokenizer:
             raise
         except Exception as error:  # The library raises plain Exception: for one, no unknown token.
             raise UserError(
-                f"{path}: encodes no text ({one_line(error)}); get the file again"
+                f"{path}: encodes no text ({reason(error)}); get the file again"
             ) from None
 
 
@@ -202,7 +240,7 @@ def bpe_backend(
         return tokenizers.Tokenizer(model)
     except Exception as error:  # The library raises plain Exception.
         raise UserError(
-            f"{source}: damaged tokenizer ({one_line(error)}); get the file again"
+            f"{source}: damaged tokenizer ({reason(error)}); get the file again"
         ) from None
 
 
@@ -225,10 +263,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def _json(path: Path) -> dict[str, Any]:
     """A file's object; of a file that is not there, an empty one."""
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
+    return read_object(path) if path.exists() else {}
 
 
 def _content(token: Any) -> Any:

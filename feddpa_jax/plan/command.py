@@ -1,6 +1,5 @@
 """`feddpa plan`: the round compiled ahead of time, for devices at hand or a TPU slice."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices import chip_of, memory_of
-from feddpa_jax.disk import make_folder, write_whole, writing
+from feddpa_jax.disk import make_folder, to_json, write_whole, writing
 from feddpa_jax.fed.methods import METHODS
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.report import render
@@ -119,7 +118,7 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     if options.out is not None:
         with writing(options.out):
             make_folder(options.out)
-            write_whole(options.out / "plan.json", json.dumps(result, indent=1) + "\n")
+            write_whole(options.out / "plan.json", to_json(result))
         reporter.say(f"everything: {options.out / 'plan.json'}")
     return result
 

@@ -91,7 +91,7 @@ def read_runs(
 
     Args:
       folders: of runs.
-      warn: told of a run without checksums.
+      warn: told of runs and results without checksums.
 
     Raises:
       UserError: one is no run, or a file in it is missing or damaged.
@@ -118,6 +118,10 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
     instances = found.folder / "instances.jsonl"
     lines = None if summary is None else found.read(instances.name)
     answers = [] if lines is None else parse_lines(instances, lines, found.remedy, cut=False)
+    laboratory = _json(tried.folder / "summary.json", tried.read("summary.json"))
+    for results, content in ((found, summary), (tried, laboratory)):
+        if content is not None:
+            results.say_if_unchecked(warn)
     environment = _json(folder / "environment.json", own.read("environment.json"))
     run = Run(
         label=folder.name,
@@ -128,7 +132,7 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
         summary=summary,
         weights=_weights(answers, summary),
         answers={},
-        laboratory=_json(tried.folder / "summary.json", tried.read("summary.json")),
+        laboratory=laboratory,
     )
     mode = run.answers_with()
     of_mode = {

@@ -1,7 +1,6 @@
 """Computed parts on disk, each of them kept only for the run, model, data and code it is from."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.disk import (
-    aside_of,
     clear_leftovers,
+    discard,
     make_folder,
     sha256,
     to_json,
@@ -48,12 +47,8 @@ class Cache:
         """
         file = self.folder / "identity.json"
         with writing(self.folder):
-            old = aside_of(self.folder)
-            for path in (old, self.folder) if fresh else (old,):
-                if path.exists():  # Never half of it under its name.
-                    if path != old:
-                        path.rename(old)
-                    shutil.rmtree(old)
+            if fresh:
+                discard(self.folder)
             make_folder(self.folder)
             clear_leftovers(self.folder)
             if not file.exists():

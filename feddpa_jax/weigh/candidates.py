@@ -127,7 +127,7 @@ def best_of_each(
         if not np.isfinite(place_N.min()):
             raise UserError(
                 f"--rules: {rule} gives similarities that are not finite in any of its settings; "
-                "mend it, or leave it out"
+                "fix it, or leave it out"
             )
         chosen.append(own[place_N.argmin()])
     order = np.argsort(places(score_NXZ[chosen], by), kind="stable")

@@ -1,7 +1,6 @@
 """The laboratory on a run: collect, try all settings on validation, report the best on the test."""
 
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.templates import get_template
+from feddpa_jax.disk import to_json
 from feddpa_jax.evaluate.command import decoding, make_setting
 from feddpa_jax.evaluate.dreams import DREAMS, dream
 from feddpa_jax.evaluate.evidence import WeightingSettings, prompt_alone
@@ -39,8 +39,8 @@ from feddpa_jax.weigh.report import (
     interpolation_error,
     judge,
     render,
+    summary_of,
     to_csv,
-    to_json,
 )
 from feddpa_jax.weighting.registry import RULES, sources, weighs_layers
 
@@ -163,7 +163,7 @@ def weigh(
     notes += _agreement(findings, errors)
     run_dir = shlex.quote(str(folder.parent))
     notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
-    content = to_json(
+    content = summary_of(
         collected,
         splits["test"],
         findings,
@@ -175,7 +175,7 @@ def weigh(
             "interpolation_error": errors,
         },
     )
-    told = {"settings.csv": table, "summary.json": json.dumps(content, indent=1) + "\n"}
+    told = {"settings.csv": table, "summary.json": to_json(content)}
     write_results(folder, told, files)
     reporter.show(render(findings, notes))
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")

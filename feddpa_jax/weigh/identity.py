@@ -1,8 +1,6 @@
 """What evidence depends on, as digests: evidence of another identity is not used."""
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -10,6 +8,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.identity import digest_of_parts
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.weigh.collect import WEIGHTS, Questions
 
@@ -24,14 +23,6 @@ def identify(
     config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
 ) -> dict[str, str]:
     """What the evidence depends on, each as a digest."""
-
-    def digest(parts: Sequence[bytes]) -> str:
-        whole = hashlib.sha256()
-        for part in parts:
-            whole.update(len(part).to_bytes(8, "little"))
-            whole.update(part)
-        return whole.hexdigest()
-
     leaves = jax.tree.leaves((adapters.global_, adapters.local_C))
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
@@ -43,17 +34,17 @@ def identify(
     ]
     names = [client.name for client in prepared.federation.clients]
     return {
-        "checkpoint": digest([np.asarray(leaf).tobytes() for leaf in leaves]),
-        "model": digest([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
-        "data": digest(
+        "checkpoint": digest_of_parts([np.asarray(leaf).tobytes() for leaf in leaves]),
+        "model": digest_of_parts([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
+        "data": digest_of_parts(
             [json.dumps(names).encode()]
             + [bytes([0]) + np.append(e.tokens_T, e.prompt_length).tobytes() for e in examples]
         ),
-        "settings (layers, weights, LoRA)": digest(
+        "settings (layers, weights, LoRA)": digest_of_parts(
             [json.dumps([questions.layers, WEIGHTS, adapters.scale]).encode()]
         ),
-        "code version": digest([file.read_bytes() for file in files]),
-        "JAX version, or the kind of device,": digest(
+        "code version": digest_of_parts([file.read_bytes() for file in files]),
+        "JAX version, or the kind of device,": digest_of_parts(
             [jax.__version__.encode(), jax.default_backend().encode()]
         ),
     }

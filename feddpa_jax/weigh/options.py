@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from feddpa_jax.escape import short
 from feddpa_jax.types import UserError
 from feddpa_jax.weigh.grid import CURVE_METRICS
 
@@ -51,9 +52,9 @@ def read_options(known: argparse.Namespace) -> Options:
         except ValueError:
             values = ()
         if not values or not all(lowest <= value <= most for value in values):
-            shown = text if len(text) <= 80 else f"{text[:77]}..."
             raise UserError(
-                f"--{name}: {shown!r} is no list of numbers from {lowest} to {most:,}, as 1,2,4"
+                f"--{name}: {short(text)!r} is no list of numbers from {lowest} to {most:,}, "
+                "as 1,2,4"
             )
         if len(values) > MOST_VALUES:
             raise UserError(

@@ -133,7 +133,7 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
     return found
 
 
-def to_json(
+def summary_of(
     collected: Collected,
     test: Split,
     findings: Sequence[Finding],

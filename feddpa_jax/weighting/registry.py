@@ -190,4 +190,4 @@ def _load(file: Path, changed: int, function: str) -> Rule:
 
 def _fails(name: str, error: BaseException) -> UserError:
     reason = (str(error).strip() or "no message").splitlines()[0]
-    return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; mend it")
+    return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; fix it")

@@ -184,6 +184,14 @@ def test_bad_overrides(tmp_path, overrides, words):
             assert word in str(error.value)
 
 
+@pytest.mark.parametrize("nothing", ["", " # rounds: 3", " ~", " null", " {}", "\n  # rounds: 3"])
+def test_a_section_may_be_empty(tmp_path, nothing):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"fed:{nothing}\nlora:\n  rank: 4\n")
+    assert load_config(path) == load_config(None, ["--lora.rank", "4"])
+    assert load_config(path, ["--fed.rounds", "5"]).fed.rounds == 5
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -196,6 +204,11 @@ def test_bad_overrides(tmp_path, overrides, words):
         ("fed: {batch_size: 0}\n", ["fed.batch_size: 0: ", "greater than or equal to 1"]),
         ("lora: {alpha: big}\n", ["lora.alpha: 'big': ", "valid number"]),
         ("1: 2\n", ["'1'", "did you mean"]),
+        ("fed.rounds: 3\n", ["fed.rounds: write rounds below fed:"]),
+        ("Fed:\n  rounds: 3\n", ["unknown key 'Fed'; did you mean 'fed'?"]),
+        ("fed:\n\trounds: 3\n", ["line 2", "not tabs"]),
+        ("fed: []\n", ["fed is a section"]),
+        ("seed:\n", ["seed: null: "]),
     ],
 )
 def test_bad_files(tmp_path, text, words):

@@ -145,9 +145,9 @@ def client_folder(folder: Path) -> Path:
     ("layout", "name", "words"),
     [
         ("clients", "clients/a/TEST.JSONL", "looks like data, and is not read; a client's files"),
-        ("clients", "clients/a/test.json", "looks like data, and is not read; a client's files"),
+        ("clients", "clients/a/tests.json", "looks like data, and is not read; a client's files"),
         ("clients", "clients/a/tests.jsonl", "looks like data, and is not read; a client's files"),
-        ("clients", "clients/a/train.jsonl.gz", "looks like data, and is not read; a client's"),
+        ("clients", "clients/a/Train.jsonl.gz", "looks like data, and is not read; a client's"),
         ("clients", "clients/a/train_2.csv", "looks like data, and is not read; a client's files"),
         ("clients", "clients/a/more.jsonl", "looks like data, and is not read; a client's files"),
         ("clients", "clients/b.jsonl", "looks like data, and is not read; records go into"),
@@ -171,8 +171,47 @@ def test_what_looks_like_data_is_read_or_refused(tmp_path, layout, name, words):
         load_federation(str(folder))
 
 
+@pytest.mark.parametrize("name", ["test.json", "test.jsonl.gz"])
+def test_another_format_alone_is_refused(tmp_path, name):
+    """Beside the file that is read it is passed over: one was made from the other."""
+    folder = client_folder(tmp_path)
+    (folder / "clients" / "a" / name).write_text("{")
+    assert len(load_federation(str(folder)).test) == 1
+    (folder / "clients" / "a" / "test.jsonl").unlink()
+    with pytest.raises(UserError, match=f"{name}: looks like data, and is not read"):
+        load_federation(str(folder))
+
+
 @pytest.mark.parametrize(
-    "name", ["README.json", "latest.csv", "contest.json", "notes.txt", "8.json"]
+    "name", [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"]
+)
+def test_folders_of_systems_are_no_clients(tmp_path, name):
+    folder = client_folder(tmp_path)
+    (folder / "clients" / name).mkdir()
+    (folder / "clients" / name / "._train.jsonl").write_bytes(b"\xff")
+    assert [client.name for client in load_federation(str(folder)).clients] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet", "raw.jsonl"])
+def test_what_the_clients_were_made_from(tmp_path, name):
+    folder = client_folder(tmp_path)
+    (folder / name).write_text("{")
+    assert len(load_federation(str(folder)).test) == 1
+
+
+def test_what_the_papers_clients_were_made_from(tmp_path):
+    folder = paper(tmp_path, [GOOD], [GOOD])
+    (folder / "2" / "global_training.json").write_text("{")
+    assert len(load_federation(str(folder)).test) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.json", "latest.csv", "contest.json", "notes.txt", "8.json", "README.md"),
+        *("validation.jsonl", "dev.jsonl", "val.json", "metadata.jsonl", "train_loss.csv"),
+        *("test_results.json", "training_args.json", "train_ids.csv"),
+    ],
 )
 def test_other_files_may_lie_beside_data(tmp_path, name):
     for folder in (client_folder(tmp_path / "one"), paper(tmp_path / "two", [GOOD], [GOOD])):
@@ -250,6 +289,16 @@ def test_fields_that_are_hardly_called_so(tmp_path, name):
     assert load_federation(str(paper(tmp_path / "more", [{**GOOD, "source": 3}]))).clients
 
 
+def test_data_frames_write_nan_where_there_is_nothing(tmp_path):
+    nothing = {"input": float("nan"), "task": float("nan"), "category": None, "score": float("nan")}
+    folder = paper(tmp_path, [{**GOOD, **nothing}], test=json.dumps({**GOOD, "x": 1e400}))
+    (example,) = load_federation(str(folder)).clients[0].train
+    assert (example.input, example.task, example.category) == ("", "client_0", "")
+    folder = paper(tmp_path / "more", [{**GOOD, "output": float("nan")}])
+    with pytest.raises(UserError, match="'output' is nan, not text"):
+        load_federation(str(folder))
+
+
 def test_home_folder_that_does_not_exist():
     for path in ("~no_such_user/data", "hf:~no_such_user/data"):
         with pytest.raises(UserError, match="no such home folder"):
@@ -292,7 +341,7 @@ def test_optional_fields_are_texts_too(tmp_path, field):
 
 
 def test_client_names_cannot_leave_the_folder(tmp_path):
-    (tmp_path / "clients" / ".. x").mkdir(parents=True)
+    (tmp_path / "clients" / "a ..").mkdir(parents=True)
     with pytest.raises(UserError, match="cannot be a folder's name"):
         load_federation(str(tmp_path))
 

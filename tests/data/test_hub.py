@@ -50,6 +50,12 @@ def test_clients_without_a_name(tmp_path, value):
         load_federation(f"hf:{file}")
 
 
+def test_a_record_without_the_client_column(tmp_path):
+    file = json_lines(tmp_path / "rows.jsonl", {**ROW, "client": "a"}, ROW)
+    with pytest.raises(UserError, match=r"record 2: column 'client' is None, not a client's name"):
+        load_federation(f"hf:{file}")
+
+
 def test_named_splits_must_exist(tmp_path):
     file = json_lines(tmp_path / "rows.jsonl", {**ROW, "client": "a"})
     for option in ("split", "test_split"):
@@ -76,6 +82,9 @@ def test_bad_names(path, words):
 
 def test_nothing_is_said_where_nobody_watches(tmp_path, capfd):
     load_federation(f"hf:{json_lines(tmp_path / 'rows.jsonl', {**ROW, 'client': 'a'})}")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1xxxx")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_federation(f"hf:{tmp_path / 'rows.parquet'}")
     said = capfd.readouterr()
     assert said.out + said.err == ""
 
@@ -181,6 +190,34 @@ def test_bad_csv(tmp_path, content, words):
     file.write_text(content)
     with pytest.raises(UserError, match=words):
         load_federation(f"hf:{file}")
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """Columns without a name at the end, and rows of separators alone."""
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"\xef\xbb\xbf,instruction,output,client,,\r\n0,say,3,x,,\r\n,,,,,\r\n\r\n")
+    (client,) = load_federation(f"hf:{file}").clients
+    assert (client.name, client.train[0].output, len(client.train)) == ("x", "3", 1)
+
+
+def test_one_record_without_a_client(tmp_path):
+    file = json_lines(tmp_path / "rows.jsonl", {**ROW, "client": "a"}, ROW)
+    with pytest.raises(UserError, match="record 2: column 'client' is None, not a client's name"):
+        load_federation(f"hf:{file}")
+
+
+def test_names_that_are_patterns_to_the_library(tmp_path):
+    import datasets
+
+    for name, client in (("a[1]", "right"), ("a1", "wrong"), ("b*", "star"), ("b0", "other")):
+        rows = datasets.Dataset.from_list([{**ROW, "client": client}])
+        rows.to_parquet(str(tmp_path / f"{name}.parquet"))
+        json_lines(tmp_path / name / "train.jsonl", {**ROW, "client": client})
+    for name, client in (("a[1]", "right"), ("b*", "star")):
+        found = load_federation(f"hf:{tmp_path / name}.parquet")
+        assert [own.name for own in found.clients] == [client]
+        with pytest.raises(UserError, match="which are patterns to the library"):
+            load_federation(f"hf:{tmp_path / name}")
 
 
 def test_data_sets_without_records(tmp_path):

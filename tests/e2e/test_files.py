@@ -168,6 +168,27 @@ def test_data_model_and_adapters_that_moved_are_known_by_their_content(
     assert (run / "config.yaml").read_text().count(str(moved)) == 1
 
 
+def test_adapters_at_the_start_are_known_even_without_their_folder(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--run-dir", str(finished / "run"), "--out", str(out)]) == 0
+    named = ["--init.global_adapter", str(out / "global"), "--fed.keep_checkpoints", "3"]
+    train = [*command_of("train", tmp_path, data), *named, "--no-eval"]
+    assert main(train) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "00002")
+    (out / "global").rename(tmp_path / "kept")
+    assert main(train) == 0
+    assert "without a digest" not in capsys.readouterr().out
+    (tmp_path / "kept").rename(out / "global")
+    assert main(train) == 0
+    weights = out / "global" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(capsys, train, "the adapters of init changed", "global_adapter")
+
+
 def without_sources(run: Path) -> None:
     """As an older version left it: no digests, no manifests."""
     from feddpa_jax.disk import sha256
@@ -193,8 +214,11 @@ def test_a_run_of_an_older_version_goes_on_with_a_warning(
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("has no checksums") == 1
     assert "older version wrote it" not in said
+    (root / "run" / "eval" / "manifest.json").unlink()
     assert main(command_of("report", root, data)) == 0
-    assert "has no checksums" in " ".join(capsys.readouterr().out.split())
+    # The run, its evaluation and its laboratory.
+    assert " ".join(capsys.readouterr().out.split()).count("has no checksums") == 3
+    assert main(command_of("weigh", root, data)) == 0
     capsys.readouterr()
     assert main(command_of("train", root, data)) == 0
     said = " ".join(capsys.readouterr().out.split())

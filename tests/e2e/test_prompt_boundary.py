@@ -79,3 +79,15 @@ def test_generate_prints_the_answer_whole(run_dir: Path, capsys: pytest.CaptureF
     asked = next(iter(PAIRS))
     assert main(["generate", "--run-dir", str(run_dir), "--client", "anna", "--prompt", asked]) == 0
     assert capsys.readouterr().out.split("\n", 1)[1] == PAIRS[asked] + "\n"
+
+
+def test_the_reference_s_encoding_is_a_setting(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    folder = run_dir.parent
+    paths = ["--model.path", str(folder / "model"), "--data.path", str(folder / "data")]
+    said = {}
+    for encoding in ("separate", "joint"):
+        assert main(["data", *paths, "--data.encoding", encoding]) == 0
+        said[encoding] = " ".join(capsys.readouterr().out.split())
+    # The two prompts of PAIRS, in training and among the three test instances.
+    assert "4 of 5 prompts have other tokens here than at inference" in said["joint"]
+    assert "other tokens" not in said["separate"]

@@ -49,7 +49,11 @@ ADAPTER: Any = {"q_proj": {"a": np.zeros((2, 8, 3))}, "v_proj": {"a": np.zeros((
 
 def trained(summary=SUMMARY) -> Trained:
     base = SimpleNamespace(
-        folder=None, fingerprint="f00", model=SimpleNamespace(dtype="float32"), hf_config=None
+        folder=None,
+        fingerprint="f00",
+        model=SimpleNamespace(dtype="float32"),
+        hf_config=None,
+        tokenizer=SimpleNamespace(stop_ids=(7, 2)),
     )
     prepared: Any = SimpleNamespace(base=base, names=("anna", "ben"))
     fed = {"method": "feddpa_f", "rounds": 7, "local_epochs": 3, "batch_size": 5}
@@ -99,6 +103,8 @@ def test_what_it_is():
         in said
     )
     assert "LoRA dropout 0.125, seed 4" in said
+    # Of all tokens that end an answer the base's own files may lack one.
+    assert "        do_sample=False,\n        eos_token_id=[7, 2],\n" in said
     said = adapter_card(trained(), "x", AdapterOut(ADAPTER, 12.0, "ben"), STATISTICS, None)
     assert (
         "# FedDPA-F: the local adapter of ben\n\nIt was trained on this client's data alone" in said

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.cli import main
 from feddpa_jax.config import load_config
+from feddpa_jax.escape import terminal
 from feddpa_jax.export import folder as export_folder
 from feddpa_jax.export.plan import Trained
 
@@ -127,6 +128,11 @@ def code_of(card: Path) -> str:
     return code
 
 
+def said(capfd, count: int) -> list[str]:
+    """The last lines that were printed, as `generate` shows them."""
+    return terminal(capfd.readouterr().out).removesuffix("\n").split("\n")[-count:]
+
+
 @pytest.mark.parametrize(
     ("place", "mode"),
     [
@@ -143,14 +149,14 @@ def test_code_of_the_cards_gives_our_answers(
 ):
     monkeypatch.chdir(exported)
     exec(code_of(Path(place, "README.md")), {})
-    theirs = capfd.readouterr().out.splitlines()[-1]
+    theirs = said(capfd, 1)
     command = ["generate", "--run-dir", str(run_dir), "--prompt", "Name three colours."]
     client = "client_1" if mode is None else "client_3"
     weight = "0.5" if mode is None else "0.25"
     command += ["--client", client, "--mode", mode or "fixed", "--weighting.fixed", weight]
     assert main(command) == 0
-    assert capfd.readouterr().out.splitlines()[-1] == theirs
-    assert theirs
+    assert said(capfd, 1) == theirs
+    assert theirs[0]
 
 
 def test_cards_say_what_was_done(exported: Path):
@@ -189,9 +195,9 @@ def test_example_script_weighs_and_answers_as_generate_does(
         monkeypatch.setattr(sys, "argv", [script, "--export", str(tmp_path / "out"), *asked])
         capfd.readouterr()
         runpy.run_path(script, run_name="__main__")
-        theirs = capfd.readouterr().out.splitlines()[-2:]
+        theirs = said(capfd, 2)
         assert main(["generate", "--run-dir", str(run_dir), *asked, *more]) == 0
-        assert capfd.readouterr().out.splitlines()[-2:] == theirs
+        assert said(capfd, 2) == theirs
         assert re.search(r"local weight [01]\.\d{4}, similarity", theirs[0])
 
 
@@ -420,7 +426,8 @@ def test_bad_targets(run_dir: Path, tmp_path: Path, capsys):
     assert "full is not empty; name a new folder" in capsys.readouterr().err
     assert export(run_dir, tmp_path / "full" / "mine.txt") == 2
     assert export(run_dir, tmp_path / "full" / "mine.txt" / "out") == 2
-    assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "mine.txt/out" in error and "a part of the path is a file" in error
     assert export(run_dir, Path("/proc/version/out")) == 2
     assert export(run_dir, Path("/proc/out")) == 2
     assert "/proc/out: cannot be written" in capsys.readouterr().err

@@ -131,6 +131,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 @example(changed={})
 @example(changed={"init_lora_weights": "pissa"})
 @example(changed={"r": 10**12})
+@example(changed={"init_lora_weights": "orthogonal"})
 @example(changed={"use_rslora": True})
 @example(changed={"rank_pattern": {"[": 3}})
 @example(changed={"target_modules": PATTERNS[0], "layers_to_transform": None})

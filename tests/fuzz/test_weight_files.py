@@ -184,4 +184,4 @@ def test_gguf(content: bytes):
 
 def test_some_are_read_and_most_refused():
     """The comparisons above took place."""
-    assert 10 < sum(_seen) < 0.5 * len(_seen)
+    assert 3 < sum(_seen) < 0.5 * len(_seen)

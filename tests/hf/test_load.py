@@ -14,6 +14,7 @@ import pytest
 from flax import traverse_util
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from feddpa_jax.hf.load import load_model, resolve_dtype
 from feddpa_jax.models.config import Rope
@@ -264,6 +265,31 @@ def test_the_largest_token_id_counts(tmp_path: Path):
         load_model(str(tmp_path), "float32")
 
 
+def test_an_added_token_may_be_without_a_row(tmp_path: Path):
+    """Gemma 3's models of text have 262144 rows, and beside them "<image_soft_token>"."""
+    write_tiny_hf_folder(tmp_path)
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path)
+    theirs.add_special_tokens({"pad_token": "<pad>"})
+    theirs.add_tokens("<image>")
+    theirs.save_pretrained(tmp_path)
+    tokenizer = load_model(str(tmp_path), "float32").tokenizer
+    assert theirs.encode("<pad><image>") == [257, 258]
+    assert tokenizer.encode("<imag>") == theirs.encode("<imag>")
+    assert tokenizer.pad_id == tokenizer.eos_id == 256
+    for encode in (tokenizer.encode, tokenizer.encode_continuation):
+        with pytest.raises(UserError, match="a text holds '<image>', a token that the model has"):
+            encode("an <image>")
+    for encode_batch in (tokenizer.encode_batch, tokenizer.encode_continuation_batch):
+        with pytest.raises(UserError, match="a text holds '<pad>'"):
+            encode_batch(["a", "<pad><image>"])
+    tokenizer.limit(259, "model")
+    assert tokenizer.encode("<image>") == tokenizer.encode_continuation("<image>") == [258]
+    theirs.eos_token = "<image>"
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="259 tokens, and '<image>' has id 258; the model only 257"):
+        load_model(str(tmp_path), "float32")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -326,7 +352,9 @@ def test_hub_id_from_the_cache(offline_hub: Path):
 
 
 def test_hub_out_of_reach(offline_hub: Path):
-    with pytest.raises(UserError, match="no folder 'some-org/absent', and the hub") as caught:
+    with pytest.raises(
+        UserError, match="'some-org/absent', and downloading from the hub"
+    ) as caught:
         load_model("some-org/absent", "float32")
     assert "\n" not in str(caught.value)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import AddedToken
+from transformers import AutoModelForCausalLM
 
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.hf.load import load_model
@@ -116,6 +117,22 @@ def test_several_end_tokens_stay_a_list(tmp_path: Path):
     save_model(tmp_path / "again", load_model(str(folder), "float32"), lambda path, leaf: leaf)
     found = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert found == {"eos_token_id": [256, 3], "top_k": 5}
+
+
+@pytest.mark.parametrize("named", [10, [10, 3], None])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_what_is_written_stops_where_training_ends_an_answer(tmp_path: Path, file: str, named: Any):
+    """At the tokenizer's end token, though the base's own files do not name it."""
+    folder = write_tiny_hf_folder(tmp_path / "base")
+    raw = json.loads((folder / file).read_text()) if file == "config.json" else {"top_k": 5}
+    (folder / file).write_text(json.dumps({**raw, "eos_token_id": named}))
+    base = load_model(str(folder), "float32")
+    assert base.tokenizer.eos_id == 256
+    save_model(tmp_path / "out", base, lambda path, leaf: leaf)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config.eos_token_id
+    assert set(np.atleast_1d(found).tolist()) == {*base.tokenizer.stop_ids} >= {256}
+    again = load_model(str(tmp_path / "out"), "float32").tokenizer
+    assert again.stop_ids == base.tokenizer.stop_ids
 
 
 def test_a_tokenizer_s_own_code_stays_behind(tmp_path: Path):

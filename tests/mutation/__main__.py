@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument(
         "--grep", metavar="TEXT", action="append", help="only those whose file or name has a TEXT"
     )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N of the list")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--sample", type=int, metavar="N", help="N mechanical mutants instead")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -88,6 +89,7 @@ def main() -> int:
     mutants = sampled(areas, args.sample, args.seed) if args.sample else listed(areas)
     if args.grep:
         mutants = [m for m in mutants if any(text in f"{m.file}: {m.name}" for text in args.grep)]
+    mutants = mutants[:: args.every]
     if args.list:
         for mutant in mutants:
             print(f"{mutant.area:10} {mutant.file}: {mutant.name}  [{' '.join(mutant.tests)}]")

@@ -68,6 +68,33 @@ def test_paths_that_can_be_none(capsys, option: str, tmp_path, monkeypatch):
     assert "embedded null byte" in says(capsys, *given, "a\0b")
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(capsys, option: str, empty: str):
+    """As of a variable of the shell that is not set."""
+    line = says(capsys, *OPTIONS[option], empty)
+    assert f"{option or 'R'}: is empty; name a path, . for this folder" in line
+
+
+def test_home_folders_are_resolved_where_the_shell_did_not(capsys, tmp_path, monkeypatch):
+    """Shells leave `~` as it is in --make=~/x."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "--make=~/sample"]) == 0
+    assert str(home) in capsys.readouterr().out
+    assert (home / "sample" / "8").is_dir() and not Path("~").exists()
+    assert f"{home / 'x'}: holds no run" in says(capsys, "report", "~/x", "--out=~/a.html")
+
+
+def test_a_file_is_no_run(capsys, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    ask = ["--client", "a", "--prompt", "b"]
+    assert f"{file} holds no run" in says(capsys, "generate", "--run-dir", str(file), *ask)
+    assert f"{file}: holds no run" in says(capsys, "report", str(file), "--out", "a.html")
+
+
 @pytest.mark.parametrize(
     "field", ["data.path", "model.path", "init.global_adapter", "init.local_adapter"]
 )

@@ -15,7 +15,7 @@ APART = {
     *("progress.py", "strict_yaml.py", "disk.py", "manifest.py", "lock.py", "runs.py"),
     *("metrics.py", "weigh/cache.py"),
     *("config", "prepare.py", "processes.py", "sharding.py", "devices.py", "memory.py", "fed"),
-    *("checkpoint.py", "strict_json.py"),
+    *("checkpoint.py", "strict_json.py", "problems.py", "escape.py"),
 }
 
 

@@ -25,8 +25,8 @@ from feddpa_jax.weigh.report import (
     interpolation_error,
     judge,
     render,
+    summary_of,
     to_csv,
-    to_json,
 )
 
 # Two held-out instances, of tasks b and a, and four test instances, of tasks a, a, b, c; client 0
@@ -125,7 +125,7 @@ def test_differences_are_one_minus_the_other_and_paired(collected, test_split):
 
 
 def test_curves_by_hand(collected, test_split):
-    content = to_json(collected, test_split, [], about={"round": 3})
+    content = summary_of(collected, test_split, [], about={"round": 3})
     assert content["round"] == 3 and content["mix_weights"] == list(WEIGHTS)
     assert content["weight_quantiles"] == [0.05, 0.25, 0.5, 0.75, 0.95]
     curves = content["curves"]
@@ -167,7 +167,7 @@ def test_findings_as_json(collected, test_split):
         finding("paper", 10, paper, exact=True, weight_CJ=weight_CJ),
         finding("bound: x", 20),
     ]
-    content = to_json(collected, test_split, findings, about={})
+    content = summary_of(collected, test_split, findings, about={})
     json.dumps(content)
     first, second = content["rules"]
     assert (first["name"], first["label"], first["bound"]) == ("cosine", "paper", False)

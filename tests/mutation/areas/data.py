@@ -209,7 +209,7 @@ ENTRIES = [
         ("for client in sorted(by_client)", "for client in by_client"),
         ("to_example(record, source, task=client)", "to_example(record, source)"),
         ('splits.get(options["test_split"], Table((), ()))', "Table((), ())"),
-        ("_OPTIONS | options", "options | _OPTIONS"),
+        ("_OPTIONS | given", "given | _OPTIONS"),
         ('or value == ""', ""),
         ("isinstance(value, bool) or", ""),
         (
@@ -225,9 +225,9 @@ ENTRIES = [
         ('category=fields["category"] or ""', 'category=""'),
         ("if not value.strip()", "if not value"),
         ('.split("\\n"), start=1)', ".splitlines(), start=1)"),
-        ("str(path), line=number)", "str(path), line=1)"),
+        ("str(path), line=number,", "str(path), line=1,"),
         ("{0,63}", "{0,64}"),
-        ('for name in ("input", "task", "category"):', "for name in ():"),
+        ("if value is not None and not isinstance(value, str):", "if False:"),
     ),
     *edits(
         "strict_json.py",

@@ -73,7 +73,7 @@ ENTRIES = [
         ),
         ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
         ("everybody=True), key", "everybody=False), key"),
-        ("return FedState(global_, local), number + 1", "return FedState(global_, local), number"),
+        ("FedState(global_, local), number + 1", "FedState(global_, local), number"),
     ),
     *edits(
         "runs.py",
