@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import CLIENTS, at_step, latest, prune, rounds_saved, save
+from feddpa_jax.checkpoint import (
+    CLIENTS,
+    at_step,
+    check_fits,
+    latest,
+    prune,
+    rounds_saved,
+    save,
+)
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
@@ -25,7 +33,7 @@ from feddpa_jax.history import append_round, keep_rounds
 from feddpa_jax.identity import identity
 from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
-from feddpa_jax.processes import check_same, from_first
+from feddpa_jax.processes import check_same, from_first, is_first
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.start import check_start, start_from, start_local
@@ -143,11 +151,14 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
     """Refuses what `train` would refuse before its first round; nothing is written.
 
     Raises:
-      UserError: an adapter of `init` cannot be used.
+      UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
+        model or other adapters.
     """
     if not rounds_saved(run.checkpoints):
         method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
+    elif is_first():
+        check_fits(run.checkpoints, identity(config, prepared))
 
 
 def train(
