@@ -32,7 +32,7 @@ from feddpa_jax.disk import (
     writing,
 )
 from feddpa_jax.fed.clients import ClientFiles, Saved
-from feddpa_jax.sources import check_record
+from feddpa_jax.sources import SOURCES, check_record
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
@@ -270,14 +270,26 @@ def check_fits(folder: Path, expected: Mapping[str, Any]) -> None:
     Raises:
       UserError: a record differs from what is expected.
     """
+    found = _newest_record(folder)
+    if found is not None:
+        check_record(*found, expected, lambda line: None)
+
+
+def knows_sources(folder: Path) -> bool:
+    """Whether checkpoints know data and adapters by their content; an older version's do not."""
+    found = _newest_record(folder)
+    return found is not None and all(isinstance(found[1].get(key), dict) for key in SOURCES)
+
+
+def _newest_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint with a readable record, and that record."""
     for number in reversed(rounds_saved(folder)):
         place = folder / f"{number:05d}"
         try:
-            record = read_object(place / "record.json", finite=False)
+            return place, read_object(place / "record.json", finite=False)
         except UserError:
             continue  # Damaged: the one before it counts.
-        check_record(place, record, expected, lambda line: None)
-        return
+    return None
 
 
 def find_damage(place: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from feddpa_jax import manifest
-from feddpa_jax.checkpoint import rounds_saved
+from feddpa_jax.checkpoint import knows_sources, rounds_saved
 from feddpa_jax.config import Config, difference, load_config, to_yaml
 from feddpa_jax.disk import clear_leftovers, is_leftover, make_folder, writing
 from feddpa_jax.lock import holder_of
@@ -152,7 +152,7 @@ class RunFolder:
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
         data = dataclasses.replace(config.data, max_test=old.data.max_test)
         model, init = config.model, config.init
-        if rounds_saved(self.checkpoints):
+        if knows_sources(self.checkpoints):
             data = dataclasses.replace(data, path=old.data.path)
             model = dataclasses.replace(model, path=old.model.path)
             paths = dataclasses.asdict(old.init)

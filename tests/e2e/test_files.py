@@ -219,7 +219,9 @@ def test_a_run_of_an_older_version_goes_on_with_a_warning(
     # The run, its evaluation and its laboratory.
     assert " ".join(capsys.readouterr().out.split()).count("has no checksums") == 3
     assert main(command_of("weigh", root, data)) == 0
-    capsys.readouterr()
+    # Its data are known by their path alone.
+    moved = shutil.copytree(data, root / "moved")
+    refused(capsys, [*command_of("train", root, data), "--data.path", str(moved)], "data.path")
     assert main(command_of("train", root, data)) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "has no checksums" not in said
