@@ -150,14 +150,14 @@ def tidy(folder: Path) -> None:
     Raises:
       UserError: something cannot be removed.
     """
-    used = {
-        (name, saved.round_number)
-        for number in rounds_saved(folder)
-        for name, saved in _clients_of(folder / f"{number:05d}").items()
-    }
+    named = [_clients_of(folder / f"{number:05d}") for number in rounds_saved(folder)]
     with writing(folder):
         clear_leftovers(folder)
-        ClientFiles(folder / CLIENTS, cached=0).tidy(used)
+        if all(own is not None for own in named):  # Else it is not known what is still needed.
+            used = {
+                (name, saved.round_number) for own in named if own for name, saved in own.items()
+            }
+            ClientFiles(folder / CLIENTS, cached=0).tidy(used)
 
 
 def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
@@ -320,7 +320,7 @@ def find_damage(place: Path) -> str:
 
 def _find_damaged_client(place: Path) -> str:
     files = ClientFiles(place.parent / CLIENTS, cached=0)
-    for name, (number, size, digest) in _clients_of(place).items():
+    for name, (number, size, digest) in (_clients_of(place) or {}).items():
         path = files.path(name, number)
         try:
             if path.stat().st_size != size or sha256(path) != digest:
@@ -330,15 +330,15 @@ def _find_damaged_client(place: Path) -> str:
     return ""
 
 
-def _clients_of(place: Path) -> dict[str, Saved]:
-    """The clients' files of a checkpoint; none where its record is damaged."""
+def _clients_of(place: Path) -> dict[str, Saved] | None:
+    """The clients' files of a checkpoint; None where its record cannot be read."""
     try:
         found = read_object(place / "record.json", finite=False)["clients_saved"]
         return {
             str(name): Saved(int(n), int(size), str(sha)) for name, (n, size, sha) in found.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        return {}
+        return None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a run is: a checkpoint goes on only with the settings, model, data and start it is from."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,14 +12,16 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.start import global_adapter, local_adapters
-from feddpa_jax.types import UserError
 
 
 def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
     """What a checkpoint must agree with.
 
-    `init` is left out where the folders that it names cannot be read: a run that has begun may not
-    need them any more, and one that needs them says what is wrong.
+    `init` is left out where a folder that it names is gone: a run that has begun may not need it
+    any more, and one that needs it says what is wrong.
+
+    Raises:
+      UserError: an adapter that `init` names is there, but cannot be read.
     """
     found: dict[str, Any] = {
         "method": config.fed.method,
@@ -31,7 +33,8 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
         "seed": config.seed,
         "data": data_digests(prepared),
     }
-    with contextlib.suppress(UserError):
+    named = (config.init.global_adapter, config.init.local_adapter)
+    if all(Path(name).expanduser().exists() for name in named if name is not None):
         found["init"] = init_digests(config, prepared)
     return found
 

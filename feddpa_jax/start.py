@@ -13,7 +13,8 @@ from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.config import Config
 from feddpa_jax.fed.clients import LocalAdapters
 from feddpa_jax.fed.method import FedState
-from feddpa_jax.hf.peft_format import RECORD, PeftAdapter, is_peft_folder, read_adapter
+from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
+from feddpa_jax.hf.record import FILES, RECORD, check_files
 from feddpa_jax.hf.tensors import read_json
 from feddpa_jax.prepare import Prepared
 from feddpa_jax.types import UserError
@@ -128,7 +129,7 @@ def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config
 
 
 def _check_base(folder: Path, prepared: Prepared) -> None:
-    """Refuses an adapter of ours that was trained on other weights of the same shape.
+    """Refuses an adapter of ours that has changed, or was trained on other weights.
 
     An adapter of another program has no such record; one of ours that cannot be read protects
     nothing, so it is refused.
@@ -136,7 +137,9 @@ def _check_base(folder: Path, prepared: Prepared) -> None:
     file = folder / RECORD
     if not file.exists():
         return
-    trained_on = read_json(file).get("base")
+    record = read_json(file)
+    check_files(folder, record.get(FILES, {}))  # Older versions listed none.
+    trained_on = record.get("base")
     fingerprint = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
     if not isinstance(trained_on, dict) or not isinstance(fingerprint, str):
         raise UserError(

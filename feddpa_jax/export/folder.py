@@ -12,10 +12,11 @@ from feddpa_jax.data.statistics import describe
 from feddpa_jax.disk import aside_of, clear_leftovers, is_leftover, sync, sync_tree, writing
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
-from feddpa_jax.export.check import FILES, check_export, check_files, has_effect, list_files
+from feddpa_jax.export.check import check_export, has_effect
 from feddpa_jax.export.plan import Plan, Trained, make_plan
 from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, write_weighting
-from feddpa_jax.hf.peft_format import RECORD, write_adapter
+from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.hf.record import FILES, RECORD, check_files, list_files
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
 from feddpa_jax.lock import hold
@@ -156,7 +157,6 @@ def _write(
         trained.prepared.federation, lambda own: encode(config, base.tokenizer, own)
     )
     about = _record(trained, options)
-    record = json.dumps(about, indent=2) + "\n"
     (folder / "README.md").write_text(export_card(trained, plan, statistics), encoding="utf-8")
     for place, out in plan.adapters.items():
         write_adapter(
@@ -173,12 +173,16 @@ def _write(
             write_weighting(folder / place, weighting)
         card = adapter_card(trained, place, out, statistics, weighting)
         (folder / place / "README.md").write_text(card, encoding="utf-8")
-        # An adapter that is carried away alone still knows its base.
-        (folder / place / RECORD).write_text(record, encoding="utf-8")
+        # An adapter that is carried away alone still knows its base and its own bytes.
+        _write_record(folder / place, about)
     for place, out in plan.models.items():
         change = out.change(trained.adapters.scale)
         save_model(folder / place, base, change, private=out.private)
         card = model_card(trained, place, out, statistics)
         (folder / place / "README.md").write_text(card, encoding="utf-8")
-    about[FILES] = list_files(folder)
-    (folder / RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    _write_record(folder, about)
+
+
+def _write_record(folder: Path, about: dict[str, Any]) -> None:
+    text = json.dumps({**about, FILES: list_files(folder)}, indent=2) + "\n"
+    (folder / RECORD).write_text(text, encoding="utf-8")

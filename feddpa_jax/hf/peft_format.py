@@ -28,7 +28,6 @@ from feddpa_jax.types import UserError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Beside them in an export: the run that the adapter is from, and its base's fingerprint.
-RECORD = "feddpa.json"
 _PREFIX = "base_model.model."
 _PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 

@@ -301,15 +301,15 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "tokenizer": (
         lambda out: flip(out / "base/tokenizer.json"),
-        "base/tokenizer.json: has changed since it was written; export again",
+        "base/tokenizer.json: has changed since it was written; export again,",
     ),
     "generation": (
         lambda out: (out / "merged/generation_config.json").unlink(),
-        "merged/generation_config.json: is missing; export again",
+        "merged/generation_config.json: is missing; export again,",
     ),
     "record_of_an_adapter": (
         lambda out: change_json(out / "clients/client_4/feddpa.json", base={}),
-        "client_4/feddpa.json: has changed since it was written; export again",
+        "client_4/feddpa.json: has changed since it was written; export again,",
     ),
     "files": (lambda out: change_json(out / "feddpa.json", files=[]), "its files are damaged"),
     "options": (lambda out: change_json(out / "feddpa.json", options=5), "options are damaged"),
