@@ -7,7 +7,6 @@
   record of a checkpoint names size and sha256 of those that it is whole with (`fed/clients.py`).
 """
 
-import json
 import math
 import re
 import shutil
@@ -34,7 +33,7 @@ from feddpa_jax.disk import (
     writing,
 )
 from feddpa_jax.fed.clients import ClientFiles, Saved
-from feddpa_jax.sources import SOURCES, check_sources
+from feddpa_jax.sources import check_record
 from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
@@ -124,12 +123,26 @@ def save(
             f"{final}: the checkpoint of round {round_number} could not be written ({reason}); "
             f"{rest}; make room and start the same command again"
         ) from None
+    prune(folder, round_number, keep)
+    return final
+
+
+def prune(folder: Path, round_number: int, keep: int) -> None:
+    """Removes what need not be kept after a round: older checkpoints, and what `tidy` does.
+
+    Args:
+      folder: holds a run's checkpoints.
+      round_number: the last one that has ended.
+      keep: as of `save`.
+
+    Raises:
+      UserError: something cannot be removed.
+    """
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
     for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
         discard(folder / f"{old:05d}")
     tidy(folder)
-    return final
 
 
 def tidy(folder: Path) -> None:
@@ -241,21 +254,31 @@ def load(
       UserError: its record differs from what is expected.
     """
     record = read_object(place / "record.json", finite=False)
-    for key, value in expected.items():
-        if key in SOURCES:
-            continue
-        wanted = json.loads(json.dumps(value))
-        if record.get(key) != wanted:
-            name, its, ours = _difference(key, record.get(key), wanted)
-            raise UserError(
-                f"{place}: does not fit: its {name} is {its}, this run's is {ours}; "
-                "use the run's own configuration, or a new --run-dir"
-            )
-    check_sources(place, record, expected, warn)
+    check_record(place, record, expected, warn)
     state = unflatten_dict(safetensors.numpy.load_file(place / STATE), sep="/")
     assert leaf_shapes(state) == record["shapes"]
     clients = {name: Saved(*saved) for name, saved in record["clients_saved"].items()}
     return Restored(int(place.name), state, record, clients)
+
+
+def check_fits(folder: Path, expected: Mapping[str, Any]) -> None:
+    """Refuses early, by what checkpoints say of themselves, what restoring one would refuse.
+
+    Args:
+      folder: holds a run's checkpoints.
+      expected: what their records must say, by key.
+
+    Raises:
+      UserError: a record differs from what is expected.
+    """
+    for number in reversed(rounds_saved(folder)):
+        place = folder / f"{number:05d}"
+        try:
+            record = read_object(place / "record.json", finite=False)
+        except UserError:
+            continue  # Damaged: the one before it counts.
+        check_record(place, record, expected, lambda line: None)
+        return
 
 
 def find_damage(place: Path) -> str:
@@ -305,18 +328,6 @@ def _clients_of(place: Path) -> dict[str, Saved]:
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
-
-
-def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
-    """Name and both values of what differs; of long values the first entry that does."""
-    texts = json.dumps(its), json.dumps(ours)
-    if max(map(len, texts)) > 120:
-        if isinstance(its, list) and isinstance(ours, list):
-            its, ours = dict(enumerate(its)), dict(enumerate(ours))
-        if isinstance(its, dict) and isinstance(ours, dict):
-            key = next(k for k in [*ours, *its] if its.get(k) != ours.get(k))
-            return _difference(f"{name}[{key}]", its.get(key), ours.get(key))
-    return name, *texts
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

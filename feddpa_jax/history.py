@@ -97,8 +97,8 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(number, int) and 0 <= number < place:
             raise UserError(
-                f"{file}:{place + 1}: round {number} stands there again, as when two processes "
-                "trained at once; start the training command again, which repairs this"
+                f"{file}:{place + 1}: round {number} appears twice, as if two processes had "
+                "trained at once; rerun the training command to repair this"
             )
         raise UserError(f"{file}:{place + 1}: the line of round {place} is missing; {_LOST}")
     return found

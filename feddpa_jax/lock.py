@@ -152,8 +152,8 @@ def _holder(descriptor: int) -> str:
     try:
         about = parse_json(os.pread(descriptor, 4096, 0).decode(), "a lock")
         return (
-            f"process {about['pid']} on {about['host']} is at work there since {about['since']} "
-            f"({about['command']})"
+            f"process {about['pid']} on {about['host']} has been at work there since "
+            f"{about['since']} ({about['command']})"
         )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process is at work there"

@@ -142,7 +142,8 @@ class RunFolder:
         """Refuses a configuration that trains differently.
 
         The sections eval and weighting and the number of test instances do not touch training and
-        may differ; neither does it matter on which devices a run goes on, or who follows it.
+        may differ; neither does it matter on which devices a run goes on, or who follows it. Data,
+        model and adapters may have moved: checkpoints know them by their content (`identity`).
 
         Raises:
           UserError: another section differs, or the run's configuration is damaged.
@@ -150,7 +151,14 @@ class RunFolder:
         old = self.read_config()
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
         data = dataclasses.replace(config.data, max_test=old.data.max_test)
-        same = dataclasses.replace(config, **free, data=data)
+        model, init = config.model, config.init
+        if rounds_saved(self.checkpoints):
+            data = dataclasses.replace(data, path=old.data.path)
+            model = dataclasses.replace(model, path=old.model.path)
+            paths = dataclasses.asdict(old.init)
+            moved = {name: path for name, path in paths.items() if path and getattr(init, name)}
+            init = dataclasses.replace(init, **moved)
+        same = dataclasses.replace(config, **free, data=data, model=model, init=init)
         changes = difference(old, same)
         if changes:
             raise UserError(

@@ -1,5 +1,6 @@
 """What training started from: data and adapters that must not change while a run is under way."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ SOURCES = {
 }
 
 
-def check_sources(
+def check_record(
     place: Path,
     record: Mapping[str, Any],
     expected: Mapping[str, Any],
     warn: Callable[[str], None],
 ) -> None:
-    """Refuses other training data or adapters at the start than those that a record names.
+    """Refuses a run of another identity than a checkpoint's.
 
     Args:
       place: the checkpoint's folder.
@@ -29,8 +30,28 @@ def check_sources(
       warn: told where the record has no digests to compare with.
 
     Raises:
-      UserError: what has changed.
+      UserError: what differs, or has changed.
     """
+    for key, value in expected.items():
+        if key in SOURCES:
+            continue
+        wanted = json.loads(json.dumps(value))
+        if record.get(key) != wanted:
+            name, its, ours = _difference(key, record.get(key), wanted)
+            raise UserError(
+                f"{place}: does not fit: its {name} is {its}, this run's is {ours}; "
+                "use the run's own configuration, or a new --run-dir"
+            )
+    _check_sources(place, record, expected, warn)
+
+
+def _check_sources(
+    place: Path,
+    record: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    warn: Callable[[str], None],
+) -> None:
+    """Refuses other training data or adapters at the start than those that a record names."""
     unknown = []
     for key, (what, remedy) in SOURCES.items():
         if key not in expected:
@@ -52,3 +73,15 @@ def check_sources(
             f"{place}: an older version wrote it, without a digest of {' and '.join(unknown)}; "
             "not compared"
         )
+
+
+def _difference(name: str, its: Any, ours: Any) -> tuple[str, str, str]:
+    """Name and both values of what differs; of long values the first entry that does."""
+    texts = json.dumps(its), json.dumps(ours)
+    if max(map(len, texts)) > 120:
+        if isinstance(its, list) and isinstance(ours, list):
+            its, ours = dict(enumerate(its)), dict(enumerate(ours))
+        if isinstance(its, dict) and isinstance(ours, dict):
+            key = next(k for k in [*ours, *its] if its.get(k) != ours.get(k))
+            return _difference(f"{name}[{key}]", its.get(key), ours.get(key))
+    return name, *texts

@@ -1,6 +1,6 @@
 """JSON read by one function: whatever is wrong with a file is one line that names it.
 
-Beyond what `json` refuses: a key that stands twice, NaN and Infinity (unless they are allowed),
+Beyond what `json` refuses: a key that appears twice, NaN and Infinity (unless they are allowed),
 numbers that no float holds, halves of surrogate pairs, and nesting beyond `DEPTH`.
 """
 
@@ -148,7 +148,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in content if names.count(name) > 1)
-        raise ValueError(f"key {_shown(twice)} stands twice")
+        raise ValueError(f"key {_shown(twice)} appears twice")
     return content
 
 

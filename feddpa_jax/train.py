@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.checkpoint import CLIENTS, at_step, latest, rounds_saved, save, tidy
+from feddpa_jax.checkpoint import (
+    CLIENTS,
+    at_step,
+    check_fits,
+    latest,
+    prune,
+    rounds_saved,
+    save,
+)
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
 from feddpa_jax.devices import memory_of
@@ -25,7 +33,7 @@ from feddpa_jax.history import append_round, keep_rounds
 from feddpa_jax.identity import identity
 from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
-from feddpa_jax.processes import check_same, from_first
+from feddpa_jax.processes import check_same, from_first, is_first
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.start import check_start, start_from, start_local
@@ -95,7 +103,7 @@ def restore(
             local = start_local(config, prepared, local)
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
-    known = expected if init is None else {"init": init, **expected}
+    known = expected if init is None else {**expected, "init": init}
     return Resumed(FedState(global_, local), number + 1, known)
 
 
@@ -143,11 +151,14 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
     """Refuses what `train` would refuse before its first round; nothing is written.
 
     Raises:
-      UserError: an adapter of `init` cannot be used.
+      UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
+        model or other adapters.
     """
     if not rounds_saved(run.checkpoints):
         method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
+    elif is_first():
+        check_fits(run.checkpoints, identity(config, prepared))
 
 
 def train(
@@ -187,7 +198,7 @@ def train(
         reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
-    from_first(lambda: _tidy(run, first))
+    from_first(lambda: _tidy(run, first, config.fed.keep_checkpoints))
     if first == total_rounds(config):
         return state
     shapes = data.shapes(config.fed.rounds)
@@ -232,10 +243,10 @@ def record(
     )
 
 
-def _tidy(run: RunFolder, count: int) -> None:
-    """Removes what belongs to no finished round."""
+def _tidy(run: RunFolder, count: int, keep: int) -> None:
+    """Removes what belongs to no finished round, and what a kill kept from being removed."""
     keep_rounds(run.path, count)
-    tidy(run.checkpoints)
+    prune(run.checkpoints, count - 1, keep)
 
 
 def report_memory(

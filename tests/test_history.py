@@ -126,7 +126,7 @@ def test_rounds_that_two_processes_wrote_are_repaired(run: Path, listed: bool) -
     file.write_bytes(b"\n".join(mixed) + b"\n")
     if not listed:
         (run / NAME).unlink()
-        with pytest.raises(UserError, match=r"2: round 0 stands there again, .*start the training"):
+        with pytest.raises(UserError, match=r"2: round 0 appears twice, .*rerun the training"):
             read_history(run)
     keep_rounds(run, 4)
     assert file.read_bytes() == whole

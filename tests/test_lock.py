@@ -62,7 +62,8 @@ def test_another_process_is_named_and_its_death_releases(tmp_path: Path) -> None
             refuse_if_held(path, "wait for it, or use another --run-dir")
         day = time.strftime("%Y-%m-")
         assert str(caught.value).startswith(
-            f"{path}: process {process.pid} on {socket.gethostname()} is at work there since {day}"
+            f"{path}: process {process.pid} on {socket.gethostname()} has been at work there "
+            f"since {day}"
         )
         assert str(caught.value).endswith("(feddpa train); wait for it, or use another --run-dir")
         with pytest.raises(UserError, match=f"process {process.pid} on"):

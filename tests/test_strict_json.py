@@ -40,7 +40,7 @@ def test_depth_up_to_the_limit():
         ("[" * 200_000, "nested more than 100 deep"),
         ("[" * 200_000 + "]" * 200_000, "nested more than 100 deep"),
         ('{"a":' * 200_000 + "1" + "}" * 200_000, "nested more than 100 deep"),
-        ('{"a": 1,\n "a": 2}', "key 'a' stands twice"),
+        ('{"a": 1,\n "a": 2}', "key 'a' appears twice"),
         ("[NaN]", "NaN is not a number"),
         ("[-Infinity]", "-Infinity is not a number"),
         ("1e999", "number '1e999' is too large"),

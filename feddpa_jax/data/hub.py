@@ -98,7 +98,7 @@ def _options(path: str) -> tuple[str, dict[str, str]]:
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise UserError(f"data.path: {path}: an option stands twice; give each once")
+        raise UserError(f"data.path: {path}: an option appears twice; give each once")
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise UserError(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from feddpa_jax.strict_json import parse_json, read_json, read_text
+from feddpa_jax.strict_json import is_text, parse_json, read_json, read_text
 from feddpa_jax.types import Example, UserError
 
 _FIELDS = ("instruction", "output", "input", "task", "category")
@@ -47,9 +47,6 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
                 f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
             )
     fields = {name: record.get(name) for name in _FIELDS}
-    for name in ("input", "task", "category"):
-        if fields[name] != fields[name]:  # NaN: how data frames write that there is none.
-            fields[name] = None
     for name in ("instruction", "output"):
         value = fields[name]
         if value is None:
@@ -60,10 +57,12 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
             raise UserError(f"{source}: field {name!r} is empty")
     for name in ("input", "task", "category"):
         value = fields[name]
+        if value != value:  # NaN: how data frames write that there is none.
+            fields[name] = value = None
         if value is not None and not isinstance(value, str):
             raise UserError(f"{source}: field {name!r} is {value!r}, not text")
     for name, value in fields.items():
-        if value and any("\ud800" <= character <= "\udfff" for character in value):
+        if value and not is_text(value):
             raise UserError(f"{source}: field {name!r} holds half of a surrogate pair, no text")
     return Example(
         instruction=str(fields["instruction"]),

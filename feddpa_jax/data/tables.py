@@ -80,7 +80,7 @@ def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, 
             if not columns:
                 columns = row
                 if twice := [name for name in columns if name and columns.count(name) > 1]:
-                    raise UserError(f"{file}: column {twice[0]!r} stands twice; rename one")
+                    raise UserError(f"{file}: column {twice[0]!r} appears twice; rename one")
                 continue
             if len(row) != len(columns):
                 raise UserError(

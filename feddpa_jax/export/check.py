@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from feddpa_jax.disk import sha256
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import Weighting, read_weighting
 from feddpa_jax.hf.load import load_model
-from feddpa_jax.hf.peft_format import CONFIG_FILE, read_adapter
+from feddpa_jax.hf.peft_format import CONFIG_FILE, RECORD, read_adapter
 from feddpa_jax.hf.save import parameters_of
 from feddpa_jax.hf.tensors import read_json
 from feddpa_jax.types import UserError
+
+# In the record: the digests of an export's files; and a file that everybody may edit.
+FILES, CARD = "files", "README.md"
 
 
 def check_export(
@@ -35,6 +40,36 @@ def check_export(
         _check_weighting(folder / place, weighting)
     for place, out in plan.models.items():
         _check_model(folder / place, out, trained)
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of an export but its cards, which may be edited, and its record."""
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files.pop(RECORD, None)
+    return {name: sha256(p) for name, p in files.items() if p.name != CARD}
+
+
+def check_files(folder: Path, listed: Any) -> None:
+    """Compares an export's files with what its record lists: those too that hold no tensors.
+
+    Args:
+      folder: the export.
+      listed: by file, its sha256, as the record has it.
+
+    Raises:
+      UserError: a file is missing or has changed, or the list is damaged.
+    """
+    if not isinstance(listed, dict):
+        raise UserError(f"{folder / RECORD}: its {FILES} are damaged; export again")
+    for name, digest in listed.items():
+        file = folder / name
+        try:
+            found = sha256(file) if file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); export again") from None
+        if found != digest:
+            what = "is missing" if found is None else "has changed since it was written"
+            raise UserError(f"{file}: {what}; export again")
 
 
 def _check_adapter(folder: Path, out: AdapterOut, trained: Trained) -> None:

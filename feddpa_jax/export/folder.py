@@ -12,7 +12,7 @@ from feddpa_jax.data.statistics import describe
 from feddpa_jax.disk import aside_of, clear_leftovers, is_leftover, sync, sync_tree, writing
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
-from feddpa_jax.export.check import check_export, has_effect
+from feddpa_jax.export.check import FILES, check_export, check_files, has_effect, list_files
 from feddpa_jax.export.plan import Plan, Trained, make_plan
 from feddpa_jax.export.weighting import CARRIED, Weighting, make_weightings, write_weighting
 from feddpa_jax.hf.peft_format import RECORD, write_adapter
@@ -107,6 +107,7 @@ def check(trained: Trained, out: Path) -> None:
             )
     plan = make_plan(trained, mixed=options["mixed"], merged=options["merged"])
     check_export(out, plan, make_weightings(trained), trained)
+    check_files(out, record.get(FILES, {}))  # Older versions listed none.
 
 
 def _is_of(options: dict[str, Any]) -> bool:
@@ -154,9 +155,9 @@ def _write(
     statistics = describe(
         trained.prepared.federation, lambda own: encode(config, base.tokenizer, own)
     )
-    record = json.dumps(_record(trained, options), indent=2) + "\n"
+    about = _record(trained, options)
+    record = json.dumps(about, indent=2) + "\n"
     (folder / "README.md").write_text(export_card(trained, plan, statistics), encoding="utf-8")
-    (folder / RECORD).write_text(record, encoding="utf-8")
     for place, out in plan.adapters.items():
         write_adapter(
             folder / place,
@@ -179,3 +180,5 @@ def _write(
         save_model(folder / place, base, change, private=out.private)
         card = model_card(trained, place, out, statistics)
         (folder / place / "README.md").write_text(card, encoding="utf-8")
+    about[FILES] = list_files(folder)
+    (folder / RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

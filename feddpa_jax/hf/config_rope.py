@@ -89,6 +89,6 @@ def _rope(found: _Raw, raw: _Raw) -> Rope:
         # A value outside comes before the one inside.
         if raw.get("original_max_position_embeddings", original) != original:
             raise UserError(
-                "original_max_position_embeddings stands twice, with two values; correct one"
+                "original_max_position_embeddings appears twice, with two values; correct one"
             )
     return Rope(**rope)

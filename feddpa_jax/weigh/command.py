@@ -38,6 +38,7 @@ from feddpa_jax.weigh.report import (
     flags,
     interpolation_error,
     judge,
+    notes_on_rouge,
     render,
     summary_of,
     to_csv,
@@ -161,6 +162,7 @@ def weigh(
         ]
     errors = interpolation_error(collected, splits["test"])
     notes += _agreement(findings, errors)
+    notes += notes_on_rouge(findings, [example.output for example in setting.instances])
     run_dir = shlex.quote(str(folder.parent))
     notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
     content = summary_of(

@@ -13,7 +13,16 @@ from rich.table import Table
 
 from feddpa_jax.escape import csv_row
 from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.metrics import METRICS, Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.metrics import (
+    METRICS,
+    Interval,
+    Resamples,
+    Summary,
+    Tasks,
+    summarize,
+    without_words,
+    without_words_note,
+)
 from feddpa_jax.weigh.candidates import Candidate
 from feddpa_jax.weigh.collect import WEIGHTS, Collected
 from feddpa_jax.weigh.grid import CURVE_METRICS, interpolate, make_curves
@@ -218,6 +227,13 @@ def _values(found: Summaries) -> list[str]:
         for name in CURVE_METRICS
         for value in (found[name].p, found[name].ttp)
     ]
+
+
+def notes_on_rouge(findings: Sequence[Finding], targets: Sequence[str]) -> list[str]:
+    """What ROUGE-1 is worth for these test targets, if a finding has it and some have no word."""
+    told = any(finding.exact and "rouge1" in finding.exact for finding in findings)
+    note = without_words_note(without_words(targets)) if told else ""
+    return [note] if note else []
 
 
 def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:

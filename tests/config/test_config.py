@@ -195,7 +195,7 @@ def test_a_section_may_be_empty(tmp_path, nothing):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("fed:\n  rounds: 3\n  rounds: 4\n", ["line 3", "rounds stands twice"]),
+        ("fed:\n  rounds: 3\n  rounds: 4\n", ["line 3", "rounds appears twice"]),
         ("fed: [\n", ["line 2", "not valid YAML"]),
         ("- 1\n", ["no mapping"]),
         ("fed: 3\n", ["fed is a section"]),

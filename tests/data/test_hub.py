@@ -174,7 +174,7 @@ def test_numbers_are_no_texts(tmp_path, kind):
     [
         ("", r"rows.csv: is empty"),
         ("instruction,output,client\n", "split 'train' has no record"),
-        ("instruction,output,output,client\na,b,c,d\n", "column 'output' stands twice"),
+        ("instruction,output,output,client\na,b,c,d\n", "column 'output' appears twice"),
         (
             "instruction,output,client\na,b,c\na,b,c,d\n",
             "line 3: has 4 fields, and the header has 3",
@@ -248,7 +248,7 @@ def test_data_sets_without_records(tmp_path):
     ("name", "words"),
     [
         ("rows.jsonl?config=x", "config is for data sets of the hub; leave it out"),
-        ("rows.jsonl?split=a&split=b", "an option stands twice"),
+        ("rows.jsonl?split=a&split=b", "an option appears twice"),
         ("rows.txt", "rows.txt is none of .json, .jsonl, .parquet, .csv, .tsv; convert it"),
         ("rows.jsonl?client_column", "no column ''; name one of"),
         ("list.json", "record 1: not an object"),

@@ -142,6 +142,32 @@ def test_changed_adapters_at_the_start_are_refused(
     assert main(["eval", "--run-dir", str(tmp_path / "run"), "--eval.modes", "[global]"]) == 0
 
 
+def test_data_model_and_adapters_that_moved_are_known_by_their_content(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["export", "--run-dir", str(finished / "run"), "--out", str(tmp_path / "exported")]
+    assert main(export) == 0
+    exported, other = tmp_path / "exported", tmp_path / "other"
+    moved = Path(shutil.copytree(data, tmp_path / "data"))
+    named = ["--init.global_adapter", str(exported / "global")]
+    train = [*command_of("train", tmp_path, moved), "--no-eval"]
+    model = ["--model.path", str(exported / "base")]
+    assert main([*train, *named, *model]) == 0
+    exported.rename(other)
+    moved = moved.rename(tmp_path / "moved")
+    run = tmp_path / "run"
+    named[1], model[1] = str(other / "global"), str(other / "base")
+    changed = change_data(data, tmp_path / "changed", output="no")
+    for name in ("train", "eval", "export"):
+        command = [*command_of(name, tmp_path, moved), *named, *model]
+        others = [*command, "--data.path", str(changed)]
+        refused(capsys, others, "the training data changed", "anna", "new --run-dir")
+        assert str(changed) not in (run / "config.yaml").read_text()
+        assert main([*command, "--data.path", str(moved)]) == 0, name
+        refused(capsys, [*command, "--seed", "5"], "another configuration (seed: 0 -> 5)")
+    assert (run / "config.yaml").read_text().count(str(moved)) == 1
+
+
 def test_adapters_at_the_start_are_known_even_without_their_folder(
     finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -478,6 +504,13 @@ def test_leftovers_in_checkpoints_go_and_private_files_are_private(root: Path, d
     assert len(private) == 5
     for path in private:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_checkpoint_that_a_kill_kept_from_being_removed_goes(root: Path, data: Path) -> None:
+    checkpoints = root / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "00002", checkpoints / "00001")
+    assert main(command_of("train", root, data)) == 0
+    assert [p.name for p in checkpoints.glob("0*")] == ["00002"]
 
 
 def test_every_file_is_private_from_the_start(data: Path, tmp_path: Path) -> None:

@@ -299,6 +299,20 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda out: os.truncate(out / "global/adapter_model.safetensors", 900),
         "damaged or cut short",
     ),
+    "tokenizer": (
+        lambda out: flip(out / "base/tokenizer.json"),
+        "base/tokenizer.json: has changed since it was written; export again",
+    ),
+    "generation": (
+        lambda out: (out / "merged/generation_config.json").unlink(),
+        "merged/generation_config.json: is missing; export again",
+    ),
+    "record_of_an_adapter": (
+        lambda out: change_json(out / "clients/client_4/feddpa.json", base={}),
+        "client_4/feddpa.json: has changed since it was written; export again",
+    ),
+    "files": (lambda out: change_json(out / "feddpa.json", files=[]), "its files are damaged"),
+    "options": (lambda out: change_json(out / "feddpa.json", options=5), "options are damaged"),
     "another_run": (
         lambda out: change_json(out / "feddpa.json", seed=3),
         "seed is 3, the run's is 0",
@@ -314,6 +328,23 @@ def test_a_tampered_export_is_caught(run_dir: Path, copied: Path, capsys, name: 
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert error.count("\n") == 1
+
+
+def flip(file: Path) -> None:
+    """Changes a bit in the middle of a tokenizer: another token's text."""
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * 0.3)] ^= 1
+    file.write_bytes(content)
+
+
+def test_cards_may_be_edited_and_older_exports_list_no_files(run_dir: Path, copied: Path):
+    (copied / "README.md").write_text("ours")
+    (copied / "clients/client_4/README.md").unlink()
+    assert export(run_dir, copied, "--check") == 0
+    record = json.loads((copied / "feddpa.json").read_text())
+    assert "global/adapter_model.safetensors" in record.pop("files")
+    (copied / "feddpa.json").write_text(json.dumps(record))
+    assert export(run_dir, copied, "--check") == 0
 
 
 def test_an_untouched_export_passes(run_dir: Path, copied: Path, capsys):

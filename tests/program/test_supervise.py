@@ -57,7 +57,7 @@ def say(text):
         ("os.kill(os.getpid(), 9)", 137, "", f"feddpa: error: {KILLED}\n"),
         ("os.kill(os.getppid(), 15); time.sleep(20)", -signal.SIGTERM, "", ""),
         # Something that it started lives on, and holds the pipe.
-        ("if os.fork(): sys.exit(3)\ntime.sleep(5)", 3, "", ""),
+        ("if os.fork(): sys.exit(3)\nos.close(1)\ntime.sleep(5)", 3, "", ""),
     ],
 )
 def test_how_it_ends(body: str, code: int, out: str, error: str):

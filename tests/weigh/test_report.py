@@ -24,6 +24,7 @@ from feddpa_jax.weigh.report import (
     interpolated,
     interpolation_error,
     judge,
+    notes_on_rouge,
     render,
     summary_of,
     to_csv,
@@ -240,6 +241,15 @@ def test_findings_on_the_screen():
     assert "a [note]" in file.getvalue()
     said = " ".join(row[0] for row in rows)
     assert "paper: cosine (0.5 to local, support 4, local, last, last layer)" in said
+
+
+def test_targets_without_words_are_told_where_rouge_is_shown():
+    exactly, curved = finding("a", 1, exact=True), finding("b", 1)
+    assert notes_on_rouge([curved, exactly], ["...", "yes", "。"]) == [
+        "2 test targets have no word, only punctuation: ROUGE-1 is 0 for them whatever the answer."
+    ]
+    assert notes_on_rouge([curved], ["..."]) == []
+    assert notes_on_rouge([exactly], ["yes", "はい"]) == []
 
 
 def test_interpolation_errors_by_hand(collected, test_split):

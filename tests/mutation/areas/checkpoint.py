@@ -3,6 +3,7 @@
 from tests.mutation.mutant import edits
 
 ENTRIES = [
+    *edits("sources.py", "test_checkpoint.py", ("record.get(key) != wanted", "False")),
     *edits(
         "checkpoint.py",
         "fed/test_clients.py test_checkpoint.py",
@@ -29,7 +30,6 @@ ENTRIES = [
         ("in reversed(rounds)", "in rounds"),
         ("return sorted(int(p.name)", "return list(int(p.name)"),
         ("p.name.isdecimal()", "True"),
-        ("record.get(key) != wanted", "False"),
         ("Restored(int(place.name), state", "Restored(len(state), state"),
         ("if number <= round_number]", "]"),
         ('best if step == "best" else', 'best if step != "best" else'),
