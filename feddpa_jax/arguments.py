@@ -231,6 +231,9 @@ def check_texts(known: argparse.Namespace, overrides: Sequence[str]) -> None:
     Raises:
       UserError: the option.
     """
+    for name, value in vars(known).items():
+        if isinstance(value, list) and name != "runs":  # What argparse makes of --prompt=--.
+            raise UserError(f"--{name.replace('_', '-')}: '--' is no value; write another")
     for option, text in _texts(known, overrides):
         try:
             text.encode()

@@ -8,6 +8,7 @@
 """
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -228,7 +229,7 @@ def at_step(
     """
     rounds = rounds_saved(folder)
     best = best_round(folder, rounds)
-    number = best if step == "best" else int(step) if step.isdecimal() else None
+    number = best if step == "best" else int(step) if re.fullmatch("[0-9]{1,9}", step) else None
     if number is None or number not in rounds:
         there = f"there are {', '.join(map(str, rounds))} (best: {best})" if rounds else "none yet"
         raise UserError(f"--step: no checkpoint {step!r} in {folder}; {there}; or leave --step out")

@@ -124,6 +124,10 @@ def _initialize(
 def _address(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(":")
     number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    try:
+        host.encode("idna")
+    except UnicodeError:  # Such as a label of more than 63 characters, or an empty one.
+        host = ""
     if not host or not 0 < number < 2**16:
         raise UserError(f"--coordinator: {coordinator!r} is not HOST:PORT, as in 10.0.0.1:8476")
     return host.removeprefix("[").removesuffix("]"), number

@@ -44,6 +44,8 @@ def topology_devices(name: str) -> Sequence[Any]:
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
+    if not name.strip():  # The compiler would take one of its own choice.
+        raise UserError("--topology: is empty; write GENERATION:SHAPE, as in v5e:2x4")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (JaxRuntimeError, RuntimeError, ValueError) as error:

@@ -199,3 +199,10 @@ def test_messages_between_processes():
 def test_half_an_address(capsys, tmp_path: Path):
     assert main(["train", "--run-dir", str(tmp_path), "--processes", "2"]) == 2
     assert "--coordinator, --process: missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+def test_hosts_that_can_have_no_address(capsys, tmp_path: Path, host: str):
+    place = ["--coordinator", f"{host}:1", "--processes", "2", "--process", "1"]
+    assert main(["train", "--run-dir", str(tmp_path), *place]) == 2
+    assert f"{host}:1' is not HOST:PORT" in capsys.readouterr().err

@@ -167,6 +167,7 @@ def test_collectives_are_read_off_the_text():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--topology", ""], "--topology: is empty"),
         (["--topology", "v5e:banana"], "--topology: 'v5e:banana' is no slice"),
         (["--clients", "0"], "--clients: 0 is not a number from 1 to 100,000"),
         (["--clients", "1000000000000"], "--clients: 1000000000000 is not a number from 1"),

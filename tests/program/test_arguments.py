@@ -87,6 +87,11 @@ def test_home_folders_are_resolved_where_the_shell_did_not(capsys, tmp_path, mon
     assert f"{home / 'x'}: holds no run" in says(capsys, "report", "~/x", "--out=~/a.html")
 
 
+@pytest.mark.parametrize("option", ["--prompt", "--client", "--run-dir"])
+def test_two_dashes_are_no_value(capsys, option: str):
+    assert says(capsys, *GENERATE, f"{option}=--").startswith(f"{option}: '--' is no value")
+
+
 def test_a_file_is_no_run(capsys, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("")
