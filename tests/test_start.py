@@ -17,6 +17,7 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
 from feddpa_jax.fed.method import FedState, need
 from feddpa_jax.hf.peft_format import write_adapter
+from feddpa_jax.hf.record import list_files
 from feddpa_jax.prepare import Prepared, adapter_factory, prepare
 from feddpa_jax.start import start_from
 from feddpa_jax.types import UserError
@@ -123,6 +124,14 @@ def test_mistakes(tmp_path: Path, prepared: Prepared):
     for damaged in ("", "{", "[]", '{"base": '):
         file.write_text(damaged)
         refused(r"init.global_adapter: .*feddpa.json", global_adapter=good)
+    base = {"path": "tiny", "fingerprint": prepared.base.fingerprint}
+    file.write_text(json.dumps({"base": base, "files": list_files(file.parent)}))
+    start_from(config_of(global_adapter=good), prepared, fresh)
+    weights = file.with_name("adapter_model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused(r"adapter_model.safetensors: has changed .*export again, or", global_adapter=good)
+    weights.write_bytes(content)
     file.unlink()
     start_from(config_of(global_adapter=good), prepared, fresh)
 

@@ -129,6 +129,7 @@ def test_changed_adapters_at_the_start_are_refused(
     assert main([*train, "--no-eval"]) == 0
     weights = first / "global" / "adapter_model.safetensors"
     whole = weights.read_bytes()
+    (first / "global" / "feddpa.json").unlink()  # It would tell a change by itself.
     changed = bytearray(whole)
     changed[-1] ^= 1
     weights.write_bytes(changed)
@@ -186,7 +187,11 @@ def test_adapters_at_the_start_are_known_even_without_their_folder(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    refused(capsys, train, "adapter_model.safetensors: has changed", "feddpa.json")
+    (out / "global" / "feddpa.json").unlink()
     refused(capsys, train, "the adapters of init changed", "global_adapter")
+    weights.write_bytes(content[:100])
+    refused(capsys, train, "init.global_adapter", "adapter_model.safetensors")
 
 
 def without_sources(run: Path) -> None:
