@@ -126,7 +126,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@fuzz(40)
+@fuzz(25)
 @given(changed=changes())
 @example(changed={})
 @example(changed={"init_lora_weights": "pissa"})

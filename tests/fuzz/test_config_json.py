@@ -171,7 +171,7 @@ _seen: list[str] = []
 
 
 @given(configurations())
-@fuzz(40)
+@fuzz(25)
 @example(({**_case("llama2"), "rope_scaling": ROPES[2], "rope_parameters": ROPES[0]}, frozenset()))
 @example(({**_case("gemma3"), "rope_parameters": ROPES[1]}, frozenset()))
 @example(({**_case("gemma3_linear"), "rope_scaling": ROPES[3]}, frozenset()))

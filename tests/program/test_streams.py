@@ -90,5 +90,5 @@ def test_making_the_sample_is_work(monkeypatch, tmp_path):
     assert main(["data", "--make", str(tmp_path / "sample")]) == 0
     assert (tmp_path / "sample").is_dir()
     monkeypatch.setattr(sys, "stdout", streams.wrap(full, None, needed=True))
-    assert main(["data"]) == 2
+    assert main(["data", "--model.path", "tiny"]) == 2
     os.close(full)
