@@ -236,7 +236,7 @@ def at_step(
     place = folder / f"{number:05d}"
     damage = find_damage(place)
     if damage:
-        raise UserError(f"--step: {place} is damaged ({damage}); choose another")
+        raise UserError(f"--step: {place} is damaged ({damage}); rerun train, or choose another")
     return load(place, expected, warn=warn)
 
 

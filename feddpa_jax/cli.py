@@ -67,6 +67,8 @@ def prepare() -> None:
 def program() -> NoReturn:
     """The process from its first line to its exit code."""
     code = main()
+    if code == interrupt.CODE:
+        interrupt.end()
     interrupt.ignore()
     sys.exit(code)
 

@@ -106,6 +106,8 @@ def _train(
         elif evaluates and prepared.federation.test:
             _evaluate(config, prepared, at_hand(config, state), last, run, reporter)
             log(last, of_evaluation(run.read_summary() or {"modes": {}}))
+        elif evaluates:
+            reporter.say("no test instances, so nothing to evaluate")
 
 
 def evaluate(

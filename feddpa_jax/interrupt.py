@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from typing import NoReturn
 
 CODE = 130
 LINE = "feddpa: stopped; rerun the same command to resume"
@@ -87,6 +88,16 @@ def tell() -> None:
             _now.told = True
 
 
+def end() -> NoReturn:
+    """Ends the stopped process: the interpreter's own end would crash beside a compiler at work."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue
+    _stop()
+
+
 def ignore() -> None:
     """From here on Ctrl-C does nothing: the work is done, and the interpreter ends."""
     if _now.installed:
@@ -128,7 +139,7 @@ def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
     sys.__unraisablehook__(problem)
 
 
-def _stop() -> None:
+def _stop() -> NoReturn:
     _now.lock.acquire()
     if os.isatty(1):
         _write(1, "\x1b[?25h")  # The cursor, which a progress bar hides.

@@ -42,15 +42,17 @@ def restored(
       prepared: base, clients, tokenized examples.
       run: its folder; training may go on there.
       step: "last", "best" or a round's number.
-      reporter: told of damaged checkpoints that were passed over.
+      reporter: told what cannot be compared.
 
     Raises:
-      UserError: there is no checkpoint that can be used.
+      UserError: there is no such checkpoint, or it is damaged.
     """
     while True:
         there = rounds_saved(run.checkpoints)
         try:
-            found = restore(config, prepared, run, reporter, step)
+            # Training falls back behind a damaged checkpoint; results would be of another round.
+            wanted = str(there[-1]) if step == "last" and there else step
+            found = restore(config, prepared, run, reporter, wanted)
             if found is None:
                 raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
             return at_hand(config, found.state), found.rounds - 1

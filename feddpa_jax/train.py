@@ -142,6 +142,12 @@ def make_parts(
     )
 
 
+def _rounds(config: Config) -> str:
+    personalizes = METHODS[config.fed.method].personalizes
+    count = f"{config.fed.rounds} round{'s' if config.fed.rounds > 1 else ''}"
+    return f"{count} and the personalization" if personalizes else count
+
+
 def total_rounds(config: Config) -> int:
     """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
     return config.fed.rounds + METHODS[config.fed.method].personalizes
@@ -204,7 +210,7 @@ def train(
     shapes = data.shapes(config.fed.rounds)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
     reporter.say(
-        f"{config.fed.method}: {len(data.names)} clients, {total_rounds(config)} rounds, blocks of "
+        f"{config.fed.method}: {len(data.names)} clients, {_rounds(config)}, blocks of "
         f"{listed} (rows x tokens)"
     )
     report_memory(config, prepared, data, parts, shapes, reporter)

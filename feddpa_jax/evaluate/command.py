@@ -46,7 +46,8 @@ def check_rule(config: Config, reporter: Reporter) -> None:
     Raises:
       UserError: an unknown rule, or one that does not work.
     """
-    if (file := own_file(config.weighting.rule)) is not None:
+    file = own_file(config.weighting.rule)
+    if file is not None and file.is_file():
         reporter.say(f"weighting.rule: running the code in {file}")
     make_weighting(config.weighting.rule, scale=1.0, scales="local")
 

@@ -122,6 +122,9 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
     for results, content in ((found, summary), (tried, laboratory)):
         if content is not None:
             results.say_if_unchecked(warn)
+    if summary is not None:
+        # Scores may be of other settings than training was given.
+        flat |= _evaluated(summary)
     environment = _json(folder / "environment.json", own.read("environment.json"))
     run = Run(
         label=folder.name,
@@ -141,6 +144,12 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
         if line.get("mode") == mode
     }
     return dataclasses.replace(run, answers=of_mode)
+
+
+def _evaluated(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run was evaluated with, by dotted field."""
+    sections = {"weighting": summary.get("weighting"), "eval": summary.get("decoding")}
+    return _flat({name: own for name, own in sections.items() if isinstance(own, dict)})
 
 
 def _text(file: Path, content: bytes | None) -> str | None:

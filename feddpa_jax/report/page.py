@@ -157,6 +157,7 @@ def _scores(runs: Sequence[Run], parts: Parts) -> str:
             shown += [_wordless(run) for run in having]
     if evaluated:
         shown.append(_instance_counts(evaluated))
+        shown += map(_older_round, evaluated)
     against, apart = figures.paired_table(evaluated, figures.metrics_of(evaluated))
     if len(evaluated) > 1:
         shown.append("<h3>Differences between runs</h3>")
@@ -191,6 +192,19 @@ def _instance_counts(runs: Sequence[Run]) -> str:
     named = ", ".join(f"{html(run.label)} {n}" for run, n in zip(runs, counts, strict=True))
     return _p(
         f"Evaluated on unequal numbers of test instances, so compare with care: {named}.", "mute"
+    )
+
+
+def _older_round(run: Run) -> str:
+    """What is to be known of scores of a checkpoint before the last round."""
+    scored = None if run.summary is None else run.summary.get("round")
+    last = run.rounds[-1]["round"] if run.rounds else None
+    if scored is None or last is None or scored == last:
+        return ""
+    return _p(
+        f"{html(run.label)}: scores are of round {scored}, the run is at round {last} (from 0); "
+        f"<code>{html(_command('eval', run))}</code> evaluates that.",
+        "mute",
     )
 
 
@@ -287,7 +301,13 @@ def _rules(runs: Sequence[Run], parts: Parts) -> str:
         )
     if shown:
         return "".join(shown)
-    return _missing("comparison of rules", _command("weigh", runs[0]), runs)
+    if any(run.config.get("data.validation") for run in runs):
+        return _missing("comparison of rules", _command("weigh", runs[0]), runs)
+    return _p(
+        "No comparison of rules: it needs held-out examples; train with <code>--data.validation "
+        "16</code>, then use <code>feddpa weigh</code>.",
+        "mute",
+    )
 
 
 def _shown(run: Run, field: str) -> str:

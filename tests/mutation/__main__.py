@@ -63,7 +63,9 @@ def tried(mutants: Sequence[Mutant], jobs: int, trust: bool) -> Iterator[tuple[M
             else:
                 work.append((mutant, mutant.tests, 60 + 5 * seconds))
         for mutant, code, seconds in sessions(overlays, work):
-            yield mutant, "survived" if code == 0 else "killed", seconds
+            # 1: a test failed; 2: the tests could not be imported; None: they took too long.
+            outcome = {0: "survived", 1: "killed", 2: "killed", None: "killed"}.get(code)
+            yield mutant, outcome or f"not tried (exit code {code})", seconds
 
 
 def main() -> int:
