@@ -30,6 +30,13 @@ def start(*command: str) -> subprocess.Popen[str]:
     return process
 
 
+def start_program(body: str) -> subprocess.Popen[str]:
+    """A program that is about to begin its body."""
+    process = start("-c", program(body))
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
 def stop(process: subprocess.Popen[str], *delays: float) -> tuple[int, str, str]:
     """What it says when it gets SIGINT after each of the delays."""
     for delay in delays:
@@ -48,9 +55,17 @@ def test_while_the_program_starts(delay: float):
     assert delay > 0.2 or (code, out) == (130, "")
 
 
+def test_while_the_compiler_works():
+    """Its threads outlive the main one, beside which the interpreter's own end would crash."""
+    process = start("-m", "feddpa_jax", "plan", "--config", "configs/tiny.yaml")
+    assert process.stdout is not None
+    assert process.stdout.readline()  # It says what it compiles before it does.
+    assert stop(process, 0.3)[::2] == STOPPED[::2]
+
+
 def program(body: str) -> str:
     lines = ["import gc, hashlib, os, sys, time", "from feddpa_jax import interrupt"]
-    lines += ["interrupt.install()", *body.splitlines()]
+    lines += ["interrupt.install()", "print('ready', flush=True)", *body.splitlines()]
     return "\n".join(lines)
 
 
@@ -64,12 +79,13 @@ except KeyboardInterrupt:
     interrupt.tell()
     sys.exit(interrupt.CODE)
 """
-    found = stop(start("-c", program(body)), 0.5)
+    found = stop(start_program(body), 0.5)
     assert found == (130, "cleaned up\n", f"{LINE}\n")
 
 
 def test_one_press_may_come_twice():
     body = """
+interrupt.ONE_PRESS = 20.0
 try:
     with interrupt.working():
         time.sleep(30)
@@ -79,7 +95,7 @@ except KeyboardInterrupt:
     interrupt.tell()
     sys.exit(interrupt.CODE)
 """
-    found = stop(start("-c", program(body)), 0.5, 0.05)
+    found = stop(start_program(body), 0.5, 0.05)
     assert found == (130, "cleaned up\n", f"{LINE}\n")
 
 
@@ -95,7 +111,7 @@ except KeyboardInterrupt:
     ],
 )
 def test_work_that_does_not_listen(body: str):
-    process = start("-c", program(f"with interrupt.working():\n    {body}"))
+    process = start_program(f"with interrupt.working():\n    {body}")
     begun = time.monotonic()
     assert stop(process, 0.5) == STOPPED
     assert time.monotonic() - begun < 10
@@ -103,15 +119,15 @@ def test_work_that_does_not_listen(body: str):
 
 def test_what_starts_is_not_asked():
     body = "try: time.sleep(30)\nexcept BaseException: print('swallowed', flush=True)"
-    assert stop(start("-c", program(f"{body}\ntime.sleep(30)")), 0.5) == STOPPED
+    assert stop(start_program(f"{body}\ntime.sleep(30)"), 0.5) == STOPPED
 
 
 def test_twice_ends_at_once():
-    body = "with interrupt.working():\n    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-    process = start("-c", program(body))
+    work = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+    process = start_program(f"interrupt.PATIENCE = 50.0\nwith interrupt.working():\n    {work}")
     begun = time.monotonic()
     assert stop(process, 0.5, 0.8) == STOPPED
-    assert time.monotonic() - begun < 3.5
+    assert time.monotonic() - begun < 25
 
 
 def test_ignored_stays_ignored():
@@ -119,7 +135,7 @@ def test_ignored_stays_ignored():
     code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{program('')}"
     ended = "\nos.kill(os.getpid(), signal.SIGINT); print('went on')"
     out = subprocess.check_output([sys.executable, "-c", code + ended], cwd=ROOT, text=True)
-    assert out == "went on\n"
+    assert out == "ready\nwent on\n"
 
 
 def test_sigterm_ends_it():

@@ -125,8 +125,25 @@ def test_what_is_missing_names_its_command(make_run):
     folder = make_run("one", evaluated=False, weighed=False)
     page, _ = make_page(read_runs([folder]))
     assert f"feddpa eval --run-dir {folder}" in page
+    assert "train with <code>--data.validation 16</code>" in page
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("path: sample", "path: sample, validation: 4"))
+    page, _ = make_page(read_runs([folder]))
     assert f"feddpa weigh --run-dir {folder}" in page
     assert "Training loss in the global phase" in page
+
+
+def test_scores_tell_their_settings_and_their_round(make_run):
+    """They may be of other settings than training was given, and of an earlier round."""
+    folder = make_run("one")
+    assert "scores are of round" not in make_page(read_runs([folder]))[0]
+    file = folder / "eval" / "summary.json"
+    content = {"round": 1, "weighting": {"rule": "pearson"}, "decoding": {"beams": 3}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **content}))
+    (run,) = read_runs([folder])
+    assert run.config["weighting.rule"] == "pearson" and run.config["eval.beams"] == 3
+    page, _ = make_page([run])
+    assert "scores are of round 1, the run is at round 2 (from 0)" in page
 
 
 def test_mistakes(make_run, tmp_path, capsys):
