@@ -120,7 +120,8 @@ def _watch(signals: int) -> None:
         if signal.SIGINT not in os.read(signals, 64):
             continue
         now = time.monotonic()
-        if now - first > ONE_PRESS if first else not _now.working:
+        # The main thread may have left its work already, to clean up.
+        if now - first > ONE_PRESS if first else not (_now.working or _now.pressed):
             _stop()
         if not first:
             first = now
