@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.data.blocks import Planned, choose_lengths, choose_shapes, fill, schedule
-from feddpa_jax.data.costs import CPU_COSTS
+from feddpa_jax.data.costs import CPU_COSTS, Costs
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
@@ -132,6 +132,13 @@ def test_unequal_clients_fill_their_blocks():
     assert full == len(blocks) == (20 + 28)
 
 
+def test_who_has_most_work_left_comes_first():
+    """Clients 0 and 1 have a row, client 2 has two updates of one: it may not wait."""
+    blocks = list(schedule([work_of([[1], [1], [1, 1]])], {10: BlockShape(2, 10, 100)}))
+    # Client 2 beside client 0, then beside client 1; else it would be alone in a third block.
+    assert [sorted(row.client for row in block.rows[0]) for block in blocks] == [[0, 2], [1, 2]]
+
+
 def test_shapes_fit_the_longest_and_packs_the_short():
     draw = np.random.default_rng(0)
     sample = [
@@ -160,6 +167,27 @@ def test_shapes_fit_the_longest_and_packs_the_short():
 def test_few_tokens_pay_for_one_compilation():
     sample = [[[[Segment(example(n, 2), 1.0) for n in (6, 30, 9, 50)]]]]
     assert len(choose_shapes(sample, block_tokens=256, costs=CPU_COSTS, longest=50)) == 1
+
+
+@pytest.mark.parametrize(("share", "lengths"), [(1e-6, [40, 120]), (0.05, [120])])
+def test_a_row_length_must_be_worth_its_compilation(share: float, lengths: list[int]):
+    """A compilation counts with the sample's share of all that will be computed."""
+    draw = np.random.default_rng(1)
+    sample = [
+        [
+            [
+                [
+                    Segment(example(int(n), int(n) // 2), 1.0)
+                    for n in draw.choice([8, 16, 40, 120], size=int(draw.integers(2, 6)))
+                ]
+                for _ in range(int(draw.integers(1, 4)))
+            ]
+            for _ in range(3)
+        ]
+    ]
+    costs = Costs(block=91, compilation=2375, attention_length=400)
+    shapes = choose_shapes(sample, block_tokens=256, costs=costs, longest=120, share=share)
+    assert [shape.length for shape in shapes] == lengths
 
 
 def test_rows_hold_examples_that_no_sampled_update_shows():

@@ -349,6 +349,7 @@ def test_client_names_cannot_leave_the_folder(tmp_path):
 def test_limits_choose_by_seed_and_keep_order(tmp_path):
     some = load_federation("sample", seed=1, max_train=10, max_test=3)
     whole = load_federation("sample", seed=1)
+    assert whole == load_federation("sample", seed=1) != load_federation("sample", seed=0)
     for own, client in zip(some.clients, whole.clients, strict=True):
         places = [client.train.index(example) for example in own.train]
         assert len(places) == 10

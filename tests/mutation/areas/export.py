@@ -68,8 +68,9 @@ ENTRIES = [
         (
             "[(global_, 1.0 - weight), (trained.local(name), weight)]",
             "[(global_, weight), (trained.local(name), 1.0 - weight)]",
+            "export/test_plan.py",
         ),
-        ("[(trained.local(name), 1.0)]", "[(global_, 1.0)]"),
+        ("[(trained.local(name), 1.0)]", "[(global_, 1.0)]", "export/test_plan.py"),
         (
             "take(self.adapters.local_C, np.array([index]))",
             "take(self.adapters.local_C, np.array([0]))",
