@@ -267,6 +267,9 @@ def test_damaged_checkpoints(capsys, run_dir, tmp_path):
     newest = copy / "checkpoints" / "00001"
     victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     victim.write_bytes(victim.read_bytes()[:-7])
+    # Training goes back by a round, results do not.
+    for command in (["eval"], ["export", "--out", str(tmp_path / "out")]):
+        refused(capsys, [*command, "--run-dir", str(copy)], "00001 is damaged", "rerun train")
     assert train(copy, "--no-eval") == 0
     out = capsys.readouterr().out
     assert "damaged" in out
@@ -281,7 +284,8 @@ def test_damaged_checkpoints(capsys, run_dir, tmp_path):
     assert all(whole[name].tobytes() == again[name].tobytes() for name in whole)
     for number in rounds_saved(copy / "checkpoints"):
         (copy / "checkpoints" / f"{number:05d}" / "manifest.json").write_text("{")
-    refused(capsys, ["eval", "--run-dir", str(copy)], "every checkpoint is damaged")
+    refused(capsys, ["eval", "--run-dir", str(copy)], "00001 is damaged")
+    refused(capsys, ["train", "--run-dir", str(copy), *SMALL], "every checkpoint is damaged")
 
 
 def test_full_disk_keeps_what_is_there(run_dir, tmp_path):
