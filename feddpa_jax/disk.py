@@ -105,7 +105,7 @@ def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) ->
       mode: its permissions; the usual ones if None.
 
     Raises:
-      OSError: it cannot be written; nothing is left behind.
+      OSError: it cannot be written; no part of it stays.
     """
     data = content.encode() if isinstance(content, str) else content
 
@@ -133,7 +133,7 @@ def write_through(path: Path, write: Callable[[Path], None]) -> None:
     """Lets a function write a file aside, then puts it in its place as `write_whole` does.
 
     Raises:
-      OSError: it cannot be written; nothing is left behind.
+      OSError: it cannot be written; no part of it stays.
     """
     aside = aside_of(path)
     try:

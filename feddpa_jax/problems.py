@@ -27,8 +27,8 @@ _REMEDIES = {
 def in_one_line(error: BaseException) -> str | None:
     """What to say of an error that the user can fix; None for a fault of the program.
 
-    >>> in_one_line(PermissionError(errno.EACCES, "Permission denied", "/root/run"))
-    '/root/run: Permission denied; allow it, or name another path'
+    >>> in_one_line(PermissionError(errno.EACCES, "Permission denied", "/runs/a"))
+    '/runs/a: Permission denied; allow it, or name another path'
     """
     if isinstance(error, UserError):
         return str(error)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training on all hosts of a TPU pod slice; started on a machine with gcloud, from a copy of the project.
-#   bash launch/tpu_pod.sh NAME ZONE --config configs/paper/dataset1.yaml --run-dir runs/dataset1
+#   bash launch/tpu_pod.sh NAME ZONE --config configs/paper/dataset1_feddpa_t.yaml --run-dir runs/dataset1
 # Copies the project to every host and installs there; the run folder is on worker 0.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -6,7 +6,7 @@ from feddpa_jax.models.config import ModelConfig
 
 
 class Costs(NamedTuple):
-    """What there is to pay.
+    """The costs of a computation.
 
     Attributes:
       block: of a block (dispatch, the clients' optimizers).

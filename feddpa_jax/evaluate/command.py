@@ -39,7 +39,7 @@ def weighs_instances(config: Config, possible: Sequence[str]) -> bool:
 
 
 def check_rule(config: Config, reporter: Reporter) -> None:
-    """Tries the weighting rule; if it is from a file of one's own, says first that it is run.
+    """Tries the weighting rule; if it is from the user's own file, says first that it is run.
 
     A run folder may come from somebody else: its rule's file is run only where it is needed.
 

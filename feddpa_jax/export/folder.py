@@ -53,7 +53,7 @@ def export(
 
     Raises:
       UserError: the target is not empty or cannot be written, the run lacks an adapter, or what was
-        read back differs; nothing is left behind then.
+        read back differs; nothing stays then.
     """
     check_target(out)
     plan = make_plan(trained, mixed=mixed, merged=merged)

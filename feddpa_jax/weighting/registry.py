@@ -1,11 +1,11 @@
-"""The registry of weighting rules, and rules in files of one's own.
+"""The registry of weighting rules, and rules in users' own files.
 
 A rule is a pure function of fields of `Evidence`, by name, to one similarity a row:
 
     def gate(query_BD, support_BMD): ...          # [B, D], [B, M, D] -> [B]
     def apart(query_BLD, support_MLD): ...        # [B, L, D], [M, L, D] -> [B, L], a weight a layer
 
-Adding one is writing it under `@register`, or in a file of one's own, which
+Adding one is writing it under `@register`, or in a file of your own, which
 `weighting.rule: my_rules.py:gate` names.
 """
 
@@ -65,7 +65,7 @@ def sees(rule: Rule) -> tuple[str, ...]:
 
 
 def own_file(name: str) -> Path | None:
-    """The file of one's own that a rule is from, which is neither looked for nor run here.
+    """The user's own file that a rule is from, which is neither looked for nor run here.
 
     Args:
       name: as of `find_rule`.

@@ -58,6 +58,8 @@ def test_no_more_lengths_than_are_asked_for():
     for most in (1, 2, 3):
         nested = choose_lengths(updates, longest=90, costs=CPU_COSTS, compile_cost=0.0, most=most)
         assert [len(lengths) for lengths in nested] == list(range(1, most + 1))
+    (one,) = choose_lengths(updates, longest=90, costs=CPU_COSTS, compile_cost=1e6, most=3)
+    assert len(one) == 1  # None of the others is worth its compilation.
 
 
 def test_positions_are_in_steps_of_32_and_hold_a_row():

@@ -407,6 +407,21 @@ def test_every_choice_follows_the_seed(tmp_path):
         assert exact == whole
 
 
+def test_what_is_held_out_follows_the_seed_and_the_name(tmp_path):
+    """Of files, and without `max_train`, which chooses by both as well."""
+    write_sample(tmp_path / "data", 0)
+    whole = load_federation(str(tmp_path / "data"))
+
+    def held(seed: int) -> list[tuple[int, ...]]:
+        found = load_federation(str(tmp_path / "data"), seed=seed, validation=4)
+        pairs = zip(whole.clients, found.clients, strict=True)
+        return [tuple(map(before.train.index, after.validation)) for before, after in pairs]
+
+    assert held(1) == held(1)
+    assert all(one != two for one, two in zip(held(1), held(2), strict=True))
+    assert len(set(held(1))) == 8
+
+
 def test_a_validation_in_the_datas_order(tmp_path):
     """Of 60 examples 40, which a set of numbers would not keep in order."""
     whole = load_federation("sample", seed=1, max_train=90)
