@@ -145,7 +145,7 @@ ENTRIES = [
         ("parts.id_C[list(members)]", "np.array(members, np.uint32)", "fed/test_methods.py"),
         ("shares(data.examples, parts.aggregation)", 'shares(data.examples, "uniform")'),
         ("share[c] for c in chunk.members", "share[c] for c in chunk.members[::-1]"),
-        ("share_C[chunk.slots] =", "share_C[: len(chunk.slots)] =", "sharding/test_mesh.py"),
+        ("share_C[chunk.slots] =", "share_C[: len(chunk.slots)] =", "fed/test_slots.py"),
         ("jax.tree.map(jnp.add, total, part)", "part"),
         ("chunk, key=key)\n        share_C", "chunk, key=jax.random.key(0))\n        share_C"),
         ("chunk, key=key, frozen=frozen)", "chunk, key=jax.random.key(0), frozen=frozen)"),
