@@ -65,6 +65,13 @@ def test_the_last_used_stay_in_memory(tmp_path: Path):
         local.take([1])
 
 
+def test_rounds_are_told_apart_in_memory(tmp_path: Path):
+    """A checkpoint may be of an earlier round than what was written last."""
+    first = local_in(tmp_path, cached=4).put([0], bank(5.0), 0)
+    second = first.put([0], bank(7.0), 1)
+    assert [values(first)[0], values(second)[0], values(first)[0]] == [5.0, 7.0, 5.0]
+
+
 def test_what_is_remembered_of_a_file(tmp_path: Path):
     local = local_in(tmp_path).put([1], bank(4.0), 7)
     assert local.saved.keys() == {"ben"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.fed.engine import PhaseMetrics
-from feddpa_jax.fed.method import Parts, RoundData, global_phase
+from feddpa_jax.fed.method import Parts, RoundData, global_phase, merge_metrics
 from feddpa_jax.sharding import single_mesh
 
 
@@ -38,3 +38,8 @@ def test_the_mean_is_over_the_participants_alone(aggregation: str, expected: flo
         key=jax.random.key(0),
     )
     np.testing.assert_allclose(cast(Any, mean)["a"], expected)
+
+
+def test_chunks_of_a_phase_add_up():
+    one, two = PhaseMetrics({"x": [1.0]}, 3, 7), PhaseMetrics({"y": [2.0]}, 5, 11)
+    assert merge_metrics([one, two]) == PhaseMetrics({"x": [1.0], "y": [2.0]}, 8, 18)
