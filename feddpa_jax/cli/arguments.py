@@ -166,26 +166,6 @@ def make_parser() -> argparse.ArgumentParser:
         config=True,
     )
     data.add_argument("--make", type=_path, metavar="DIR", help="write the sample data there")
-    bench = command(
-        "bench",
-        "Measure training and answers against a torch + peft loop on the same work.",
-        run_dir=False,
-        config=True,
-    )
-    bench.add_argument("--out", type=_path, metavar="DIR", help="folder of bench.json")
-    bench.add_argument("--updates", type=int, default=4, metavar="N", help="updates a client (4)")
-    bench.add_argument(
-        "--clients", default="1,2,4,8", metavar="LIST", help="for the cost per client (1,2,4,8)"
-    )
-    bench.add_argument(
-        "--instances",
-        type=int,
-        default=4,
-        metavar="N",
-        help="test instances to answer (4; 0: none)",
-    )
-    bench.add_argument("--repeat", type=int, default=3, metavar="N", help="passes a side (3)")
-    bench.add_argument("--no-torch", action="store_true", help="measure ours alone")
     plan = command(
         "plan",
         "Compile the round ahead of time, and print the memory, the FLOPs, what devices send each "

@@ -10,8 +10,6 @@ from shlex import quote
 import numpy as np
 from rich.table import Table
 
-from feddpa_jax.bench.command import Options, read_counts
-from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.config import Config, describe_fields, dotted, load_config
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
@@ -291,24 +289,6 @@ def data(
     base = load_model(config.model.path, config.model.dtype)
     statistics = describe(federation, lambda own: encode(config, base.tokenizer, own))
     reporter.show(render(statistics))
-
-
-def bench(
-    config_file: Path | None,
-    overrides: Sequence[str],
-    known: argparse.Namespace,
-    reporter: Reporter,
-) -> None:
-    """Measures ours against torch + peft."""
-    options = Options(
-        out=known.out,
-        updates=known.updates,
-        clients=read_counts(known.clients),
-        instances=known.instances,
-        repeat=known.repeat,
-        torch=not known.no_torch,
-    )
-    run_bench(checked(load_config(config_file, overrides)), options, reporter)
 
 
 def plan(

@@ -135,7 +135,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
 
 def _only_prints(known: argparse.Namespace) -> bool:
     """Whether a command's only result is what it prints; the others write files."""
-    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    target = {"data": "make", "plan": "out"}.get(known.command)
     if target is not None:
         return getattr(known, target) is None
     return known.command in ("fields", "generate")
@@ -182,8 +182,6 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
             commands.weigh(known.run_dir, overrides, known, reporter)
         elif known.command == "data":
             commands.data(known.config, overrides, known.make, reporter)
-        elif known.command == "bench":
-            commands.bench(known.config, overrides, known, reporter)
         elif known.command == "plan":
             commands.plan(known.config, overrides, known, reporter)
         elif overrides:

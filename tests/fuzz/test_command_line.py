@@ -22,7 +22,7 @@ from tests.fuzz.test_yaml import SCALARS
 
 REACHED = "reached the work"
 # Where a command's work begins, once its arguments and its configuration are read.
-WORK = ("prepare", "prepare_together", "load_data", "run_bench", "run_plan", "write_sample")
+WORK = ("prepare", "prepare_together", "load_data", "run_plan", "write_sample")
 COMMANDS = [
     "train",
     "eval",
@@ -30,7 +30,6 @@ COMMANDS = [
     "export",
     "weigh",
     "data",
-    "bench",
     "plan",
     "report",
     "fields",
@@ -53,17 +52,13 @@ OPTIONS = {
     "--by": ["nll", "exact_match,nll", "x", ""],
     "--exact": ["2", "-1", "x", "9" * 5000],
     "--make": ["new", "folder", "good.yaml"],
-    "--updates": ["1", "0", "1000000000000", "x"],
     "--clients": ["1,2", "3", "0", "1000000000000", "x", ""],
-    "--instances": ["1", "-1", "1000000000000"],
-    "--repeat": ["1", "0"],
     "--topology": ["x"],
 }
 FLAGS = [
     "--no-eval",
     "--check",
     "--fresh",
-    "--no-torch",
     "--",
     "-h",
     "--x",
@@ -159,7 +154,6 @@ def test_good_command_lines_reach_the_work(place, monkeypatch):
         ["export", "--run-dir", "run", "--out", "new"],
         ["weigh", "--run-dir", "run", "--scales", "1,2"],
         ["data", "--config", "good.yaml"],
-        ["bench", "--model.path", "tiny"],
         ["plan", "--model.path", "tiny"],
     ):
         code, said = run(words)

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.questions import Answers, Questions, make_answers
+from benchmarks.torch_model import TorchModel
 from feddpa_jax.adapters.lora import take
-from feddpa_jax.bench.questions import Answers, Questions, make_answers
-from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.training.rounds import client_id
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import Evidence
