@@ -310,7 +310,8 @@ def plan(
 def fields(reporter: Reporter) -> None:
     """Prints every field of the configuration."""
     table = Table(box=None, pad_edge=False)
-    for column in ("field", "type", "default", "what it is"):
+    table.add_column("field", no_wrap=True)
+    for column in ("type", "default", "what it is"):
         table.add_column(column, overflow="fold")
     for row in describe_fields():
         table.add_row(*row)
