@@ -1,6 +1,7 @@
 """Progress: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
 
 import io
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -95,7 +96,13 @@ class Reporter:
             force_terminal=here.is_terminal,
             quiet=here.quiet,
         )
-        console.print(renderable)
+        if self._terminal:
+            console.print(renderable)
+            return
+        with console.capture() as shown:
+            console.print(renderable)
+        # Cells are padded to the widest, also in the last column.
+        here.file.write(re.sub(" +\n", "\n", shown.get()))
 
     @contextmanager
     def task(self, name: str, total: float, unit: str) -> Iterator[Advance]:

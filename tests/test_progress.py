@@ -37,11 +37,12 @@ def test_a_row_is_a_line_where_there_is_no_terminal(monkeypatch, coloured):
     for name in ("first", "second", "third"):
         table.add_column(name)
     table.add_row(*row)
+    table.add_row("d", "e", "f" * 50)
     reporter = Reporter()
     reporter.show(table)
     file = reporter.console.file
     assert isinstance(file, io.StringIO)
-    assert file.getvalue().splitlines()[1].rstrip() == "  ".join(row)
+    assert file.getvalue().splitlines()[1] == "  ".join(row)
 
 
 def _said(reporter: Reporter) -> str:
