@@ -18,6 +18,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 TIERS = (
     {"types"},
     {"files"},
+    {"registry"},
     {"progress"},
     {"devices"},
     {"adapters", "config"},

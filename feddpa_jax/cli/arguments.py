@@ -127,7 +127,12 @@ def make_parser() -> argparse.ArgumentParser:
         config=False,
     )
     weigh.add_argument(
-        "--rules", metavar="LIST", help="names, or FILE.py:FUNCTION (all registered ones)"
+        "--rules", metavar="LIST", help="names, or FILE.py:NAME (all registered ones)"
+    )
+    weigh.add_argument(
+        "--parameters",
+        metavar="YAML",
+        help="values of hyperparameters to try, as 'gate: {ridge: [0.01, 0.1]}' (the rules' own)",
     )
     weigh.add_argument(
         "--scales", metavar="LIST", help="what similarities are multiplied by (0.25,0.5,0.75,1,1.5)"

@@ -15,7 +15,7 @@ from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.config import Config, describe_fields, dotted, load_config
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import encode_prompt, other_prompt_note
 from feddpa_jax.devices.processes import from_first, is_first, several, together
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights
@@ -30,7 +30,7 @@ from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory.options import read_options
 from feddpa_jax.laboratory.search import weigh as run_weigh
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.plan.ahead import Options as PlanOptions
 from feddpa_jax.plan.ahead import plan as run_plan
 from feddpa_jax.progress import Reporter
@@ -55,10 +55,10 @@ def train(
     reporter: Reporter,
 ) -> None:
     """Trains, and evaluates at the end."""
-    config = checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides), reporter.say)
     check_installed(config.track.to)
     # A rule that does not work at the end is told before the training.
-    possible = [METHODS[config.fed.method].answers_with] if evaluates and not several() else []
+    possible = [METHODS.find(config.fed.method).answers_with] if evaluates and not several() else []
     if weighs_instances(config, possible):
         check_rule(config, reporter)
     run = RunFolder(run_dir)
@@ -131,7 +131,7 @@ def _evaluate_named(
     config_file: Path, run_dir: Path, overrides: Sequence[str], reporter: Reporter
 ) -> None:
     """Evaluates PEFT folders as they are, whoever trained them."""
-    config = checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides), reporter.say)
     if config.init.global_adapter is None and config.init.local_adapter is None:
         raise UserError(
             "--config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
@@ -157,7 +157,7 @@ def _evaluate(
     run: RunFolder,
     reporter: Reporter,
 ) -> None:
-    answers_with = METHODS[config.fed.method].answers_with
+    answers_with = METHODS.find(config.fed.method).answers_with
     possible = available_modes(adapters)
     with hold(run.path / EVALUATION, "wait for it, then use feddpa eval", reporter.say):
         evaluate_config(
@@ -191,7 +191,7 @@ def generate(
     if client not in prepared.names:
         raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
     adapters, _ = restored(config, prepared, run, step, reporter)
-    mode = mode or METHODS[config.fed.method].answers_with
+    mode = mode or METHODS.find(config.fed.method).answers_with
     if mode not in available_modes(adapters):
         raise UserError(
             f"--mode: {config.fed.method} has no {mode!r}; it has "
@@ -200,7 +200,7 @@ def generate(
     tokens_T = encode_prompt(
         Example(instruction, "", context),
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         config.data.max_length,
     )
     place = prepared.names.index(client)
@@ -281,7 +281,7 @@ def data(
     config_file: Path | None, overrides: Sequence[str], make: Path | None, reporter: Reporter
 ) -> None:
     """Writes the sample, or checks the configured data and prints their statistics."""
-    config = checked(load_config(config_file, overrides))
+    config = checked(load_config(config_file, overrides), reporter.say)
     if make is not None:
         with writing(make):
             write_sample(make, config.seed)
@@ -308,7 +308,7 @@ def bench(
         repeat=known.repeat,
         torch=not known.no_torch,
     )
-    run_bench(checked(load_config(config_file, overrides)), options, reporter)
+    run_bench(checked(load_config(config_file, overrides), reporter.say), options, reporter)
 
 
 def plan(
@@ -324,7 +324,7 @@ def plan(
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, dtype="bfloat16")
         )
-    run_plan(checked(config), options, reporter)
+    run_plan(checked(config, reporter.say), options, reporter)
 
 
 def fields(reporter: Reporter) -> None:

@@ -84,6 +84,8 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.replace("array", "list").replace("tuple", "list")
         message += _REMEDIES.get(first["type"], "")
+        if name == "weighting.parameters":
+            message = "give names with a number, true or false, or a text each, as {ridge: 0.1}"
         raise UserError(f"{source}: {name}: {_show(first['input'])}: {message}") from None
     _check_together(config, source)
     return config
@@ -146,10 +148,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
             part = {key: part}
         _build(part, "command line")
         (key, inner), *_ = part.items()
-        tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
+        tree[key] = _merged(tree.get(key, {}), inner, name)
     config = _build(tree, source)
     check_fields(dotted(config))
     return config
+
+
+def _merged(old: Any, new: Any, option: str) -> Any:
+    """A section with an option's value; one member of a mapping leaves its others as they are."""
+    if not isinstance(new, dict):
+        return new
+    if option.count(".") < 2:
+        return {**old, **new}
+    ((field, members),) = new.items()
+    return {**old, field: {**old.get(field, {}), **members}}
 
 
 def _value(text: str, option: str) -> Any:

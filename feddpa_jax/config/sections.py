@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
@@ -9,9 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-MethodName = Literal["feddpa_t", "feddpa_f", "fedit", "fedlora", "local", "centralized"]
 Mode = Literal["base", "global", "local", "fixed", "instance"]
-Metric = Literal["rouge1", "exact_match", "nll"]
 Fraction = Annotated[float, Ge(0), Le(1)]
 # What the arithmetic on the devices can count: 32 bits.
 MOST = 2**31 - 1
@@ -49,7 +48,9 @@ class DataSection:
 
     __pydantic_config__ = _strict
     path: Annotated[str, _is("sample, a data folder, or hf:NAME?client_column=COLUMN")] = "sample"
-    template: Annotated[str, _is("prompt template")] = "alpaca_short"
+    template: Annotated[str, _is("a registered prompt template, or your own as FILE.py:NAME")] = (
+        "alpaca_short"
+    )
     encoding: Annotated[
         Literal["separate", "joint"],
         _is("of prompt and response; joint: as one text, as in the released code"),
@@ -100,9 +101,7 @@ class FedSection:
     """The federation."""
 
     __pydantic_config__ = _strict
-    method: Annotated[
-        MethodName, _is("feddpa_t, feddpa_f, fedit, fedlora, local or centralized")
-    ] = "feddpa_t"
+    method: Annotated[str, _is("a registered method, or your own as FILE.py:NAME")] = "feddpa_t"
     rounds: Annotated[Count, Le(99_999), _is("communication rounds")] = 20
     participation: Annotated[float, Gt(0), Le(1), _is("fraction of clients in a round")] = 1.0
     local_epochs: Annotated[Count, Le(10_000), _is("passes over a client's data in each phase")] = (
@@ -142,7 +141,7 @@ class WeightingSection:
     """Instance-wise weighting."""
 
     __pydantic_config__ = _strict
-    rule: Annotated[str, _is("a registered rule, or your own as FILE.py:FUNCTION")] = "cosine"
+    rule: Annotated[str, _is("a registered rule, or your own as FILE.py:NAME")] = "cosine"
     scale: Annotated[float, Ge(0), Le(1e6), _is("what the similarity is multiplied by")] = 0.5
     support: Annotated[
         Count, Le(10_000), _is("training prompts that stand for a client's data")
@@ -162,6 +161,10 @@ class WeightingSection:
     ] = None
     resample: Annotated[bool, _is("draw the support anew for every instance")] = False
     fixed: Annotated[Fraction, _is("local weight of the fixed mix")] = 0.5
+    parameters: Annotated[
+        Mapping[str, bool | int | Finite | str],
+        _is("the rule's hyperparameters by name, as {ridge: 0.1}; the others keep their defaults"),
+    ] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +176,9 @@ class EvalSection:
     beams: Annotated[Count, Le(256), _is("beams of beam search")] = 4
     max_new_tokens: Annotated[Count, _is("most tokens of an answer")] = 80
     metrics: Annotated[
-        tuple[Metric, ...],
+        tuple[str, ...],
         Field(min_length=1),
-        _is("rouge1, exact_match, nll; without rouge1 answers are judged by their tokens"),
+        _is("registered metrics, or your own as FILE.py:NAME; answers are generated if one asks"),
     ] = ("rouge1", "exact_match", "nll")
     modes: Annotated[
         tuple[Mode, ...] | None,
@@ -248,7 +251,11 @@ def describe_fields() -> list[tuple[str, str, str, str]]:
 def _describe(field: dataclasses.Field) -> tuple[str, str, str]:
     annotation, *extras = get_args(field.type)
     notes = [extra.description for extra in extras if getattr(extra, "description", None)]
-    return _type_name(annotation), json.dumps(field.default, default=list), notes[-1]
+    default = field.default
+    if default is dataclasses.MISSING:
+        assert field.default_factory is not dataclasses.MISSING
+        default = field.default_factory()
+    return _type_name(annotation), json.dumps(default, default=list), notes[-1]
 
 
 def _type_name(annotation: Any) -> str:
@@ -258,6 +265,8 @@ def _type_name(annotation: Any) -> str:
         return "|".join(map(str, get_args(annotation)))
     if get_origin(annotation) is tuple:
         return "list"
+    if get_origin(annotation) is Mapping:
+        return "mapping"
     if get_args(annotation):
         return "|".join(map(_type_name, get_args(annotation)))
     return "null" if annotation is type(None) else annotation.__name__

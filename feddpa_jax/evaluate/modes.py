@@ -81,13 +81,20 @@ def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) 
     Raises:
       UserError: the rule gives something that is not finite.
     """
-    weigh = jax.jit(make_weighting(settings.rule, scale=settings.scale, scales=settings.scales))
+    weigh = jax.jit(
+        make_weighting(
+            settings.rule,
+            scale=settings.scale,
+            scales=settings.scales,
+            parameters=settings.parameters,
+        )
+    )
     weights = [weigh(own) for own in evidence]
     local_CI = np.stack([np.asarray(weight.local_weight_B) for weight in weights])
     similarity_CI = np.stack([np.asarray(weight.similarity_B) for weight in weights])
     if not np.isfinite(similarity_CI).all():
         raise UserError(
-            f"weighting.rule: {settings.rule} gives {(~np.isfinite(similarity_CI)).sum()} of "
+            f"weighting.rule: {settings.called} gives {(~np.isfinite(similarity_CI)).sum()} of "
             f"{similarity_CI.size} similarities that are not finite; fix it, or choose another"
         )
     return ModeWeights(1.0 - local_CI, local_CI, similarity_CI)

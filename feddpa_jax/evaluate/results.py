@@ -12,15 +12,8 @@ from rich.console import Group
 from rich.table import Table
 
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import (
-    METRICS,
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-    without_words_note,
-)
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.results import write_results

@@ -1,6 +1,7 @@
 """What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +12,8 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from feddpa_jax.evaluate.metrics import (
-    METRICS,
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-    without_words,
-    without_words_note,
-)
+from feddpa_jax.evaluate.metrics import METRICS, without_words, without_words_note
+from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
@@ -142,6 +135,12 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
     return found
 
 
+def _setting(settings: WeightingSettings) -> dict[str, Any]:
+    """The fields of a setting as JSON has them."""
+    fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    return {**fields, "rule": settings.called, "parameters": dict(settings.parameters)}
+
+
 def summary_of(
     collected: Collected,
     test: Split,
@@ -155,7 +154,7 @@ def summary_of(
     def rule(finding: Finding) -> dict[str, Any]:
         candidate = finding.candidate
         weight_CI = candidate.weight_CJ[:, test.rows]
-        setting = None if candidate.settings is None else dataclasses.asdict(candidate.settings)
+        setting = None if candidate.settings is None else _setting(candidate.settings)
         return {
             "name": candidate.label if setting is None else setting["rule"],
             "label": candidate.label,
@@ -187,8 +186,9 @@ def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
     lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
-        values = (getattr(setting, name) for name in fields)
-        row = ["" if value is None else str(value) for value in values]
+        own = _setting(setting)
+        own["parameters"] = json.dumps(own["parameters"]) if own["parameters"] else None
+        row = ["" if own[name] is None else str(own[name]) for name in fields]
         lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
     return "".join(lines)
 
@@ -204,6 +204,7 @@ def describe(settings: WeightingSettings | None) -> str:
     if settings.rule != "constant" and any(name.endswith("D") for name in names):
         layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
         words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
+    words += [f"{name} {value}" for name, value in settings.parameters]
     return ", ".join(words)
 
 
@@ -211,6 +212,7 @@ def flags(settings: WeightingSettings) -> str:
     """A setting as options of the command line."""
     names = [f.name for f in dataclasses.fields(settings) if f.name not in ("seed", "resample")]
     values = {name: getattr(settings, name) for name in names}
+    values |= {"rule": settings.called, "parameters": json.dumps(dict(settings.parameters))}
     return " ".join(
         f"--weighting.{name} {'null' if value is None else shlex.quote(str(value))}"
         for name, value in values.items()
@@ -250,7 +252,7 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         table.add_column(name, justify="right")
     for finding in findings:
         candidate = finding.candidate
-        rule = "" if candidate.settings is None else candidate.settings.rule
+        rule = "" if candidate.settings is None else candidate.settings.called
         # The label of a rule at its best names the rule.
         title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
         said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label

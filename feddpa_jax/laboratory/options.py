@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.files.escape import short
+from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import Value
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100
@@ -25,6 +27,7 @@ class Options:
       by: the metrics that settings are chosen by on validation.
       exact: how many of the best rules are run exactly, beside the paper's.
       fresh: compute the evidence again.
+      parameters: by rule, values to try of its hyperparameters by name.
     """
 
     rules: tuple[str, ...] | None = None
@@ -34,6 +37,34 @@ class Options:
     by: tuple[str, ...] = ("nll",)
     exact: int = 2
     fresh: bool = False
+    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def read_parameters(text: str | None) -> dict[str, dict[str, list[Value]]]:
+    """The values of hyperparameters by rule and name, from YAML.
+
+    >>> read_parameters("gate: {ridge: [0.01, 0.1]}")
+    {'gate': {'ridge': [0.01, 0.1]}}
+
+    Raises:
+      UserError: it is something else.
+    """
+    found = {} if text is None else parse_yaml(text, "--parameters")
+    if not isinstance(found, dict) or not all(map(_are_lists, found.values())):
+        raise UserError(
+            f"--parameters: {short(str(text))!r} does not name lists of values by rule and "
+            "hyperparameter; write 'gate: {ridge: [0.01, 0.1]}'"
+        )
+    return found
+
+
+def _are_lists(own: Any) -> bool:
+    """Whether it is a mapping to lists of values."""
+    return isinstance(own, dict) and all(
+        isinstance(values, list) and 0 < len(values) <= MOST_VALUES for values in own.values()
+    )
 
 
 def read_options(known: argparse.Namespace) -> Options:
@@ -80,6 +111,7 @@ def read_options(known: argparse.Namespace) -> Options:
         by=by,
         exact=known.exact,
         fresh=known.fresh,
+        parameters=read_parameters(known.parameters),
     )
     scales = read("scales", float, 0, 1_000_000)
     return options if scales is None else dataclasses.replace(options, scales=scales)

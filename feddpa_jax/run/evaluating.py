@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.metrics import without_words
@@ -15,9 +15,10 @@ from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.progress import Reporter
 from feddpa_jax.run.inputs import Prepared, encode
+from feddpa_jax.run.own_code import announce
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.gathering import WeightingSettings
-from feddpa_jax.weighting.rule import own_file, sources
+from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.weights import make_weighting
 
 
@@ -25,6 +26,7 @@ def weighting_settings(config: Config) -> WeightingSettings:
     """The weighting section, without what only the fixed mix needs, and with the seed."""
     fields = dataclasses.asdict(config.weighting)
     fields.pop("fixed")
+    fields["parameters"] = tuple(fields["parameters"].items())
     return WeightingSettings(**fields, seed=config.seed)
 
 
@@ -44,12 +46,11 @@ def check_rule(config: Config, reporter: Reporter) -> None:
     A run folder may come from somebody else: its rule's file is run only where it is needed.
 
     Raises:
-      UserError: an unknown rule, or one that does not work.
+      UserError: an unknown rule, one that does not work, or a hyperparameter that it does not have.
     """
-    file = own_file(config.weighting.rule)
-    if file is not None and file.is_file():
-        reporter.say(f"weighting.rule: running the code in {file}")
-    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    announce(config, ["weighting.rule"], reporter.say)
+    weighting = config.weighting
+    make_weighting(weighting.rule, scale=1.0, scales="local", parameters=weighting.parameters)
 
 
 def made_up(
@@ -61,7 +62,7 @@ def made_up(
     return dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,
@@ -144,7 +145,7 @@ def evaluate_config(
         config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
     )
     # Read before the work: a file may change, or go, meanwhile.
-    files = sources([weighting.rule]) if weighs else {}
+    files = RULES.sources([weighting.rule]) if weighs else {}
     results = evaluate(
         prepared.base.model,
         adapters,

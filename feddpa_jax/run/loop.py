@@ -16,8 +16,7 @@ from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.methods.clients import ClientFiles, LocalAdapters, Saved
-from feddpa_jax.methods.method import FedState, Method, Metrics, Parts
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.progress import Advance, Reporter
 from feddpa_jax.run.checkpoint import (
     CLIENTS,
@@ -94,7 +93,7 @@ def restore(
     number, arrays, clients, init = found
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
-    local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
+    local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
     if local is None and clients:
         local = LocalAdapters(parts.names, parts.files, fresh=None)
     if local is not None:
@@ -139,18 +138,19 @@ def make_parts(
         names=data.names,
         id_C=np.array(data.ids, np.uint32),
         files=ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+        local_weight=config.fed.local_weight,
     )
 
 
 def _rounds(config: Config) -> str:
-    personalizes = METHODS[config.fed.method].personalizes
+    personalizes = METHODS.find(config.fed.method).personalizes
     count = f"{config.fed.rounds} round{'s' if config.fed.rounds > 1 else ''}"
     return f"{count} and the personalization" if personalizes else count
 
 
 def total_rounds(config: Config) -> int:
     """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
-    return config.fed.rounds + METHODS[config.fed.method].personalizes
+    return config.fed.rounds + METHODS.find(config.fed.method).personalizes
 
 
 def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
@@ -161,7 +161,7 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
         model or other adapters.
     """
     if not rounds_saved(run.checkpoints):
-        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
     elif is_first():
         check_fits(run.checkpoints, identity(config, prepared))
@@ -192,7 +192,7 @@ def train(
     """
     progress: list[Advance] = []
     parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
-    method = METHODS[config.fed.method].build(parts)
+    method = METHODS.find(config.fed.method).build(parts)
     data = training_data(config, prepared)
     known = identity(config, prepared)
     check_same({"init": json.dumps(known.get("init"))})
@@ -316,7 +316,7 @@ def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
     # FedDPA-T has its local phase from the second round on; a personalization is one phase.
     whole = 0 < number < config.fed.rounds
-    phases = len(METHODS[config.fed.method].phases) if whole else 1
+    phases = len(METHODS.find(config.fed.method).phases) if whole else 1
     return phases * sum(data.tokens(client) for client in clients)
 
 

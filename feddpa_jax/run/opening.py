@@ -1,34 +1,43 @@
 """How a command comes to a run: its configuration, its folder for itself, its adapters."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.progress import Reporter
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.loop import resolved, restore
+from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import own_file
+from feddpa_jax.weighting.rule import RULES, check_parameters
 
 
-def checked(config: Config) -> Config:
+def checked(config: Config, say: Callable[[str], None]) -> Config:
     """The configuration with what depends on the machine settled.
+
+    Args:
+      config: as it was read.
+      say: told which of the user's own files are run.
 
     Raises:
       UserError: what only the registries know is wrong, before anything is loaded.
     """
-    own_file(config.weighting.rule)
-    get_template(config.data.template)
+    check_names(config)
+    if RULES.own_file(config.weighting.rule) is None:
+        check_parameters(config.weighting.rule, config.weighting.parameters)
+    announce(config, OF_TRAINING, say)
+    METHODS.find(config.fed.method)
+    TEMPLATES.find(config.data.template)
     return resolved(config)
 
 
@@ -79,7 +88,7 @@ def reread(run_dir: Path, overrides: Sequence[str], reporter: Reporter) -> tuple
     config = load_config(run.config_file, overrides)
     run.check_same_training(config)
     run.say_if_unchecked(reporter.say)
-    return run, checked(config)
+    return run, checked(config, reporter.say)
 
 
 def check_folder(config: Config, run: RunFolder) -> None:

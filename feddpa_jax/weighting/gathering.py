@@ -8,7 +8,7 @@ import numpy as np
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, Evidence
-from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.rule import RULES, Rule, Value, sees
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
 # (g, l) of the models that prompts are looked at with.
@@ -20,7 +20,7 @@ class WeightingSettings:
     """How instances are weighed.
 
     Attributes:
-      rule: name of the rule.
+      rule: name of the rule, or the function itself.
       scale: what the similarity is multiplied by.
       scales: the adapter that the scaled similarity goes to, "local" or "global".
       support: M, training examples that stand for a client's data.
@@ -30,9 +30,10 @@ class WeightingSettings:
       layer: after how many layers; None: after the last.
       resample: a new support for every instance.
       seed: of the draws.
+      parameters: the rule's hyperparameters that differ from their defaults, name and value.
     """
 
-    rule: str = "cosine"
+    rule: str | Rule = "cosine"
     scale: float = 0.5
     scales: str = "local"
     support: int = 5
@@ -41,10 +42,18 @@ class WeightingSettings:
     layer: int | None = None
     resample: bool = False
     seed: int = 0
+    parameters: tuple[tuple[str, Value], ...] = ()
 
     def sees(self) -> tuple[str, ...]:
         """The fields of `Evidence` that the rule is a function of."""
-        return sees(find_rule(self.rule))
+        return sees(RULES.find(self.rule))
+
+    @property
+    def called(self) -> str:
+        """The rule's name, also where it is given as a function."""
+        if isinstance(self.rule, str):
+            return self.rule
+        return RULES.name_of(self.rule) or getattr(self.rule, "__name__", "a function")
 
 
 def pooled(scores: Scores, pooling: str, place: int = 0) -> np.ndarray:
@@ -144,7 +153,7 @@ def gather(
     layers = None if settings.layer is None else [settings.layer]
     if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
         raise UserError(
-            f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
+            f"weighting.resample: the rule {settings.called} looks at one support as a whole; "
             "set it to false, or choose another rule"
         )
     everyone = [instances] * len(ids)
@@ -178,7 +187,7 @@ def gather(
         )
     if settings.layer is not None and "query_BLD" in names:
         raise UserError(
-            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
+            f"weighting.layer: the rule {settings.called} looks into every layer; leave it null"
         )
     every = range(scorer.model.config.layers)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from feddpa_jax.evaluate.metrics import Resamples, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
 from feddpa_jax.laboratory.findings import (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.evaluate.metrics import Resamples, summarize
+from feddpa_jax.evaluate.personalization import Resamples, summarize
 from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
