@@ -1,7 +1,7 @@
 """Prompt templates: from an example to the text in front of its answer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import Example
@@ -17,7 +17,7 @@ def _template(function: Any) -> Template:
     """
     if not callable(function):
         raise TypeError("a template is a function of an Example")
-    return function
+    return cast(Template, function)
 
 
 TEMPLATES: Registry[Template] = Registry(

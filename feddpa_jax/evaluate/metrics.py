@@ -6,7 +6,7 @@ def surplus(prediction, target): ...      # two texts -> a number
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def _metric(given: Any, **told: Any) -> Metric:
     if not callable(given):
         raise TypeError("a metric is a function of prediction and target, or a Metric")
     told = {"title": getattr(given, "__name__", "a metric").replace("_", " "), **told}
-    return Metric(**{"fine_digits": told.get("digits", 2), **told}, score=given)
+    return Metric(**{"fine_digits": told.get("digits", 2), **told}, score=cast(Any, given))
 
 
 METRICS: Registry[Metric] = Registry(

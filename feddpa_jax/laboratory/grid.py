@@ -7,6 +7,7 @@ hyperparameters that are floats; other hyperparameters each add a part to it.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -151,7 +152,9 @@ def _groups(
     """Combinations by what is fixed in a program, and the floats of each that vary within it."""
     groups: dict[tuple[tuple[str, Value], ...], list[dict[str, Value]]] = {}
     for values in combinations:
-        floats = {name: v for name, v in values.items() if traced and isinstance(v, float)}
+        floats: dict[str, Value] = {
+            name: v for name, v in values.items() if traced and isinstance(v, float)
+        }
         fixed = tuple((name, v) for name, v in values.items() if name not in floats)
         groups.setdefault(fixed, []).append(floats)
     return [
@@ -210,8 +213,9 @@ def score_rule(
     def score(
         inputs: list[dict[str, jax.Array]], curves: Curves, groups: Sequence[Any]
     ) -> list[jax.Array]:
-        def of_client(own, score_IWX, share_IZ, values: Mapping[str, Any]) -> jax.Array:
-            similarity_I = function(**Evidence(**own).pick(names), **values)
+        def of_client(own: tuple[Any, ...], values: Mapping[str, Any]) -> jax.Array:
+            seen, score_IWX, share_IZ = own
+            similarity_I = function(**Evidence(**seen).pick(names), **values)
 
             def at(scale, is_local):
                 weight_I = local_weight(similarity_I, scale, is_local)
@@ -220,7 +224,7 @@ def score_rule(
             return jax.vmap(at)(scale_S, local_S)
 
         def of_values(view: dict[str, jax.Array], values: Mapping[str, Any]) -> jax.Array:
-            by_client = jax.lax.map(lambda own: of_client(*own, values), (view, *curves))
+            by_client = jax.lax.map(lambda own: of_client(own, values), (view, *curves))
             return by_client.sum(axis=0)
 
         def of_view(view: dict[str, jax.Array]) -> jax.Array:
@@ -239,9 +243,9 @@ def score_rule(
     combinations = grid.combinations(rule)
     groups = _groups(combinations, traced=len(combinations) > 1)
     try:
-        found = jax.jit(lambda inputs, curves: score(inputs, curves, groups))(inputs, curves)
+        found = jax.jit(functools.partial(score, groups=groups))(inputs, curves)
     except jax.errors.ConcretizationTypeError:
         groups = _groups(combinations, traced=False)
-        found = jax.jit(lambda inputs, curves: score(inputs, curves, groups))(inputs, curves)
+        found = jax.jit(functools.partial(score, groups=groups))(inputs, curves)
     by_support = [np.asarray(values) for values in found]
     return np.stack(by_support, axis=1).reshape(-1, len(CURVE_METRICS), 2)

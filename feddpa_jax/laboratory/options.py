@@ -9,7 +9,7 @@ from feddpa_jax.files.escape import short
 from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import Value
+from feddpa_jax.weighting.rule import Rule, Value
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100
@@ -37,12 +37,12 @@ class Options:
     by: tuple[str, ...] = ("nll",)
     exact: int = 2
     fresh: bool = False
-    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
+    parameters: Mapping[str | Rule, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
     )
 
 
-def read_parameters(text: str | None) -> dict[str, dict[str, list[Value]]]:
+def read_parameters(text: str | None) -> dict[str | Rule, dict[str, list[Value]]]:
     """The values of hyperparameters by rule and name, from YAML.
 
     >>> read_parameters("gate: {ridge: [0.01, 0.1]}")

@@ -9,7 +9,7 @@ A method is a function of `Parts`, registered with what the run around it must k
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def _entry(build: Any, **known: Any) -> Entry:
     if not callable(build):
         raise TypeError("a method is a function of Parts")
     title = known.pop("title", "") or getattr(build, "__name__", str(build))
-    return Entry(build, **known, title=title)
+    return Entry(cast(Any, build), **known, title=title)
 
 
 METHODS: Registry[Entry] = Registry(

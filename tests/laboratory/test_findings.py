@@ -173,7 +173,10 @@ def test_findings_as_json(collected, test_split):
     first, second = content["rules"]
     assert (first["name"], first["label"], first["bound"]) == ("cosine", "paper", False)
     assert (second["name"], second["label"], second["bound"]) == ("bound: x", "bound: x", True)
-    assert first["setting"] == dataclasses.asdict(paper) and second["setting"] is None
+    assert (
+        first["setting"] == {**dataclasses.asdict(paper), "parameters": {}}
+        and second["setting"] is None
+    )
     assert first["words"] == "0.75 to local, support 4, local, last, last layer"
     assert second["words"] == ""
     # P: client 0's a 0.25, client 1's (2 + 8) / 2: 2.625. TTP: (0.25 + 1 + 2 + 0.5 + 2 + 8) / 6.
@@ -192,7 +195,11 @@ def test_findings_as_json(collected, test_split):
 def test_all_settings_as_csv():
     settings = [
         WeightingSettings("cosine", 0.5, "local", 5, "mixed", "mean", 2, resample=False, seed=7),
-        WeightingSettings("=1+1,x.py:f", 1.5, "global", 9, "base", "last", None, seed=8),
+        WeightingSettings(
+            *("=1+1,x.py:f", 1.5, "global", 9, "base", "last", None),
+            seed=8,
+            parameters=(("ridge", 0.5),),
+        ),
     ]
     score_NXZ = np.array([[[1.25, 2.5], [30, 40]], [[3.75, 4.5], [60, 70]]])
     text = to_csv(settings, score_NXZ)
@@ -200,9 +207,11 @@ def test_all_settings_as_csv():
     assert rows[0] == {
         **{"rule": "cosine", "scale": "0.5", "scales": "local", "support": "5"},
         **{"embed_with": "mixed", "pooling": "mean", "layer": "2", "seed": "7"},
+        "parameters": "",
         **{"nll P": "1.250000", "nll TTP": "2.500000"},
         **{"exact_match P": "30.000000", "exact_match TTP": "40.000000"},
     }
+    assert rows[1]["parameters"] == '{"ridge": 0.5}'
     assert rows[1]["rule"] == "'=1+1,x.py:f" and rows[1]["layer"] == ""
     assert (rows[1]["nll P"], rows[1]["exact_match TTP"]) == ("3.750000", "70.000000")
 
@@ -214,8 +223,11 @@ def test_settings_in_words_and_as_flags():
     assert flags(one) == (
         "--weighting.rule cosine --weighting.scale 0.5 --weighting.scales global "
         "--weighting.support 9 --weighting.embed_with base --weighting.pooling mean "
-        "--weighting.layer 3"
+        "--weighting.layer 3 --weighting.parameters '{}'"
     )
+    gate = dataclasses.replace(one, rule="gate", parameters=(("ridge", 0.1),))
+    assert describe(gate).endswith("layer 3, ridge 0.1")
+    assert flags(gate).endswith("""--weighting.parameters '{"ridge": 0.1}'""")
     last = dataclasses.replace(one, rule="a b.py:f", layer=None)
     assert "--weighting.rule 'a b.py:f'" in flags(last) and "--weighting.layer null" in flags(last)
 
