@@ -82,8 +82,9 @@ def powered():
 
     @RULES.register(search={"power": (0.5, 1.0, 2.0), "top": (1, 2)})
     def powered(query_BD, support_MD, power=1.0, top=1):
-        dot_BM = jax.nn.sigmoid(query_BD @ support_MD.T)
-        return jax.lax.top_k(dot_BM, top)[0].mean(axis=1) ** power
+        apart_BMD = query_BD[:, None] - support_MD[None]
+        near_BM = 1 / (1 + jax.numpy.abs(apart_BMD).mean(axis=-1))
+        return jax.lax.top_k(near_BM, top)[0].mean(axis=1) ** power
 
     yield powered
     RULES.remove("powered")
