@@ -35,7 +35,7 @@ from feddpa_jax.plan.ahead import Options as PlanOptions
 from feddpa_jax.plan.ahead import plan as run_plan
 from feddpa_jax.progress import Reporter
 from feddpa_jax.run.checkpoint import rounds_saved
-from feddpa_jax.run.evaluating import check_rule, evaluate_config, weighs_instances
+from feddpa_jax.run.evaluating import check_metrics, check_rule, evaluate_config, weighs_instances
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, encode, load_data, prepare, prepare_together
 from feddpa_jax.run.loop import check_beginning, total_rounds
@@ -61,6 +61,8 @@ def train(
     possible = [METHODS.find(config.fed.method).answers_with] if evaluates and not several() else []
     if weighs_instances(config, possible):
         check_rule(config, reporter)
+    if possible:
+        check_metrics(config, reporter)
     run = RunFolder(run_dir)
     from_first(lambda: check_folder(config, run))
     prepared = prepare_together(config)

@@ -5,7 +5,8 @@ def surplus(prediction, target): ...      # two texts -> a number
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -79,9 +80,40 @@ METRICS: Registry[Metric] = Registry(
 )
 
 
-def told(name: str) -> Metric:
-    """How a metric is told, also one that is not known here; no file is run."""
-    return METRICS[name] if name in METRICS else Metric(name.rpartition(":")[2])
+def told(name: str, known: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Metric:
+    """How a metric is told, also one of the user's own, whose file is not run.
+
+    Args:
+      name: as of `METRICS.find`.
+      known: what a summary.json says of own metrics, its "metrics".
+
+    >>> told("my.py:words").title, told("my.py:words", {"my.py:words": {"title": "words, %"}}).title
+    ('words', 'words, %')
+    """
+    if name in METRICS:
+        return METRICS[name]
+    return Metric(**{"title": name.rpartition(":")[2], **known.get(name, {})})
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metrics in the order in which they are shown: the registered ones first.
+
+    >>> in_order(["my.py:words", "nll", "rouge1"])
+    ['rouge1', 'nll', 'my.py:words']
+    """
+    names = list(names)
+    return [name for name in METRICS if name in names] + [n for n in names if n not in METRICS]
+
+
+def about(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How metrics that the package does not bring are told, for `told` where they are not known."""
+    fields = ("title", "digits", "fine_digits", "lower_is_better")
+    found = {name: METRICS.find(name) for name in names}
+    return {
+        name: {field: getattr(metric, field) for field in fields}
+        for name, metric in found.items()
+        if getattr(metric.score or metric.of_scores, "__module__", None) != __name__
+    }
 
 
 def score_texts(name: str, pairs: Sequence[tuple[str | None, str]]) -> np.ndarray:

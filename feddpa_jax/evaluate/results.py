@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.metrics import METRICS, about, without_words_note
 from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
@@ -103,6 +103,9 @@ def write_report(
         },
         "mean_local_weight": report.weights,
     }
+    own = about(next(iter(report.summaries.values()), {}))
+    if own:
+        content["metrics"] = own
     files = {
         "instances.jsonl": "".join(_instance_lines(results, setting)),
         "summary.json": to_json(content),
@@ -170,8 +173,8 @@ def render(report: Report) -> Group:
     metrics = list(next(iter(report.summaries.values())))
     parts: list[Any] = []
     for name in metrics:
-        told = METRICS[name]
-        table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
+        metric = METRICS.find(name)
+        table = Table(title=f"{metric.title} ({metric.better} is better)", title_justify="left")
         table.add_column("mode")
         table.add_column("P: own task", justify="right")
         table.add_column("TTP: all tasks", justify="right")
@@ -190,7 +193,7 @@ def render(report: Report) -> Group:
         by_metric = report.differences.get(f"{mode} - {other}")
         if by_metric:
             values = "; ".join(
-                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
+                f"{METRICS.find(name).title} {_cell(getattr(summary, measure))}"
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")

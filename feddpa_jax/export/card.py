@@ -5,7 +5,7 @@ from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import TEMPLATES
-from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.metrics import told, without_words_note
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
@@ -227,7 +227,11 @@ def _results(trained: Trained) -> str:
         return "## Results\n\nThis checkpoint was not evaluated."
     modes: dict[str, Any] = trained.summary["modes"]
     metrics = list(next(iter(modes.values())))
-    columns = [f"{measure}: {METRICS[name].title}" for name in metrics for measure in ("P", "TTP")]
+    columns = [
+        f"{measure}: {told(name, summary.get('metrics', {})).title}"
+        for name in metrics
+        for measure in ("P", "TTP")
+    ]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for mode, by_metric in modes.items():
         cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]

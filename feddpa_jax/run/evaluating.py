@@ -8,7 +8,7 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
-from feddpa_jax.evaluate.metrics import without_words
+from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Report, make_report, render, write_report
 from feddpa_jax.inference.base_prompts import DREAMS, dream
@@ -51,6 +51,17 @@ def check_rule(config: Config, reporter: Reporter) -> None:
     announce(config, ["weighting.rule"], reporter.say)
     weighting = config.weighting
     make_weighting(weighting.rule, scale=1.0, scales="local", parameters=weighting.parameters)
+
+
+def check_metrics(config: Config, reporter: Reporter) -> None:
+    """Finds the metrics; of those in the user's own files, says first that these are run.
+
+    Raises:
+      UserError: an unknown metric, or a file that does not work.
+    """
+    announce(config, ["eval.metrics"], reporter.say)
+    for name in config.eval.metrics:
+        METRICS.find(name)
 
 
 def made_up(
@@ -137,6 +148,7 @@ def evaluate_config(
     Raises:
       UserError: there are no test instances, or a mode is asked for that the method has not.
     """
+    check_metrics(config, reporter)
     weighting = weighting_settings(config)
     weighs = weighs_instances(config, available_modes(adapters))
     if weighs:

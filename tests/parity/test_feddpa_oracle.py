@@ -97,7 +97,8 @@ def build_parts(base: Model, data: TrainingData, folder: Path, *, detach: bool =
         local_weight=LOCAL_WEIGHT,
         detach=detach,
     )
-    return parts_for(engine, lambda key: {}, data, folder)
+    parts = parts_for(engine, lambda key: {}, data, folder)
+    return parts._replace(local_weight=LOCAL_WEIGHT)
 
 
 def stacked(adapters: Sequence[dict]) -> dict:
