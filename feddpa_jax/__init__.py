@@ -1,24 +1,87 @@
-"""Federated dual-adapter (FedDPA) fine-tuning of language models in JAX."""
+"""Federated dual-adapter fine-tuning of language models in JAX and Flax.
+
+FedDPA: Yang, Long, Shen, Jiang, Blumenstein, *Dual-Personalizing Adapter for Federated Foundation
+Models*, NeurIPS 2024, arXiv 2403.19211.
+
+>>> import feddpa_jax as fd
+>>> base = fd.load_base("tiny")
+>>> data = fd.load_federation("sample", max_train=2, max_test=1)
+>>> run = fd.Experiment(base, data, fd.Config(fed={"rounds": 1, "local_epochs": 1}))
+>>> [done.number for done in run.rounds()]
+[0]
+"""
 
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Public names and where they are defined; they are imported when they are first used.
-_NAMES = {
-    "rules": ("feddpa_jax.weighting.rule", "RULES"),
-    "templates": ("feddpa_jax.data.templates", "TEMPLATES"),
-    "metrics": ("feddpa_jax.evaluate.metrics", "METRICS"),
-    "families": ("feddpa_jax.hf.family", "FAMILIES"),
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from feddpa_jax.config import Config, load_config
+    from feddpa_jax.data.folders import load_federation
+    from feddpa_jax.evaluate.personalization import Interval, Summary
+    from feddpa_jax.evaluate.results import Evaluation
+    from feddpa_jax.experiment import Experiment
+    from feddpa_jax.hf.load import Base, load_base
+    from feddpa_jax.inference.scorer import Adapters
+    from feddpa_jax.laboratory.search import Laboratory
+    from feddpa_jax.methods.method import FedState, Method
+    from feddpa_jax.progress import Progress
+    from feddpa_jax.run.answering import Answer, Weight
+    from feddpa_jax.run.round import Round
+    from feddpa_jax.training.engine import Engine, make_engine
+    from feddpa_jax.types import Client, Example, Federation, UserError
+    from feddpa_jax.weighting.evidence import Evidence
+    from feddpa_jax.weighting.settings import WeightingSettings
+    from feddpa_jax.weighting.weights import make_weighting
+
+# Where each public name is; imported when it is first asked for, so that `import feddpa_jax` and
+# `feddpa --help` wait for nothing.
+_HOMES = {
+    "Adapters": "inference.scorer",
+    "Answer": "run.answering",
+    "Base": "hf.load",
+    "Client": "types",
+    "Config": "config",
+    "Engine": "training.engine",
+    "Evaluation": "evaluate.results",
+    "Evidence": "weighting.evidence",
+    "Example": "types",
+    "Experiment": "experiment",
+    "FedState": "methods.method",
+    "Federation": "types",
+    "Interval": "evaluate.personalization",
+    "Laboratory": "laboratory.search",
+    "Method": "methods.method",
+    "Progress": "progress",
+    "Round": "run.round",
+    "Summary": "evaluate.personalization",
+    "UserError": "types",
+    "Weight": "run.answering",
+    "WeightingSettings": "weighting.settings",
+    "load_base": "hf.load",
+    "load_config": "config",
+    "load_federation": "data.folders",
+    "make_engine": "training.engine",
+    "make_weighting": "weighting.weights",
+    "metrics": "evaluate.metrics",
+    "rules": "weighting.rule",
+    "templates": "data.templates",
 }
+# Their names there, where these differ.
+_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
+
+__all__ = ["__version__", "methods", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, inner = _NAMES[name]
-    return getattr(importlib.import_module(module), inner)
+    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
+    globals()[name] = found
+    return found
 
 
 class _Package(ModuleType):
@@ -35,3 +98,7 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

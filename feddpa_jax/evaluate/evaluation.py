@@ -19,10 +19,10 @@ from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters, Request, Scorer, Scores
 from feddpa_jax.models.decoder import Model
-from feddpa_jax.progress import Reporter
-from feddpa_jax.training.rounds import client_id
-from feddpa_jax.types import Client, Example, TokenizedExample, UserError
-from feddpa_jax.weighting.gathering import MIXES, WeightingSettings, gather
+from feddpa_jax.progress import OnProgress, follow
+from feddpa_jax.types import Client, Example, TokenizedExample, UserError, client_id
+from feddpa_jax.weighting.gathering import MIXES, gather
+from feddpa_jax.weighting.settings import WeightingSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def evaluate(
     weighting: WeightingSettings,
     fixed: float,
     decoding: Decoding,
-    reporter: Reporter,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, ModeResult]:
     """Scores, and where a metric needs the text also generates, every answer in every mode.
 
@@ -130,7 +130,7 @@ def evaluate(
       weighting: how instances are weighed.
       fixed: local weight of the mode "fixed".
       decoding: how answers are made.
-      reporter: told of progress.
+      on_progress: told of answers.
 
     Returns:
       Results by mode.
@@ -163,7 +163,7 @@ def evaluate(
         passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
         scores[mode] = scorer(passes[mode].requests, on_done)
 
-    with reporter.task("scoring", total, "answers") as advance:
+    with follow("scoring", total, "answers", on_progress) as advance:
         for mode in chosen:
             if mode == "instance":
                 evidence = gather(
@@ -182,7 +182,7 @@ def evaluate(
     answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
     if generates or any(metric.score for metric in asked):
         answers = _answers(
-            model, adapters, setting, passes, scores, decoding, reporter, every=generates
+            model, adapters, setting, passes, scores, decoding, on_progress, every=generates
         )
     return {
         mode: _result(
@@ -199,7 +199,7 @@ def _answers(
     passes: dict[str, _Pass],
     scores: dict[str, Scores],
     decoding: Decoding,
-    reporter: Reporter,
+    on_progress: OnProgress | None,
     *,
     every: bool,
 ) -> dict[str, list[str | None]]:
@@ -241,7 +241,7 @@ def _answers(
         taught = len(example.tokens_T) - example.prompt_length
         guess = most if mode == "base" else taught
         prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
-    with reporter.task("answering", len(prompts), "answers") as advance:
+    with follow("answering", len(prompts), "answers", on_progress) as advance:
         decoded = answerer(prompts, advance)
     for (mode, r), tokens_T in zip(open_, decoded, strict=True):
         answers[mode][r] = tokenizer.decode_continuation(tokens_T)

@@ -18,7 +18,7 @@ import numpy as np
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
 MODES = ("base", "global", "local", "fixed", "instance")
@@ -94,7 +94,7 @@ def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) 
     similarity_CI = np.stack([np.asarray(weight.similarity_B) for weight in weights])
     if not np.isfinite(similarity_CI).all():
         raise UserError(
-            f"weighting.rule: {settings.called} gives {(~np.isfinite(similarity_CI)).sum()} of "
+            f"weighting.rule: {settings.rule} gives {(~np.isfinite(similarity_CI)).sum()} of "
             f"{similarity_CI.size} similarities that are not finite; fix it, or choose another"
         )
     return ModeWeights(1.0 - local_CI, local_CI, similarity_CI)

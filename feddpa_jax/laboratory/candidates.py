@@ -11,7 +11,7 @@ from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
 
@@ -133,7 +133,7 @@ def best_of_each(
         place_N = places(score_NXZ[own], by)
         if not np.isfinite(place_N.min()):
             raise UserError(
-                f"--rules: {settings[own[0]].called} gives similarities that are not finite in any "
+                f"--rules: {settings[own[0]].rule} gives similarities that are not finite in any "
                 "of its settings; fix it, or leave it out"
             )
         chosen.append(own[place_N.argmin()])

@@ -20,9 +20,13 @@ from jaxtyping import Array, Float
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES, WeightingSettings
-from feddpa_jax.weighting.rule import RULES, Rule, Value, check_parameters, find_rule, sees
+from feddpa_jax.weighting.gathering import MIXES
+from feddpa_jax.weighting.rule import RULES, Value, Values, check_parameters, find_rule, sees
+from feddpa_jax.weighting.settings import Model, Pooling, Side, WeightingSettings
 from feddpa_jax.weighting.weights import local_weight
+
+# How prompts are embedded: under which model, pooled how, after how many layers.
+View = tuple[Model, Pooling, int]
 
 CURVE_METRICS = ("nll", "exact_match")
 
@@ -45,28 +49,27 @@ class Grid:
     scales: tuple[float, ...]
     supports: tuple[int, ...]
     layers: tuple[int, ...]
-    orientations: tuple[str, ...] = ("local", "global")
-    embed_with: tuple[str, ...] = tuple(MIXES)
-    poolings: tuple[str, ...] = POOLINGS
-    parameters: Mapping[str | Rule, Mapping[str, Sequence[Value]]] = dataclasses.field(
+    orientations: tuple[Side, ...] = ("local", "global")
+    embed_with: tuple[Model, ...] = tuple(MIXES)
+    poolings: tuple[Pooling, ...] = POOLINGS
+    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
     )
 
-    def settings(self, rule: str | Rule, seed: int) -> list[WeightingSettings]:
+    def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""
         views, supports = self._seen(rule)
         return [
             WeightingSettings(
-                rule,
-                scale,
-                scales,
-                support,
-                model,
-                pooling,
-                layer,
-                resample=False,
+                rule=rule,
+                scale=scale,
+                support=support,
+                scales=scales,
+                embed_with=model,
+                pooling=pooling,
+                layer=layer,
                 seed=seed,
-                parameters=tuple(values.items()),
+                parameters=values,
             )
             for (model, pooling, layer), support, values, (scale, scales) in itertools.product(
                 views,
@@ -76,7 +79,7 @@ class Grid:
             )
         ]
 
-    def combinations(self, rule: str | Rule) -> list[dict[str, Value]]:
+    def combinations(self, rule: str) -> list[Values]:
         """The values of a rule's hyperparameters that are tried; floats vary the fastest.
 
         Raises:
@@ -89,11 +92,11 @@ class Grid:
         }
         names = sorted(checked, key=lambda name: isinstance(checked[name][0], float))
         return [
-            dict(zip(names, values, strict=True))
+            Values(zip(names, values, strict=True))
             for values in itertools.product(*(checked[name] for name in names))
         ]
 
-    def _seen(self, rule: str | Rule) -> tuple[list[tuple[str, str, int]], tuple[int, ...]]:
+    def _seen(self, rule: str) -> tuple[list[View], tuple[int, ...]]:
         names = sees(RULES.find(rule))
         views = list(itertools.product(self.embed_with, self.poolings, self.layers))
         embeds = rule != "constant" and any(name.endswith("D") for name in names)
@@ -164,12 +167,12 @@ def _groups(
 
 
 def score_rule(
-    rule: str | Rule, grid: Grid, collected: Collected, curves: Curves, rows: slice, *, seed: int
+    rule: str, grid: Grid, collected: Collected, curves: Curves, rows: slice, *, seed: int
 ) -> np.ndarray:
     """P and TTP of all settings of a rule.
 
     Args:
-      rule: its name, or the function.
+      rule: its name.
       grid: what it is tried with.
       collected: the evidence and the scores.
       curves: those of the instances in question.
@@ -184,10 +187,15 @@ def score_rule(
     views, supports = grid._seen(rule)
     clients = range(len(collected.questions.ids))
 
-    def seen(view: tuple[str, str, int], support: int, client: int) -> dict[str, np.ndarray]:
+    def seen(view: View, support: int, client: int) -> dict[str, np.ndarray]:
         model, pooling, layer = view
         settings = WeightingSettings(
-            rule, 1.0, "local", support, model, pooling, layer, resample=False, seed=seed
+            rule=rule,
+            support=support,
+            embed_with=model,
+            pooling=pooling,
+            layer=layer,
+            seed=seed,
         )
         found = collected.evidence(client, settings, rows)._asdict()
         # A support for each instance is made inside, from the shared one.

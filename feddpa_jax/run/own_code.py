@@ -1,7 +1,8 @@
 """Code of the user's own that a run is made with: methods and templates in FILE.py:NAME."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from feddpa_jax.files.results import own_names
 from feddpa_jax.methods.method import METHODS
 from feddpa_jax.registry import Registry
 from feddpa_jax.weighting.rule import RULES
+
+_log = logging.getLogger(__name__)
 
 # By field, the registry that knows its names.
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -43,7 +46,7 @@ def check_names(config: Config) -> None:
             registry.check(name)
 
 
-def announce(config: Config, fields: Sequence[str], say: Callable[[str], None]) -> None:
+def announce(config: Config, fields: Sequence[str]) -> None:
     """Says which of the user's own files are run, before they are.
 
     A run folder may come from somebody else: a file is run only where it is needed.
@@ -51,12 +54,11 @@ def announce(config: Config, fields: Sequence[str], say: Callable[[str], None]) 
     Args:
       config: names them.
       fields: those of `REGISTRIES` whose things are needed.
-      say: is told.
     """
     for field in fields:
         for file in dict.fromkeys(own_files(config, field)):
             if file.is_file():
-                say(f"{field}: running the code in {file}")
+                _log.info(f"{field}: running the code in {file}")
 
 
 def own_files(config: Config, field: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """The evidence of weighting rules: prompts under the models that a rule asks for."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,52 +7,16 @@ import numpy as np
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, Evidence
-from feddpa_jax.weighting.rule import RULES, Rule, Value, sees
+from feddpa_jax.weighting.settings import Model, WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
 # (g, l) of the models that prompts are looked at with.
-MIXES = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightingSettings:
-    """How instances are weighed.
-
-    Attributes:
-      rule: name of the rule, or the function itself.
-      scale: what the similarity is multiplied by.
-      scales: the adapter that the scaled similarity goes to, "local" or "global".
-      support: M, training examples that stand for a client's data.
-      embed_with: the model under which prompts are embedded: "local", "global", "base", or
-        "mixed", half of each adapter.
-      pooling: "last" prompt token, or "mean" over the prompt.
-      layer: after how many layers; None: after the last.
-      resample: a new support for every instance.
-      seed: of the draws.
-      parameters: the rule's hyperparameters that differ from their defaults, name and value.
-    """
-
-    rule: str | Rule = "cosine"
-    scale: float = 0.5
-    scales: str = "local"
-    support: int = 5
-    embed_with: str = "local"
-    pooling: str = "last"
-    layer: int | None = None
-    resample: bool = False
-    seed: int = 0
-    parameters: tuple[tuple[str, Value], ...] = ()
-
-    def sees(self) -> tuple[str, ...]:
-        """The fields of `Evidence` that the rule is a function of."""
-        return sees(RULES.find(self.rule))
-
-    @property
-    def called(self) -> str:
-        """The rule's name, also where it is given as a function."""
-        if isinstance(self.rule, str):
-            return self.rule
-        return RULES.name_of(self.rule) or getattr(self.rule, "__name__", "a function")
+MIXES: dict[Model, tuple[float, float]] = {
+    "base": (0.0, 0.0),
+    "global": (1.0, 0.0),
+    "local": (0.0, 1.0),
+    "mixed": (0.5, 0.5),
+}
 
 
 def pooled(scores: Scores, pooling: str, place: int = 0) -> np.ndarray:
@@ -65,9 +28,9 @@ def support_draw(count: int, settings: WeightingSettings, instances: int, ident:
     """Which of a client's `count` examples are its support: [M], or [I, M] if resampled."""
     if settings.resample:
         return draw_support_per_instance(
-            count, settings.support, instances, seed=settings.seed, client=ident
+            count, settings.support, instances, seed=settings.seed or 0, client=ident
         )
-    return draw_support(count, settings.support, seed=settings.seed, client=ident)
+    return draw_support(count, settings.support, seed=settings.seed or 0, client=ident)
 
 
 def prompt_alone(example: TokenizedExample) -> TokenizedExample:
@@ -78,7 +41,7 @@ def prompt_alone(example: TokenizedExample) -> TokenizedExample:
 def look(
     scorer: Scorer,
     examples: Sequence[Sequence[TokenizedExample]],
-    model: str,
+    model: Model,
     *,
     layers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda done: None,
@@ -153,7 +116,7 @@ def gather(
     layers = None if settings.layer is None else [settings.layer]
     if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
         raise UserError(
-            f"weighting.resample: the rule {settings.called} looks at one support as a whole; "
+            f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
             "set it to false, or choose another rule"
         )
     everyone = [instances] * len(ids)
@@ -187,7 +150,7 @@ def gather(
         )
     if settings.layer is not None and "query_BLD" in names:
         raise UserError(
-            f"weighting.layer: the rule {settings.called} looks into every layer; leave it null"
+            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
         )
     every = range(scorer.model.config.layers)
 

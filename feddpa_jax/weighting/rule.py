@@ -26,6 +26,19 @@ Rule = Callable[..., jax.Array]
 # A hyperparameter's value.
 Value = bool | int | float | str
 
+
+class Values(dict[str, Value]):
+    """Hyperparameters by name; they do not change, and have a hash as the settings that have them.
+
+    >>> hash(Values(ridge=0.1)) == hash(Values(ridge=0.1))
+    True
+    """
+
+    def __hash__(self) -> int:
+        """Of the names and values."""
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
@@ -213,3 +226,23 @@ def _guarded(name: str, rule: Rule) -> Rule:
         )
 
     return guarded
+
+
+def named(rule: Rule | str) -> str:
+    """The name of a rule; a function of a notebook is registered under its own.
+
+    Raises:
+      UserError: a function without a name, or with that of a built-in rule.
+    """
+    if isinstance(rule, str):
+        return rule
+    known = RULES.name_of(rule)
+    if known is not None:
+        return known
+    name = getattr(rule, "__name__", "")
+    theirs = getattr(RULES.get(name), "__module__", "").startswith("feddpa_jax.")
+    if not name.isidentifier() or theirs:
+        raise UserError(f"weighting.rule: {name or rule!r} is no name for a rule; use another")
+    sees(rule)
+    RULES.register(name, rule)
+    return name

@@ -13,8 +13,8 @@ from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
 from feddpa_jax.laboratory.grid import Grid, interpolate, make_curves, score_rule
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
 from feddpa_jax.weighting.rule import RULES
+from feddpa_jax.weighting.settings import WeightingSettings
 
 GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
 
@@ -117,16 +117,23 @@ def test_hyperparameters_are_searched(laboratory, powered, caplog):
 def test_a_hyperparameter_that_a_rule_decides_by(laboratory):
     """It cannot be traced: each of its values is a program's own."""
 
+    @RULES.register
     def decides(query_BD, sign=1.0):
         return jax.nn.sigmoid(query_BD[:, 0] if sign > 0 else -query_BD[:, 0])
 
     collected, part = laboratory.collected, split(laboratory)
     curves = make_curves(collected, part.tasks, part.rows)
-    few = Grid((1.0,), (3,), (2,), ("local",), ("local",), ("last",), {decides: {"sign": [1, -1]}})
-    settings = few.settings(decides, 0)
-    assert [setting.parameters for setting in settings] == [(("sign", 1.0),), (("sign", -1.0),)]
-    scores = score_rule(decides, few, collected, curves, part.rows, seed=0)
-    np.testing.assert_allclose(scores, expected_of(laboratory, settings), rtol=1e-4, atol=1e-4)
+    few = Grid(
+        (1.0,), (3,), (2,), ("local",), ("local",), ("last",), {"decides": {"sign": [1, -1]}}
+    )
+    settings = few.settings("decides", 0)
+    assert [setting.parameters for setting in settings] == [{"sign": 1.0}, {"sign": -1.0}]
+    try:
+        scores = score_rule("decides", few, collected, curves, part.rows, seed=0)
+        expected = expected_of(laboratory, settings)
+    finally:
+        RULES.remove("decides")
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_places_by_hand():
