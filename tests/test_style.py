@@ -19,7 +19,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 TIERS = (
     {"types"},
     {"files"},
-    {"progress", "settings"},
+    {"progress", "settings", "registry"},
     {"devices"},
     {"adapters"},
     {"models"},
