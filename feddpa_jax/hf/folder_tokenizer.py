@@ -55,6 +55,7 @@ def folder_tokenizer(folder: Path | str) -> Tokenizer:
     if isinstance(template, dict):  # Several by name.
         template = template.get("default")
     try:
+        template = template if isinstance(template, str) else None
         return Tokenizer(backend, **ids, chat_template=template)
     except Exception as error:  # The library raises plain Exception: for one, no unknown token.
         raise UserError(f"{path}: encodes no text ({reason(error)}); get the file again") from None
