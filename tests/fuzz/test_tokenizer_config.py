@@ -30,12 +30,12 @@ VALUES: dict[str, list[Any]] = {
     "truncation_side": ["left", 5],
     "tokenizer_truncation": [{"max_length": 2, "stride": 0, "strategy": "longest_first"}],
 }
-OTHERS = (
-    "clean_up_tokenization_spaces split_special_tokens add_bos_token add_eos_token legacy "
-    "add_prefix_space model_input_names tokenizer_object tokenizer_file vocab_file vocab merges "
-    "post_processor gguf_file backend name_or_path is_local fast_tokenizer_files max_length "
-    "init_inputs local_files_only fix_mistral_regex processor_class encode trust_remote_code"
-).split()
+OTHERS = ("clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token")
+OTHERS += ("add_eos_token", "legacy", "add_prefix_space", "model_input_names")
+OTHERS += ("tokenizer_object", "tokenizer_file", "vocab_file", "vocab", "merges")
+OTHERS += ("post_processor", "gguf_file", "backend", "name_or_path", "is_local")
+OTHERS += ("fast_tokenizer_files", "max_length", "init_inputs", "local_files_only")
+OTHERS += ("fix_mistral_regex", "processor_class", "encode", "trust_remote_code")
 ANY = [None, True, False, 0, 1, -1, 0.5, "", "x", [], {}, [1], {"a": 1}]
 TEXTS = ["banana", " a b", "x<|end|> n", ""]
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer, merges_by_score
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
+from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer, merges_by_score
 from feddpa_jax.testing import write_tiny_hf_folder
 from feddpa_jax.types import UserError
 
