@@ -9,9 +9,9 @@ from typing import Any
 
 import tokenizers
 
+from feddpa_jax.files.problems import reason
+from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.problems import reason
-from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 # What `transformers` reads besides tokenizer.json.
