@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,10 +248,10 @@ def test_every_target_and_layer_of_a_fresh_adapter_is_its_own():
     parts = [x for fresh in (same, other) for pair in fresh.values() for x in pair["a"]]
     flat = {np.asarray(x).ravel()[:12].tobytes() for x in parts}
     assert len(flat) == 2 * len(TARGETS) * 2
-    jax.tree.map(np.testing.assert_array_equal, same, again)
+    chex.assert_trees_all_equal(same, again)
     for target, pair in same.items():
         size_in, size_out = CONFIG.target_sizes()[target]
-        assert pair["a"].shape == (2, size_in, 3) and pair["b"].shape == (2, 3, size_out)
+        chex.assert_shape([pair["a"], pair["b"]], [(2, size_in, 3), (2, 3, size_out)])
         assert not pair["b"].any()
         bound = size_in**-0.5
         assert -bound <= pair["a"].min() < -0.7 * bound and 0.7 * bound < pair["a"].max() <= bound

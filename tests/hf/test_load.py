@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chex
 import huggingface_hub
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,7 @@ def test_tiny_is_the_same_every_time():
     assert first.model.config == tiny_config()
     assert first.tokenizer.vocabulary_size == first.model.config.vocab_size == 257
     assert first.fingerprint == second.fingerprint
-    jax.tree.map(np.testing.assert_array_equal, first.model.params, second.model.params)
-    jax.tree.map(np.testing.assert_array_equal, first.model.params, tiny_model(0).params)
+    chex.assert_trees_all_equal(first.model.params, second.model.params, tiny_model(0).params)
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])

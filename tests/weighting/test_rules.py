@@ -69,7 +69,7 @@ def test_nearest_by_hand():
 
 def test_centred_by_hand():
     # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
-    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
+    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]] * 3)
     dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
     found = centred(jnp.array([[7.0, 0.0], [5.0, 9.0], [4.0, 0.0]]), support, dreams)
     # (0, 1) and (-1, 0) against the same: 1/2 and -1/2.
