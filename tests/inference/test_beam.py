@@ -296,6 +296,7 @@ def test_repeat_rows_leaves_the_bank_alone():
 
 
 def test_one_compilation_a_shape(monkeypatch: pytest.MonkeyPatch):
+    chex.clear_trace_counter()
     once = chex.assert_max_traces(beam_search, n=1)
     monkeypatch.setitem(globals(), "_beam", jax.jit(once, static_argnames=_STATIC))
     for seed in SEEDS:

@@ -263,6 +263,7 @@ def test_one_compilation_a_phase_and_shape(base, monkeypatch, tmp_path):
     shapes = data.shapes(3)
     # The global phase, and from round 1 on the local one; then nothing new.
     for number, most in enumerate((len(shapes), len(shapes), 0, 0)):
+        chex.clear_trace_counter()
         counted = chex.assert_max_traces(original, n=most)
         monkeypatch.setattr(step_module, "client_losses", counted)
         state, _ = method.round(state, data.round(number, shapes), key=jax.random.key(number))
