@@ -307,3 +307,24 @@ def test_dropout_of_a_row_does_not_depend_on_its_batch():
     key_B2 = jnp.arange(8, dtype=jnp.uint32).reshape(4, 2)
     whole = dropout(x_BTD, key_B2, site=1, rate=0.5)
     np.testing.assert_array_equal(whole[2:3], dropout(x_BTD[2:3], key_B2[2:3], site=1, rate=0.5))
+
+
+@pytest.mark.parametrize("wrong", ["a_CDR", "client_B", "weight", "key_B2"])
+def test_one_row_does_not_stand_for_all(wrong: str):
+    """Arrays of one row or client, which JAX would repeat for the others, are refused."""
+    given = {
+        "a_CDR": jnp.ones((2, 4, 2)),
+        "b_CRE": jnp.ones((2, 2, 5)),
+        "client_B": jnp.array([0, 1, 0]),
+        "weight": jnp.ones(3),
+        "key_B2": jnp.ones((3, 2), jnp.uint32),
+    }
+    x_BTD = jnp.ones((3, 6, 4))
+
+    def apply(given: dict[str, jax.Array]) -> jax.Array:
+        key_B2, bank = given["key_B2"], {k: v for k, v in given.items() if k != "key_B2"}
+        return bank_delta(dropout(x_BTD, key_B2, site=0, rate=0.5), **bank)
+
+    assert apply(given).shape == (3, 6, 5)
+    with pytest.raises(AssertionError, match=r"assert_(shape|axis_dimension) failed"):
+        apply(given | {wrong: given[wrong][:1]})
