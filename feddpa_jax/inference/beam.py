@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -86,6 +87,8 @@ def beam_search(
     """
     B, W, T = length_B.shape[0], beams, max_new_tokens
     Y = W * (1 + len(stop_ids))
+    chex.assert_shape(prompt_hidden_BD, (B, model.config.width))
+    chex.assert_tree_shape_prefix(cache, (B,))
     wide = repeat_rows(branches, W)
     length_X = jnp.repeat(length_B, W)
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,8 @@ class Decoder(nnx.Module):
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
+        chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
+        chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
         embedding_VD = self.embed.embedding[...]
         x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
         if config.embedding_scale != 1.0:
@@ -263,7 +266,7 @@ def from_parameters(
     params = {}
     for path, leaf in flat.items():
         array = parameters[".".join(map(str, path))]
-        assert array.shape == leaf.shape, f"{path}: {array.shape} is not {leaf.shape}"
+        chex.assert_shape(array, leaf.shape, custom_message=".".join(map(str, path)))
         params[path] = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
     return Model(traverse_util.unflatten_dict(params), definition, config)
 
