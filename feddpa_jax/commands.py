@@ -14,15 +14,21 @@ from feddpa_jax.bench.command import Options, read_counts
 from feddpa_jax.bench.command import bench as run_bench
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.config import Config, describe_fields, dotted, load_config
+from feddpa_jax.data.rounds import client_id
 from feddpa_jax.data.sample import write_sample
 from feddpa_jax.data.statistics import describe, render
 from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import encode_prompt, other_prompt_note
 from feddpa_jax.disk import writing
-from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.command import check_rule, evaluate_config, weighs_instances
+from feddpa_jax.evaluate.command import (
+    check_rule,
+    evaluate_config,
+    made_up,
+    weighting_settings,
+    weighs_instances,
+)
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights
-from feddpa_jax.evaluate.question import weigh_prompt
+from feddpa_jax.evaluate.question import Own, Weights, answer_prompt
 from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.export.folder import check as check_export
 from feddpa_jax.export.folder import check_target
@@ -187,45 +193,44 @@ def generate(
     if not instruction.strip():
         raise UserError("--prompt: is empty")
     run, config = reread(run_dir, overrides, reporter)
-    prepared = prepare(config)
-    if client not in prepared.names:
-        raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
-    adapters, _ = restored(config, prepared, run, step, reporter)
+    prepared = prepare(config, only=client)
+    place = prepared.names.index(client)
+    adapters, _ = restored(config, prepared, run, step, reporter, only=place)
     mode = mode or METHODS[config.fed.method].answers_with
     if mode not in available_modes(adapters):
         raise UserError(
             f"--mode: {config.fed.method} has no {mode!r}; it has "
             f"{', '.join(available_modes(adapters))}"
         )
+    base = prepared.base
     tokens_T = encode_prompt(
         Example(instruction, "", context),
-        prepared.base.tokenizer,
+        base.tokenizer,
         get_template(config.data.template),
         config.data.max_length,
     )
-    place = prepared.names.index(client)
-    similarity = None
     if mode == "instance":
         check_rule(config, reporter)
-        g, l, similarity = weigh_prompt(config, prepared, adapters, place, tokens_T)
+        settings = weighting_settings(config)
+        dreams = made_up(config, prepared, settings)
+        weighting = settings, Own(client_id(client), prepared.training[place], dreams)
     else:
-        weights = fixed_weights(mode, 1, 1, fixed=config.weighting.fixed)
-        g, l = float(weights.global_CI[0, 0]), float(weights.local_CI[0, 0])
-    tokenizer = prepared.base.tokenizer
-    answerer = Answerer(
-        prepared.base.model,
+        weighting = Weights(*fixed_weights(mode, 1, 1, fixed=config.weighting.fixed).at(0, 0))
+    answered = answer_prompt(
+        base.model,
+        base.tokenizer,
         adapters,
-        stop_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
+        tokens_T,
+        weighting,
         beams=config.eval.beams if config.eval.decoding == "beam" else 1,
         max_new_tokens=config.eval.max_new_tokens,
     )
-    (answer_T,) = answerer([Prompt(place, tokens_T, g, l)])
+    g, l, similarity = answered.weights
     seen = "" if similarity is None else f", similarity {similarity:.4f}"
     mean = " (means over layers)" if np.ndim(l) else ""
-    weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
-    reporter.say(f"{client}, {mode}: {weights}{seen}")
-    reporter.answer(tokenizer.decode_continuation(answer_T))
+    shown = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
+    reporter.say(f"{client}, {mode}: {shown}{seen}")
+    reporter.answer(base.tokenizer.decode_continuation(answered.tokens_T))
 
 
 def export(

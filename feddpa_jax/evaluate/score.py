@@ -20,6 +20,7 @@ from feddpa_jax.data.blocks import Placed, choose_shapes, fill, schedule
 from feddpa_jax.data.costs import Costs, costs_on
 from feddpa_jax.data.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.fed.rows import BlockShape, Rows
+from feddpa_jax.generate.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.types import TokenizedExample
 
@@ -104,9 +105,7 @@ def _score_block(
     )
     states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
     logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
-    at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
-    log_all_P = jax.nn.logsumexp(logits_PV, axis=1)
-    mean_logit_P = jnp.sum(jnp.exp(logits_PV - log_all_P[:, None]) * logits_PV, axis=1)
+    nll_P, correct_P, entropy_P = likelihoods(logits_PV, rows.target_P)
     examples = prompts.row_E.shape[0]
 
     def means(hidden_BTD: jax.Array) -> jax.Array:
@@ -118,9 +117,9 @@ def _score_block(
         return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
 
     return (
-        log_all_P - at_target_P,
-        jnp.argmax(logits_PV, axis=1) == rows.target_P,
-        log_all_P - mean_logit_P,
+        nll_P,
+        correct_P,
+        entropy_P,
         [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
         [means(states[layer]) for layer in layers],
     )
