@@ -6,7 +6,6 @@ is a program, called once for each, of one row in one of a few lengths.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +16,8 @@ from flax import nnx
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.inference.likelihood import likelihoods
-from feddpa_jax.models.kv_cache import LayerCache, cache_mask
 from feddpa_jax.models.decoder import Model, Sight, Sights, run_block
+from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache
 
 Weight = float | np.ndarray
 
@@ -32,7 +31,7 @@ class Passed(NamedTuple):
     """
 
     states: list[jax.Array]
-    cache: list[LayerCache]
+    cache: Cache
 
 
 class Layerwise:
@@ -92,21 +91,16 @@ class Layerwise:
           global_weight: g, or each layer's [L].
           local_weight: l, likewise.
         """
-        config = self.model.config
         tokens_1T = np.zeros((1, self.length), np.int32)
         tokens_1T[0, : len(tokens_T)] = tokens_T
-        shape = (1, config.kv_heads, self.slots, config.head_dim)
-        empty = [
-            LayerCache(np.zeros(shape, self.model.dtype), np.zeros(shape, self.model.dtype))
-            for _ in range(config.layers)
-        ]
+        empty = _empty(self.model.config, 1, self.slots, self.model.dtype)
         return self._pass(tokens_1T, 0, empty, global_weight, local_weight)
 
     def step(
         self,
         token_B: np.ndarray,
         position: int,
-        cache: list[LayerCache],
+        cache: Cache,
         global_weight: Weight,
         local_weight: Weight,
     ) -> Passed:
@@ -148,7 +142,7 @@ class Layerwise:
         self,
         tokens_BT: np.ndarray,
         start: int,
-        cache: Sequence[LayerCache],
+        cache: Cache,
         global_weight: Weight,
         local_weight: Weight,
     ) -> Passed:
@@ -176,7 +170,7 @@ class Layerwise:
             )
             states.append(x_BTD)
             new.append(own)
-        return Passed(states, new)
+        return Passed(states, tuple(new))
 
 
 def padded(tokens: int) -> int:
@@ -191,6 +185,9 @@ def padded(tokens: int) -> int:
             return size + size // 2
         size *= 2
     return size
+
+
+_empty = jax.jit(empty_cache, static_argnums=(0, 1, 2, 3))
 
 
 @functools.partial(jax.jit, static_argnames="slots")

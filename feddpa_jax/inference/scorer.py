@@ -8,7 +8,7 @@ and how sure it is of the answer's first token.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,25 @@ class Adapters(NamedTuple):
     global_: Adapter | None
     local_C: Adapter | None
     scale: float
+
+
+class Scoring(Protocol):
+    """Scores requests, see `Scorer`."""
+
+    @property
+    def model(self) -> Model:
+        """The base."""
+        ...
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        on_done: Callable[[int], None] = ...,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores all requests."""
+        ...
 
 
 class _Prompts(NamedTuple):

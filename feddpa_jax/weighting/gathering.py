@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from feddpa_jax.inference.scorer import Request, Scorer, Scores
+from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, Evidence
 from feddpa_jax.weighting.rule import find_rule, sees
@@ -67,7 +67,7 @@ def prompt_alone(example: TokenizedExample) -> TokenizedExample:
 
 
 def look(
-    scorer: Scorer,
+    scorer: Scoring,
     examples: Sequence[Sequence[TokenizedExample]],
     model: str,
     *,
@@ -116,7 +116,7 @@ def check_layer(settings: WeightingSettings, layers: int) -> None:
 
 
 def gather(
-    scorer: Scorer,
+    scorer: Scoring,
     ids: Sequence[int],
     training: Sequence[Sequence[TokenizedExample]],
     instances: Sequence[TokenizedExample],
