@@ -18,6 +18,10 @@ from feddpa_jax.files.problems import in_one_line
 from feddpa_jax.types import UserError
 
 
+# The commands whose programs are kept; `plan` and `bench` measure what compiling takes.
+_COMPILE = ("train", "eval", "generate", "export", "weigh")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -145,10 +149,13 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax.cli import commands
     from feddpa_jax.devices import processes
+    from feddpa_jax.devices.compilation_cache import keep_compiled_programs
     from feddpa_jax.progress import Reporter, silent
     from feddpa_jax.report.command import report as write_report
 
     reporter = Reporter()
+    if known.command in _COMPILE:
+        keep_compiled_programs()
     with interrupt.working():
         if known.command == "train":
             # What the others would say is what the first one says.

@@ -276,7 +276,8 @@ def window_mask(
     return position_BT[:, :, None] - other_BS[:, None, :] < window
 
 
-def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, Any]]:
+@functools.lru_cache(maxsize=8)
+def _flat_parameters(config: ModelConfig) -> tuple[Any, Mapping[tuple, Any]]:
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     return definition, dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
 
