@@ -17,7 +17,6 @@ from feddpa_jax.files.escape import one_line
 from feddpa_jax.files.problems import in_one_line
 from feddpa_jax.types import UserError
 
-
 # The commands whose programs are kept; `plan` and `bench` measure what compiling takes.
 _COMPILE = ("train", "eval", "generate", "export", "weigh")
 

@@ -66,14 +66,14 @@ def keep_compiled_programs(environment: Mapping[str, str] = os.environ) -> Path 
     except (OSError, RuntimeError, NotImplementedError) as error:  # No home; no locks.
         reason = getattr(error, "strerror", None) or error
         _log.warning(
-            "compiled programs are not kept (%s); set %s to a folder that can be written, or %s=off",
+            "compiled programs are not kept (%s); set %s to a folder of your own, or %s=off",
             reason,
             FOLDER,
             BOUND,
         )
         return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     settings = {
-        "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": bound,
         # Small programs too: there are many of them.
         "jax_persistent_cache_min_compile_time_secs": 0.0,
