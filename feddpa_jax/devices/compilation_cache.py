@@ -13,6 +13,7 @@ import platform
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -56,7 +57,9 @@ def keep_compiled_programs(environment: Mapping[str, str] = os.environ) -> Path 
     True
     """
     bound = _bound(environment)
-    if not bound or jax.config.jax_compilation_cache_dir or not _is_enabled():
+    if not bound or _of_jax("jax_compilation_cache_dir"):
+        return None
+    if not _of_jax("jax_enable_compilation_cache"):
         return None
     try:
         folder = cache_folder(environment)
@@ -165,8 +168,8 @@ def _processor() -> str:
     return f"{platform.system()}-{platform.machine()}-{digest}".lower()
 
 
-def _is_enabled() -> bool:
-    return bool(jax.config.jax_enable_compilation_cache)
+def _of_jax(setting: str) -> Any:
+    return getattr(jax.config, setting)
 
 
 def _start_anew() -> None:

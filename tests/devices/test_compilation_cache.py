@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,13 @@ SETTINGS = (
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """JAX as it starts, without a cache; afterwards that of the other tests."""
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    before = {name: value(name) for name in SETTINGS}
     for name in SETTINGS:
         monkeypatch.delenv(name.upper(), raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    for name, old in before.items():
+        jax.config.update(name, old)
     jax_cache.reset_cache()
 
 
@@ -44,12 +45,17 @@ def counted() -> Iterator[Counter]:
     """How often JAX looked for a program, found it, and kept a new one."""
     events: Counter = Counter()
 
-    def note(name: str, **about) -> None:
-        events[name.rpartition("/")[2]] += 1
+    def note(event: str, **about: Any) -> None:
+        events[event.rpartition("/")[2]] += 1
 
     jax.monitoring.register_event_listener(note)
     yield events
     jax.monitoring.unregister_event_listener(note)
+
+
+def value(setting: str) -> Any:
+    """What JAX is set to."""
+    return getattr(jax.config, setting)
 
 
 def multiply(number: int) -> None:
@@ -69,9 +75,10 @@ def test_the_folder_is_the_users(tmp_path, monkeypatch):
     assert cache_folder(common) == tmp_path / "common/feddpa_jax" / part
     assert cache_folder(common | {"FEDDPA_CACHE": "~/own"}) == tmp_path / "home/own" / part
     folder = keep_compiled_programs(common)
-    assert folder == cache_folder(common) and jax.config.jax_compilation_cache_dir == str(folder)
+    assert folder is not None and folder == cache_folder(common)
+    assert value("jax_compilation_cache_dir") == str(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert jax.config.jax_compilation_cache_max_size == 2 * 2**30
+    assert value("jax_compilation_cache_max_size") == 2 * 2**30
 
 
 def test_other_processors_have_other_folders(tmp_path, monkeypatch):
@@ -91,7 +98,7 @@ def test_other_processors_have_other_folders(tmp_path, monkeypatch):
 def test_settings_of_jax_come_first(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     assert keep_compiled_programs({"FEDDPA_CACHE": str(tmp_path)}) is None
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
+    assert value("jax_compilation_cache_dir") == str(tmp_path / "own")
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_enable_compilation_cache", False)
     assert keep_compiled_programs({"FEDDPA_CACHE": str(tmp_path)}) is None
@@ -99,17 +106,17 @@ def test_settings_of_jax_come_first(tmp_path):
     seconds = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "7"}
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
     assert keep_compiled_programs({"FEDDPA_CACHE": str(tmp_path)} | seconds) is not None
-    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
+    assert value("jax_persistent_cache_min_compile_time_secs") == 7.0
 
 
 def test_off_and_what_is_no_bound(tmp_path):
-    for value in ("off", "0"):
-        own = {"FEDDPA_CACHE": str(tmp_path / "x"), "FEDDPA_COMPILATION_CACHE": value}
+    for given in ("off", "0"):
+        own = {"FEDDPA_CACHE": str(tmp_path / "x"), "FEDDPA_COMPILATION_CACHE": given}
         assert keep_compiled_programs(own) is None
-    assert not (tmp_path / "x").exists() and jax.config.jax_compilation_cache_dir is None
-    for value in ("2 GiB", "-1", "1e9", "²", "9" * 19):
+    assert not (tmp_path / "x").exists() and value("jax_compilation_cache_dir") is None
+    for given in ("2 GiB", "-1", "1e9", "²", "9" * 19):
         with pytest.raises(UserError, match="neither off nor a number of bytes"):
-            keep_compiled_programs({"FEDDPA_COMPILATION_CACHE": value})
+            keep_compiled_programs({"FEDDPA_COMPILATION_CACHE": given})
 
 
 def test_programs_are_kept_up_to_the_bound(tmp_path, counted):
@@ -145,7 +152,7 @@ def test_a_folder_that_cannot_be_used_is_said_once(tmp_path, caplog, what):
         assert keep_compiled_programs(own) is None
     (said,) = caplog.messages
     assert "compiled programs are not kept" in said and "FEDDPA_CACHE" in said
-    assert jax.config.jax_compilation_cache_dir is None
+    assert value("jax_compilation_cache_dir") is None
     multiply(3)
 
 

@@ -1,5 +1,7 @@
 """One prompt at a time, layer by layer, gives what whole programs give; and compiles little."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,8 +127,8 @@ def test_a_layer_is_compiled_once_for_prompts_and_once_for_answers():
     model = tiny_model(layers=3, ffn=40)
     compiled: list[str] = []
 
-    def note(name: str, seconds: float, **about) -> None:
-        if name.endswith("backend_compile_duration"):
+    def note(event: str, duration_secs: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration"):
             compiled.append(about["fun_name"])
 
     def ask(client: int, tokens: int) -> None:
