@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Group
 from rich.table import Table
 
@@ -16,7 +15,6 @@ from feddpa_jax.escape import json_text
 from feddpa_jax.evaluate.run import ModeResult, Setting
 from feddpa_jax.metrics import (
     METRICS,
-    Interval,
     Resamples,
     Summary,
     Tasks,
@@ -118,13 +116,9 @@ def write_report(
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
-    def interval(value: Interval) -> dict[str, float | None]:
-        # No client has an own task in the tests: null, not NaN, which is no JSON.
-        return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
     return {
-        "P": interval(summary.p),
-        "TTP": interval(summary.ttp),
+        "P": summary.p.to_json(),
+        "TTP": summary.ttp.to_json(),
         "matrix": {
             client: dict(zip(tasks.names, row.tolist(), strict=True))
             for client, row in zip(clients, summary.matrix_CK, strict=True)
@@ -165,13 +159,6 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                 yield json_text(line) + "\n"
 
 
-def _cell(value: Interval) -> str:
-    if np.isnan(value.value):
-        return "-"
-    digits = 2 if abs(value.value) < 20 else 1
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
 def render(report: Report) -> Group:
     """The results as people read them: a table a metric, then the comparisons and the weights."""
     metrics = list(next(iter(report.summaries.values())))
@@ -186,8 +173,8 @@ def render(report: Report) -> Group:
             answers = mode == report.settings.get("answers_with")
             table.add_row(
                 f"{mode} *" if answers else mode,
-                _cell(by_metric[name].p),
-                _cell(by_metric[name].ttp),
+                told.cell(by_metric[name].p),
+                told.cell(by_metric[name].ttp),
             )
         parts.append(table)
     lines = [
@@ -197,7 +184,7 @@ def render(report: Report) -> Group:
         by_metric = report.differences.get(f"{mode} - {other}")
         if by_metric:
             values = "; ".join(
-                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
+                f"{METRICS[name].title} {METRICS[name].cell(getattr(summary, measure))}"
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")

@@ -8,7 +8,7 @@ from feddpa_jax.data.templates import get_template
 from feddpa_jax.escape import json_text, markdown, markdown_code, python_text
 from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.weighting import SETTINGS_FILE, SUPPORT_FILE, Weighting
-from feddpa_jax.metrics import METRICS, without_words_note
+from feddpa_jax.metrics import METRICS, Interval, without_words_note
 from feddpa_jax.types import Example
 
 _METHODS = {
@@ -226,7 +226,11 @@ def _results(trained: Trained) -> str:
     columns = [f"{measure}: {METRICS[name].title}" for name in metrics for measure in ("P", "TTP")]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for mode, by_metric in modes.items():
-        cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]
+        cells = [
+            METRICS[name].cell(Interval.from_json(by_metric[name][measure]))
+            for name in metrics
+            for measure in ("P", "TTP")
+        ]
         star = " *" if mode == trained.summary.get("answers_with") else ""
         lines.append(f"| {markdown(mode)}{star} | " + " | ".join(cells) + " |")
     note = (
@@ -238,9 +242,3 @@ def _results(trained: Trained) -> str:
     if wordless and "rouge1" in metrics:
         note += f" {wordless}"
     return "\n".join(["## Results", "", *lines, "", note])
-
-
-def _cell(interval: dict[str, float | None]) -> str:
-    if interval["value"] is None:
-        return "-"
-    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

@@ -15,7 +15,6 @@ from feddpa_jax.escape import csv_row
 from feddpa_jax.evaluate.evidence import WeightingSettings
 from feddpa_jax.metrics import (
     METRICS,
-    Interval,
     Resamples,
     Summary,
     Tasks,
@@ -109,12 +108,8 @@ def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[st
     }
 
 
-def _interval(value: Interval) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
-
 def _summaries(found: Summaries) -> dict[str, Any]:
-    return {name: {"P": _interval(s.p), "TTP": _interval(s.ttp)} for name, s in found.items()}
+    return {name: {"P": s.p.to_json(), "TTP": s.ttp.to_json()} for name, s in found.items()}
 
 
 def _curves(collected: Collected, split: Split) -> dict[str, Any]:
@@ -217,10 +212,6 @@ def flags(settings: WeightingSettings) -> str:
     )
 
 
-def _cell(value: Interval, digits: int) -> str:
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
 def _values(found: Summaries) -> list[str]:
     return [
         f"{value.value:.{METRICS[name].fine_digits}f}"
@@ -255,8 +246,7 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
         said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
         against = "\n".join(
-            _cell(finding.minus_paper[name].ttp, METRICS[name].fine_digits)
-            for name in CURVE_METRICS
+            METRICS[name].cell(finding.minus_paper[name].ttp, fine=True) for name in CURVE_METRICS
         )
         table.add_row(said, *_values(finding.test), against)
         if finding.exact is not None:
