@@ -100,6 +100,17 @@ def html(text: str) -> str:
     return _escape_html(_visible(text))
 
 
+def plot_text(text: str) -> str:
+    r"""Text of a figure, on one line: hidden characters, line feeds and tabs as pictures of them.
+
+    It is no markup; what writes the figure's file escapes what is special there.
+
+    >>> plot_text("a\nb")
+    'a␊b'
+    """
+    return _visible(text).replace("\n", "\u240a").replace("\t", "\u2409")
+
+
 def json_text(value: Any, *, indent: int | None = None) -> str:
     r"""JSON as people read it, without raw control characters or separators of lines.
 
