@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feddpa_jax.metrics import METRICS, Interval
-from feddpa_jax.report.evaluation import MEASURES, QUANTILES
+from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.report.scores import MEASURES, QUANTILES
 
 # By metric and measure.
 Scores = Mapping[str, Mapping[str, Interval]]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from feddpa_jax.history import parse_lines, read_history
+from feddpa_jax.files.strict_json import parse_json
+from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.report.comparison import Comparison, read_comparison
-from feddpa_jax.report.evaluation import Evaluation, read_evaluation
-from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder, results_of
-from feddpa_jax.strict_json import parse_json
-from feddpa_jax.strict_yaml import parse_yaml
+from feddpa_jax.report.scores import Evaluation, read_evaluation
+from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder, results_of
+from feddpa_jax.run.history import parse_lines, read_history
 from feddpa_jax.types import UserError
 
 _Part = TypeVar("_Part")

@@ -8,14 +8,13 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from feddpa_jax.metrics import Interval, Metric
+from feddpa_jax.evaluate.metrics import Interval, Metric
 from feddpa_jax.report.plot_style import (
     INK,
     MUTE,
     NARROW,
     PAGE,
     POINT,
-    RULE,
     SERIES,
     SMALL,
     TEXT,
@@ -252,9 +251,7 @@ def _cells(
     axes.add_collection(PolyCollection(shapes, facecolors=fills, linewidths=0), autolim=False)
     if frames:
         axes.add_collection(
-            PolyCollection(
-                frames, facecolors="none", edgecolors=SERIES[1], linewidths=2.4 * POINT
-            ),
+            PolyCollection(frames, facecolors="none", edgecolors=SERIES[1], linewidths=2.4 * POINT),
             autolim=False,
         )
 
@@ -305,8 +302,12 @@ def losses(
 
 
 def curves(
-    title: str, metric: Metric, weights: Sequence[float], sides: Mapping[str, Sequence[Interval]],
-    *, width: float = NARROW,
+    title: str,
+    metric: Metric,
+    weights: Sequence[float],
+    sides: Mapping[str, Sequence[Interval]],
+    *,
+    width: float = NARROW,
 ) -> Plot:
     """A score against the mixing weight, on own and on foreign tasks, with intervals.
 
@@ -345,9 +346,15 @@ def _lines(
     with style():
         figure = new_plot(title, width, top + height + 44)
         axes = figure.place(left, top, inner, height)
-        figure.write(4, 14, fitted(axes_names[1], width - 8, SMALL), color=MUTE, fontsize=SMALL * POINT)
         figure.write(
-            left + inner, top + height + 36, axes_names[0], ha="right", color=MUTE,
+            4, 14, fitted(axes_names[1], width - 8, SMALL), color=MUTE, fontsize=SMALL * POINT
+        )
+        figure.write(
+            left + inner,
+            top + height + 36,
+            axes_names[0],
+            ha="right",
+            color=MUTE,
             fontsize=SMALL * POINT,
         )
         low, high = limits(ends, 0.05)
@@ -400,7 +407,11 @@ def weights(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
         said = {"fontsize": SMALL * POINT, "color": MUTE}
         figure.write(
-            names + inner, top + each * len(rows) + 38, "weight of the local adapter", ha="right", **said
+            names + inner,
+            top + each * len(rows) + 38,
+            "weight of the local adapter",
+            ha="right",
+            **said,
         )
         for s, side in enumerate(("own", "foreign")):
             figure.write(names + 92 * s, 14, f"{side} tasks", color=SERIES[s], weight="bold")

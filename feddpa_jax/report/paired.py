@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from feddpa_jax.metrics import METRICS, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, Tasks, summarize
 from feddpa_jax.report.content import Run
-from feddpa_jax.report.evaluation import Evaluation
+from feddpa_jax.report.scores import Evaluation
 
 
 def differences(run: Run, first: Run) -> dict[str, Summary]:

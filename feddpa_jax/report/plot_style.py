@@ -12,7 +12,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from feddpa_jax.escape import plot_text
+from feddpa_jax.files.escape import plot_text
 
 # Points in a pixel of CSS: figures are laid out in pixels.
 POINT = 0.75

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from feddpa_jax.metrics import Interval, Metric
+from feddpa_jax.evaluate.metrics import Interval, Metric
 from feddpa_jax.report.plot_style import (
     INK,
     MUTE,
@@ -16,7 +16,6 @@ from feddpa_jax.report.plot_style import (
     POINT,
     SERIES,
     SMALL,
-    TEXT,
     WIDE,
     Plot,
     fitted,
@@ -127,9 +126,7 @@ def _extent(spans: Sequence[Interval]) -> float:
     return max(span.high for span in spans) - min(span.low for span in spans)
 
 
-def _panel(
-    figure: Plot, points: Sequence[Point], metric: Metric, place: tuple[float, ...]
-) -> None:
+def _panel(figure: Plot, points: Sequence[Point], metric: Metric, place: tuple[float, ...]) -> None:
     """Points with crosses, and their names to the right."""
     left, top, width, height = place
     axes = figure.place(left, top, width, height)

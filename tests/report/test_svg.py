@@ -4,7 +4,6 @@ import itertools
 import re
 
 import pytest
-
 from feddpa_jax.report.svg import Line, boxes, heat_map, intervals, lines, ticks
 
 

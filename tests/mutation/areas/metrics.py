@@ -4,8 +4,8 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "metrics.py",
-        "test_metrics.py",
+        "evaluate/metrics.py",
+        "evaluate/test_metrics.py",
         ("[{self.low:.{digits}f}, {self.high", "[{self.high:.{digits}f}, {self.low"),
         ("None if math.isnan(part) else part for name", "part for name"),
         ('for name in ("value", "low", "high")]', 'for name in ("value", "high", "low")]'),
