@@ -211,6 +211,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", nargs="+", type=_path, metavar="R", help="folders of runs")
     report.add_argument("--out", type=_path, required=True, metavar="FILE", help="the page, *.html")
+    report.add_argument(
+        "--figures", type=_path, metavar="DIR", help="write every figure as SVG and PDF here"
+    )
     commands.add_parser("fields", help="List every field of the configuration.")
     return parser
 

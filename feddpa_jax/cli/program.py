@@ -144,9 +144,9 @@ def _only_prints(known: argparse.Namespace) -> bool:
 def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax.cli import commands
+    from feddpa_jax.cli.report import report as write_report
     from feddpa_jax.devices import processes
     from feddpa_jax.progress import Reporter, silent
-    from feddpa_jax.report.command import report as write_report
 
     reporter = Reporter()
     with interrupt.working():
@@ -189,7 +189,7 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
         elif overrides:
             raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
         elif known.command == "report":
-            write_report(known.runs, known.out, reporter)
+            write_report(known.runs, known.out, reporter, known.figures)
         else:
             commands.fields(reporter)
     processes.part()

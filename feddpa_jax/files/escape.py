@@ -190,9 +190,19 @@ def csv_row(cells: Sequence[str]) -> str:
 
 
 def _csv_cell(text: str) -> str:
+    text = csv_text(text)
+    quoted = any(letter in text for letter in ',;"\n\t') or text != text.strip()
+    return '"' + text.replace('"', '""') + '"' if quoted else text
+
+
+def csv_text(text: str) -> str:
+    """A cell of a CSV file before it is quoted: visible, and no formula to a spreadsheet.
+
+    >>> csv_text("=1+1")
+    "'=1+1"
+    """
     first = text.lstrip("\n \u3000\xa0\ufeff")[:1]
     text = _visible(text) if first != "\r" else f"'{_visible(text)}"
     if first and first in "=+-@\t＝＋－＠" and not _NUMBER.fullmatch(text):
         text = f"'{text}"
-    quoted = any(letter in text for letter in ',;"\n\t') or text != text.strip()
-    return '"' + text.replace('"', '""') + '"' if quoted else text
+    return text

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.evaluate.metrics import METRICS, Interval
-from feddpa_jax.report.scores import MEASURES, QUANTILES
+from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_interval
 
 # By metric and measure.
 Scores = Mapping[str, Mapping[str, Interval]]
@@ -63,9 +63,9 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
     Raises:
       LookupError, TypeError, ValueError, AttributeError: it is not as this version writes it.
     """
-    weights = [float(weight) for weight in summary["mix_weights"]]
+    weights = [finite(weight) for weight in summary["mix_weights"]]
     curves = {
-        metric: {side: list(map(Interval.from_json, points)) for side, points in sides.items()}
+        metric: {side: list(map(to_interval, points)) for side, points in sides.items()}
         for metric, sides in summary["curves"].items()
     }
     if {len(points) for sides in curves.values() for points in sides.values()} - {len(weights)}:
@@ -75,7 +75,7 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
         {metric: curves[metric] for metric in RULE_METRICS if curves[metric]},
         [_rule(rule) for rule in summary["rules"]],
         {
-            metric: {measure: float(found[measure]) for measure in MEASURES}
+            metric: {measure: finite(found[measure]) for measure in MEASURES}
             for metric, found in summary["interpolation_error"].items()
             if metric in METRICS
         },
@@ -86,7 +86,9 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
 
 
 def _rule(found: Mapping[str, Any]) -> Rule:
-    weights = {side: own for side, own in found["weights"].items() if own is not None}
+    weights = {
+        side: list(map(finite, own)) for side, own in found["weights"].items() if own is not None
+    }
     if any(len(own) != len(QUANTILES) for own in weights.values()):
         raise ValueError("weights without all quantiles")
     return Rule(
@@ -101,7 +103,7 @@ def _rule(found: Mapping[str, Any]) -> Rule:
 
 def _scores(found: Mapping[str, Any], needed: Sequence[str]) -> Scores:
     return {
-        metric: {measure: Interval.from_json(found[metric][measure]) for measure in MEASURES}
+        metric: {measure: to_interval(found[metric][measure]) for measure in MEASURES}
         for metric in METRICS
         if metric in found or metric in needed
     }

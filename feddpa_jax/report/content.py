@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.report.comparison import Comparison, read_comparison
-from feddpa_jax.report.scores import Evaluation, read_evaluation
+from feddpa_jax.report.scores import Evaluation, finite, read_evaluation
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder, results_of
 from feddpa_jax.run.history import parse_lines, read_history
 from feddpa_jax.types import UserError
@@ -175,7 +175,7 @@ def _rounds(folder: Path) -> list[Round]:
 
 def _round(line: Mapping[str, Any]) -> Round:
     losses = {
-        phase: {client: float(own["mean"]) for client, own in clients.items()}
+        phase: {client: finite(own["mean"]) for client, own in clients.items()}
         for phase, clients in line["phases"].items()
     }
     return Round(

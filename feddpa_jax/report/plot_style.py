@@ -157,21 +157,25 @@ def to_pdf(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def to_inline_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an element of a page that has the colours as variables, and its own fonts.
+def inline(svg: str, prefix: str) -> str:
+    """A figure's file as an element of a page, which has the colours as variables and the fonts.
 
     Args:
-      figure: the figure.
+      svg: as `to_svg` makes it.
       prefix: of its ids, which must be unlike those of the page's other figures.
     """
-    root = _tree(figure)
-    for name in ("width", "height", "version", "xmlns", "xmlns:xlink"):
+    root = ElementTree.fromstring(svg)
+    for name in ("width", "height", "version"):
         del root.attrib[name]
+    width = float(root.attrib["viewBox"].split()[2]) / POINT
     root.set("role", "img")
+    # One that is wider than its place is not made illegible, but scrolled.
+    root.set("style", f"min-width: {min(0.82 * width, 0.9 * width - 40):.0f}px")
     for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
         if "id" in element.attrib:
             element.set("id", prefix + element.attrib["id"])
-        link = element.attrib.pop("xlink:href", None)
+        link = element.attrib.pop(_LINK, None)
         if link is not None:
             element.set("href", f"#{prefix}{link[1:]}")
         if "style" in element.attrib:

@@ -95,7 +95,7 @@ def p_against_ttp(points: Sequence[Point], metric: Metric, width: float = WIDE) 
             figure = new_plot(title, width, _TOP + height + _BOTTOM)
             large = width - _LEFT - room - _LEFT - side - 16
             _panel(figure, near, metric, (_LEFT, _TOP, large, height))
-            place = (width - side - 12, _TOP, side, min(height, side))
+            place = (width - side - 12, _TOP, side, height)
             _overview(figure, points, near, metric, place)
     return figure
 
@@ -133,8 +133,10 @@ def _panel(figure: Plot, points: Sequence[Point], metric: Metric, place: tuple[f
     _points(axes, points, metric, 5)
     word = f"{metric.short} ({metric.better} is better)"
     figure.write(left, 14, fitted(f"↑ TTP, all tasks: {word}", width + 140, SMALL), **_said(MUTE))
-    said = fitted(f"P, own task: {word} →", width + 40, SMALL)
-    figure.write(left + width, top + height + 34, said, ha="right", **_said(MUTE))
+    whole = figure.get_size_inches()[0] * 72 / POINT
+    said = fitted(f"P, own task: {word} →", whole - 12, SMALL)
+    end = max(left + width, min(whole - 8, 4 + text_width(said, SMALL)))
+    figure.write(end, top + height + 34, said, ha="right", **_said(MUTE))
     across, up = axes.get_xlim(), axes.get_ylim()
     where = [
         (
@@ -252,14 +254,54 @@ def _overview(
     (x0, x1), (y0, y1) = ends
     axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=MUTE, linewidth=0.8 * POINT)
     across, up = axes.get_xlim(), axes.get_ylim()
+    named: dict[tuple[float, float], list[Point]] = {}
     for point in points:
-        if point in near:
+        named.setdefault((point.p.value, point.ttp.value), []).append(point)
+    places = {
+        (p, ttp): (
+            left + width * (p - across[0]) / (across[1] - across[0]),
+            top + height * (up[1] - ttp) / (up[1] - up[0]),
+        )
+        for p, ttp in named
+    }
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
+    for key, same in named.items():
+        if same[0] in near:
             continue
-        share = (point.p.value - across[0]) / (across[1] - across[0])
-        x, y = left + width * share, top + height * (up[1] - point.ttp.value) / (up[1] - up[0])
-        to_right = share < 0.5
-        room = (1 - share) * width if to_right else share * width
-        name = fitted(point.name, room - 10, SMALL)
-        at, side = (x + 9, "left") if to_right else (x - 9, "right")
-        said = _said(point.colour)
-        figure.write(at, y - 3, name, ha=side, va="bottom", **said)
+        # The bare model's scores are the same in every run.
+        name = ", ".join(point.name for point in same)
+        x, y = places[key]
+        at, up_, side = _free_place(x, y, name, (left, top, left + width, top + height), taken)
+        room = left + width - at + 10 if side == "left" else at - left
+        name = fitted(name, room, SMALL)
+        figure.write(at, up_, name, ha=side, va="center", **_said(same[0].colour))
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _free_place(
+    x: float, y: float, name: str, panel: _Box, taken: list[_Box]
+) -> tuple[float, float, str]:
+    """Where a point's name hides least, and its side that is there; the place is then taken."""
+    width, found = text_width(name, SMALL), []
+    for far, down in ((10, 0), (8, -9), (8, 9), (6, -16), (6, 16)):
+        for side in ("left", "right"):
+            start = x + far if side == "left" else x - far - width
+            box = (start, y + down - 6, start + width, y + down + 6)
+            outside = max(0.0, panel[0] - box[0]) + max(0.0, box[2] - panel[2])
+            below = 20.0 * (box[3] > panel[3] or box[1] < panel[1])
+            hidden = sum(_overlap(box, other) for other in taken)
+            found.append(
+                (4 * outside + below + hidden, x + far if side == "left" else x - far, box, side)
+            )
+    _, at, box, side = min(found, key=lambda one: one[0])
+    taken.append(box)
+    return at, (box[1] + box[3]) / 2, side
+
+
+def _overlap(one: _Box, other: _Box) -> float:
+    """The area that two boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)

@@ -1,6 +1,7 @@
 """An evaluation, read from the files in a run's folder `eval`."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -120,11 +121,34 @@ def _answers_with(wanted: str | None, modes: Mapping[str, Any]) -> str:
     return wanted if wanted is not None and wanted in modes else list(modes)[-1]
 
 
+def finite(value: Any) -> float:
+    """A number that can be drawn.
+
+    Raises:
+      TypeError, ValueError: it is none.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return float(value)
+
+
+def to_interval(found: Mapping[str, Any]) -> Interval:
+    """A value and its interval; no value where no client has a task of its own in the tests.
+
+    Raises:
+      LookupError, TypeError, ValueError: it is something else.
+    """
+    span = Interval.from_json(found)
+    if found["value"] is not None:
+        list(map(finite, (span.value, span.low, span.high)))
+    return span
+
+
 def _score(found: Mapping[str, Any], summary: Mapping[str, Any]) -> Score:
     return Score(
-        {measure: Interval.from_json(found[measure]) for measure in MEASURES},
+        {measure: to_interval(found[measure]) for measure in MEASURES},
         {
-            client: {task: float(row[task]) for task in summary["tasks"]}
+            client: {task: finite(row[task]) for task in summary["tasks"]}
             for client, row in found["matrix"].items()
         },
     )
