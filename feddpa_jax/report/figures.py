@@ -75,7 +75,7 @@ def intervals(
       width: in pixels; in a narrow figure the panels stand below each other.
     """
     small = width < 1.5 * NARROW
-    most = (0.38 if small else 0.26) * width
+    most = (0.48 if small else 0.28) * width
     names = min(max(text_width(row.name, bold=row.stands_out) for row in rows) + 14, most)
     side_by_side = 1 if small else len(panels)
     panel = (width - names - 24.0 * side_by_side) / side_by_side
@@ -155,6 +155,7 @@ def _mark(axes: Axes, span: Interval, y: float, row: Row) -> None:
         [span.value],
         [y],
         "o",
+        color=row.colour,
         markersize=(8.5 if row.stands_out else 7.5) * POINT,
         markerfacecolor=row.colour if row.stands_out else PAGE,
         markeredgecolor=row.colour,
@@ -166,7 +167,7 @@ def _worth_it(spans: Sequence[Interval], near: set[int]) -> set[int]:
     """The near ones, where leaving the others out more than halves the range; else all."""
     whole = max(span.high for span in spans) - min(span.low for span in spans)
     part = max(spans[i].high for i in near) - min(spans[i].low for i in near)
-    return near if part < 0.5 * whole else set(range(len(spans)))
+    return near if len(near) > 1 and part < 0.5 * whole else set(range(len(spans)))
 
 
 def matrix(
@@ -193,7 +194,7 @@ def matrix(
     cell = min(cell, 120.0)
     width = max(names + cell * len(tasks) + 46.0, min(width, NARROW))
     height = 25.0 if size == TEXT else 23.0
-    heads = [fitted(task, 120, size) for task in tasks]
+    heads = [fitted(task, 150, size) for task in tasks]
     flat = all(text_width(head, size) < cell - 4 for head in heads)
     top = 26.0 if flat else 16 + 0.62 * max(text_width(head, size) for head in heads)
     with style():

@@ -26,7 +26,6 @@ from feddpa_jax.report.plot_style import (
 )
 
 _MARKERS = {"instance": "o", "global": "s", "local": "^", "fixed": "D", "base": "X"}
-_OTHERS = "vP*<>hp"
 # So many times the usual width of an interval from the best, a mode is in another league.
 _REACH = 2.5
 _TOP, _LEFT, _BOTTOM, _GAP = 30.0, 46.0, 40.0, 14.0
@@ -38,7 +37,7 @@ class Point:
 
     Attributes:
       name: of the method or run and the mode.
-      mode: gives the marker.
+      mode: gives the marker, which modes of one's own share.
       group: gives the colour.
       stands_out: the mode that the method answers with.
       p: personalization.
@@ -56,6 +55,11 @@ class Point:
     def colour(self) -> str:
         """Of the point and its name."""
         return SERIES[self.group % len(SERIES)]
+
+    @property
+    def marker(self) -> str:
+        """The same for a mode in every figure."""
+        return _MARKERS.get(self.mode, "v")
 
 
 def p_against_ttp(points: Sequence[Point], metric: Metric, width: float = WIDE) -> Plot:
@@ -199,9 +203,7 @@ def _said(colour: str) -> dict:
 
 def _points(axes: Axes, points: Sequence[Point], metric: Metric, ticks: int) -> None:
     """Points with both intervals, on axes that hold them all."""
-    others = list(dict.fromkeys(p.mode for p in points if p.mode not in _MARKERS))
     for point in sorted(points, key=lambda point: point.stands_out):
-        marker = _MARKERS.get(point.mode) or _OTHERS[others.index(point.mode) % len(_OTHERS)]
         size = 9.0 if point.stands_out else 7.0
         strength = {"color": point.colour, "alpha": 1.0 if point.stands_out else 0.55}
         width = (2.2 if point.stands_out else 1.4) * POINT
@@ -211,7 +213,8 @@ def _points(axes: Axes, points: Sequence[Point], metric: Metric, ticks: int) -> 
         axes.plot(
             [p.value],
             [ttp.value],
-            marker=marker,
+            marker=point.marker,
+            color=point.colour,
             markersize=size * POINT,
             markerfacecolor=point.colour if point.stands_out else PAGE,
             markeredgecolor=point.colour,
@@ -257,14 +260,20 @@ def _overview(
     named: dict[tuple[float, float], list[Point]] = {}
     for point in points:
         named.setdefault((point.p.value, point.ttp.value), []).append(point)
-    places = {
-        (p, ttp): (
-            left + width * (p - across[0]) / (across[1] - across[0]),
-            top + height * (up[1] - ttp) / (up[1] - up[0]),
-        )
-        for p, ttp in named
-    }
+
+    def at_x(p: float) -> float:
+        return left + width * (p - across[0]) / (across[1] - across[0])
+
+    def at_y(ttp: float) -> float:
+        return top + height * (up[1] - ttp) / (up[1] - up[0])
+
+    places = {(p, ttp): (at_x(p), at_y(ttp)) for p, ttp in named}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
+    for (x, y), (point, *_) in zip(places.values(), named.values(), strict=True):
+        ends = sorted((at_x(point.p.low), at_x(point.p.high)))
+        taken.append((ends[0], y - 2, ends[1], y + 2))
+        ends = sorted((at_y(point.ttp.low), at_y(point.ttp.high)))
+        taken.append((x - 2, ends[0], x + 2, ends[1]))
     for key, same in named.items():
         if same[0] in near:
             continue
