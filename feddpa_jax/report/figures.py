@@ -191,8 +191,8 @@ def matrix(
     size = TEXT if width >= 1.5 * NARROW else SMALL
     names = min(max(text_width(client, size) for client in scores) + 12, 0.26 * width)
     cell = max((width - names - 46.0) / len(tasks), 3.1 * size)
-    cell = min(cell, 120.0)
-    width = max(names + cell * len(tasks) + 46.0, min(width, NARROW))
+    cell = min(cell, 200.0)
+    width = max(names + cell * len(tasks) + 46.0, width)
     height = 25.0 if size == TEXT else 23.0
     heads = [fitted(task, 150, size) for task in tasks]
     flat = all(text_width(head, size) < cell - 4 for head in heads)

@@ -11,7 +11,7 @@ import feddpa_jax.report
 from feddpa_jax.evaluate.metrics import METRICS, Interval
 from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
-from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, to_svg
+from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, style, to_svg
 from feddpa_jax.report.scatter import Point, contenders, p_against_ttp, spread
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE, NARROW])
@@ -153,7 +153,8 @@ def test_long_names_stay_within_the_figure(width):
     renderer = FigureCanvasAgg(figure).get_renderer()
     scale = whole / (figure.get_size_inches()[0] * figure.dpi)
     for text in figure.texts:
-        box = text.get_window_extent(renderer)
+        with style():
+            box = text.get_window_extent(renderer)
         assert box.x0 * scale >= -1 and box.x1 * scale <= whole + 1, text.get_text()
 
 
