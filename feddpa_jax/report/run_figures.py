@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.report import figures
+from feddpa_jax.report import figures, heat_map
 from feddpa_jax.report.comparison import Comparison
 from feddpa_jax.report.content import Run
 from feddpa_jax.report.paired import differences
@@ -128,7 +128,7 @@ def matrix(run: Run, evaluation: Evaluation, mode: str, metric: str, *, is_half:
     return Drawing(
         f"clients_{run.label}_{mode}_{metric}",
         caption,
-        lambda width: figures.matrix(
+        lambda width: heat_map.matrix(
             f"{told.heading} of every client on every task, {run.label}, {mode}",
             evaluation.modes[mode][metric].matrix,
             evaluation.own_tasks,

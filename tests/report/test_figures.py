@@ -9,7 +9,7 @@ from matplotlib.collections import FillBetweenPolyCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 from feddpa_jax.evaluate.metrics import METRICS, Interval
-from feddpa_jax.report import figures, run_figures
+from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.plot_style import NARROW, SERIES, WIDE, Plot, number
 from tests.report.conftest import HOSTILE, TASKS
@@ -151,7 +151,7 @@ def test_own_cells_are_the_clients_own():
     """Two clients of one task, and one of two: no diagonal."""
     scores = {client: dict.fromkeys(TASKS, 1.0) for client in HOSTILE}
     own = {HOSTILE[0]: ["e"], HOSTILE[1]: ["e"], HOSTILE[2]: ["a<b", "c&d"]}
-    figure = figures.matrix("t", scores, own, METRICS["nll"])
+    figure = heat_map.matrix("t", scores, own, METRICS["nll"])
     frames = figure.axes[0].collections[1]
     w, h = figure.axes[0].get_xlim()[1] / 3, figure.axes[0].get_ylim()[0] / 3
     corners = [path.vertices[0] for path in frames.get_paths()]
@@ -160,7 +160,7 @@ def test_own_cells_are_the_clients_own():
 
 def test_many_tasks_make_a_wide_matrix():
     scores = {"a": {f"t{k}": float(k) for k in range(60)}}
-    figure = figures.matrix("t", scores, {}, METRICS["nll"], width=NARROW)
+    figure = heat_map.matrix("t", scores, {}, METRICS["nll"], width=NARROW)
     assert figure.get_size_inches()[0] * 96 > 60 * 30
 
 
@@ -248,9 +248,9 @@ def test_paired_differences(make_run):
 def test_better_cells_are_darker():
     for lower, shares in ((True, [1.0, 0.75, 0.0]), (False, [0.0, 0.25, 1.0])):
         column = [1.0, 2.0, 5.0]
-        found = [figures.better_share(v, column, lower_is_better=lower) for v in column]
+        found = [heat_map.better_share(v, column, lower_is_better=lower) for v in column]
         assert found == pytest.approx(shares)
-    assert figures.better_share(1.0, [1.0, 1.0], lower_is_better=True) == 0.5
+    assert heat_map.better_share(1.0, [1.0, 1.0], lower_is_better=True) == 0.5
 
 
 def test_ticks_have_no_digit_too_many():

@@ -18,13 +18,6 @@ ENTRIES = [
             "lower_is_better=False)\n        shown",
         ),
         ("limits([*ends, 0.0] if zero else ends, 0.05)", "limits(ends, 0.05)"),
-        ("column = [other[c] for other in table]", "column = list(row)"),
-        ("if tasks[c] in own.get(client, ()):", "if tasks[r] in own.get(client, ()):"),
-        ("x, y = c * cell + 1, r * height + 1", "x, y = r * cell + 1, c * height + 1"),
-        (
-            "return 1 - share if lower_is_better else share",
-            "return share if lower_is_better else 1 - share",
-        ),
         ("sum(values[x]) / len(values[x])", "max(values[x])"),
         ("[(w, point.value) for", "[(w, point.low) for"),
         (
@@ -36,6 +29,17 @@ ENTRIES = [
         ("axes.plot([q50, q50]", "axes.plot([q25, q25]"),
         ("[q25, max(q75, q25 + 0.003)]", "[q05, max(q75, q25 + 0.003)]"),
         ("each * r + 12 + 15 * s, SERIES[s])", "each * r + 12 + 15 * s, SERIES[1 - s])"),
+    ),
+    *edits(
+        "report/heat_map.py",
+        "report/test_figures.py",
+        ("column = [other[c] for other in table]", "column = list(row)"),
+        ("if tasks[c] in own.get(client, ()):", "if tasks[r] in own.get(client, ()):"),
+        ("x, y = c * cell + 1, r * height + 1", "x, y = r * cell + 1, c * height + 1"),
+        (
+            "return 1 - share if lower_is_better else share",
+            "return share if lower_is_better else 1 - share",
+        ),
     ),
     *edits(
         "report/scatter.py",
