@@ -42,8 +42,9 @@ def points_of(runs: Sequence[Run], metric: str) -> list[Point]:
         evaluation = run.evaluation
         if evaluation is None:
             continue
-        # What the method answers with has the first colour, and is drawn last.
-        modes = sorted(evaluation.modes, key=lambda mode: mode != evaluation.answers_with())
+        main = evaluation.answers_with()
+        # What the method answers with has the first colour.
+        modes = [main, *(mode for mode in evaluation.modes if mode != main)]
         for mode, by_metric in evaluation.modes.items():
             if metric in by_metric:
                 found.append(
@@ -51,7 +52,7 @@ def points_of(runs: Sequence[Run], metric: str) -> list[Point]:
                         name=mode if len(runs) == 1 else f"{run.label} {mode}",
                         mode=mode,
                         group=modes.index(mode) if len(runs) == 1 else number,
-                        stands_out=mode == evaluation.answers_with(),
+                        stands_out=mode == main,
                         p=by_metric[metric].intervals["P"],
                         ttp=by_metric[metric].intervals["TTP"],
                     )

@@ -4,7 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.lines import Line2D
+from matplotlib.path import Path as MatplotlibPath
 
 HOSTILE = ('<script>alert("x")</script>', "R&D's_team 50%", "Grüße_日本")
 TASKS = ("a<b", "c&d", "e")
@@ -166,3 +169,18 @@ def make_run(tmp_path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def xs(line: Line2D) -> list[float]:
+    """Where a line's points are across."""
+    return np.asarray(line.get_xdata(), float).tolist()
+
+
+def ys(line: Line2D) -> list[float]:
+    """Where a line's points are up."""
+    return np.asarray(line.get_ydata(), float).tolist()
+
+
+def corners(path: MatplotlibPath) -> list[list[float]]:
+    """The x and y of a shape's corners."""
+    return np.asarray(path.vertices, float).tolist()

@@ -12,7 +12,7 @@ from feddpa_jax.evaluate.metrics import METRICS, Interval
 from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.plot_style import NARROW, SERIES, WIDE, Plot, number
-from tests.report.conftest import HOSTILE, TASKS
+from tests.report.conftest import HOSTILE, TASKS, corners, xs, ys
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE, NARROW])
 
@@ -22,7 +22,7 @@ def texts(figure: Plot) -> list[str]:
 
 
 def curve(line) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+    return list(zip(xs(line), ys(line), strict=True))
 
 
 @pytest.fixture
@@ -53,10 +53,8 @@ def test_intervals(width):
     p, ttp = figure.axes
     assert spans_of(p) == {0.5: (1.0, 0.875, 1.375), 1.5: (2.0, 1.5, 2.25)}
     assert spans_of(ttp) == {0.5: (3.0, 2.5, 3.25), 1.5: (4.0, 3.5, 5.0)}
-    assert {to_hex(line.get_color()) for line in p.lines if line.get_ydata()[0] == 1.5} == {
-        SERIES[1]
-    }
-    bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
+    assert {to_hex(line.get_color()) for line in p.lines if ys(line)[0] == 1.5} == {SERIES[1]}
+    bold = [text.get_text() for text in figure.texts if text.get_fontweight() == "bold"]
     assert set(bold) == {"P", "TTP", "b"}
     for axes in figure.axes:
         low, high = axes.get_xlim()
@@ -93,7 +91,7 @@ def test_differences_have_a_line_at_zero():
     (axes,) = figure.axes
     low, high = axes.get_xlim()
     assert low < 0 < 2.25 < high
-    assert [0.0, 0.0] in [list(line.get_xdata()) for line in axes.lines]
+    assert [0.0, 0.0] in [xs(line) for line in axes.lines]
 
 
 def test_rows_without_a_value_are_empty():
@@ -130,8 +128,9 @@ def test_matrices(run, width):
         # Rows are clients, columns tasks: a client adds 1, a task 0.1.
         told = [f"{start + c + 0.1 * t:.{digits}f}" for c in range(3) for t in range(3)]
         assert [text.get_text() for text in numbers] == told
-        xs, ys = zip(*(text.get_position() for text in numbers), strict=True)
-        assert list(xs[:3]) == sorted(set(xs)) and list(ys[::3]) == sorted(set(ys), reverse=True)
+        across, up = zip(*(text.get_position() for text in numbers), strict=True)
+        assert list(across[:3]) == sorted(set(across))
+        assert list(up[::3]) == sorted(set(up), reverse=True)
         heads = [t for t in figure.texts if t.get_text() in TASKS]
         assert [text.get_text() for text in heads] == list(TASKS)
         cells, frames = figure.axes[0].collections
@@ -141,21 +140,21 @@ def test_matrices(run, width):
         assert (strength[2 - best] < 0.06).all()
         # Own tasks lie on the diagonal here.
         assert isinstance(frames, PolyCollection)
-        corners = [path.vertices[0] for path in frames.get_paths()]
+        first = [corners(path)[0] for path in frames.get_paths()]
         w = figure.axes[0].get_xlim()[1] / 3
         h = figure.axes[0].get_ylim()[0] / 3
-        assert [(int(x // w), int(y // h)) for x, y in corners] == [(0, 0), (1, 1), (2, 2)]
+        assert [(int(x // w), int(y // h)) for x, y in first] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_own_cells_are_the_clients_own():
     """Two clients of one task, and one of two: no diagonal."""
-    scores = {client: dict.fromkeys(TASKS, 1.0) for client in HOSTILE}
+    scores: dict[str, dict[str, float]] = {c: dict.fromkeys(TASKS, 1.0) for c in HOSTILE}
     own = {HOSTILE[0]: ["e"], HOSTILE[1]: ["e"], HOSTILE[2]: ["a<b", "c&d"]}
     figure = heat_map.matrix("t", scores, own, METRICS["nll"])
     frames = figure.axes[0].collections[1]
     w, h = figure.axes[0].get_xlim()[1] / 3, figure.axes[0].get_ylim()[0] / 3
-    corners = [path.vertices[0] for path in frames.get_paths()]
-    assert [(int(y // h), int(x // w)) for x, y in corners] == [(0, 2), (1, 2), (2, 0), (2, 1)]
+    first = [corners(path)[0] for path in frames.get_paths()]
+    assert [(int(y // h), int(x // w)) for x, y in first] == [(0, 2), (1, 2), (2, 0), (2, 1)]
 
 
 def test_many_tasks_make_a_wide_matrix():
@@ -194,8 +193,8 @@ def test_curves(run):
             axes.lines, bands, expected, ("own tasks", "foreign tasks"), SERIES, strict=False
         ):
             assert curve(line) == [(w / 8, v) for w, v in enumerate(values)]
-            ys = band.get_paths()[0].vertices[:, 1]
-            assert {round(y, 6) for y in ys} == {
+            edge = [y for _, y in corners(band.get_paths()[0])]
+            assert {round(y, 6) for y in edge} == {
                 round(v + e, 6) for v in values for e in (-0.125, 0.375)
             }
             # Each name has its line's colour and stands at its end.
@@ -215,7 +214,7 @@ def test_rule_intervals(run):
     assert spans_of(p) == {y: (v, v - 0.125, v + 0.375) for y, v in starts.items()}
     assert spans_of(ttp) == {y: (v + 0.5, v + 0.375, v + 0.875) for y, v in starts.items()}
     blue = [line for line in p.lines if to_hex(line.get_color()) == SERIES[0]]
-    assert {line.get_ydata()[0] for line in blue} == {0.5}  # run exactly: the paper's
+    assert {ys(line)[0] for line in blue} == {0.5}  # run exactly: the paper's
 
 
 @WIDTHS
@@ -225,10 +224,11 @@ def test_boxes_of_weights(width):
     (axes,) = figure.axes
     assert axes.get_xlim() == (0, 1)
     whiskers, medians = axes.lines[::2], axes.lines[1::2]
-    assert [tuple(line.get_xdata()) for line in whiskers] == [(0.1, 0.9), (0, 1), (0, 1)]
-    assert [line.get_xdata()[0] for line in medians] == [0.4, 0.15, 0.5]
-    boxes = [path.vertices[:, 0] for c in axes.collections for path in c.get_paths()]
-    assert [(min(xs), max(xs)) for xs in boxes] == [(0.2, 0.7), (0.05, 0.3), (0.25, 0.75)]
+    assert [tuple(xs(line)) for line in whiskers] == [(0.1, 0.9), (0, 1), (0, 1)]
+    assert [xs(line)[0] for line in medians] == [0.4, 0.15, 0.5]
+    paths = [path for c in axes.collections for path in c.get_paths()]
+    boxes = [[x for x, _ in corners(path)] for path in paths]
+    assert [(min(box), max(box)) for box in boxes] == [(0.2, 0.7), (0.05, 0.3), (0.25, 0.75)]
     for line, colour in zip(whiskers, (SERIES[0], SERIES[1], SERIES[0]), strict=True):
         assert to_hex(line.get_color()) == colour
     named = {t.get_text(): to_hex(t.get_color()) for t in figure.texts}
@@ -241,7 +241,7 @@ def test_paired_differences(make_run):
     assert drawing is not None
     p, ttp = drawing.make(WIDE).axes
     for axes in (p, ttp):
-        assert axes.lines[-1].get_xdata()[0] == pytest.approx(0.25)
+        assert xs(axes.lines[-1])[0] == pytest.approx(0.25)
     assert run_figures.paired_intervals(runs, "rouge1") is None  # no answer has its own
 
 

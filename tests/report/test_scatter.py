@@ -13,6 +13,7 @@ from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, style, to_svg
 from feddpa_jax.report.scatter import Point, contenders, p_against_ttp, spread
+from tests.report.conftest import xs, ys
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE, NARROW])
 NLL, EXACT = METRICS["nll"], METRICS["exact_match"]
@@ -22,20 +23,15 @@ def span(value: float, wide: float = 1.0) -> Interval:
     return Interval(value, value - 0.25 * wide, value + 0.75 * wide)
 
 
-def point(name: str, p: float, ttp: float, mode: str = "global", **options) -> Point:
-    options = {"group": 0, "stands_out": False} | options
-    return Point(name, mode, p=span(p), ttp=span(ttp, 2.0), **options)
+def point(name: str, p: float, ttp: float, *, mode="global", group=0, stands_out=False) -> Point:
+    return Point(name, mode, group, stands_out, span(p), span(ttp, 2.0))
 
 
 def crosses(axes) -> list[tuple]:
     """By point, in the order of drawing: P low, P, P high, TTP low, TTP, TTP high."""
-    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    lines = [(xs(line), ys(line)) for line in axes.lines]
     found = []
-    for across, up, middle in (
-        itertools.batched(lines, 3)
-        if hasattr(itertools, "batched")
-        else [lines[k : k + 3] for k in range(0, len(lines) // 3 * 3, 3)]
-    ):
+    for across, up, middle in zip(lines[::3], lines[1::3], lines[2::3], strict=False):
         assert across[1] == middle[1] * 2 and up[0] == middle[0] * 2
         (p_low, p_high), (ttp_low, ttp_high) = across[0], up[1]
         found.append((p_low, middle[0][0], p_high, ttp_low, middle[1][0], ttp_high))
@@ -76,11 +72,9 @@ def test_higher_is_better_to_the_right():
 def test_what_a_method_answers_with_stands_out():
     points = [point("a", 1.0, 2.0), point("b", 2.0, 3.0, group=1, stands_out=True)]
     figure = p_against_ttp(points, EXACT)
-    faces = [
-        line.get_markerfacecolor() for line in figure.axes[0].lines if len(line.get_xdata()) == 1
-    ]
+    faces = [line.get_markerfacecolor() for line in figure.axes[0].lines if len(xs(line)) == 1]
     assert faces == [PAGE, SERIES[1]]
-    named = {t.get_text(): (t.get_weight(), to_hex(t.get_color())) for t in figure.texts}
+    named = {t.get_text(): (t.get_fontweight(), to_hex(t.get_color())) for t in figure.texts}
     assert named["a"] == ("normal", SERIES[0]) and named["b"] == ("bold", SERIES[1])
 
 
@@ -88,7 +82,7 @@ def test_each_mode_has_its_marker():
     modes = ["base", "global", "local", "fixed", "instance", "mine"]
     points = [point(m, k / 10, k / 10, mode=m) for k, m in enumerate(modes)]
     figure = p_against_ttp(points, EXACT)
-    markers = [line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    markers = [line.get_marker() for line in figure.axes[0].lines if len(xs(line)) == 1]
     assert len(set(markers)) == len(modes)
 
 
@@ -109,7 +103,7 @@ def test_points_near_the_best_are_shown_large(width):
     assert "far, a copy" in names and "All modes" in names
     # The frame in the small plot holds those of the large one.
     frame = small.lines[-1]
-    assert min(frame.get_xdata()) < 39.75 and max(frame.get_xdata()) > 41.75
+    assert min(xs(frame)) < 39.75 and max(xs(frame)) > 41.75
     one, other = large.get_position(), small.get_position()
     if width == NARROW:
         assert one.y0 > other.y1
@@ -130,8 +124,9 @@ def test_names_do_not_hide_each_other():
     points = [point(f"n{k}", 1.0 + k / 1000, 1.0 + k / 1000) for k in range(30)]
     figure = p_against_ttp(points, EXACT)
     height = figure.get_size_inches()[1] * 96
-    ys = sorted(t.get_position()[1] * height for t in figure.texts if t.get_text()[0] == "n")
-    assert len(ys) == 30 and min(b - a for a, b in itertools.pairwise(ys)) > 15.9
+    heights = sorted(t.get_position()[1] * height for t in figure.texts if t.get_text()[0] == "n")
+    assert len(heights) == 30
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 15.9
     # In the order of TTP, from the top.
     order = sorted(
         (t for t in figure.texts if t.get_text()[0] == "n"), key=lambda t: -t.get_position()[1]
@@ -200,12 +195,10 @@ def test_plot_scores():
     figure = plot_scores(one.summaries, other.summaries, names=["mine", "yours"])
     assert "yours instance" in {t.get_text() for t in figure.texts}
     assert figure.get_size_inches()[0] * 96 == pytest.approx(680)
-    for options, words in (
-        ({"metric": "rouge1"}, "metric: 'rouge1' was not evaluated, but exact_match, nll"),
-        ({"names": ["one"]}, "names: 1 names for 2 evaluations"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            plot_scores(one, other, **options)
+    with pytest.raises(ValueError, match="'rouge1' was not evaluated, but exact_match, nll"):
+        plot_scores(one, metric="rouge1")
+    with pytest.raises(ValueError, match="names: 1 names for 2 evaluations"):
+        plot_scores(one, other, names=["one"])
 
 
 def test_the_package_waits_with_matplotlib():

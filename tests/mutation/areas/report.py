@@ -73,8 +73,8 @@ ENTRIES = [
         "report/test_figures.py report/test_scatter.py",
         ('p=by_metric[metric].intervals["P"]', 'p=by_metric[metric].intervals["TTP"]'),
         (
-            "stands_out=mode == evaluation.answers_with()",
-            "stands_out=mode != evaluation.answers_with()",
+            "stands_out=mode == main",
+            "stands_out=mode != main",
             "report/test_page.py report/test_figures.py report/test_scatter.py",
         ),
         ("(done.number + 1, loss)", "(done.number, loss)"),
