@@ -195,9 +195,9 @@ def _formed(place: Path, remedy: str, read: Callable[[], _Part]) -> _Part:
     except UserError:
         raise
     except _OF_ANOTHER_FORM as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{place}: not in the form that this version writes ({type(error).__name__}: {error}); "
-            f"{remedy}"
+            f"{place}: not in the form that this version writes ({what}); {remedy}"
         ) from None
 
 

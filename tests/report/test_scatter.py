@@ -2,13 +2,17 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import feddpa_jax.report
-from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.evaluate.metrics import METRICS, Interval, Summary
+from feddpa_jax.evaluate.results import Report
 from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, style, to_svg
@@ -168,24 +172,19 @@ def test_equal_points_and_points_without_p():
         p_against_ttp(points[2:], NLL)
 
 
-class Scores:
-    """As an evaluation's result."""
+def scores_of(method: str, start: float) -> Report:
+    def summary(value: float) -> Summary:
+        return Summary(span(value), span(value + 1), np.zeros((1, 1)), 1)
 
-    def __init__(self, method: str, start: float):
-        self.settings = {"method": method, "answers_with": "instance"}
-
-        class Summary:
-            def __init__(self, value: float):
-                self.p, self.ttp = span(value), span(value + 1)
-
-        self.summaries = {
-            mode: {"exact_match": Summary(start + k), "nll": Summary(start - k)}
-            for k, mode in enumerate(("global", "instance"))
-        }
+    summaries = {
+        mode: {"exact_match": summary(start + k), "nll": summary(start - k)}
+        for k, mode in enumerate(("global", "instance"))
+    }
+    return Report({"method": method, "answers_with": "instance"}, summaries, {}, {})
 
 
 def test_plot_scores():
-    one, other = Scores("feddpa_t", 10.0), Scores("fedit", 12.0)
+    one, other = scores_of("feddpa_t", 10.0), scores_of("fedit", 12.0)
     figure = plot_scores(one)
     assert [c[1] for c in crosses(figure.axes[0])] == [10.0, 11.0]
     assert {"global", "instance"} <= {t.get_text() for t in figure.texts}
@@ -202,9 +201,6 @@ def test_plot_scores():
 
 
 def test_the_package_waits_with_matplotlib():
-    import subprocess
-    import sys
-
     code = (
         "import feddpa_jax, feddpa_jax.report, feddpa_jax.report.content, sys; "
         "print([n for n in ('matplotlib', 'pandas', 'jinja2') if n in sys.modules])"
