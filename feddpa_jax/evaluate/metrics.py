@@ -8,12 +8,12 @@ For scores of C clients on I test instances, each of one task:
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.words import words
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Metric(NamedTuple):
         """The title without its unit, inside a sentence."""
         return self.title.split(",")[0]
 
-    def cell(self, value: "Interval", *, fine: bool = False) -> str:
+    def cell(self, value: Interval, *, fine: bool = False) -> str:
         """A value with its interval as tables show it.
 
         >>> METRICS["nll"].cell(Interval(0.5, 0.25, 0.75))
@@ -126,45 +126,6 @@ def exact_match(prediction: str, target: str) -> float:
     (100.0, 0.0)
     """
     return 100.0 * (prediction.rstrip() == target.rstrip())
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % bootstrap interval; NaN where there is no value.
-
-    >>> Interval(0.5, 0.25, 0.75).text(2)
-    '0.50 [0.25, 0.75]'
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a value: no client may have an own task in the tests."""
-        return not math.isnan(self.value)
-
-    def text(self, digits: int) -> str:
-        """The value and its interval in brackets, with so many digits after the point."""
-        if not self.known:
-            return "–"
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
-    def to_json(self) -> dict[str, float | None]:
-        """By name; null, not NaN, which is no JSON, where there is no value."""
-        parts = dataclasses.asdict(self)
-        return {name: None if math.isnan(part) else part for name, part in parts.items()}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Interval":
-        """From what `to_json` gives.
-
-        Raises:
-          LookupError, TypeError, ValueError: it is something else.
-        """
-        parts = [found[name] for name in ("value", "low", "high")]
-        return cls(*(math.nan if part is None else float(part) for part in parts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.evaluate.metrics import METRICS, Interval, without_words_note
+from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text

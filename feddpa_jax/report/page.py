@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from feddpa_jax.evaluate.metrics import METRICS, Interval, without_words_note
+from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.files.escape import html
 from feddpa_jax.report import result_tables, run_figures
 from feddpa_jax.report.content import Run

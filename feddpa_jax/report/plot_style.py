@@ -61,7 +61,7 @@ _STYLE = {
     "ytick.labelsize": SMALL * POINT,
     "svg.fonttype": "none",  # Text stays text: it can be read, searched and selected.
     "svg.hashsalt": "feddpa",
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 42,  # Journals refuse type 3, which would be written faster.
     "savefig.dpi": "figure",
 }
 

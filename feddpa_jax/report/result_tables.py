@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.files.escape import csv_text, latex, markdown
 from feddpa_jax.report.comparison import RULE_METRICS, Comparison
 from feddpa_jax.report.content import Run, differing

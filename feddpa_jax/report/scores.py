@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.metrics import METRICS
 
 MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from feddpa_jax.evaluate import metrics
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import (
     METRICS,
-    Interval,
     Resamples,
     Tasks,
     exact_match,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from feddpa_jax.cli.program import main
-from feddpa_jax.evaluate.metrics import Interval
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
 from tests.report.conftest import HOSTILE, TASKS

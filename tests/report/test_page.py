@@ -17,8 +17,10 @@ import pytest
 from feddpa_jax.cli.program import main
 from feddpa_jax.report import write_report
 from feddpa_jax.report.content import read_runs
-from feddpa_jax.report.page import make_page
+from feddpa_jax.report.page import Page, make_page
+from feddpa_jax.report.run_figures import Drawing
 from tests.report.conftest import HOSTILE as NAMES
+from tests.report.conftest import write_run
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -63,6 +65,35 @@ def page_of(*folders: Path) -> str:
     return make_page(read_runs(folders)).html
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    """The page of one run."""
+    return make_page(read_runs([write_run(tmp_path_factory.mktemp("page"), "one")]))
+
+
+@pytest.fixture
+def without_figures(monkeypatch) -> None:
+    """For tests of a page's words: drawing takes nearly all of its time."""
+
+    def figure(page: Page, drawing: Drawing) -> list:
+        page.drawings.append(drawing)
+        return []
+
+    monkeypatch.setattr(Page, "figure", figure)
+
+
+@pytest.fixture
+def small_run(make_run) -> Path:
+    """A run of one mode and one metric."""
+    folder = make_run("small", weighed=False)
+    file = folder / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    content["modes"] = {"instance": {"nll": content["modes"]["instance"]["nll"]}}
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_the_pages_numbers_are_the_runs(make_run):
     """Every P and TTP of summary.json, with its interval, stands in a table."""
     folder = make_run("one")
@@ -79,8 +110,8 @@ def test_the_pages_numbers_are_the_runs(make_run):
             assert cells == expected
 
 
-def test_the_first_figure_is_p_against_ttp(make_run):
-    page = make_page(read_runs([make_run("one"), make_run("two", method="fedit")]))
+def test_the_first_figure_is_p_against_ttp(make_run, small_run):
+    page = make_page(read_runs([make_run("one", method="fedit"), small_run]))
     assert page.drawings[0].name == "p_against_ttp_rouge1"
     before, _, rest = page.html.partition("<svg ")
     assert before.rstrip().endswith('<div class="scroll wide" tabindex="0">')
@@ -92,12 +123,12 @@ def test_the_first_figure_is_p_against_ttp(make_run):
     assert len(names) == len(set(names)) == len(page.svgs)
 
 
-def test_a_figure_is_there_for_the_column_and_for_a_phone(make_run):
-    page = page_of(make_run("one"))
-    wide, narrow = page.count('class="scroll wide"'), page.count('class="scroll narrow"')
+def test_a_figure_is_there_for_the_column_and_for_a_phone(page):
+    text = page.html
+    wide, narrow = text.count('class="scroll wide"'), text.count('class="scroll narrow"')
     assert wide == narrow > 5
-    assert page.count("<svg ") == 2 * wide + page.count('class="scroll "')
-    widths = [float(w) / 0.75 for w in re.findall(r'<svg viewBox="0 0 ([\d.]+)', page)]
+    assert text.count("<svg ") == 2 * wide + text.count('class="scroll "')
+    widths = [float(w) / 0.75 for w in re.findall(r'<svg viewBox="0 0 ([\d.]+)', text)]
     assert {round(w) for w in widths} == {940, 400}
 
 
@@ -121,14 +152,15 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     assert latex.count("&") == latex.count(r" \\") * 15
 
 
-def test_write_report_is_silent(make_run, tmp_path, capsys):
-    written = write_report([make_run("one")], tmp_path / "page.html")
+def test_write_report_is_silent(small_run, tmp_path, capsys):
+    written = write_report([small_run], tmp_path / "page.html")
     assert written.page == tmp_path / "page.html" and written.page.is_file()
     assert written.tables.is_dir() and written.figures.is_dir()
     assert any("has no checksums" in line for line in written.warnings)
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_targets_without_words_are_told_beside_rouge(make_run):
     one, two = make_run("a"), make_run("b", method="fedit")
     assert "no word" not in page_of(one, two)
@@ -140,6 +172,7 @@ def test_targets_without_words_are_told_beside_rouge(make_run):
     assert page.count("no word") == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_is_said_of_comparisons(make_run):
     one, two = make_run("a"), make_run("b", method="fedit")
     page = page_of(one, two)
@@ -170,6 +203,7 @@ def cards(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_main_numbers(make_run):
     assert cards(page_of(make_run("one"))) == [
         ("P, ROUGE-1", "33.0", "32.9 to 33.4; instance mode"),
@@ -181,6 +215,7 @@ def test_main_numbers(make_run):
     ]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_best_of_several_runs(make_run):
     one, two = make_run("one"), make_run("two", method="fedit")
     file = two / "eval" / "summary.json"
@@ -213,9 +248,16 @@ def test_figures_stand_alone(make_run, tmp_path):
         assert root.findall(".//{*}text")
 
 
-def test_figures_for_paper(make_run, tmp_path, capsys):
-    folder, plots = make_run("one", weighed=False), tmp_path / "deep" / "figures"
-    command = ["report", str(folder), "--out", str(tmp_path / "page.html"), "--figures", str(plots)]
+def test_figures_for_paper(small_run, tmp_path, capsys):
+    plots = tmp_path / "deep" / "figures"
+    command = [
+        "report",
+        str(small_run),
+        "--out",
+        str(tmp_path / "page.html"),
+        "--figures",
+        str(plots),
+    ]
     assert main(command) == 0
     assert f"figures: {plots}" in capsys.readouterr().out
     names = {file.stem for file in plots.iterdir()}
@@ -231,42 +273,42 @@ def test_figures_for_paper(make_run, tmp_path, capsys):
     assert {file.name: file.read_bytes() for file in plots.iterdir()} == once
 
 
-def test_what_comes_from_data_is_escaped(make_run):
-    page = page_of(make_run("one"))
-    assert HOSTILE not in page
-    assert "&lt;script&gt;alert(" in page
-    assert "<script" not in page
-    assert "<i>tiny" not in page
-    assert "<1>" not in page
+def test_what_comes_from_data_is_escaped(page):
+    text = page.html
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(" in text
+    assert "<script" not in text
+    assert "<i>tiny" not in text
+    assert "<1>" not in text
 
 
-def test_nothing_is_fetched_and_nothing_runs(make_run):
-    page = page_of(make_run("one"))
-    assert "default-src 'none'" in page
-    linked = set(re.findall(r'(?:src|href)="([^"]*)', page))
+def test_nothing_is_fetched_and_nothing_runs(page):
+    text = page.html
+    assert "default-src 'none'" in text
+    linked = set(re.findall(r'(?:src|href)="([^"]*)', text))
     assert linked and all(link.startswith("#") for link in linked)
     for word in (
         *("url(", "@import", "<script", "<iframe", "<img", "<link", "http:", "https:", " on"),
         "xlink",
     ):
-        assert not re.search(re.escape(word) + (r"\w+=" if word == " on" else ""), page), word
+        assert not re.search(re.escape(word) + (r"\w+=" if word == " on" else ""), text), word
 
 
-def test_the_ids_of_a_page_are_unique(make_run):
-    page = page_of(make_run("one"), make_run("two", method="fedit"))
-    ids = re.findall(r' id="([^"]*)', page)
+def test_the_ids_of_a_page_are_unique(page):
+    text = page.html
+    ids = re.findall(r' id="([^"]*)', text)
     assert len(ids) == len(set(ids)) > 20
-    assert {link[1:] for link in re.findall(r'href="([^"]*)', page)} <= set(ids)
+    assert {link[1:] for link in re.findall(r'href="([^"]*)', text)} <= set(ids)
 
 
-def test_the_same_runs_make_the_same_bytes(make_run, tmp_path):
-    folders = [make_run("one"), make_run("two", method="feddpa_t")]
+def test_the_same_runs_make_the_same_bytes(make_run, small_run, tmp_path):
+    folders = [small_run, make_run("two", method="feddpa_t", evaluated=False)]
     found = []
     for out in (tmp_path / "a" / "page.html", tmp_path / "b" / "page.html"):
         written = write_report(folders, out)
         found.append({p.name: p.read_bytes() for p in sorted(out.parent.rglob("*")) if p.is_file()})
         assert written.page.name in found[-1]
-    assert found[0] == found[1] and len(found[0]) > 40
+    assert found[0] == found[1] and len(found[0]) > 20
     assert b"Where the configurations differ" in found[0]["page.html"]
 
 
@@ -282,6 +324,7 @@ def test_what_is_missing_names_its_command(make_run):
     assert "Training loss in the global phase" in page
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_scores_tell_their_settings_and_their_round(make_run):
     """They may be of other settings than training was given, and of an earlier round."""
     folder = make_run("one")
@@ -311,8 +354,8 @@ def test_a_run_without_own_tasks_in_the_tests(make_run):
     assert "nan" not in page.html.lower().replace("nano", "")
 
 
-def test_mistakes(make_run, tmp_path, capsys):
-    folder = str(make_run("one"))
+def test_mistakes(small_run, tmp_path, capsys):
+    folder = str(small_run)
     for command, words in (
         ([folder, "--out", str(tmp_path)], ["--out", "report.html"]),
         ([folder, "--out", "x.pdf"], ["--out", "x.pdf"]),
@@ -413,11 +456,8 @@ def test_in_a_browser(make_run, tmp_path):
     assert pdf.read_bytes().startswith(b"%PDF")
 
 
-def test_names_of_clients_are_there(make_run):
-    texts = [
-        html.unescape(t)
-        for t in re.findall(r"<text [^>]*>([^<]*)</text>", page_of(make_run("one")))
-    ]
+def test_names_of_clients_are_there(page):
+    texts = [html.unescape(t) for t in re.findall(r"<text [^>]*>([^<]*)</text>", page.html)]
     for name in NAMES[1:]:
         assert name in texts
     assert any(name.startswith("<script>ale") for name in texts)

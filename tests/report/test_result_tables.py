@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from feddpa_jax.evaluate.metrics import Interval
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.report import result_tables
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.result_tables import Column, Table

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import feddpa_jax.report
-from feddpa_jax.evaluate.metrics import METRICS, Interval, Summary
+from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.metrics import METRICS, Summary
 from feddpa_jax.evaluate.results import Report
 from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
