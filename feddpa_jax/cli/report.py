@@ -1,21 +1,28 @@
-"""`feddpa report`: one page about some runs."""
+"""feddpa report."""
 
+import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from feddpa_jax.progress import Reporter
-from feddpa_jax.report import write_report
+from feddpa_jax.cli.arguments import Parser, path
+from feddpa_jax.cli.console import Reporter
+
+HELP = "Write one page that shows a run, or compares several."
 
 
-def report(
-    folders: Sequence[Path], out: Path, reporter: Reporter, figures: Path | None = None
-) -> None:
-    """Writes the page and says where everything is.
+def add_arguments(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("runs", nargs="+", type=path, metavar="R", help="folders of runs")
+    parser.add_argument("--out", type=path, required=True, metavar="FILE", help="the page, *.html")
+    parser.add_argument(
+        "--figures", type=path, metavar="DIR", help="write every figure as SVG and PDF here"
+    )
 
-    Raises:
-      UserError: a folder is no run, a file in the only one is damaged, or `out` cannot be written.
-    """
-    written = write_report(folders, out, figures=figures)
+
+def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:
+    """Writes the page, and says where everything is."""
+    from feddpa_jax.report import write_report
+
+    written = write_report(known.runs, known.out, figures=known.figures)
     for warning in written.warnings:
         reporter.say(warning)
     reporter.say(f"tables: {written.tables}; figures: {written.figures}")

@@ -43,7 +43,7 @@ def plot_scores(
     Args:
       *scores: evaluations, each with `summaries`, or what that is: by mode and metric, `p` and
         `ttp` as `Interval`.
-      metric: "rouge1", "exact_match", "nll"; the first one that was evaluated if None.
+      metric: a name, as "exact_match" or "nll"; the first one that was evaluated if None.
       names: of the evaluations, where they are several; their methods if left out.
       width: of the figure in pixels, of which an inch has 96.
 
@@ -59,13 +59,13 @@ def plot_scores(
       figure.savefig("scores.pdf")
       ```
     """
-    from feddpa_jax.evaluate.metrics import METRICS
+    from feddpa_jax.evaluate.metrics import METRICS, in_order
     from feddpa_jax.report.scatter import Point, p_against_ttp
 
     summaries: list[Mapping[str, Mapping[str, Any]]]
     summaries = [getattr(one, "summaries", one) for one in scores]
     told = [getattr(one, "settings", {}) for one in scores]
-    known = [m for m in METRICS if any(m in own for one in summaries for own in one.values())]
+    known = in_order(dict.fromkeys(m for one in summaries for own in one.values() for m in own))
     if metric is None and known:
         metric = known[0]
     if metric is None or metric not in known:
@@ -88,4 +88,4 @@ def plot_scores(
                         ttp=by_metric[metric].ttp,
                     )
                 )
-    return p_against_ttp(points, METRICS[metric], width)
+    return p_against_ttp(points, METRICS.find(metric), width)

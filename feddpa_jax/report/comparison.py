@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_interval
 
 # By metric and measure.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from feddpa_jax.evaluate.metrics import Metric, in_order
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.report.comparison import Comparison, read_comparison
@@ -243,6 +244,15 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         if len(set(names)) == len(runs):
             return names
     raise UserError("the same run is named twice; name each once")
+
+
+def metrics_of(runs: Sequence[Run]) -> dict[str, Metric]:
+    """The metrics that any run was evaluated by, in the order in which they are shown."""
+    found: dict[str, Metric] = {}
+    for run in runs:
+        if run.evaluation is not None:
+            found = {**run.evaluation.told, **found}
+    return {name: found[name] for name in in_order(found)}
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

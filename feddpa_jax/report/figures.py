@@ -6,8 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import Metric
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report.plot_style import (
     MUTE,
     NARROW,

@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.files.escape import html
 from feddpa_jax.report import result_tables, run_figures
-from feddpa_jax.report.content import Run
+from feddpa_jax.report.content import Run, metrics_of
 from feddpa_jax.report.plot_style import inline, to_svg
 from feddpa_jax.report.result_tables import Table
 from feddpa_jax.report.run_figures import Drawing
@@ -64,7 +64,6 @@ def make_page(runs: Sequence[Run]) -> Page:
         "title": f"{'Run' if len(runs) == 1 else 'Runs'}: {names}",
         "lead": _lead(runs),
         "runs": runs,
-        "metrics": METRICS,
         "cards": _cards(evaluated),
         "scores": _scores(evaluated, page),
         "evaluated": evaluated,
@@ -113,16 +112,11 @@ def _lead(runs: Sequence[Run]) -> str:
     return f"{many}{first.get('model.path')} on {first.get('data.path')}."
 
 
-def _metrics(runs: Sequence[Run]) -> list[str]:
-    measured = {m for run in runs if run.evaluation is not None for m in run.evaluation.metrics()}
-    return [metric for metric in METRICS if metric in measured]
-
-
 def _cards(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The main numbers: of a run what it answers with, of several the best."""
     cards = []
-    for metric in _metrics(runs):
-        told, values = METRICS[metric], []
+    for metric, told in metrics_of(runs).items():
+        values = []
         for measure in MEASURES:
             found = [
                 (by_metric[metric].intervals[measure], run)
@@ -148,13 +142,13 @@ def _mode(run: Run) -> str:
 def _scores(runs: Sequence[Run], page: Page) -> list[dict[str, Any]]:
     return [
         {
-            "metric": METRICS[metric],
+            "metric": told,
             "front": run_figures.front(runs, metric),
             "drawing": run_figures.score_intervals(runs, metric),
             "table": page.table(result_tables.score_table(runs, metric)),
             "notes": _wordless(runs) if metric == "rouge1" else [],
         }
-        for metric in _metrics(runs)
+        for metric, told in metrics_of(runs).items()
     ]
 
 
@@ -176,9 +170,8 @@ def _counts(runs: Sequence[Run]) -> list[tuple[str, int]]:
 def _differences(runs: Sequence[Run], page: Page) -> dict[str, Any]:
     if len(runs) < 2:
         return {}
-    metrics = _metrics(runs)
-    table, apart = result_tables.paired_table(runs, metrics)
-    drawn = [run_figures.paired_intervals(runs, metric) for metric in metrics]
+    table, apart = result_tables.paired_table(runs)
+    drawn = [run_figures.paired_intervals(runs, metric) for metric in metrics_of(runs)]
     return {
         "table": None if table is None else page.table(table),
         "drawings": [drawing for drawing in drawn if drawing is not None],

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.report.content import Run
 from feddpa_jax.report.scores import Evaluation
 
@@ -39,7 +39,7 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
     count, seed = int(run.config.get("eval.bootstrap", 1000)), int(run.config.get("seed", 0))
     resamples = Resamples.draw(tasks, count, seed)
     found = {}
-    for metric in METRICS:
+    for metric in one.told:
         of_both = [
             [[own.answers[c, i].scores.get(metric) for i in indexes] for c in clients]
             for own in (one, other)

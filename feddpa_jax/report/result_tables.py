@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.files.escape import csv_text, latex, markdown
 from feddpa_jax.report.comparison import RULE_METRICS, Comparison
-from feddpa_jax.report.content import Run, differing
+from feddpa_jax.report.content import Run, differing, metrics_of
 from feddpa_jax.report.paired import differences
 from feddpa_jax.report.scores import MEASURES
 
@@ -124,7 +124,7 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
         for mode, by_metric in run.evaluation.modes.items()
         if metric in by_metric
     ]
-    told = METRICS[metric]
+    told = metrics_of(runs)[metric]
     return Table(
         f"scores_{metric}",
         f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals",
@@ -140,7 +140,7 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
     )
 
 
-def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[Table | None, Sequence[Run]]:
+def paired_table(runs: Sequence[Run]) -> tuple[Table | None, Sequence[Run]]:
     """What runs answer with, against the first run; and the runs that cannot be set against it."""
     rows, apart = [], []
     for run in runs[1:]:
@@ -153,14 +153,15 @@ def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[Table | N
         return None, apart
     columns = [
         Column(
-            f"{METRICS[metric].title}: {measure}",
+            f"{told.title}: {measure}",
             [
                 getattr(found[metric], measure.lower()) if metric in found else None
                 for _, found in rows
             ],
-            METRICS[metric].cell,
+            told.cell,
         )
-        for metric in metrics
+        for metric, told in metrics_of(runs).items()
+        if any(metric in found for _, found in rows)
         for measure in MEASURES
     ]
     caption = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.report import figures, heat_map
 from feddpa_jax.report.comparison import Comparison
-from feddpa_jax.report.content import Run
+from feddpa_jax.report.content import Run, metrics_of
 from feddpa_jax.report.paired import differences
 from feddpa_jax.report.plot_style import NARROW, WIDE, Plot
 from feddpa_jax.report.scatter import Point, p_against_ttp
@@ -65,7 +65,7 @@ def front(runs: Sequence[Run], metric: str) -> Drawing | None:
     points = points_of(runs, metric)
     if not any(point.p.known for point in points):
         return None
-    told = METRICS[metric]
+    told = metrics_of(runs)[metric]
     caption = (
         f"{told.heading}: up and to the right is better. Crosses: 95 % bootstrap intervals over "
         "test instances. Filled: what a method answers with."
@@ -81,7 +81,7 @@ def front(runs: Sequence[Run], metric: str) -> Drawing | None:
 
 def score_intervals(runs: Sequence[Run], metric: str) -> Drawing:
     """P and TTP of every run and mode."""
-    told = METRICS[metric]
+    told = metrics_of(runs)[metric]
     rows = [
         figures.Row(point.name, point.stands_out, (point.p, point.ttp), point.group)
         for point in points_of(runs, metric)
@@ -107,7 +107,7 @@ def paired_intervals(runs: Sequence[Run], metric: str) -> Drawing | None:
             rows.append(figures.Row(run.label, True, spans, number))
     if not rows:
         return None
-    told = METRICS[metric]
+    told = metrics_of(runs)[metric]
     better = "left" if told.lower_is_better else "right"
     title = f"{told.heading}, minus {runs[0].label}"
     return Drawing(
@@ -122,7 +122,7 @@ def paired_intervals(runs: Sequence[Run], metric: str) -> Drawing | None:
 
 def matrix(run: Run, evaluation: Evaluation, mode: str, metric: str, *, is_half: bool) -> Drawing:
     """Client by task."""
-    told = METRICS[metric]
+    told = evaluation.told[metric]
     caption = f"{told.heading}, {run.label}, mode {mode}."
     if not is_half:
         caption += " The darker, the better in its column; framed: a client’s own task."

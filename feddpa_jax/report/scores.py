@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.evaluate.interval import Interval
-from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.metrics import Metric, in_order, told
+from feddpa_jax.evaluate.personalization import Interval
 
 MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -51,6 +51,7 @@ class Evaluation:
       tasks: of the test instances.
       own_tasks: those that a client trains on, by client.
       modes: by mode and metric.
+      told: how each metric is told, in the order in which they are shown.
       answers: those of `answers_with()`, by client and instance.
       weights: quantiles of the local weight of the mode "instance", by "own" and "foreign".
       settings: sections of the configuration that it was made with.
@@ -62,6 +63,7 @@ class Evaluation:
     tasks: Sequence[str]
     own_tasks: Mapping[str, Sequence[str]]
     modes: Mapping[str, Mapping[str, Score]]
+    told: Mapping[str, Metric]
     answers: Mapping[tuple[str, int], Answer]
     weights: Mapping[str, Sequence[float]]
     settings: Mapping[str, Mapping[str, Any]]
@@ -71,13 +73,9 @@ class Evaluation:
         """The mode that the method is judged by; the last evaluated one where it is not there."""
         return _answers_with(self.judged_by, self.modes)
 
-    def metrics(self) -> list[str]:
-        """The metrics that any mode was evaluated by."""
-        return [metric for metric in METRICS if any(metric in own for own in self.modes.values())]
-
     def main_metric(self) -> str:
         """The metric of the client-by-task matrix that is shown first."""
-        metrics = [metric for metric in METRICS if metric in self.modes[self.answers_with()]]
+        metrics = list(self.modes[self.answers_with()])
         return "nll" if "nll" in metrics else metrics[0]
 
 
@@ -88,19 +86,21 @@ def read_evaluation(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any
       LookupError, TypeError, ValueError, AttributeError: they are not as this version writes them.
     """
     modes = {
-        mode: {name: _score(by_metric[name], summary) for name in METRICS if name in by_metric}
+        mode: {name: _score(by_metric[name], summary) for name in in_order(by_metric)}
         for mode, by_metric in summary["modes"].items()
     }
     if not modes or not all(modes.values()):
         raise ValueError("a mode without scores")
     mode = _answers_with(summary.get("answers_with"), modes)
     own_tasks = summary.get("own_tasks", {})
+    names = in_order(dict.fromkeys(name for own in modes.values() for name in own))
     return Evaluation(
         judged_by=summary.get("answers_with"),
         round=summary.get("round"),
         tasks=[str(task) for task in summary["tasks"]],
         own_tasks={client: list(own) for client, own in own_tasks.items()},
         modes=modes,
+        told={name: told(name, summary.get("metrics", {})) for name in names},
         answers={
             (line["client"], int(line["index"])): Answer(
                 line["task"], line["instance"], {k: float(v) for k, v in line["scores"].items()}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from feddpa_jax.cli.program import main
-from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
 from tests.report.conftest import HOSTILE, TASKS
@@ -22,7 +22,7 @@ def test_a_run(make_run):
     assert local.intervals == {"P": Interval(3.0, 2.875, 3.375), "TTP": Interval(3.5, 3.375, 3.875)}
     assert local.matrix[HOSTILE[1]][TASKS[2]] == pytest.approx(4.2)
     assert "fixed" not in evaluation.modes
-    assert evaluation.metrics() == ["rouge1", "exact_match", "nll"]
+    assert list(evaluation.told) == ["rouge1", "exact_match", "nll"]
     # The answers are those of the mode "instance": another one's NLL is greater by 5.
     first = evaluation.answers[HOSTILE[0], 1]
     assert (first.task, first.instance) == (TASKS[1], f"{1:016x}")

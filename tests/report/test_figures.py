@@ -8,8 +8,8 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection, PolyCollection
 from matplotlib.colors import to_hex
 
-from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.plot_style import NARROW, SERIES, WIDE, Plot, number

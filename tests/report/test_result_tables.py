@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from feddpa_jax.evaluate.interval import Interval
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report import result_tables
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.result_tables import Column, Table
@@ -95,7 +95,7 @@ def test_differences_between_runs(make_run):
         line["scores"]["exact_match"] /= 2  # 100 on own tasks, 0 on the others
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     one, two = read_runs([first, second])
-    table, apart = result_tables.paired_table([one, two], ["exact_match", "nll"])
+    table, apart = result_tables.paired_table([one, two])
     assert table is not None and apart == []
     assert table.headings() == [
         "run",

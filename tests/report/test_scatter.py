@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import feddpa_jax.report
-from feddpa_jax.evaluate.interval import Interval
-from feddpa_jax.evaluate.metrics import METRICS, Summary
-from feddpa_jax.evaluate.results import Report
+from feddpa_jax.evaluate.evaluation import Setting
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval, Summary
+from feddpa_jax.evaluate.results import Evaluation
 from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, style, to_svg
@@ -173,7 +175,7 @@ def test_equal_points_and_points_without_p():
         p_against_ttp(points[2:], NLL)
 
 
-def scores_of(method: str, start: float) -> Report:
+def scores_of(method: str, start: float) -> Evaluation:
     def summary(value: float) -> Summary:
         return Summary(span(value), span(value + 1), np.zeros((1, 1)), 1)
 
@@ -181,7 +183,9 @@ def scores_of(method: str, start: float) -> Report:
         mode: {"exact_match": summary(start + k), "nll": summary(start - k)}
         for k, mode in enumerate(("global", "instance"))
     }
-    return Report({"method": method, "answers_with": "instance"}, summaries, {}, {})
+    settings = {"method": method, "answers_with": "instance"}
+    setting = cast(Setting, None)  # Neither clients nor instances are drawn.
+    return Evaluation(settings, summaries, {}, {}, {}, setting)
 
 
 def test_plot_scores():

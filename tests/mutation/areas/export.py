@@ -27,8 +27,8 @@ ENTRIES = [
         "export/card.py",
         "export/test_card.py",
         (
-            'in metrics\n            for measure in ("P", "TTP")\n        ]',
-            'in metrics\n            for measure in ("TTP", "P")\n        ]',
+            'in metrics.items()\n            for measure in ("P", "TTP")\n        ]',
+            'in metrics.items()\n            for measure in ("TTP", "P")\n        ]',
         ),
         ('star = " *" if mode == trained', 'star = " *" if mode != trained'),
         (

@@ -197,12 +197,12 @@ ENTRIES = [
         ('.replace("`", r"\\x60")', ""),
     ),
     *edits(
-        "progress.py",
+        "cli/console.py",
         "e2e/test_special_characters.py::test_tables_on_a_terminal",
         ('options |= {"markup": False,', 'options |= {"markup": True,'),
         ('"emoji": False,', '"emoji": True,'),
         ("super().render_str(escape.terminal(text)", "super().render_str(text"),
         ("self.answer(escape.one_line(message))", "self.answer(message)"),
-        ("name = escape.one_line(name)\n", "name = str(name)\n"),
+        ("drawn(escape.one_line(event.task)", "drawn(event.task"),
     ),
 ]
