@@ -61,6 +61,7 @@ _HOMES = {
     "UserError": "types",
     "Weight": "run.answering",
     "WeightingSettings": "weighting.settings",
+    "families": "hf.family",
     "load_base": "hf.load",
     "load_config": "config",
     "load_federation": "data.folders",
@@ -71,7 +72,7 @@ _HOMES = {
     "templates": "data.templates",
 }
 # Their names there, where these differ.
-_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
+_INNER = {"families": "FAMILIES", "metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
 
 __all__ = ["__version__", "methods", *_HOMES]
 
