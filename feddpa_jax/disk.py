@@ -192,7 +192,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def check_room(folder: Path, size: int) -> None:
     """Fails early if the disk is full, before anything is written half."""
-    path = folder / "room"
+    path = aside_of(folder / "room")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         os.posix_fallocate(descriptor, 0, size)

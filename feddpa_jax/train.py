@@ -18,7 +18,6 @@ from feddpa_jax.checkpoint import (
     latest,
     prune,
     rounds_saved,
-    save,
 )
 from feddpa_jax.config import Config
 from feddpa_jax.data.rounds import TrainingData
@@ -33,8 +32,10 @@ from feddpa_jax.history import append_round, keep_rounds
 from feddpa_jax.identity import identity
 from feddpa_jax.memory import plan_memory
 from feddpa_jax.prepare import Prepared, adapter_factory, training_data
-from feddpa_jax.processes import check_same, from_first, is_first
+from feddpa_jax.processes import check_same, from_first, is_first, several, together
 from feddpa_jax.progress import Advance, Reporter
+from feddpa_jax.run import round_state
+from feddpa_jax.run.saver import Saver
 from feddpa_jax.runs import RunFolder
 from feddpa_jax.start import check_start, start_from, start_local
 from feddpa_jax.types import UserError
@@ -78,20 +79,21 @@ def restore(
     """
     expected = identity(config, prepared) if expected is None else expected
 
-    def read() -> list[Any] | None:
+    def find() -> list[Any] | None:
         if step == "last":
             found = latest(run.checkpoints, expected, warn=reporter.say)
         else:
             found = at_step(run.checkpoints, step, expected, warn=reporter.say)
         if found is None:
             return None
-        arrays = jax.tree.map(np.asarray, found.state)
-        return [found.round_number, arrays, found.clients, found.record.get("init")]
+        state = round_state.send(found.place) if several() else found.state()
+        return [found.round_number, state, found.clients, found.record.get("init")]
 
-    found = from_first(read)
+    found = from_first(find)
     if found is None:
         return None
-    number, arrays, clients, init = found
+    number, sent, clients, init = found
+    arrays = together(lambda: round_state.receive(sent)) if several() else sent
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
     local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
@@ -181,7 +183,7 @@ def train(
       prepared: base, clients and tokenized examples.
       run: its folder, started.
       reporter: told of progress.
-      on_round: given the line of metrics of each round once the round is on disk.
+      on_round: given the line of metrics of each round, whose checkpoint is being written.
 
     Returns:
       The final state.
@@ -217,34 +219,39 @@ def train(
     amount = sum(
         round_tokens(config, data, number) for number in range(first, total_rounds(config))
     )
-    with reporter.task("training", amount, "tokens") as advance:
+    with (
+        reporter.task("training", amount, "tokens") as advance,
+        Saver(run.checkpoints, keep=config.fed.keep_checkpoints) as saver,
+    ):
         progress.append(advance)
         for number in range(first, total_rounds(config)):
             start = time.perf_counter()
             state, metrics = play_round(method, state, data, shapes, config, number)
             line = metrics_line(number, metrics, state, time.perf_counter() - start)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
-            from_first(functools.partial(record, config, known, run, number, state, line))
+            record(saver, known, run, number, state, line)
             on_round(line)
     return state
 
 
 def record(
-    config: Config,
+    saver: Saver,
     known: dict[str, Any],
     run: RunFolder,
     number: int,
     state: FedState,
     line: dict[str, Any],
 ) -> None:
-    """Writes a round's line of metrics and its checkpoint, which notes the run's `identity`."""
-    append_round(run.path, line)
-    save(
-        run.checkpoints,
+    """Writes a round's line of metrics and begins its checkpoint, which notes the `identity`.
+
+    A line without a checkpoint is removed on resuming, and its round is played again.
+    """
+    saver.wait()
+    from_first(functools.partial(append_round, run.path, line))
+    saver.save(
         number,
         {} if state.global_ is None else {"global_": state.global_},
         {**known, "loss": line["loss"], "metrics": line},
-        keep=config.fed.keep_checkpoints,
         clients=None if state.local is None else state.local.saved,
     )
 

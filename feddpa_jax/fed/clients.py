@@ -83,13 +83,15 @@ class ClientFiles:
         self._remember((name, round_number), adapter)
         return Saved(round_number, len(content), hashlib.sha256(content).hexdigest())
 
-    def tidy(self, used: Container[tuple[str, int]]) -> None:
+    def tidy(self, used: Container[tuple[str, int]], *, up_to: int | None = None) -> None:
         """Removes files that no checkpoint is whole with, and what a killed run left.
 
         Those that stay become private, which older versions did not see to.
 
         Args:
           used: name and round of the files that stay.
+          up_to: what later rounds than this have written or are writing stays as well; None: there
+            are none.
 
         Raises:
           OSError: something cannot be removed.
@@ -98,10 +100,14 @@ class ClientFiles:
             return
         _make_private(self.folder, PRIVATE_FOLDER)
         for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
-            clear_leftovers(folder)
+            if up_to is None:
+                clear_leftovers(folder)
             _make_private(folder, PRIVATE_FOLDER)
             for path in folder.glob("*.safetensors"):
-                if path.stem.isdecimal() and (folder.name, int(path.stem)) not in used:
+                number = int(path.stem) if path.stem.isdecimal() else None
+                if up_to is not None and number is not None and number > up_to:
+                    continue
+                if number is not None and (folder.name, number) not in used:
                     path.unlink()
                 else:
                     _make_private(path, PRIVATE_FILE)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from feddpa_jax.checkpoint import rounds_saved
 from feddpa_jax.cli import main
 from feddpa_jax.config import load_config
 from feddpa_jax.processes import _pack, _unpack, from_first
+from feddpa_jax.run.round_state import read
 from feddpa_jax.supervise import LOST
 from feddpa_jax.types import UserError
 
@@ -77,7 +79,8 @@ def results(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
         for name, (number, *_) in record["clients_saved"].items()
         for key, array in load_file(folder / "clients" / name / f"{number:05d}.safetensors").items()
     }
-    adapters |= load_file(folder / "00001" / "state.safetensors")
+    state = flatten_dict(read(folder / "00001"), sep=".")
+    adapters |= {name: np.asarray(array) for name, array in state.items()}
     return adapters, [line["phases"] for line in lines]
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.checkpoint import CLIENTS, find_damage, load, save
+from feddpa_jax.checkpoint import CLIENTS, find_damage, load
 from feddpa_jax.fed.clients import ClientFiles, LocalAdapters
 from feddpa_jax.types import UserError
+from tests.saved import save
 
 NAMES = ("anna", "ben", "clara")
 
@@ -128,4 +129,4 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     file.unlink()
     assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
     assert find_damage(tmp_path / "00002") == ""
-    jax.tree.map(np.testing.assert_array_equal, found.state, {})
+    jax.tree.map(np.testing.assert_array_equal, found.state(), {})
