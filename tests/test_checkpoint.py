@@ -1,7 +1,6 @@
 """Checkpoints: exact bits, damage refused with its reason, and kills at any moment survived."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import random
