@@ -31,12 +31,13 @@ RUN = [
 ]
 
 
-def start(run_dir: Path, devices: int, *more: str) -> subprocess.Popen[str]:
+def start(run_dir: Path, devices: int, *more: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(run_dir)]
     return subprocess.Popen(
         [*command, *RUN, *more],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,6 +59,23 @@ def start_two(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.P
             devices,
             *("--coordinator", where, "--processes", "2", "--process", str(process)),
             *more,
+        )
+        for process, name in enumerate(("first", "second"))
+    ]
+
+
+def start_apart(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.Popen[str]]:
+    """Two processes on machines that share no disk: of one name, a folder is another in each."""
+    where = f"127.0.0.1:{free_port()}"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    return [
+        start(
+            Path("/proc/self/cwd/run"),
+            devices,
+            *("--coordinator", where, "--processes", "2", "--process", str(process)),
+            *more,
+            cwd=tmp_path / name,
         )
         for process, name in enumerate(("first", "second"))
     ]
@@ -115,9 +133,10 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, single: Path):
 
 
 def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single: Path):
+    """The processes share no disk: the others restore from what the first sends them."""
     split = ("--mesh.clients", "1", "--mesh.model", "2")
-    both = start_two(tmp_path, *split, devices=1)
-    folder = tmp_path / "first" / "checkpoints"
+    both = start_apart(tmp_path, *split, devices=1)
+    folder = tmp_path / "first" / "run" / "checkpoints"
     until = time.monotonic() + 100
     while not rounds_saved(folder) and time.monotonic() < until:
         time.sleep(0.05)
@@ -125,9 +144,10 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert rounds_saved(folder)
-    first, _ = finish(*start_two(tmp_path, *split, devices=1))
+    first, _ = finish(*start_apart(tmp_path, *split, devices=1))
     assert "resuming after" in first
-    same(single, tmp_path / "first")
+    same(single, tmp_path / "first" / "run")
+    assert list((tmp_path / "second").iterdir()) == []
 
 
 def test_processes_with_other_settings_are_refused(tmp_path: Path):
