@@ -3,11 +3,11 @@
 What is imported before the first lines below cannot be interrupted cleanly: next to nothing.
 """
 
-from feddpa_jax import interrupt
+from feddpa_jax.cli import interrupt
 
 interrupt.install()
 
-from feddpa_jax.cli import program
+from feddpa_jax.cli.program import program
 
 if __name__ == "__main__":
     program()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from feddpa_jax import escape
+from feddpa_jax.files import escape
 
 # Where there is no terminal, a line at most so often, in seconds.
 LINE_EVERY = 15.0

@@ -12,8 +12,8 @@ from feddpa_jax.hf.families import write_hf_config
 from feddpa_jax.hf.load import TINY
 from feddpa_jax.hf.names import GGUF, TABLES, file_name
 from feddpa_jax.hf.tokenizer import byte_tokenizer
-from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import Model, parameter_shapes, random_model
+from feddpa_jax.models.model_config import ModelConfig, Rope
 
 
 def tiny_config(**changes: Any) -> ModelConfig:

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.dropout import dropout
-from feddpa_jax.contraction import contract
+from feddpa_jax.devices.contraction import contract
 
 Adapter = dict[str, dict[str, jax.Array]]
 

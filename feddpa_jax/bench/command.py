@@ -14,11 +14,11 @@ from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.disk import make_folder, to_json, write_whole, writing
-from feddpa_jax.evaluate.command import check_rule, decoding
-from feddpa_jax.prepare import prepare
+from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import RunFolder, describe_environment
+from feddpa_jax.run.evaluating import check_rule, decoding
+from feddpa_jax.run.folder import RunFolder, describe_environment
+from feddpa_jax.run.inputs import prepare
 from feddpa_jax.types import UserError
 
 # More would not make a measurement better, and might never end.

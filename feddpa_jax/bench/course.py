@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from feddpa_jax.strict_json import read_object
+from feddpa_jax.files.strict_json import read_object
 
 # Training with the paper's batch sizes; no answers, which a sequential loop takes long to give, and
 # no loop beside the largest model.
@@ -100,7 +100,7 @@ def _platform() -> str:
 def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
     """A benchmark in a process of its own, so that its memory is its own."""
     folder = out / model.replace(":", "-")
-    command = [sys.executable, "-m", "feddpa_jax.cli", "bench", "--model.path", model]
+    command = [sys.executable, "-m", "feddpa_jax", "bench", "--model.path", model]
     ran = subprocess.run([*command, *options, "--out", str(folder)])
     if ran.returncode:
         return {"returncode": ran.returncode}

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 
 from feddpa_jax.bench.questions import Answers, Questions, make_answers
-from feddpa_jax.data.rounds import client_id
-from feddpa_jax.evaluate.answer import Answerer, Prompt
-from feddpa_jax.evaluate.evidence import gather
 from feddpa_jax.evaluate.modes import instance_weights
-from feddpa_jax.evaluate.score import Scorer
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.inference.answerer import Answerer, Prompt
+from feddpa_jax.inference.scorer import Scorer
+from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.training.rounds import client_id
+from feddpa_jax.weighting.gathering import gather
 
 
 def make_answering(

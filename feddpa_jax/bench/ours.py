@@ -10,10 +10,10 @@ import jax.monitoring
 import jax.numpy as jnp
 
 from feddpa_jax.adapters.lora import Adapter, take
-from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.fed.engine import Engine, PhaseMetrics
-from feddpa_jax.fed.method import copies, merge_metrics
-from feddpa_jax.fed.rows import BlockShape
+from feddpa_jax.methods.method import copies, merge_metrics
+from feddpa_jax.training.engine import Engine, PhaseMetrics
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.training.rows import BlockShape
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 

@@ -8,11 +8,11 @@ import numpy as np
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.bench.workload import asked, test_instances
 from feddpa_jax.config import Config
-from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.evaluate.command import made_up, weighting_settings
 from feddpa_jax.evaluate.modes import WeightingSettings
-from feddpa_jax.evaluate.score import Adapters
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.run.evaluating import made_up, weighting_settings
+from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
 
 

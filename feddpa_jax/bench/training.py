@@ -16,14 +16,14 @@ from feddpa_jax.bench.torch_loop import train_clients
 from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.bench.workload import first_part, fixed_updates, trainings
 from feddpa_jax.config import Config
-from feddpa_jax.data.rounds import TrainingData
-from feddpa_jax.devices import chip_of
-from feddpa_jax.fed.engine import Engine
-from feddpa_jax.fed.rows import BlockShape
-from feddpa_jax.prepare import Prepared, adapter_factory, training_data
+from feddpa_jax.devices.hardware import chip_of
 from feddpa_jax.progress import Reporter
-from feddpa_jax.runs import RunFolder
-from feddpa_jax.train import make_parts, run_key
+from feddpa_jax.run.folder import RunFolder
+from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
+from feddpa_jax.run.loop import make_parts, run_key
+from feddpa_jax.training.engine import Engine
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.training.rows import BlockShape
 
 # The check before timing: so many clients, and updates of each.
 CHECKED_CLIENTS, CHECKED_UPDATES = 2, 3

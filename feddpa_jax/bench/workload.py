@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.rounds import TrainingData, client_id
-from feddpa_jax.prepare import Prepared, encode, training_data
+from feddpa_jax.run.inputs import Prepared, encode, training_data
+from feddpa_jax.training.rounds import TrainingData, client_id
 from feddpa_jax.types import TokenizedExample, UserError
 
 # A client's local training: its updates, each a list of micro-batches of examples.

@@ -12,7 +12,7 @@ from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.strays import is_of_system, refuse_strays
-from feddpa_jax.escape import short
+from feddpa_jax.files.escape import short
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 

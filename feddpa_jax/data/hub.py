@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.data.tables import Table, read_tables
-from feddpa_jax.problems import reason
+from feddpa_jax.files.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from feddpa_jax.strict_json import is_text, parse_json, read_json, read_text
+from feddpa_jax.files.strict_json import is_text, parse_json, read_json, read_text
 from feddpa_jax.types import Example, UserError
 
 _FIELDS = ("instruction", "output", "input", "task", "category")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feddpa_jax.disk import make_folder, write_whole
+from feddpa_jax.files.disk import make_folder, write_whole
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack")

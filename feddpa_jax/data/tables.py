@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feddpa_jax.strict_json import parse_json, read_json, read_text
+from feddpa_jax.files.strict_json import parse_json, read_json, read_text
 from feddpa_jax.types import UserError
 
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.evaluate.evidence import WeightingSettings
-from feddpa_jax.evaluate.score import Adapters
+from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rules import make_weighting
+from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.weights import make_weighting
 
 MODES = ("base", "global", "local", "fixed", "instance")
 

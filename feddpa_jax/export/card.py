@@ -5,10 +5,10 @@ from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import get_template
-from feddpa_jax.escape import json_text, markdown, markdown_code, python_text
-from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
-from feddpa_jax.export.weighting import SETTINGS_FILE, SUPPORT_FILE, Weighting
-from feddpa_jax.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
+from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
+from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
 from feddpa_jax.types import Example
 
 _METHODS = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feddpa_jax.hf.config_fields import check_number, check_type
-from feddpa_jax.models.config import Rope
+from feddpa_jax.models.model_config import Rope
 from feddpa_jax.types import UserError
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"

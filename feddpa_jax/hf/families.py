@@ -11,7 +11,7 @@ from feddpa_jax.hf.config_fields import check_fields, shown
 from feddpa_jax.hf.config_rope import GLOBAL as _GLOBAL
 from feddpa_jax.hf.config_rope import LOCAL as _LOCAL
 from feddpa_jax.hf.config_rope import read_gemma_ropes, read_rope
-from feddpa_jax.models.config import MOST, MOST_LAYERS, ModelConfig, Rope, check_size
+from feddpa_jax.models.model_config import MOST, MOST_LAYERS, ModelConfig, Rope, check_size
 from feddpa_jax.types import UserError
 
 _SIZES = {
@@ -224,7 +224,7 @@ def _read(raw: _Raw, family: _Family) -> ModelConfig:
 def write_hf_config(config: ModelConfig) -> dict[str, Any]:
     """A `config.json` that `read_hf_config` and `transformers` read as this decoder.
 
-    >>> from feddpa_jax.models.config import ModelConfig
+    >>> from feddpa_jax.models.model_config import ModelConfig
     >>> config = ModelConfig(7, 4, 1, 2, 1, 2, 8, tied=True)
     >>> read_hf_config(write_hf_config(config), "test") == config
     True

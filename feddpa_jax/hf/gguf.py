@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.config_fields import shown
 from feddpa_jax.hf.gguf_fields import Fields, decimal
 from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
-from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import parameter_shapes
-from feddpa_jax.problems import reason
+from feddpa_jax.models.model_config import ModelConfig, Rope
 from feddpa_jax.types import UserError
 
 # What each of Llama 3's rope frequencies is divided by.

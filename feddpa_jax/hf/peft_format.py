@@ -23,7 +23,7 @@ from feddpa_jax.hf.peft_settings import (
     read_settings,
 )
 from feddpa_jax.hf.tensors import opened, read_json, stored_shape, write_tensors
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.types import UserError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import regex
 
 from feddpa_jax.adapters.lora import TARGETS, kernel_path
-from feddpa_jax.escape import short
+from feddpa_jax.files.escape import short
 from feddpa_jax.hf.names import TABLES, file_name
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.types import UserError
 
 # A pattern from a file that backtracks for longer than this, in seconds a name, is refused.

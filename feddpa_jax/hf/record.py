@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from feddpa_jax.disk import sha256
+from feddpa_jax.files.disk import sha256
 from feddpa_jax.types import UserError
 
 RECORD = "feddpa.json"

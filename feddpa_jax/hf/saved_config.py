@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feddpa_jax.hf.families import write_hf_config
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.model_config import ModelConfig
 
 # Fields of a source that are not true of what is written from it, or name files that stay behind.
 _UNTRUE = ("quantization_config", "transformers_version", "auto_map", "rope_parameters")
@@ -23,7 +23,7 @@ def saved_config(raw: Mapping[str, Any], config: ModelConfig, dtype: str) -> dic
       config: the decoder that was read from it.
       dtype: of the kernels that are written.
 
-    >>> from feddpa_jax.models.config import Rope
+    >>> from feddpa_jax.models.model_config import Rope
     >>> config = ModelConfig(7, 4, 1, 2, 1, 2, 8, rope=Rope(5e5, "linear", 2.0))
     >>> found = saved_config({"quantization_config": {"bits": 4}}, config, "float32")
     >>> found["rope_theta"], found["rope_scaling"], "quantization_config" in found

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from feddpa_jax.files.problems import reason
+from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.hf.names import row_blocks
-from feddpa_jax.problems import reason
-from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 _STORED = ("F32", "BF16", "F16")

@@ -10,10 +10,10 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from feddpa_jax.escape import json_text
+from feddpa_jax.files.escape import json_text
+from feddpa_jax.files.problems import reason
+from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.hf.continuation import continuation_backend
-from feddpa_jax.problems import reason
-from feddpa_jax.strict_json import read_object
 from feddpa_jax.types import UserError
 
 

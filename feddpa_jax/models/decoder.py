@@ -13,10 +13,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from feddpa_jax.adapters.lora import Branch, layer_branches
-from feddpa_jax.contraction import contract_frozen
-from feddpa_jax.models.cache import Cache, LayerCache
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.devices.contraction import contract_frozen
+from feddpa_jax.models.kv_cache import Cache, LayerCache
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
+from feddpa_jax.models.model_config import ModelConfig
 
 
 class Embed(nnx.Module):
@@ -239,7 +239,7 @@ def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, Any]]:
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's dotted path and shape; kernels are [in, out].
 
-    >>> from feddpa_jax.models.config import ModelConfig
+    >>> from feddpa_jax.models.model_config import ModelConfig
     >>> shapes = parameter_shapes(ModelConfig(7, 4, 1, 2, 1, 2, 8, tied=True))
     >>> shapes["layers.0.attention.k_proj.kernel"]
     (4, 2)

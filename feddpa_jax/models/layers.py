@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from feddpa_jax.adapters.lora import Branch, delta
-from feddpa_jax.contraction import contract, contract_frozen
-from feddpa_jax.models.cache import LayerCache, write
-from feddpa_jax.models.config import ModelConfig, Rope
+from feddpa_jax.devices.contraction import contract, contract_frozen
+from feddpa_jax.models.kv_cache import LayerCache, write
+from feddpa_jax.models.model_config import ModelConfig, Rope
 
 
 class Linear(nnx.Module):

@@ -1,6 +1,6 @@
 """Sizes of well-known models, for plans and measurements without their weights."""
 
-from feddpa_jax.models.config import ModelConfig, Rope
+from feddpa_jax.models.model_config import ModelConfig, Rope
 from feddpa_jax.types import UserError
 
 # As in the models' config.json.

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.devices import Chip
-from feddpa_jax.fed.aggregate import weighted_sum
-from feddpa_jax.fed.engine import Engine
-from feddpa_jax.fed.rows import BlockShape
-from feddpa_jax.memory import MemoryPlan, plan_memory
+from feddpa_jax.devices.hardware import Chip
+from feddpa_jax.devices.mesh import CLIENTS
+from feddpa_jax.methods.aggregate import weighted_sum
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.collectives import Collectives, find_collectives
-from feddpa_jax.sharding import CLIENTS
+from feddpa_jax.training.engine import Engine
+from feddpa_jax.training.memory import MemoryPlan, plan_memory
+from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError
 
 

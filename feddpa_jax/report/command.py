@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from feddpa_jax.disk import clear_leftovers, make_folder, write_whole, writing
-from feddpa_jax.lock import hold
+from feddpa_jax.files.disk import clear_leftovers, make_folder, write_whole, writing
+from feddpa_jax.files.lock import hold
+from feddpa_jax.files.results import file_names
 from feddpa_jax.progress import Reporter
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import Parts, make_page
 from feddpa_jax.report.style import FIGURE_STYLE
 from feddpa_jax.report.svg import standalone
-from feddpa_jax.runs import file_names
 from feddpa_jax.types import UserError
 
 

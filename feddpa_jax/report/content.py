@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.history import parse_lines, read_history
-from feddpa_jax.runs import EVALUATION, LABORATORY, RunFolder, results_of
-from feddpa_jax.strict_json import parse_json
-from feddpa_jax.strict_yaml import parse_yaml
+from feddpa_jax.files.strict_json import parse_json
+from feddpa_jax.files.strict_yaml import parse_yaml
+from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder, results_of
+from feddpa_jax.run.history import parse_lines, read_history
 from feddpa_jax.types import UserError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feddpa_jax.metrics import METRICS
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.report.content import Run, differing
 from feddpa_jax.report.paired import differences
 from feddpa_jax.report.svg import Line, Span, boxes, heat_map, intervals, lines

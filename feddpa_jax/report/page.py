@@ -4,8 +4,8 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 
-from feddpa_jax.escape import html
-from feddpa_jax.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.files.escape import html
 from feddpa_jax.report import figures
 from feddpa_jax.report.content import Run
 from feddpa_jax.report.style import FIGURE_STYLE, PAGE_STYLE

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from feddpa_jax.metrics import METRICS, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, Tasks, summarize
 from feddpa_jax.report.content import Run
 
 

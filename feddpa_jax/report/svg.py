@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from feddpa_jax.escape import html
+from feddpa_jax.files.escape import html
 
 Span = tuple[float, float, float]  # value, low, high
 _ROW, _LEFT, _TEXT = 24, 190, 12

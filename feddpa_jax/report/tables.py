@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from feddpa_jax.escape import csv_row, html, latex, markdown
+from feddpa_jax.files.escape import csv_row, html, latex, markdown
 
 
 @dataclasses.dataclass(frozen=True)

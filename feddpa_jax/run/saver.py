@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from feddpa_jax.checkpoint import leaf_shapes, prune, rounds_saved, sums_of
-from feddpa_jax.disk import (
+from feddpa_jax.devices.processes import from_first, is_first, several
+from feddpa_jax.files.disk import (
     aside_of,
     check_room,
     clear_leftovers,
@@ -27,9 +27,9 @@ from feddpa_jax.disk import (
     to_json,
     write_new,
 )
-from feddpa_jax.fed.clients import Saved
-from feddpa_jax.processes import from_first, is_first, several
+from feddpa_jax.methods.clients import Saved
 from feddpa_jax.run import round_state
+from feddpa_jax.run.checkpoint import leaf_shapes, prune, rounds_saved, sums_of
 from feddpa_jax.types import UserError
 
 # Seconds that a save under way gets when the run has failed and other processes may be gone.

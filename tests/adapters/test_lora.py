@@ -19,8 +19,8 @@ from feddpa_jax.adapters.lora import (
     kernel_path,
     take,
 )
-from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import causal_mask, from_parameters, random_model
+from feddpa_jax.models.model_config import ModelConfig
 
 CONFIG = ModelConfig(29, 12, 2, 4, 2, 4, 20)
 

@@ -8,7 +8,7 @@ import pytest
 import feddpa_jax.bench.command as command_module
 import feddpa_jax.bench.torch_loop as loop_module
 from feddpa_jax.bench.agreement import compare
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
 from feddpa_jax.types import UserError
 
 TINY = [

@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from feddpa_jax import commands, train
+from feddpa_jax.cli import commands
 from feddpa_jax.config import Config, to_yaml
-from feddpa_jax.evaluate import command as evaluation
-from feddpa_jax.export import folder as export_folder
-from feddpa_jax.fed import engine
-from feddpa_jax.weigh import candidates, collect
-from feddpa_jax.weigh import command as weigh_command
+from feddpa_jax.export import export_folder
+from feddpa_jax.laboratory import candidates, collect
+from feddpa_jax.laboratory import search as weigh_command
+from feddpa_jax.run import evaluating as evaluation
+from feddpa_jax.run import loop as train
+from feddpa_jax.training import engine
 
 SETTINGS = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--lora.rank", "2"),

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feddpa_jax.checkpoint import load, rounds_saved
-from feddpa_jax.cli import main
-from feddpa_jax.fed.clients import ClientFiles
+from feddpa_jax.cli.program import main
+from feddpa_jax.methods.clients import ClientFiles
+from feddpa_jax.run.checkpoint import load, rounds_saved
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
 
 SMALL = [
@@ -171,7 +171,7 @@ def test_only_needed_code_is_run(run_dir, tmp_path, monkeypatch, capsys):
 
 
 def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(folder), *SMALL]
+    command = [sys.executable, "-m", "feddpa_jax", "train", "--run-dir", str(folder), *SMALL]
     command += ["--no-eval", "--fed.rounds", "4"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -293,7 +293,7 @@ def test_full_disk_keeps_what_is_there(run_dir, tmp_path):
     shutil.copytree(run_dir, copy)
     shutil.rmtree(copy / "checkpoints" / "00001")
     code = (
-        "import resource, sys; from feddpa_jax.cli import main;"
+        "import resource, sys; from feddpa_jax.cli.program import main;"
         "from feddpa_jax.run.saver import Saver; save = Saver.save\n"
         "def full(*args, **kwargs):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
@@ -373,7 +373,7 @@ def test_help_and_fields(capsys):
 
 
 def test_subprocess_exit_code_and_no_traceback():
-    command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", os.devnull]
+    command = [sys.executable, "-m", "feddpa_jax", "train", "--run-dir", os.devnull]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert "Traceback" not in ran.stderr

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from feddpa_jax.cli import main
-from feddpa_jax.disk import lock_of
-from feddpa_jax.lock import hold
+from feddpa_jax.cli.program import main
+from feddpa_jax.files.disk import lock_of
+from feddpa_jax.files.lock import hold
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.types import UserError
 from tests.e2e.small_runs import command_of, quick, write_data
@@ -100,8 +100,8 @@ def test_changed_training_data_are_refused(
 @pytest.mark.parametrize("field", ["instruction", "output", "task"])
 def test_every_field_that_counts(field: str, data: Path, tmp_path: Path) -> None:
     from feddpa_jax.config import load_config
-    from feddpa_jax.identity import data_digests
-    from feddpa_jax.prepare import prepare
+    from feddpa_jax.run.identity import data_digests
+    from feddpa_jax.run.inputs import prepare
 
     def digests(folder: Path) -> dict[str, str]:
         options = ["--model.path", "tiny", "--data.path", str(folder), "--data.validation", "1"]
@@ -196,7 +196,7 @@ def test_adapters_at_the_start_are_known_even_without_their_folder(
 
 def without_sources(run: Path) -> None:
     """As an older version left it: no digests, no manifests."""
-    from feddpa_jax.disk import sha256
+    from feddpa_jax.files.disk import sha256
 
     for place in (run / "checkpoints").glob("0*"):
         record = json.loads((place / "record.json").read_text())
@@ -348,8 +348,8 @@ def test_a_damaged_tracking_file_is_refused(root: Path) -> None:
     from rich.console import Console
 
     from feddpa_jax.progress import Reporter
-    from feddpa_jax.runs import RunFolder
-    from feddpa_jax.trackers import TRACKERS, Tracker, tracking
+    from feddpa_jax.run.folder import RunFolder
+    from feddpa_jax.run.trackers import TRACKERS, Tracker, tracking
 
     idents = []
 
@@ -408,8 +408,8 @@ def test_a_report_beside_an_evaluation(root: Path, capsys: pytest.CaptureFixture
 def test_checkpoints_that_go_while_they_are_read(
     root: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from feddpa_jax import checkpoint
-    from feddpa_jax.fed.clients import ClientFiles
+    from feddpa_jax.methods.clients import ClientFiles
+    from feddpa_jax.run import checkpoint
 
     folder = root / "run" / "checkpoints"
     hidden = root / "hidden"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feddpa_jax.cli import main
-from feddpa_jax.disk import is_leftover
+from feddpa_jax.cli.program import main
+from feddpa_jax.files.disk import is_leftover
 from feddpa_jax.run import saver
 from tests.e2e.kills import watched
 from tests.e2e.small_runs import command_of, quick, write_data

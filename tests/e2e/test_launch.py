@@ -25,7 +25,7 @@ def stub(folder: Path, name: str, text: str) -> dict[str, str]:
     """An environment in which a program is ours, and `feddpa` this one."""
     for program, body in (
         (name, text),
-        ("feddpa", f'#!/usr/bin/env bash\nexec {sys.executable} -m feddpa_jax.cli "$@"\n'),
+        ("feddpa", f'#!/usr/bin/env bash\nexec {sys.executable} -m feddpa_jax.cli.program "$@"\n'),
     ):
         (folder / program).write_text(body)
         (folder / program).chmod(0o755)

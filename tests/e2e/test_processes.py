@@ -14,12 +14,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from feddpa_jax.checkpoint import rounds_saved
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
+from feddpa_jax.cli.supervise import LOST
 from feddpa_jax.config import load_config
-from feddpa_jax.processes import _pack, _unpack, from_first
+from feddpa_jax.devices.processes import _pack, _unpack, from_first
+from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.round_state import read
-from feddpa_jax.supervise import LOST
 from feddpa_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ RUN = [
 def start(run_dir: Path, devices: int, *more: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "feddpa_jax.cli", "train", "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "feddpa_jax", "train", "--run-dir", str(run_dir)]
     return subprocess.Popen(
         [*command, *RUN, *more],
         cwd=cwd,

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder

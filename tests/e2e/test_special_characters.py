@@ -16,8 +16,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.table import Table
 
-from feddpa_jax import cli
-from feddpa_jax.cli import main
+from feddpa_jax.cli import program as cli
+from feddpa_jax.cli.program import main
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.progress import Reporter
 

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from feddpa_jax.cli import main
-from feddpa_jax.runs import RunFolder
+from feddpa_jax.cli.program import main
+from feddpa_jax.run.folder import RunFolder
 
 SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--fed.method", "feddpa_f"),

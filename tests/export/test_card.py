@@ -9,10 +9,10 @@ import pytest
 from feddpa_jax.config import Config
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.tokenize import TokenCounts
-from feddpa_jax.evaluate.score import Adapters
 from feddpa_jax.export.card import adapter_card, export_card, model_card
-from feddpa_jax.export.plan import AdapterOut, ModelOut, Plan, Trained
-from feddpa_jax.export.weighting import Weighting
+from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
+from feddpa_jax.export.instance_weights import Weighting
+from feddpa_jax.inference.scorer import Adapters
 
 
 def interval(value: float) -> dict[str, float]:

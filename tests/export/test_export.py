@@ -19,12 +19,12 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from feddpa_jax.checkpoint import rounds_saved
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
 from feddpa_jax.config import load_config
-from feddpa_jax.escape import terminal
-from feddpa_jax.export import folder as export_folder
-from feddpa_jax.export.plan import Trained
+from feddpa_jax.export import export_folder
+from feddpa_jax.export.contents import Trained
+from feddpa_jax.files.escape import terminal
+from feddpa_jax.run.checkpoint import rounds_saved
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -9,9 +9,9 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import load_config
-from feddpa_jax.evaluate.score import Adapters
-from feddpa_jax.export.plan import Trained, make_plan
-from feddpa_jax.prepare import Prepared
+from feddpa_jax.export.contents import Trained, make_plan
+from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.run.inputs import Prepared
 
 
 def adapter(value: float, *lead: int) -> Adapter:

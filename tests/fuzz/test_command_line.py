@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feddpa_jax import cli, commands
+from feddpa_jax.cli import commands
+from feddpa_jax.cli import program as cli
 from feddpa_jax.config import Config, describe_fields, to_yaml
 from feddpa_jax.types import UserError
 from tests.fuzz.conftest import fuzz

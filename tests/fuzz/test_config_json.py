@@ -19,8 +19,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from feddpa_jax.hf.config_fields import NO_EFFECT
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.hf.names import TABLES, map_names
-from feddpa_jax.models.config import ModelConfig
 from feddpa_jax.models.decoder import causal_mask, from_parameters, parameter_shapes
+from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.types import UserError
 from tests.fuzz.conftest import fuzz
 from tests.parity.families import FAMILIES, SIZES

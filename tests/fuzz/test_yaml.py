@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from feddpa_jax.config import Config, describe_fields, load_config, to_yaml
-from feddpa_jax.strict_yaml import parse_yaml
+from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
 from tests.fuzz.conftest import fuzz
 

@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from feddpa_jax.hf.config_fields import known_fields
 from feddpa_jax.hf.families import SUPPORTED, read_hf_config
-from feddpa_jax.models.config import Rope
+from feddpa_jax.models.model_config import Rope
 from feddpa_jax.types import UserError
 
 LLAMA = {

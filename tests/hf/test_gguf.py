@@ -14,8 +14,8 @@ from feddpa_jax.hf.gguf import gguf_config, open_gguf, split_halves
 from feddpa_jax.hf.gguf_fields import known_fields
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.load import load_model
-from feddpa_jax.models.config import ModelConfig, Rope
 from feddpa_jax.models.decoder import Model
+from feddpa_jax.models.model_config import ModelConfig, Rope
 from feddpa_jax.testing import tiny_config, tiny_parameters, write_tiny_gguf
 from feddpa_jax.types import UserError
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from feddpa_jax.hf.load import load_model, resolve_dtype
-from feddpa_jax.models.config import Rope
+from feddpa_jax.models.model_config import Rope
 from feddpa_jax.testing import tiny_config, tiny_model, tiny_parameters, write_tiny_hf_folder
 from feddpa_jax.types import UserError
 

@@ -16,7 +16,7 @@ from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import write_tensors
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
-from feddpa_jax.models.config import ModelConfig, Rope
+from feddpa_jax.models.model_config import ModelConfig, Rope
 from feddpa_jax.testing import tiny_config, write_tiny_hf_folder
 
 LLAMA3 = Rope(5e5, "llama3", 8.0, 1.0, 4.0, 32)

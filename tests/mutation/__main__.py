@@ -1,7 +1,7 @@
 """Mutation testing by one command: which small changes of the code do the tests not notice?
 
 .venv/bin/python -m tests.mutation                     # the whole list
-.venv/bin/python -m tests.mutation --only fed,data     # areas of it
+.venv/bin/python -m tests.mutation --only training,data     # areas of it
 .venv/bin/python -m tests.mutation --sample 60 --seed 1    # changes made mechanically instead
 """
 

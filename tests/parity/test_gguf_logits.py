@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.models.config import ModelConfig
+from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
 from tests.parity.families import random_hf_model
 from tests.parity.test_transformers_logits import our_logits, random_tokens, their_logits

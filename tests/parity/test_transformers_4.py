@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import bank_of
-from feddpa_jax.export.plan import ModelOut
+from feddpa_jax.export.contents import ModelOut
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.load import LoadedModel
 from feddpa_jax.hf.save import save_model

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from feddpa_jax.generate.decode import decode as greedy
-from feddpa_jax.generate.decode import prefill
 from feddpa_jax.hf import load_model
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
+from feddpa_jax.inference.decode import decode as greedy
+from feddpa_jax.inference.decode import prefill
 from feddpa_jax.models.decoder import Model, causal_mask
 from tests.parity.families import FAMILIES, ONE_EACH, SIZES, random_hf_model, save
 

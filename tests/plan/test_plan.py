@@ -12,18 +12,18 @@ import jax.monitoring
 import numpy as np
 import pytest
 
-from feddpa_jax.cli import main
-from feddpa_jax.fed.engine import make_engine
-from feddpa_jax.fed.method import copies
-from feddpa_jax.fed.rows import BlockShape
-from feddpa_jax.memory import MemoryPlan, plan_memory
+from feddpa_jax.cli.program import main
+from feddpa_jax.devices.mesh import make_mesh, put_base
+from feddpa_jax.methods.method import copies
 from feddpa_jax.models.decoder import model_shapes, random_model
 from feddpa_jax.plan.collectives import find_collectives
 from feddpa_jax.plan.programs import compile_average, compile_steps
-from feddpa_jax.plan.round import count_work, many_clients
+from feddpa_jax.plan.round_work import count_work, many_clients
 from feddpa_jax.plan.topology import prepare_environment, topology_devices
-from feddpa_jax.sharding import make_mesh, put_base
-from tests.fed.test_engine import CONFIG, NAMES, make_data, new_adapter
+from feddpa_jax.training.engine import make_engine
+from feddpa_jax.training.memory import MemoryPlan, plan_memory
+from feddpa_jax.training.rows import BlockShape
+from tests.training.test_engine import CONFIG, NAMES, make_data, new_adapter
 
 KEY = jax.random.key(5)
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ TINY = ["--config", str(ROOT / "configs" / "tiny.yaml")]
 
 def plan(tmp_path: Path, *more: str) -> dict:
     """A plan by the command line, in a process of its own: the compiler is set up before JAX."""
-    command = [sys.executable, "-m", "feddpa_jax.cli", "plan", *TINY, "--out", str(tmp_path / "p")]
+    command = [sys.executable, "-m", "feddpa_jax", "plan", *TINY, "--out", str(tmp_path / "p")]
     ran = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return json.loads((tmp_path / "p" / "plan.json").read_text()) | {"shown": ran.stdout}

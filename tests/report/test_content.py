@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
 from tests.report.conftest import HOSTILE, TASKS

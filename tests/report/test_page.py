@@ -11,7 +11,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from feddpa_jax.cli import main
+from feddpa_jax.cli.program import main
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import make_page
 

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.calibrated import (
+from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.rule import RULES, find_rule, register, sources, weighs_layers
+from feddpa_jax.weighting.rules.calibrated import (
     calibrated,
     calibrated_hard,
     calibrated_likelihood,
     entropy,
     likelihood_ratio,
 )
-from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gate import gate
-from feddpa_jax.weighting.registry import RULES, find_rule, register, sources, weighs_layers
-from feddpa_jax.weighting.rules import make_weighting
-from feddpa_jax.weighting.similarity import (
+from feddpa_jax.weighting.rules.gate import gate
+from feddpa_jax.weighting.rules.similarity import (
     centred,
     cosine,
     l2,
@@ -31,6 +30,7 @@ from feddpa_jax.weighting.similarity import (
     whitened,
 )
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
+from feddpa_jax.weighting.weights import make_weighting
 
 QUERY_BD = jnp.array([[1.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
 SUPPORT_BMD = jnp.array([[[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]])
@@ -222,7 +222,7 @@ def test_constant_is_a_fixed_mix():
 
 
 def test_adding_a_rule_is_one_function(monkeypatch):
-    monkeypatch.setattr("feddpa_jax.weighting.registry.RULES", dict(RULES))
+    monkeypatch.setattr("feddpa_jax.weighting.rule.RULES", dict(RULES))
 
     @register("furthest")
     def furthest(query_BD, support_BMD):

@@ -9,12 +9,12 @@ from tests.mutation.areas import (
     data,
     evaluate,
     export,
-    fed,
-    generate,
+    inference,
+    laboratory,
     metrics,
     report,
-    runs,
-    weigh,
+    run,
+    training,
     weighting,
 )
 from tests.mutation.mutant import PACKAGE, Entry
@@ -45,37 +45,38 @@ def _area(files: str, tests: str) -> Area:
 
 
 AREAS = {
-    "fed": _area(
-        "fed",
-        "fed/test_participation.py fed/test_clients.py fed/test_step.py fed/test_methods.py "
-        "fed/test_engine.py",
+    "training": _area(
+        "training methods",
+        "training/test_participation.py methods/test_clients.py training/test_step.py "
+        "methods/test_methods.py training/test_engine.py training",
     ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
-    "metrics": _area("metrics.py", "test_metrics.py"),
+    "metrics": _area("evaluate/metrics.py", "evaluate/test_metrics.py"),
     "data": _area("data", "data"),
     "evaluate": _area("evaluate", "evaluate"),
-    "weigh": _area("weigh", "weigh"),
+    "laboratory": _area("laboratory", "laboratory"),
     "report": _area("report", "report"),
-    "checkpoint": _area("checkpoint.py", "test_checkpoint.py"),
+    "checkpoint": _area("run/checkpoint.py", "run/test_checkpoint.py"),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
-    "generate": _area("generate", "generate"),
-    "runs": _area(
-        "prepare.py start.py train.py runs.py", "test_configured.py test_train.py test_start.py"
+    "inference": _area("inference", "inference"),
+    "run": _area(
+        "run/inputs.py run/starting_adapters.py run/loop.py run/folder.py",
+        "run/test_configured.py run/test_loop.py run/test_starting_adapters.py",
     ),
 }
 
 ENTRIES: dict[str, list[Entry]] = {
-    "fed": fed.ENTRIES,
+    "training": training.ENTRIES,
     "adapters": adapters.ENTRIES,
     "weighting": weighting.ENTRIES,
     "metrics": metrics.ENTRIES,
     "data": data.ENTRIES,
     "evaluate": evaluate.ENTRIES,
-    "weigh": weigh.ENTRIES,
+    "laboratory": laboratory.ENTRIES,
     "report": report.ENTRIES,
     "checkpoint": checkpoint.ENTRIES,
     "export": export.ENTRIES,
-    "generate": generate.ENTRIES,
-    "runs": runs.ENTRIES,
+    "inference": inference.ENTRIES,
+    "run": run.ENTRIES,
 }

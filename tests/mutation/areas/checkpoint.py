@@ -3,10 +3,10 @@
 from tests.mutation.mutant import edits
 
 ENTRIES = [
-    *edits("sources.py", "test_checkpoint.py", ("record.get(key) != wanted", "False")),
+    *edits("run/sources.py", "run/test_checkpoint.py", ("record.get(key) != wanted", "False")),
     *edits(
-        "checkpoint.py",
-        "fed/test_clients.py test_checkpoint.py",
+        "run/checkpoint.py",
+        "methods/test_clients.py run/test_checkpoint.py",
         ("or sha256(path) != digest:", ":"),
         (
             "path.stat().st_size != size or",
@@ -24,7 +24,7 @@ ENTRIES = [
         (
             '(float(record["loss"]), -number)',
             '(float(record["loss"]), number - 10**6)',
-            "test_checkpoint.py::test_of_equal_losses_the_later_round_is_the_best",
+            "run/test_checkpoint.py::test_of_equal_losses_the_later_round_is_the_best",
         ),
         ("math.isfinite(pair[0])", "not math.isnan(pair[0]) or True"),
         ("in reversed(rounds)", "in rounds"),

@@ -39,8 +39,8 @@ ENTRIES = [
         ("tests.truncated} cut, {tests.dropped}", "tests.dropped} cut, {tests.truncated}"),
     ),
     *edits(
-        "data/packing.py",
-        "data/test_packing.py data/test_blocks.py",
+        "training/packing.py",
+        "training/test_packing.py training/test_blocks.py",
         ("(len(micro_batches) * total)", "total"),
         ("(len(micro_batches) * total)", "(len(micro_batches) * len(micro))"),
         ("(len(micro_batches) * total)", "(sum(map(len, micro_batches)) * total)"),
@@ -51,7 +51,7 @@ ENTRIES = [
         ("order = np.arange(count) if", "order = np.arange(count)[::-1] if"),
         ("for _ in range(epochs)", "for _ in range(1)"),
         ("len(example.tokens_T) - example.prompt_length", "len(example.tokens_T) - 1"),
-        ("(-lengths[i], i)", "(lengths[i], i)", "data/test_packing.py"),
+        ("(-lengths[i], i)", "(lengths[i], i)", "training/test_packing.py"),
         ("return min(tried", "return max(tried"),
         (
             "(row_lengths[bisect.bisect_left(row_lengths, total)], members)",
@@ -63,8 +63,8 @@ ENTRIES = [
         ("sum(response_length(segment.example) for", "sum(len(segment.example.tokens_T) for"),
     ),
     *edits(
-        "data/blocks.py",
-        "data/test_blocks.py",
+        "training/blocks.py",
+        "training/test_blocks.py",
         ("start=1", "start=2"),
         ("= np.arange(len(tokens_T))\n", "= np.arange(t, end)\n"),
         ("segment_BT[b, t:end] = number", "segment_BT[b, t:end] = 1"),
@@ -95,7 +95,7 @@ ENTRIES = [
         (
             "default_rng(0).permutation",
             "default_rng(1).permutation",
-            "data/test_blocks.py",
+            "training/test_blocks.py",
             "any fixed sample of the updates serves",
         ),
         ("if best is None or cost < best[0]", "if best is None or cost > best[0]"),
@@ -103,8 +103,8 @@ ENTRIES = [
         ("-(-max([shape.length, *positions]) // 32) * 32", "max(positions)"),
     ),
     *edits(
-        "data/costs.py",
-        "data/test_costs.py data/test_packing.py",
+        "training/costs.py",
+        "training/test_costs.py training/test_packing.py",
         ("length * (1 + length / self.attention_length)", "length"),
         (
             "length * (1 + length / self.attention_length)",
@@ -115,8 +115,8 @@ ENTRIES = [
         ('if platform == "cpu"', 'if platform == "gpu"'),
     ),
     *edits(
-        "data/rounds.py",
-        "data/test_rounds.py",
+        "training/rounds.py",
+        "training/test_rounds.py",
         ("zlib.crc32(name.encode())", "len(name)"),
         ("words = [self.seed, number, ", "words = [0, number, "),
         ("words = [self.seed, number, ", "words = [self.seed, 0, "),
@@ -235,7 +235,7 @@ ENTRIES = [
         ("if value is not None and not isinstance(value, str):", "if False:"),
     ),
     *edits(
-        "strict_json.py",
+        "files/strict_json.py",
         "data/test_folders.py",
         ('decode("utf-8-sig")', 'decode("utf-8")'),
     ),

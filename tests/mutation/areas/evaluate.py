@@ -4,8 +4,8 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "evaluate/evidence.py",
-        "evaluate/test_evidence.py",
+        "weighting/gathering.py",
+        "weighting/test_gathering.py",
         ('if pooling == "last" else', 'if pooling != "last" else'),
         ("scores.mean_ILD)[:, place]", "scores.mean_ILD)[:, 0 * place - 1]"),
         ('"local": (0.0, 1.0)', '"local": (1.0, 0.0)'),
@@ -42,12 +42,12 @@ ENTRIES = [
     ),
     *edits(
         "evaluate/modes.py",
-        "evaluate/test_evidence.py",
+        "weighting/test_gathering.py",
         ("scale=settings.scale", "scale=1.0"),
     ),
     *edits(
-        "evaluate/dreams.py",
-        "evaluate/test_dreams.py",
+        "inference/base_prompts.py",
+        "inference/test_base_prompts.py",
         ("jax.random.key(seed)", "jax.random.key(0)"),
         ("[: max_length - 1]", "[:max_length]"),
         (
@@ -56,8 +56,8 @@ ENTRIES = [
         ),
     ),
     *edits(
-        "evaluate/report.py",
-        "evaluate/test_report.py",
+        "evaluate/results.py",
+        "evaluate/test_results.py",
         ('"P": interval(summary.p)', '"P": interval(summary.ttp)'),
         ('"TTP": interval(summary.ttp)', '"TTP": interval(summary.p)'),
         (
@@ -113,7 +113,7 @@ ENTRIES = [
     ),
     *edits(
         "evaluate/modes.py",
-        "evaluate/test_evaluate.py::test_weights_of_every_mode evaluate/test_report.py",
+        "evaluate/test_evaluation.py::test_weights_of_every_mode evaluate/test_results.py",
         ('"fixed": (1.0 - fixed, fixed)', '"fixed": (fixed, 1.0 - fixed)'),
         ('"global": (1.0, 0.0)', '"global": (0.0, 1.0)'),
         (
@@ -127,8 +127,8 @@ ENTRIES = [
         ("self.similarity_CI.mean(axis=-1)", "self.similarity_CI[..., 0]"),
     ),
     *edits(
-        "evaluate/run.py",
-        "evaluate/test_evaluate.py",
+        "evaluate/evaluation.py",
+        "evaluate/test_evaluation.py",
         ("beams=decoding.beams,\n", "beams=1,\n"),
         ("setting.instances[r % instances].output", "setting.instances[0].output"),
         ("texts[(c % own.rows) * instances :]", "texts[0:]"),

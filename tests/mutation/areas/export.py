@@ -58,7 +58,7 @@ ENTRIES = [
         ("markdown(', '.join(c.tasks))", "', '.join(c.tasks)", "e2e/test_special_characters.py"),
     ),
     *edits(
-        "export/plan.py",
+        "export/contents.py",
         "export/test_export.py",
         (
             "both = mixed_adapter(global_, trained.local(name), mixed)",
@@ -77,7 +77,7 @@ ENTRIES = [
         ),
     ),
     *edits(
-        "export/weighting.py",
+        "export/instance_weights.py",
         "export/test_export.py",
         ("pooled(support[c], settings.pooling)", "pooled(support[0], settings.pooling)"),
         ('"scales": settings.scales', '"scales": "local"'),
@@ -85,7 +85,7 @@ ENTRIES = [
         ("look(scorer, drawn, settings.embed_with,", 'look(scorer, drawn, "global",'),
     ),
     *edits(
-        "export/check.py",
+        "export/read_back.py",
         "export/test_export.py",
         (
             "if found.tobytes() == expected.tobytes():",

@@ -4,8 +4,8 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "metrics.py",
-        "test_metrics.py",
+        "evaluate/metrics.py",
+        "evaluate/test_metrics.py",
         ("/ one_hot_IK.sum(axis=0)", "/ len(one_hot_IK)"),
         ("return own.mean(axis=-1)", "return own.sum(axis=-1)"),
         ("/ own_CK.sum(axis=-1)", ""),

@@ -158,8 +158,8 @@ ENTRIES = [
         ("map(markdown, cells)", "map(str, cells)", "e2e/test_special_characters.py"),
     ),
     *edits(
-        "escape.py",
-        "test_escape.py",
+        "files/escape.py",
+        "files/test_escape.py",
         (r"\x7f-\x9f\u2028", r"\u2028"),
         (r"\u202a-\u202e", r"\u202a"),
         (r"\ud800-\udfff", r"\ud800"),

@@ -4,7 +4,7 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "weighting/similarity.py",
+        "weighting/rules/similarity.py",
         "weighting/test_rules.py",
         ("support_BMD / norm_BM1", "support_BMD"),
         ("query_BD = query_BD / jnp", "query_BD = query_BD + 0 * jnp"),
@@ -36,7 +36,7 @@ ENTRIES = [
         ("jnp.ones(query_BD.shape[0]", "0.5 * jnp.ones(query_BD.shape[0]"),
     ),
     *edits(
-        "weighting/calibrated.py",
+        "weighting/rules/calibrated.py",
         "weighting/test_rules.py",
         ("jnp.quantile(own_M, 0.05)", "jnp.quantile(own_M, 0.5)"),
         ("jnp.quantile(own_M, 0.05)", "jnp.quantile(own_M, 0.0)"),
@@ -63,7 +63,7 @@ ENTRIES = [
         ),
     ),
     *edits(
-        "weighting/gate.py",
+        "weighting/rules/gate.py",
         "weighting/test_rules.py",
         ("_RIDGE = 1e-2", "_RIDGE = 1e-1"),
         ("_STEPS = 8", "_STEPS = 1"),
@@ -76,7 +76,7 @@ ENTRIES = [
         ("0.5 * (support_MD.mean(axis=0) + dream_ND.mean(axis=0))", "both_XD.mean(axis=0)"),
     ),
     *edits(
-        "weighting/rules.py",
+        "weighting/weights.py",
         "weighting/test_rules.py",
         ("scale * similarity_B", "similarity_B"),
         ("jnp.clip(scale * similarity_B, 0.0, 1.0)", "jnp.minimum(scale * similarity_B, 1.0)"),
@@ -110,7 +110,7 @@ ENTRIES = [
         ('MODELS = ("base", "global", "local")', 'MODELS = ("base", "local", "global")'),
     ),
     *edits(
-        "weighting/registry.py",
+        "weighting/rule.py",
         "weighting/test_rules.py",
         ("if name in RULES:\n            raise", "if False:\n            raise"),
         ("if name not in Evidence._fields", "if False"),

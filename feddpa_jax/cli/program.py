@@ -1,0 +1,199 @@
+"""The command line: feddpa COMMAND [--config FILE] [--section.field VALUE ...]."""
+
+from feddpa_jax.cli import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from feddpa_jax.cli import streams, supervise
+from feddpa_jax.cli.arguments import check_paths, check_texts, make_parser
+from feddpa_jax.files.escape import one_line
+from feddpa_jax.files.problems import in_one_line
+from feddpa_jax.types import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: of the command line; None for the program's own, which also makes the process's
+        streams and Ctrl-C safe.
+
+    Returns:
+      0; 2 with one line on stderr for an error that the user can fix; 130 if it was stopped; 141 if
+      nobody reads what a command prints.
+    """
+    if arguments is None:
+        prepare()
+    try:
+        known, overrides = make_parser().parse_known_args(arguments)
+        check_texts(known, overrides)
+        check_paths(known)
+        return _run(known, overrides)
+    except streams.OutputLostError as lost:
+        return _lost(lost)
+    except SystemExit as leave:
+        return _said_all(leave)
+    except KeyboardInterrupt:
+        return _stopped()
+    except BaseException as error:
+        if interrupt.pressed():
+            return _stopped()
+        processes = sys.modules.get("feddpa_jax.devices.processes")
+        if processes is not None and processes.lost_another(error):
+            return _fail(supervise.LOST)
+        line = in_one_line(error)
+        if line is not None:
+            return _fail(line)
+        if processes is None or not processes.joined():
+            raise
+        traceback.print_exc()
+        return _leave(1)
+
+
+def prepare() -> None:
+    """Makes the process ready to be a program; once, and before anything else is imported."""
+    if not interrupt.installed():
+        interrupt.install()
+    streams.prepare()
+
+
+def program() -> NoReturn:
+    """The process from its first line to its exit code."""
+    code = main()
+    if code == interrupt.CODE:
+        interrupt.end()
+    interrupt.ignore()
+    sys.exit(code)
+
+
+def _fail(line: str) -> int:
+    if not interrupt.pressed():
+        print(f"feddpa: error: {one_line(' '.join(line.split()))}", file=sys.stderr)
+    return _leave(2)
+
+
+def _lost(lost: streams.OutputLostError) -> int:
+    # 141: what a shell reports of a program that SIGPIPE ended.
+    return _leave(141) if lost.reader_gone else _fail(f"standard output: {lost.reason}")
+
+
+def _stopped() -> int:
+    interrupt.tell()
+    return _leave(interrupt.CODE)
+
+
+def _leave(code: int) -> int:
+    """The code; a process among others ends with it at once."""
+    processes = sys.modules.get("feddpa_jax.devices.processes")
+    return code if processes is None else processes.leave(code)
+
+
+def _said_all(leave: SystemExit) -> int:
+    """Of --help: the text may still be in the buffer."""
+    try:
+        sys.stdout.flush()
+    except streams.OutputLostError as lost:
+        return _lost(lost)
+    raise leave
+
+
+def _run(known: argparse.Namespace, overrides: list[str]) -> int:
+    """The exit code of a command, and what it does."""
+    from feddpa_jax.plan.topology import prepare_environment, quiet_compiler
+
+    quiet_compiler()
+    if known.command == "plan" and known.topology is not None:
+        prepare_environment()
+    if not _only_prints(known):
+        streams.go_on_without()
+    if known.command == "train":
+        place = (known.coordinator, known.processes, known.process)
+        if known.distributed or any(part is not None for part in place):
+            from feddpa_jax.cli import join
+
+            join.check_place(*place, known.wait, known.heartbeat)
+            if interrupt.installed():
+                code = supervise.split()
+                if code is not None:
+                    return code
+                interrupt.install()
+            join.join(*place, known.wait, known.heartbeat)
+    _command(known, overrides)
+    sys.stdout.flush()
+    lost = streams.lost()
+    if lost is not None and not lost.reader_gone:
+        print(f"feddpa: standard output: {lost.reason}; the command went on", file=sys.stderr)
+    return 0
+
+
+def _only_prints(known: argparse.Namespace) -> bool:
+    """Whether a command's only result is what it prints; the others write files."""
+    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    if target is not None:
+        return getattr(known, target) is None
+    return known.command in ("fields", "generate")
+
+
+def _command(known: argparse.Namespace, overrides: list[str]) -> None:
+    # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
+    from feddpa_jax.cli import commands
+    from feddpa_jax.devices import processes
+    from feddpa_jax.progress import Reporter, silent
+    from feddpa_jax.report.command import report as write_report
+
+    reporter = Reporter()
+    with interrupt.working():
+        if known.command == "train":
+            # What the others would say is what the first one says.
+            reporter = reporter if not processes.joined() or processes.is_first() else silent()
+            commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
+        elif known.command == "eval":
+            commands.evaluate(known.config, known.run_dir, overrides, known.step, reporter)
+        elif known.command == "generate":
+            commands.generate(
+                known.run_dir,
+                overrides,
+                client=known.client,
+                instruction=known.prompt,
+                context=known.input,
+                mode=known.mode,
+                step=known.step,
+                reporter=reporter,
+            )
+        elif known.command == "export":
+            commands.export(
+                known.run_dir,
+                overrides,
+                out=known.out,
+                mixed=known.mixed,
+                merged=known.merged,
+                step=known.step,
+                checks=known.check,
+                reporter=reporter,
+            )
+        elif known.command == "weigh":
+            commands.weigh(known.run_dir, overrides, known, reporter)
+        elif known.command == "data":
+            commands.data(known.config, overrides, known.make, reporter)
+        elif known.command == "bench":
+            commands.bench(known.config, overrides, known, reporter)
+        elif known.command == "plan":
+            commands.plan(known.config, overrides, known, reporter)
+        elif overrides:
+            raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
+        elif known.command == "report":
+            write_report(known.runs, known.out, reporter)
+        else:
+            commands.fields(reporter)
+    processes.part()
+
+
+if __name__ == "__main__":
+    program()

@@ -1,0 +1,272 @@
+"""Evaluation of a federation: every client, every test instance, every inference mode."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from feddpa_jax.evaluate.known_answers import can_match, known_answer, needs_no_end
+from feddpa_jax.evaluate.metrics import Tasks, exact_match, rouge1
+from feddpa_jax.evaluate.modes import (
+    MODES,
+    ModeWeights,
+    available_modes,
+    fixed_weights,
+    instance_weights,
+)
+from feddpa_jax.hf.tokenizer import Tokenizer
+from feddpa_jax.inference.answerer import Answerer, Prompt
+from feddpa_jax.inference.scorer import Adapters, Request, Scorer, Scores
+from feddpa_jax.models.decoder import Model
+from feddpa_jax.progress import Reporter
+from feddpa_jax.training.rounds import client_id
+from feddpa_jax.types import Client, Example, TokenizedExample, UserError
+from feddpa_jax.weighting.gathering import MIXES, WeightingSettings, gather
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is evaluated on what.
+
+    Attributes:
+      clients: their names and tasks.
+      training: each client's tokenized examples, the source of its support.
+      instances: the test instances, I of them.
+      tokenized: the same, tokenized.
+      tokenizer: the model's.
+      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
+    """
+
+    clients: tuple[Client, ...]
+    training: tuple[tuple[TokenizedExample, ...], ...]
+    instances: tuple[Example, ...]
+    tokenized: tuple[TokenizedExample, ...]
+    tokenizer: Tokenizer
+    dreams: tuple[TokenizedExample, ...] = ()
+
+    def tasks(self) -> Tasks:
+        """Which task each instance has, and whose own it is."""
+        names = tuple(sorted({example.task for example in self.instances}))
+        return Tasks(
+            names=names,
+            task_I=np.array([names.index(example.task) for example in self.instances]),
+            own_CK=np.array([[task in client.tasks for task in names] for client in self.clients]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How answers are made: beams (1 is greedy), their length, and tokens computed at once."""
+
+    beams: int = 1
+    max_new_tokens: int = 80
+    batch_tokens: int = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class ModeResult:
+    """What one mode gave, for every client and instance.
+
+    Attributes:
+      weights: the mixing weights.
+      scores_CI: by metric.
+      predictions_CI: the answers' texts; None where none were generated.
+    """
+
+    weights: ModeWeights
+    scores_CI: dict[str, np.ndarray]
+    predictions_CI: list[list[str]] | None
+
+
+class _Pass:
+    """One mode's requests: modes that are the same for all clients are computed once."""
+
+    def __init__(self, mode: str, weights: ModeWeights, tokenized: Sequence[TokenizedExample]):
+        self.shared = mode in ("base", "global")
+        self.clients = weights.local_CI.shape[0]
+        self.rows = 1 if self.shared else self.clients
+        self.requests = [
+            Request(c, example, *weights.at(c, i))
+            for c in range(self.rows)
+            for i, example in enumerate(tokenized)
+        ]
+
+    def spread(self, flat: np.ndarray) -> np.ndarray:
+        """Results in the order of the requests as [C, I, ...]."""
+        values = flat.reshape(self.rows, -1, *flat.shape[1:])
+        return np.broadcast_to(values, (self.clients, *values.shape[1:]))
+
+    def by_client(self, scores: Scores) -> list[Scores]:
+        """Each client's scores of the instances."""
+        place_RI = np.arange(len(self.requests)).reshape(self.rows, -1)
+        found = [scores.at(place_I) for place_I in place_RI]
+        return found * (self.clients if self.shared else 1)
+
+
+def evaluate(
+    model: Model,
+    adapters: Adapters,
+    setting: Setting,
+    *,
+    modes: Sequence[str] | None,
+    metrics: Sequence[str],
+    weighting: WeightingSettings,
+    fixed: float,
+    decoding: Decoding,
+    reporter: Reporter,
+) -> dict[str, ModeResult]:
+    """Scores, and where ROUGE-1 is wanted also generates, every answer in every mode.
+
+    Exact match compares texts. Where nothing else asks for generation, an answer that leaves the
+    target's tokens counts as another text.
+
+    Args:
+      model: the frozen base.
+      adapters: global, local, LoRA scale.
+      setting: clients and instances.
+      modes: which; None for all that the adapters allow.
+      metrics: of "rouge1", "exact_match", "nll".
+      weighting: how instances are weighed.
+      fixed: local weight of the mode "fixed".
+      decoding: how answers are made.
+      reporter: told of progress.
+
+    Returns:
+      Results by mode.
+
+    Raises:
+      UserError: a mode that the adapters do not allow.
+    """
+    possible = available_modes(adapters)
+    chosen = [mode for mode in MODES if mode in (possible if modes is None else modes)]
+    for mode in chosen:
+        if mode not in possible:
+            raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
+    C, I = len(setting.clients), len(setting.tokenized)
+    # Training examples are scored too: any of them may be drawn as support.
+    everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
+    everything += setting.dreams
+    total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
+    scorer = Scorer.for_examples(
+        model,
+        adapters,
+        everything,
+        block_tokens=decoding.batch_tokens,
+        times=total / len(everything),
+    )
+    weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
+    passes: dict[str, _Pass] = {}
+    scores: dict[str, Scores] = {}
+
+    def score(mode: str, on_done: Callable[[int], None]) -> None:
+        passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
+        scores[mode] = scorer(passes[mode].requests, on_done)
+
+    with reporter.task("scoring", total, "answers") as advance:
+        for mode in chosen:
+            if mode == "instance":
+                evidence = gather(
+                    scorer,
+                    [client_id(client.name) for client in setting.clients],
+                    setting.training,
+                    setting.tokenized,
+                    setting.dreams,
+                    weighting,
+                    {m: passes[m].by_client(scores[m]) for m in scores if m in MIXES},
+                )
+                weights[mode] = instance_weights(evidence, weighting)
+            score(mode, advance)
+    generates = "rouge1" in metrics or decoding.beams > 1
+    answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
+    if generates or "exact_match" in metrics:
+        answers = _answers(
+            model, adapters, setting, passes, scores, decoding, reporter, every=generates
+        )
+    return {
+        mode: _result(
+            weights[mode], passes[mode], scores[mode], answers[mode], generates, setting, metrics
+        )
+        for mode in chosen
+    }
+
+
+def _answers(
+    model: Model,
+    adapters: Adapters,
+    setting: Setting,
+    passes: dict[str, _Pass],
+    scores: dict[str, Scores],
+    decoding: Decoding,
+    reporter: Reporter,
+    *,
+    every: bool,
+) -> dict[str, list[str | None]]:
+    """The text of every request's answer; unless `every`, None for those that leave the target.
+
+    Where the argmax is the target at every response position, greedy decoding gives the target:
+    such answers are known without decoding.
+    """
+    tokenizer, most = setting.tokenizer, decoding.max_new_tokens
+    texts = [known_answer(example, tokenizer, most) for example in setting.tokenized]
+    endless_I = can_match(setting.instances, setting.tokenized, tokenizer, most)
+    endless_I &= [needs_no_end(example, tokenizer, most) for example in setting.tokenized]
+    open_: list[tuple[str, int]] = []
+    answers: dict[str, list[str | None]] = {}
+    for mode, own in passes.items():
+        answers[mode] = [None] * len(own.requests)
+        for r in range(len(own.requests)):
+            i = r % len(texts)
+            follows = decoding.beams == 1 and scores[mode].greedy_I[r]
+            if follows:
+                answers[mode][r] = texts[i]
+            if answers[mode][r] is None and (every or follows or endless_I[i]):
+                open_.append((mode, r))
+    if not open_:
+        return answers
+    answerer = Answerer(
+        model,
+        adapters,
+        stop_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
+        beams=decoding.beams,
+        max_new_tokens=most,
+        batch_tokens=decoding.batch_tokens,
+    )
+    prompts = []
+    for mode, r in open_:
+        client, example, g, l = passes[mode].requests[r]
+        # The bare model seldom ends; tuned ones answer about as long as they were taught to.
+        taught = len(example.tokens_T) - example.prompt_length
+        guess = most if mode == "base" else taught
+        prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
+    with reporter.task("answering", len(prompts), "answers") as advance:
+        decoded = answerer(prompts, advance)
+    for (mode, r), tokens_T in zip(open_, decoded, strict=True):
+        answers[mode][r] = tokenizer.decode_continuation(tokens_T)
+    return answers
+
+
+def _result(
+    weights: ModeWeights,
+    own: _Pass,
+    scores: Scores,
+    answers: Sequence[str | None],
+    generates: bool,
+    setting: Setting,
+    metrics: Sequence[str],
+) -> ModeResult:
+    instances = len(setting.instances)
+    pairs = [(text, setting.instances[r % instances].output) for r, text in enumerate(answers)]
+    flat: dict[str, np.ndarray] = {
+        "nll": scores.nll_I,
+        "exact_match": np.array([0.0 if p is None else exact_match(p, t) for p, t in pairs]),
+    }
+    rows = None
+    if generates:
+        texts = [(text or "", target) for text, target in pairs]
+        flat["rouge1"] = np.array([rouge1(*pair) for pair in texts])
+        rows = [
+            [text for text, _ in texts[(c % own.rows) * instances :][:instances]]
+            for c in range(own.clients)
+        ]
+    return ModeResult(weights, {name: own.spread(flat[name]) for name in metrics}, rows)

@@ -1,9 +1,0 @@
-"""Centralized fine-tuning: one adapter on all clients' data pooled, the bound without privacy."""
-
-from feddpa_jax.fed.fedit import fedit
-from feddpa_jax.fed.method import Method, Parts
-
-
-def centralized(parts: Parts) -> Method:
-    """Centralized training: FedIT with a single client that holds everybody's data."""
-    return fedit(parts)

@@ -1,0 +1,55 @@
+"""What a command found, as files; and titles as names of files."""
+
+import re
+import shutil
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from feddpa_jax.files import manifest
+from feddpa_jax.files.disk import clear_leftovers, make_folder, writing
+
+
+def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
+    """Writes what a command found, and beside it the user's own files that its rules are from.
+
+    Args:
+      folder: of the results; its folder `rules` then holds the rules' files and no others.
+      files: the results, by name.
+      rules: the rules' files, by path.
+
+    Raises:
+      UserError: something cannot be written.
+    """
+    names = file_names([Path(p).with_suffix("").as_posix().lstrip("./~") for p in rules])
+    own = {f"rules/{name}.py": text for name, text in zip(names, rules.values(), strict=True)}
+    with writing(folder):
+        make_folder(folder)
+        clear_leftovers(folder)
+        if (folder / "rules").exists():
+            shutil.rmtree(folder / "rules")
+        if own:
+            make_folder(folder / "rules")
+        manifest.write_set(folder, {**own, **files})
+
+
+def file_names(titles: Sequence[str]) -> list[str]:
+    """Titles, which may hold names from data, as names of files, no two alike.
+
+    They are short enough for an ending, and for file systems that take 255 bytes.
+
+    >>> file_names(["scores ../nll", "a b", "a_b", "A/b"])
+    ['scores_.._nll', 'a_b', 'a_b_2', 'A_b_3']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for title in titles:
+        title = unicodedata.normalize("NFC", title)  # Some file systems do not tell é from e´.
+        name = base = re.sub(r"[^\w.-]+", "_", title).encode()[:200].decode(errors="ignore")
+        number = 1
+        while name.casefold() in taken:  # Some file systems do not tell a from A.
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

@@ -1,0 +1,267 @@
+"""Teacher-forced scores of many (client, instance, mix) requests in packed blocks.
+
+One forward pass gives an example's response likelihood, whether greedy decoding would reproduce the
+response (it does if and only if the argmax is the target at every response position), and what the
+model makes of the prompt, which a causal model computes before it sees the response: embeddings,
+and how sure it is of the answer's first token.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.training.blocks import Placed, choose_shapes, fill, schedule
+from feddpa_jax.training.costs import Costs, costs_on
+from feddpa_jax.training.packing import PackedRow, Segment, pack_rows
+from feddpa_jax.training.rows import BlockShape, Rows
+from feddpa_jax.types import TokenizedExample
+
+# Block shapes are chosen on about so many examples.
+SAMPLED = 512
+
+
+class Request(NamedTuple):
+    """An example to be scored under a client's adapters: g times global, l times local.
+
+    Weights are numbers, or [L]: each layer's own.
+    """
+
+    client: int
+    example: TokenizedExample
+    global_weight: float | np.ndarray
+    local_weight: float | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Results in the order of the requests, I of them.
+
+    Attributes:
+      nll_I: mean negative log-likelihood of the response tokens, in nats.
+      greedy_I: whether the argmax is the target at every response position.
+      entropy_I: entropy of the first response token's distribution, in nats.
+      last_ILD: hidden state at the last prompt token, after each of the layers asked for.
+      mean_ILD: mean of the hidden states over the prompt, likewise.
+    """
+
+    nll_I: np.ndarray
+    greedy_I: np.ndarray
+    entropy_I: np.ndarray
+    last_ILD: np.ndarray
+    mean_ILD: np.ndarray
+
+    def at(self, rows: np.ndarray) -> "Scores":
+        """The results of these requests, in this order."""
+        return Scores(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+class Adapters(NamedTuple):
+    """What is at hand at inference: the shared adapter, every client's own, and the LoRA scale."""
+
+    global_: Adapter | None
+    local_C: Adapter | None
+    scale: float
+
+
+class _Prompts(NamedTuple):
+    owner_BT: np.ndarray  # number of the example whose prompt a token belongs to; E for none
+    row_E: np.ndarray
+    place_E: np.ndarray  # the last prompt token
+    length_E: np.ndarray
+
+
+def by_layer(weight: jax.Array, axes: int) -> jax.Array | tuple[jax.Array, ...]:
+    """Weights of so many axes as they are; with a leading axis of layers, a tuple of each one's."""
+    return weight if weight.ndim == axes else tuple(jnp.unstack(weight))
+
+
+def _score_block(
+    model: Model,
+    global_: Adapter | None,
+    local_C: Adapter | None,
+    rows: Rows,
+    global_weight_BT: jax.Array,
+    local_weight_BT: jax.Array,
+    prompts: _Prompts,
+    *,
+    scale: float,
+    layers: tuple[int, ...],
+):
+    branches = dual_branches(
+        global_,
+        local_C,
+        rows.client_B,
+        by_layer(local_weight_BT, 2),
+        scale=scale,
+        global_weight=by_layer(global_weight_BT, 2),
+    )
+    states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
+    logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
+    at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
+    log_all_P = jax.nn.logsumexp(logits_PV, axis=1)
+    mean_logit_P = jnp.sum(jnp.exp(logits_PV - log_all_P[:, None]) * logits_PV, axis=1)
+    examples = prompts.row_E.shape[0]
+
+    def means(hidden_BTD: jax.Array) -> jax.Array:
+        sum_ED = jax.ops.segment_sum(
+            hidden_BTD.reshape(-1, hidden_BTD.shape[-1]),
+            prompts.owner_BT.reshape(-1),
+            num_segments=examples + 1,
+        )[:-1]
+        return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
+
+    return (
+        log_all_P - at_target_P,
+        jnp.argmax(logits_PV, axis=1) == rows.target_P,
+        log_all_P - mean_logit_P,
+        [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
+        [means(states[layer]) for layer in layers],
+    )
+
+
+class Scorer:
+    """Scores requests in blocks of a few shapes, so that all modes share their compilations."""
+
+    def __init__(
+        self,
+        model: Model,
+        adapters: Adapters,
+        shapes: Sequence[BlockShape],
+        costs: Costs,
+        *,
+        shortest: int,
+    ):
+        """Args: the base, the adapters, block shapes, costs, and the shortest prompt's tokens."""
+        self.model = model
+        self.adapters = adapters
+        self.shapes = {shape.length: shape for shape in shapes}
+        self.costs = costs
+        self.shortest = shortest
+        self._block = jax.jit(_score_block, static_argnames=("scale", "layers"))
+
+    @classmethod
+    def for_examples(
+        cls,
+        model: Model,
+        adapters: Adapters,
+        examples: Sequence[TokenizedExample],
+        *,
+        block_tokens: int,
+        times: float = 1.0,
+    ) -> "Scorer":
+        """A scorer whose block shapes suit requests on these examples, each so many times."""
+        lengths = [len(example.tokens_T) for example in examples]
+        sample = examples[:: -(-len(examples) // SAMPLED)]
+        costs = costs_on(jax.default_backend(), model.config)
+        shapes = choose_shapes(
+            [[[[Segment(example, 1.0) for example in sample]]]],
+            block_tokens=block_tokens,
+            costs=costs,
+            longest=max(lengths),
+            share=len(sample) / (len(examples) * times),
+        )
+        shortest = min(example.prompt_length for example in examples)
+        return cls(model, adapters, shapes, costs, shortest=shortest)
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        on_done: Callable[[int], None] = lambda done: None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores all requests.
+
+        Args:
+          requests: any number; blocks are filled with those of all clients.
+          on_done: called with the number of requests of each block.
+          layers: after how many layers prompts are embedded; None: after the last.
+        """
+        layers = (self.model.config.layers,) if layers is None else tuple(layers)
+        lengths = list(self.shapes)
+        work: list[list[list[PackedRow]]] = []
+        for client in sorted({request.client for request in requests}):
+            own = [
+                Segment(request.example, 1.0, ident)
+                for ident, request in enumerate(requests)
+                if request.client == client
+            ]
+            work.append([pack_rows(client, own, lengths, self.costs)])
+        embedded = (len(requests), len(layers), self.model.config.width)
+        scores = Scores(
+            np.zeros(len(requests)),
+            np.zeros(len(requests), bool),
+            np.zeros(len(requests), np.float32),
+            np.zeros(embedded, np.float32),
+            np.zeros(embedded, np.float32),
+        )
+        for planned in schedule([work], self.shapes):
+            (rows,) = planned.rows
+            self._run(rows, planned.shape, requests, scores, layers)
+            on_done(sum(len(row.segments) for row in rows))
+        return scores
+
+    def _run(
+        self,
+        block: list[PackedRow],
+        shape: BlockShape,
+        requests: Sequence[Request],
+        scores: Scores,
+        layers: tuple[int, ...],
+    ) -> None:
+        rows, placed = fill(block, shape)
+        B, T, _ = shape
+        layered = any(np.ndim(requests[at.ident].local_weight) for at in placed)
+        shape_of_weights = (self.model.config.layers, B, T) if layered else (B, T)
+        global_weight_BT = np.zeros(shape_of_weights, np.float32)
+        local_weight_BT = np.zeros(shape_of_weights, np.float32)
+        for at in placed:
+            request = requests[at.ident]
+            span = slice(at.start, at.start + len(request.example.tokens_T))
+            # A layer's weight stands for all tokens of the example.
+            global_weight_BT[..., at.row, span] = np.asarray(request.global_weight)[..., None]
+            local_weight_BT[..., at.row, span] = np.asarray(request.local_weight)[..., None]
+        prompts = self._prompts(placed, shape, requests)
+        nll_P, correct_P, entropy_P, last_LED, mean_LED = jax.device_get(
+            self._block(
+                self.model,
+                self.adapters.global_,
+                self.adapters.local_C,
+                rows,
+                global_weight_BT,
+                local_weight_BT,
+                prompts,
+                scale=self.adapters.scale,
+                layers=layers,
+            )
+        )
+        for e, at in enumerate(placed):
+            example = requests[at.ident].example
+            count = len(example.tokens_T) - example.prompt_length
+            own = slice(at.first_position, at.first_position + count)
+            scores.nll_I[at.ident] = nll_P[own].mean(dtype=np.float64)
+            scores.greedy_I[at.ident] = correct_P[own].all()
+            scores.entropy_I[at.ident] = entropy_P[at.first_position]
+            for place in range(len(layers)):
+                scores.last_ILD[at.ident, place] = last_LED[place][e]
+                scores.mean_ILD[at.ident, place] = mean_LED[place][e]
+
+    def _prompts(
+        self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]
+    ) -> _Prompts:
+        B, T, _ = shape
+        E = B * max(1, T // self.shortest)  # no block holds more examples
+        owner_BT = np.full((B, T), E, np.int32)
+        row_E, place_E, length_E = (np.zeros(E, np.int32) for _ in range(3))
+        for e, at in enumerate(placed):
+            length = requests[at.ident].example.prompt_length
+            owner_BT[at.row, at.start : at.start + length] = e
+            row_E[e], place_E[e], length_E[e] = at.row, at.start + length - 1, length
+        return _Prompts(owner_BT, row_E, place_E, length_E)

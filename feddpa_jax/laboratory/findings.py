@@ -1,0 +1,269 @@
+"""What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from feddpa_jax.evaluate.metrics import (
+    METRICS,
+    Interval,
+    Resamples,
+    Summary,
+    Tasks,
+    summarize,
+    without_words,
+    without_words_note,
+)
+from feddpa_jax.files.escape import csv_row
+from feddpa_jax.laboratory.candidates import Candidate
+from feddpa_jax.laboratory.collect import WEIGHTS, Collected
+from feddpa_jax.laboratory.grid import CURVE_METRICS, interpolate, make_curves
+from feddpa_jax.weighting.gathering import WeightingSettings
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Summaries = dict[str, Summary]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Instances of one kind.
+
+    Attributes:
+      rows: where they are among all instances.
+      tasks: theirs.
+      resamples: for intervals.
+    """
+
+    rows: slice
+    tasks: Tasks
+    resamples: Resamples
+
+    def own_cells(self) -> np.ndarray:
+        """Whether an instance is of a client's own task."""
+        return self.tasks.own_CK[:, self.tasks.task_I]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A candidate's scores.
+
+    Attributes:
+      candidate: which.
+      validation: interpolated, by metric.
+      test: interpolated, by metric.
+      minus_paper: the same of the difference to the paper's rule, answer by answer.
+      exact: by metric, from new forward passes and answers; None where none were made.
+    """
+
+    candidate: Candidate
+    validation: Summaries
+    test: Summaries
+    minus_paper: Summaries
+    exact: Summaries | None = None
+
+
+def interpolated(
+    collected: Collected, split: Split, weight_CJ: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores [C, I] by metric at these weights of all instances."""
+    score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    weight_CI = weight_CJ[:, split.rows].astype(np.float32)
+    score_CIX = np.asarray(jax.vmap(interpolate)(jnp.asarray(score_CIWX), jnp.asarray(weight_CI)))
+    return {name: score_CIX[..., x].astype(np.float64) for x, name in enumerate(CURVE_METRICS)}
+
+
+def judge(
+    collected: Collected, split: Split, weight_CJ: np.ndarray, minus_CJ: np.ndarray | None = None
+) -> Summaries:
+    """P and TTP with intervals, by metric; or those of the difference to other weights' scores."""
+    scores = interpolated(collected, split, weight_CJ)
+    if minus_CJ is not None:
+        others = interpolated(collected, split, minus_CJ)
+        scores = {name: scores[name] - others[name] for name in scores}
+    return {name: summarize(s, split.tasks, split.resamples) for name, s in scores.items()}
+
+
+def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[str, float]]:
+    """An estimate of the most that interpolation makes P and TTP of any rule be off, by metric.
+
+    It is measured where interpolation is coarser than in use: every second weight is left out and
+    interpolated between its neighbours, twice as far apart as the computed ones. Each answer counts
+    with its largest deviation at any left-out weight, and none is set against another's. It is no
+    bound of what lies between two computed weights, where an exact match may come and go.
+    """
+    score_CIWX, share_CIZ = make_curves(collected, split.tasks, split.rows)
+    between_CIWX = (score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 2
+    off_CIX = np.abs(between_CIWX - score_CIWX[:, :, 1::2]).max(axis=2)
+    off_XZ = np.einsum("cix,ciz->xz", off_CIX, share_CIZ)
+    return {
+        name: dict(zip(("P", "TTP"), off_Z.tolist(), strict=True))
+        for name, off_Z in zip(CURVE_METRICS, off_XZ, strict=True)
+    }
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
+
+
+def _summaries(found: Summaries) -> dict[str, Any]:
+    return {name: {"P": _interval(s.p), "TTP": _interval(s.ttp)} for name, s in found.items()}
+
+
+def _curves(collected: Collected, split: Split) -> dict[str, Any]:
+    """Mean scores at each of `WEIGHTS` on own and on foreign tasks, with intervals.
+
+    Every task of a client counts the same, however many instances it has, as in P and TTP.
+    """
+    score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
+    one_hot_IK = split.tasks.one_hot()
+    weight_I = (one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)
+    found: dict[str, Any] = {}
+    for x, metric in enumerate(CURVE_METRICS):
+        sides = found[metric] = {}
+        for side, cells_CI in (("own", split.own_cells()), ("foreign", ~split.own_cells())):
+            if not cells_CI.any():
+                continue
+            sides[side] = []
+            for w in range(len(WEIGHTS)):
+                value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
+                value_I, cells_I = value_CI.sum(axis=0), cells_CI.sum(axis=0)
+                value_S, cells_S = split.resamples.sums(value_I, cells_I)
+                low, high = np.percentile(value_S / cells_S, [2.5, 97.5])
+                mean = float(weight_I @ value_I / (weight_I @ cells_I))
+                sides[side].append({"value": mean, "low": float(low), "high": float(high)})
+    return found
+
+
+def summary_of(
+    collected: Collected,
+    test: Split,
+    findings: Sequence[Finding],
+    *,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    own_CI = test.own_cells()
+
+    def rule(finding: Finding) -> dict[str, Any]:
+        candidate = finding.candidate
+        weight_CI = candidate.weight_CJ[:, test.rows]
+        setting = None if candidate.settings is None else dataclasses.asdict(candidate.settings)
+        return {
+            "name": candidate.label if setting is None else setting["rule"],
+            "label": candidate.label,
+            "bound": candidate.is_bound,
+            "setting": setting,
+            "words": describe(candidate.settings),
+            "validation": _summaries(finding.validation),
+            "test": _summaries(finding.test),
+            "minus_paper": _summaries(finding.minus_paper),
+            "exact": None if finding.exact is None else _summaries(finding.exact),
+            "weights": {
+                side: np.quantile(weight_CI[cells], QUANTILES).tolist() if cells.any() else None
+                for side, cells in (("own", own_CI), ("foreign", ~own_CI))
+            },
+        }
+
+    return {
+        **about,
+        "mix_weights": list(WEIGHTS),
+        "weight_quantiles": list(QUANTILES),
+        "curves": _curves(collected, test),
+        "rules": [rule(finding) for finding in findings],
+    }
+
+
+def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
+    """All settings with their validation scores."""
+    fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
+    measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
+    lines = [csv_row([*fields, *measures])]
+    for setting, score_XZ in zip(settings, score_NXZ, strict=True):
+        values = (getattr(setting, name) for name in fields)
+        row = ["" if value is None else str(value) for value in values]
+        lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
+    return "".join(lines)
+
+
+def describe(settings: WeightingSettings | None) -> str:
+    """A setting in a few words; what its rule does not see is left out."""
+    if settings is None:
+        return ""
+    names = settings.sees()
+    words = [f"{settings.scale:g} to {settings.scales}"]
+    if any(name.startswith("support") for name in names):
+        words.append(f"support {settings.support}")
+    if settings.rule != "constant" and any(name.endswith("D") for name in names):
+        layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
+        words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
+    return ", ".join(words)
+
+
+def flags(settings: WeightingSettings) -> str:
+    """A setting as options of the command line."""
+    names = [f.name for f in dataclasses.fields(settings) if f.name not in ("seed", "resample")]
+    values = {name: getattr(settings, name) for name in names}
+    return " ".join(
+        f"--weighting.{name} {'null' if value is None else shlex.quote(str(value))}"
+        for name, value in values.items()
+    )
+
+
+def _cell(value: Interval, digits: int) -> str:
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _values(found: Summaries) -> list[str]:
+    return [
+        f"{value.value:.{METRICS[name].fine_digits}f}"
+        for name in CURVE_METRICS
+        for value in (found[name].p, found[name].ttp)
+    ]
+
+
+def notes_on_rouge(findings: Sequence[Finding], targets: Sequence[str]) -> list[str]:
+    """What ROUGE-1 is worth for these test targets, if a finding has it and some have no word."""
+    told = any(finding.exact and "rouge1" in finding.exact for finding in findings)
+    note = without_words_note(without_words(targets)) if told else ""
+    return [note] if note else []
+
+
+def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
+    """The findings as people read them, and what is to be known about them."""
+    table = Table(title="Weighting rules on the test instances", title_justify="left")
+    table.add_column("rule, and its setting", overflow="fold", min_width=30)
+    for name in (
+        "NLL\nP",
+        "\nTTP",
+        "exact\nP",
+        "match %\nTTP",
+        "TTP minus the paper's rule's:\nNLL, exact match %",
+    ):
+        table.add_column(name, justify="right")
+    for finding in findings:
+        candidate = finding.candidate
+        rule = "" if candidate.settings is None else candidate.settings.rule
+        # The label of a rule at its best names the rule.
+        title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
+        said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
+        against = "\n".join(
+            _cell(finding.minus_paper[name].ttp, METRICS[name].fine_digits)
+            for name in CURVE_METRICS
+        )
+        table.add_row(said, *_values(finding.test), against)
+        if finding.exact is not None:
+            rouge = finding.exact.get("rouge1")
+            answers = (
+                "" if rouge is None else f"ROUGE-1 P {rouge.p.value:.1f}, TTP {rouge.ttp.value:.1f}"
+            )
+            if set(CURVE_METRICS) <= finding.exact.keys():
+                table.add_row("  run exactly", *_values(finding.exact), answers)
+    return Group(table, "\n".join(notes))

@@ -1,0 +1,52 @@
+"""What evidence depends on, as digests: evidence of another identity is not used."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from feddpa_jax.config import Config
+from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.laboratory.collect import WEIGHTS, Questions
+from feddpa_jax.run.identity import digest_of_parts
+from feddpa_jax.run.inputs import Prepared
+
+# What evidence depends on: a change in any of these asks for new evidence.
+CODE = (
+    *("types.py", "devices/contraction.py", "models", "adapters", "inference", "hf", "data"),
+    *("training/rows.py", "training/blocks.py", "training/packing.py", "training/costs.py"),
+    *("training/rounds.py", "weighting/evidence.py", "weighting/support.py"),
+    *("weighting/gathering.py", "laboratory/collect.py"),
+)
+
+
+def identify(
+    config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
+) -> dict[str, str]:
+    """What the evidence depends on, each as a digest."""
+    leaves = jax.tree.leaves((adapters.global_, adapters.local_C))
+    examples = [*questions.instances, *questions.dreams]
+    examples += [example for own in questions.training for example in own]
+    package = Path(__file__).parents[1]
+    files = [
+        file
+        for name in CODE
+        for file in sorted((package / name).rglob("*.py") if "." not in name else [package / name])
+    ]
+    names = [client.name for client in prepared.federation.clients]
+    return {
+        "checkpoint": digest_of_parts([np.asarray(leaf).tobytes() for leaf in leaves]),
+        "model": digest_of_parts([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
+        "data": digest_of_parts(
+            [json.dumps(names).encode()]
+            + [bytes([0]) + np.append(e.tokens_T, e.prompt_length).tobytes() for e in examples]
+        ),
+        "settings (layers, weights, LoRA)": digest_of_parts(
+            [json.dumps([questions.layers, WEIGHTS, adapters.scale]).encode()]
+        ),
+        "code version": digest_of_parts([file.read_bytes() for file in files]),
+        "JAX version, or the kind of device,": digest_of_parts(
+            [jax.__version__.encode(), jax.default_backend().encode()]
+        ),
+    }

@@ -1,0 +1,9 @@
+"""Centralized fine-tuning: one adapter on all clients' data pooled, the bound without privacy."""
+
+from feddpa_jax.methods.fedit import fedit
+from feddpa_jax.methods.method import Method, Parts
+
+
+def centralized(parts: Parts) -> Method:
+    """Centralized training: FedIT with a single client that holds everybody's data."""
+    return fedit(parts)

@@ -1,0 +1,12 @@
+"""FedLoRA: FedDPA-F's training; at inference the personalized copy alone answers.
+
+The baseline of that name in Yang et al., arXiv 2403.19211, section 4.
+"""
+
+from feddpa_jax.methods.feddpa_f import feddpa_f
+from feddpa_jax.methods.method import Method, Parts
+
+
+def fedlora(parts: Parts) -> Method:
+    """FedLoRA over the given engine, initialisation and average."""
+    return feddpa_f(parts)

@@ -1,0 +1,166 @@
+"""`feddpa plan`: the round compiled ahead of time, for devices at hand or a TPU slice."""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.devices.hardware import chip_of, memory_of
+from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
+from feddpa_jax.methods.table import METHODS
+from feddpa_jax.plan.programs import Program, compile_average, compile_steps
+from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
+from feddpa_jax.plan.summary import render
+from feddpa_jax.plan.topology import topology_devices
+from feddpa_jax.progress import Reporter
+from feddpa_jax.run.folder import RunFolder, describe_environment
+from feddpa_jax.run.inputs import adapter_factory, prepare, training_data
+from feddpa_jax.run.loop import make_parts
+from feddpa_jax.types import UserError
+
+# Every client's participation and examples are laid out one by one.
+MOST_CLIENTS = 100_000
+
+
+class Options(NamedTuple):
+    """What is planned for.
+
+    Attributes:
+      topology: a TPU slice such as "v5p:4x4x4"; None for the devices at hand.
+      clients: how many, with the examples of the configured ones in turn; None for those.
+      out: the folder of plan.json; None to write none.
+    """
+
+    topology: str | None
+    clients: int | None
+    out: Path | None
+
+
+def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Compiles the round's programs from shapes alone, and shows what the compiler says.
+
+    Args:
+      config: resolved; the base's weights are not read.
+      options: what it is planned for.
+      reporter: told of every program, shows the tables.
+
+    Raises:
+      UserError: there is no such slice, or a program finds no room on its devices.
+    """
+    if options.clients is not None and not 1 <= options.clients <= MOST_CLIENTS:
+        raise UserError(f"--clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
+    if options.out is not None and (options.out / "plan.json").exists():
+        raise UserError(f"--out: {options.out} holds a plan.json already; name another folder")
+    devices = None if options.topology is None else topology_devices(options.topology)
+    prepared = prepare(config, devices=devices, weights=False)
+    data = training_data(config, prepared)
+    if options.clients is not None:
+        data = many_clients(data, options.clients)
+    shapes = data.shapes(config.fed.rounds)
+    work = count_work(data, shapes)
+    model = prepared.base.model
+    # No file is written: the folder is only where a run's would lie.
+    engine = make_parts(config, prepared, RunFolder(Path("."))).engine
+    adapter = jax.eval_shape(adapter_factory(config, prepared), jax.random.key(0))
+    participants = len(data.participants(0))
+    slots = data.slots(participants)
+    device = prepared.mesh.devices.flat[0]
+    chip = chip_of(device)
+    phases = METHODS[config.fed.method].phases
+    programs: list[Program] = []
+    reporter.say(
+        f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
+        f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
+        f"{work.real_tokens / work.computed_tokens:.1%} of the computed tokens are real"
+    )
+    for program in compile_steps(
+        engine,
+        model,
+        adapter,
+        slots=slots,
+        shapes=shapes,
+        phases=phases,
+        limit=memory_of(device),
+        chip=chip,
+    ):
+        assert program.shape is not None
+        programs.append(program)
+        reporter.say(
+            f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
+            f"{program.compile_seconds:.1f} s"
+        )
+    programs.append(compile_average(engine, adapter, slots, chip))
+    chunks = -(-participants // (config.fed.clients_per_step or participants))
+    told = [
+        _told(program, work.blocks.get(program.shape, 0.0) if program.shape else chunks, chip)
+        for program in programs
+    ]
+    result: dict[str, Any] = {
+        "command": ["feddpa", *sys.argv[1:]],
+        "environment": describe_environment(),
+        "config": to_yaml(config),
+        "topology": options.topology,
+        "devices": {"kind": device.device_kind, "count": prepared.mesh.size},
+        "mesh": dict(prepared.mesh.shape),
+        "clients": len(data.names),
+        "participants": participants,
+        "slots": slots,
+        "client_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(adapter)),
+        "programs": told,
+        "round": _round(told, work, len(phases)),
+        "remedy": next(
+            (p.memory.remedy() for p in programs if p.memory and p.memory.remedy()), None
+        ),
+    }
+    reporter.show(render(result))
+    if options.out is not None:
+        with writing(options.out):
+            make_folder(options.out)
+            write_whole(options.out / "plan.json", to_json(result))
+        reporter.say(f"everything: {options.out / 'plan.json'}")
+    return result
+
+
+def _told(program: Program, calls: float, chip: Any) -> dict[str, Any]:
+    """A program as plan.json has it."""
+    rate = None if program.seconds is None else program.flops / program.seconds
+    memory = program.memory
+    return {
+        "phase": program.phase,
+        "rows": program.shape and program.shape.rows,
+        "length": program.shape and program.shape.length,
+        "positions": program.shape and program.shape.positions,
+        "calls": calls,
+        "flops": program.flops,
+        "bytes_accessed": program.bytes_accessed,
+        "seconds": program.seconds,
+        "estimate": program.estimate,
+        "peak_share": None if rate is None or chip is None else rate / chip.flops,
+        "collectives": {kind: own._asdict() for kind, own in program.collectives.items()},
+        "memory": memory
+        and {
+            "base": memory.base,
+            "adapters": memory.adapters,
+            "optimizer": memory.optimizer,
+            "activations": memory.activations,
+            "total": memory.total,
+            "limit": memory.limit,
+        },
+        "compile_seconds": program.compile_seconds,
+    }
+
+
+def _round(told: list[dict[str, Any]], work: RoundWork, phases: int) -> dict[str, Any]:
+    """A whole round, on all devices together."""
+    real = phases * work.real_tokens
+    known = all(program["seconds"] is not None for program in told)
+    seconds = sum(program["calls"] * program["seconds"] for program in told) if known else None
+    return {
+        "real_tokens": real,
+        "computed_tokens": phases * work.computed_tokens,
+        "real_share": work.real_tokens / work.computed_tokens,
+        "seconds": seconds,
+        "tokens_per_second": None if seconds is None else real / seconds,
+    }

@@ -1,0 +1,176 @@
+"""An evaluation as the configuration describes it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from feddpa_jax.config import Config
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
+from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.metrics import without_words
+from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.results import Report, make_report, render, write_report
+from feddpa_jax.inference.base_prompts import DREAMS, dream
+from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.progress import Reporter
+from feddpa_jax.run.inputs import Prepared, encode
+from feddpa_jax.types import TokenizedExample, UserError
+from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.rule import own_file, sources
+from feddpa_jax.weighting.weights import make_weighting
+
+
+def weighting_settings(config: Config) -> WeightingSettings:
+    """The weighting section, without what only the fixed mix needs, and with the seed."""
+    fields = dataclasses.asdict(config.weighting)
+    fields.pop("fixed")
+    return WeightingSettings(**fields, seed=config.seed)
+
+
+def weighs_instances(config: Config, possible: Sequence[str]) -> bool:
+    """Whether an evaluation weighs instances, and so runs the weighting rule.
+
+    Args:
+      config: the run's.
+      possible: the modes that its adapters can answer in.
+    """
+    return "instance" in possible and (config.eval.modes is None or "instance" in config.eval.modes)
+
+
+def check_rule(config: Config, reporter: Reporter) -> None:
+    """Tries the weighting rule; if it is from the user's own file, says first that it is run.
+
+    A run folder may come from somebody else: its rule's file is run only where it is needed.
+
+    Raises:
+      UserError: an unknown rule, or one that does not work.
+    """
+    file = own_file(config.weighting.rule)
+    if file is not None and file.is_file():
+        reporter.say(f"weighting.rule: running the code in {file}")
+    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+
+
+def made_up(
+    config: Config, prepared: Prepared, settings: WeightingSettings
+) -> tuple[TokenizedExample, ...]:
+    """Made-up prompts, if the weighting rule asks for them; else none."""
+    if "dream_ND" not in settings.sees():
+        return ()
+    return dream(
+        prepared.base.model,
+        prepared.base.tokenizer,
+        get_template(config.data.template),
+        count=DREAMS,
+        seed=config.seed,
+        max_length=config.data.max_length,
+    )
+
+
+def make_setting(
+    config: Config,
+    prepared: Prepared,
+    dreams: tuple[TokenizedExample, ...],
+    reporter: Reporter,
+) -> tuple[Setting, TokenCounts]:
+    """The clients and the test instances, and how many of these were cut or dropped.
+
+    Raises:
+      UserError: there are no test instances.
+    """
+    if not prepared.federation.test:
+        raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
+    test = encode(config, prepared.base.tokenizer, prepared.federation.test)
+    counts = test.counts
+    if counts.truncated or counts.dropped:
+        reporter.say(
+            f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
+            f"at data.max_length = {config.data.max_length}"
+        )
+    if note := other_prompt_note([counts]):
+        reporter.say(f"test instances: {note}")
+    if not test.examples:
+        raise UserError("data.max_length: no test instance is left; raise it")
+    setting = Setting(
+        clients=prepared.federation.clients,
+        training=prepared.training,
+        instances=tuple(prepared.federation.test[i] for i in test.kept),
+        tokenized=test.examples,
+        tokenizer=prepared.base.tokenizer,
+        dreams=dreams,
+    )
+    return setting, counts
+
+
+def decoding(config: Config, prepared: Prepared) -> Decoding:
+    """How the configuration has answers made."""
+    return Decoding(
+        beams=config.eval.beams if config.eval.decoding == "beam" else 1,
+        max_new_tokens=config.eval.max_new_tokens,
+        batch_tokens=config.eval.batch_tokens or prepared.tokens_at_once,
+    )
+
+
+def evaluate_config(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    *,
+    answers_with: str,
+    round_number: int | None,
+    folder: Path,
+    reporter: Reporter,
+) -> Report:
+    """Evaluates adapters on the configured test instances, writes the results and shows them.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      adapters: the ones to evaluate.
+      answers_with: the mode that the method is judged by.
+      round_number: the round of the checkpoint that they come from; None if from elsewhere.
+      folder: where the results go.
+      reporter: told of progress, shows the tables.
+
+    Raises:
+      UserError: there are no test instances, or a mode is asked for that the method has not.
+    """
+    weighting = weighting_settings(config)
+    weighs = weighs_instances(config, available_modes(adapters))
+    if weighs:
+        check_rule(config, reporter)
+    setting, counts = make_setting(
+        config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
+    )
+    # Read before the work: a file may change, or go, meanwhile.
+    files = sources([weighting.rule]) if weighs else {}
+    results = evaluate(
+        prepared.base.model,
+        adapters,
+        setting,
+        modes=config.eval.modes,
+        metrics=config.eval.metrics,
+        weighting=weighting,
+        fixed=config.weighting.fixed,
+        decoding=decoding(config, prepared),
+        reporter=reporter,
+    )
+    report = make_report(
+        results,
+        setting.tasks(),
+        settings={
+            "method": config.fed.method,
+            "answers_with": answers_with,
+            "round": round_number,
+            "weighting": dataclasses.asdict(config.weighting),
+            "decoding": dataclasses.asdict(config.eval),
+            "instances": counts._asdict(),
+            "targets_without_words": without_words([e.output for e in setting.instances]),
+        },
+        bootstrap=config.eval.bootstrap,
+        seed=config.seed,
+    )
+    write_report(folder, report, results, setting, files if "instance" in results else {})
+    reporter.show(render(report))
+    return report

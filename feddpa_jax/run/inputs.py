@@ -1,0 +1,197 @@
+"""From a configuration to what a command works on: base model, clients, tokenized examples."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from feddpa_jax.adapters.lora import Adapter, init_adapter
+from feddpa_jax.config import Config, to_yaml
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
+from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
+from feddpa_jax.devices.processes import check_same, several, together
+from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.tokenizer import Tokenizer
+from feddpa_jax.methods.table import METHODS
+from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.training.costs import costs_on
+from feddpa_jax.training.memory import tokens_at_once
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
+
+
+class Prepared(NamedTuple):
+    """What training, evaluation and generation share.
+
+    Attributes:
+      base: model, tokenizer and fingerprint.
+      federation: clients and test instances.
+      training: each client's tokenized examples.
+      counts: each client's truncated and dropped examples.
+      mesh: the devices; the base lies on them.
+    """
+
+    base: LoadedModel
+    federation: Federation
+    training: tuple[tuple[TokenizedExample, ...], ...]
+    counts: tuple[TokenCounts, ...]
+    mesh: Mesh
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names."""
+        return tuple(client.name for client in self.federation.clients)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens each device computes at once, where the configuration does not say."""
+        model = self.base.model
+        return tokens_at_once(self.mesh.devices.flat[0], model.config, model.dtype)
+
+    def data_digest(self) -> str:
+        """A digest of everything that is trained on and tested on."""
+        digest = hashlib.sha256(repr((self.names, self.federation.test)).encode())
+        for own in self.training:
+            for tokens_T, prompt_length in own:
+                digest.update(f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes())
+        return digest.hexdigest()
+
+
+def prepare(
+    config: Config, *, devices: Sequence[Any] | None = None, weights: bool = True
+) -> Prepared:
+    """Loads data and model and tokenizes the training examples; data first, they fail faster.
+
+    Args:
+      config: the configuration.
+      devices: of the mesh; all that there are if None.
+      weights: if not, the base's parameters have shapes alone.
+
+    Raises:
+      UserError: anything that is wrong with either.
+    """
+    get_template(config.data.template)
+    federation = load_data(config)
+    base = load_model(config.model.path, config.model.dtype, weights=weights)
+    _check_sizes(config, base.model.config)
+    training, counts = [], []
+    for client in federation.clients:
+        tokenized = encode(config, base.tokenizer, client.train)
+        if not tokenized.examples:
+            raise UserError(
+                f"client {client.name!r}: no example is left within data.max_length = "
+                f"{config.data.max_length}; raise it"
+            )
+        training.append(tokenized.examples)
+        counts.append(tokenized.counts)
+    mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
+    params = put_base(base.model.params, mesh, config.mesh.base)
+    base = base._replace(model=dataclasses.replace(base.model, params=params))
+    return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+
+
+def _check_sizes(config: Config, model: ModelConfig) -> None:
+    """Refuses sizes that the base cannot have, before arrays are made of them."""
+    for name, value in (
+        ("data.max_length", config.data.max_length),
+        ("eval.max_new_tokens", config.eval.max_new_tokens),
+    ):
+        if value > model.max_positions:
+            raise UserError(
+                f"{name}: {value} is more than the {model.max_positions} positions of "
+                f"{config.model.path}; lower it"
+            )
+    sizes = model.target_sizes()
+    widest = max(max(sizes[target]) for target in config.lora.targets)
+    if config.lora.rank > widest:
+        raise UserError(
+            f"lora.rank: {config.lora.rank} is more than the {widest} rows of the widest adapted "
+            f"map of {config.model.path}; lower it"
+        )
+
+
+def prepare_together(config: Config) -> Prepared:
+    """`prepare` on every process of a run; none goes on if another cannot, or has other files.
+
+    Raises:
+      UserError: anything that is wrong on any process.
+    """
+    prepared = together(lambda: prepare(config))
+    if several():
+        check_same(
+            {
+                "configuration": to_yaml(config),
+                "base model": prepared.base.fingerprint,
+                "data": prepared.data_digest(),
+            }
+        )
+    return prepared
+
+
+def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) -> Tokenized:
+    """`encode_examples` as the configuration has it.
+
+    Raises:
+      UserError: an unknown template.
+    """
+    return encode_examples(
+        examples,
+        tokenizer,
+        get_template(config.data.template),
+        config.data.max_length,
+        config.data.encoding,
+    )
+
+
+def load_data(config: Config) -> Federation:
+    """The configured clients and test instances.
+
+    Raises:
+      UserError: anything that is wrong with them.
+    """
+    return load_federation(
+        config.data.path,
+        seed=config.seed,
+        max_train=config.data.max_train,
+        validation=config.data.validation,
+        max_test=config.data.max_test,
+    )
+
+
+def training_data(config: Config, prepared: Prepared) -> TrainingData:
+    """The clients' trainings; of a centralized method, one client with everybody's examples."""
+    names, examples = prepared.names, prepared.training
+    if METHODS[config.fed.method].pooled:
+        names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
+    fed = config.fed
+    return TrainingData(
+        names=names,
+        examples=examples,
+        seed=config.seed,
+        epochs=fed.local_epochs,
+        batch_size=fed.batch_size,
+        micro_batch_size=fed.micro_batch_size or fed.batch_size,
+        shuffle=config.data.shuffle,
+        participation=fed.participation,
+        clients_per_step=fed.clients_per_step,
+        block_tokens=fed.block_tokens or prepared.tokens_at_once,
+        shards=prepared.mesh.shape[CLIENTS],
+        costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
+    )
+
+
+def adapter_factory(config: Config, prepared: Prepared) -> Callable[[jax.Array], Adapter]:
+    """`key -> adapter` for this base and these LoRA settings."""
+    sizes = prepared.base.model.config.target_sizes()
+    return functools.partial(
+        init_adapter,
+        sizes={target: sizes[target] for target in config.lora.targets},
+        layers=prepared.base.model.config.layers,
+        rank=config.lora.rank,
+    )

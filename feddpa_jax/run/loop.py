@@ -1,0 +1,351 @@
+"""A training run: rounds, metrics and checkpoints in one loop around a method's pure functions."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.config import Config
+from feddpa_jax.devices.hardware import memory_of
+from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
+from feddpa_jax.hf.load import resolve_dtype
+from feddpa_jax.methods.clients import ClientFiles, LocalAdapters, Saved
+from feddpa_jax.methods.method import FedState, Method, Metrics, Parts
+from feddpa_jax.methods.table import METHODS
+from feddpa_jax.progress import Advance, Reporter
+from feddpa_jax.run import round_state
+from feddpa_jax.run.checkpoint import (
+    CLIENTS,
+    at_step,
+    check_fits,
+    latest,
+    prune,
+    rounds_saved,
+)
+from feddpa_jax.run.folder import RunFolder
+from feddpa_jax.run.history import append_round, keep_rounds
+from feddpa_jax.run.identity import identity
+from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
+from feddpa_jax.run.saver import Saver
+from feddpa_jax.run.starting_adapters import check_start, start_from, start_local
+from feddpa_jax.training.engine import NonFiniteError, make_engine
+from feddpa_jax.training.memory import plan_memory
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.training.rows import BlockShape
+from feddpa_jax.types import UserError
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with what depends on the machine settled, as it is written to the run."""
+    model = dataclasses.replace(config.model, dtype=resolve_dtype(config.model.dtype))
+    return dataclasses.replace(config, model=model)
+
+
+class Resumed(NamedTuple):
+    """A state, the number of rounds behind it, and the identity that its checkpoint is of."""
+
+    state: FedState
+    rounds: int
+    known: dict[str, Any]
+
+
+def restore(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    reporter: Reporter,
+    step: str = "last",
+    *,
+    expected: dict[str, Any] | None = None,
+) -> Resumed | None:
+    """The state of a checkpoint; None before the first one.
+
+    Args:
+      config: resolved.
+      prepared: base, clients and tokenized examples.
+      run: its folder.
+      reporter: told of damaged checkpoints that are passed over.
+      step: "last" (the last good one), "best" (the lowest loss) or a round's number.
+      expected: the run's `identity`, where it is known already.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged or of another run.
+    """
+    expected = identity(config, prepared) if expected is None else expected
+
+    def find() -> list[Any] | None:
+        if step == "last":
+            found = latest(run.checkpoints, expected, warn=reporter.say)
+        else:
+            found = at_step(run.checkpoints, step, expected, warn=reporter.say)
+        if found is None:
+            return None
+        state = round_state.send(found.place) if several() else found.state()
+        return [found.round_number, state, found.clients, found.record.get("init")]
+
+    found = from_first(find)
+    if found is None:
+        return None
+    number, sent, clients, init = found
+    arrays = together(lambda: round_state.receive(sent)) if several() else sent
+    clients = {name: Saved(*saved) for name, saved in clients.items()}
+    parts = make_parts(config, prepared, run)
+    local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
+    if local is None and clients:
+        local = LocalAdapters(parts.names, parts.files, fresh=None)
+    if local is not None:
+        local = dataclasses.replace(local, saved=clients)
+        if set(local.names) - set(clients):
+            local = start_local(config, prepared, local)
+    global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
+    # The folders that `init` names may be gone by now; what they held is still part of the run.
+    known = expected if init is None else {**expected, "init": init}
+    return Resumed(FedState(global_, local), number + 1, known)
+
+
+def run_key(config: Config, number: int = -1) -> jax.Array:
+    """The key of a round; of the start, if none is given."""
+    return jax.random.fold_in(jax.random.key(config.seed), number + 1)
+
+
+def make_parts(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    on_block: Callable[[int, int], None] = lambda real, computed: None,
+) -> Parts:
+    """What the run's method is built from."""
+    data = training_data(config, prepared)
+    return Parts(
+        engine=make_engine(
+            prepared.base.model,
+            mesh=prepared.mesh,
+            base_mode=config.mesh.base,
+            scale=config.lora.alpha / config.lora.rank,
+            dropout=config.lora.dropout,
+            learning_rate=config.fed.learning_rate,
+            max_grad_norm=config.fed.max_grad_norm,
+            local_weight=config.fed.local_weight,
+            detach=config.fed.frozen_branch_gradient == "detached",
+            remat=config.model.remat,
+            on_block=on_block,
+        ),
+        new_adapter=adapter_factory(config, prepared),
+        aggregation=config.fed.aggregation,
+        names=data.names,
+        id_C=np.array(data.ids, np.uint32),
+        files=ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+    )
+
+
+def _rounds(config: Config) -> str:
+    personalizes = METHODS[config.fed.method].personalizes
+    count = f"{config.fed.rounds} round{'s' if config.fed.rounds > 1 else ''}"
+    return f"{count} and the personalization" if personalizes else count
+
+
+def total_rounds(config: Config) -> int:
+    """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
+    return config.fed.rounds + METHODS[config.fed.method].personalizes
+
+
+def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
+    """Refuses what `train` would refuse before its first round; nothing is written.
+
+    Raises:
+      UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
+        model or other adapters.
+    """
+    if not rounds_saved(run.checkpoints):
+        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+        check_start(config, prepared, method.init(run_key(config)))
+    elif is_first():
+        check_fits(run.checkpoints, identity(config, prepared))
+
+
+def train(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    reporter: Reporter,
+    on_round: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> FedState:
+    """Trains a run to its end, from its last checkpoint if there is one.
+
+    Args:
+      config: resolved.
+      prepared: base, clients and tokenized examples.
+      run: its folder, started.
+      reporter: told of progress.
+      on_round: given the line of metrics of each round, whose checkpoint is being written.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: a loss or update is not finite, or nothing can be written; the last good
+        checkpoint is kept.
+    """
+    progress: list[Advance] = []
+    parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
+    method = METHODS[config.fed.method].build(parts)
+    data = training_data(config, prepared)
+    known = identity(config, prepared)
+    check_same({"init": json.dumps(known.get("init"))})
+    found = restore(config, prepared, run, reporter, expected=known)
+    if found is None:
+        state, first = start_from(config, prepared, method.init(run_key(config))), 0
+    else:
+        state, first, known = found
+        reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
+    if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
+        reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
+    from_first(lambda: _tidy(run, first, config.fed.keep_checkpoints))
+    if first == total_rounds(config):
+        return state
+    shapes = data.shapes(config.fed.rounds)
+    listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
+    reporter.say(
+        f"{config.fed.method}: {len(data.names)} clients, {_rounds(config)}, blocks of "
+        f"{listed} (rows x tokens)"
+    )
+    report_memory(config, prepared, data, parts, shapes, reporter)
+    amount = sum(
+        round_tokens(config, data, number) for number in range(first, total_rounds(config))
+    )
+    with (
+        reporter.task("training", amount, "tokens") as advance,
+        Saver(run.checkpoints, keep=config.fed.keep_checkpoints) as saver,
+    ):
+        progress.append(advance)
+        for number in range(first, total_rounds(config)):
+            start = time.perf_counter()
+            state, metrics = play_round(method, state, data, shapes, config, number)
+            line = metrics_line(number, metrics, state, time.perf_counter() - start)
+            advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
+            record(saver, known, run, number, state, line)
+            on_round(line)
+    return state
+
+
+def record(
+    saver: Saver,
+    known: dict[str, Any],
+    run: RunFolder,
+    number: int,
+    state: FedState,
+    line: dict[str, Any],
+) -> None:
+    """Writes a round's line of metrics and begins its checkpoint, which notes the `identity`.
+
+    A line without a checkpoint is removed on resuming, and its round is played again.
+    """
+    saver.wait()
+    from_first(functools.partial(append_round, run.path, line))
+    saver.save(
+        number,
+        {} if state.global_ is None else {"global_": state.global_},
+        {**known, "loss": line["loss"], "metrics": line},
+        clients=None if state.local is None else state.local.saved,
+    )
+
+
+def _tidy(run: RunFolder, count: int, keep: int) -> None:
+    """Removes what belongs to no finished round, and what a kill kept from being removed."""
+    keep_rounds(run.path, count)
+    prune(run.checkpoints, count - 1, keep)
+
+
+def report_memory(
+    config: Config,
+    prepared: Prepared,
+    data: TrainingData,
+    parts: Parts,
+    shapes: Sequence[BlockShape],
+    reporter: Reporter,
+) -> None:
+    """Says what the largest block takes on a device, and what to change if it is too much.
+
+    Its program is compiled for that, which training then need not do.
+    """
+    slots = data.slots(len(data.participants(0)))
+    shape = max(shapes, key=lambda shape: shape.rows * data.costs.row(shape.length))
+    adapter = jax.eval_shape(parts.new_adapter, jax.random.key(0))
+    plan = plan_memory(
+        parts.engine.lower(adapter, slots, shape, frozen=False).compile(),
+        prepared.base.model,
+        adapter,
+        slots=slots // data.shards,
+        frozen=False,
+        limit=memory_of(prepared.mesh.local_devices[0]),
+    )
+    reporter.say(f"memory of each device: {plan.line()}")
+    remedy = plan.remedy()
+    if remedy is not None:
+        reporter.say(f"that is more than there is: {remedy}")
+
+
+def play_round(
+    method: Method,
+    state: FedState,
+    data: TrainingData,
+    shapes: Sequence[BlockShape],
+    config: Config,
+    number: int,
+) -> tuple[FedState, Metrics]:
+    """One round, or the personalization after the last."""
+    key = run_key(config, number)
+    try:
+        if number == config.fed.rounds:
+            assert method.personalize is not None
+            return method.personalize(state, data.round(number, shapes, everybody=True), key=key)
+        return method.round(state, data.round(number, shapes), key=key)
+    except NonFiniteError as error:
+        kept = f"the checkpoint of round {number - 1} is kept" if number else "nothing was written"
+        raise UserError(f"round {number}, {error}; {kept}") from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"round {number}: the device has no memory left; lower fed.block_tokens or "
+            "fed.clients_per_step, or set model.remat true"
+        ) from None
+
+
+def round_tokens(config: Config, data: TrainingData, number: int) -> int:
+    """Real tokens that a round will train on, in all its phases."""
+    clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
+    # FedDPA-T has its local phase from the second round on; a personalization is one phase.
+    whole = 0 < number < config.fed.rounds
+    phases = len(METHODS[config.fed.method].phases) if whole else 1
+    return phases * sum(data.tokens(client) for client in clients)
+
+
+def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:
+    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
+    adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
+    shared = "global" in metrics
+    phases = {
+        phase: {
+            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
+            for name, curve in done.losses.items()
+        }
+        for phase, done in metrics.items()
+    }
+    last_phase = list(phases.values())[-1]
+    return {
+        "round": number,
+        "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
+        "phases": phases,
+        "real_tokens": sum(done.real_tokens for done in metrics.values()),
+        "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
+        "seconds": round(seconds, 3),
+        "client_bytes_received": adapter_bytes if shared else 0,
+        "client_bytes_sent": adapter_bytes if shared else 0,
+    }

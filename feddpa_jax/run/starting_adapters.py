@@ -1,0 +1,154 @@
+"""The adapters that a run starts from (`init.*`), read from PEFT folders."""
+
+import dataclasses
+import math
+import shlex
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from feddpa_jax.adapters.lora import Adapter, bank_of, take
+from feddpa_jax.config import Config
+from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
+from feddpa_jax.hf.record import FILES, RECORD, check_files
+from feddpa_jax.hf.tensors import read_json
+from feddpa_jax.methods.clients import LocalAdapters
+from feddpa_jax.methods.method import FedState
+from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.types import UserError
+
+
+def start_from(config: Config, prepared: Prepared, fresh: FedState) -> FedState:
+    """A method's fresh state with the adapters that `init` names in their places.
+
+    Raises:
+      UserError: an adapter cannot be read or does not fit, or the method starts without its like.
+    """
+    _check_places(config, fresh)
+    global_ = global_adapter(config, prepared)
+    return FedState(
+        fresh.global_ if global_ is None else global_,
+        None if fresh.local is None else start_local(config, prepared, fresh.local),
+    )
+
+
+def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
+    """Reads what `init` names, so that a command that cannot use it has written nothing yet.
+
+    Raises:
+      UserError: as `start_from` does.
+    """
+    _check_places(config, fresh)
+    global_adapter(config, prepared)
+    local_adapters(config, prepared)
+
+
+def _check_places(config: Config, fresh: FedState) -> None:
+    for field, named, own in (
+        ("global", config.init.global_adapter, fresh.global_),
+        ("local", config.init.local_adapter, fresh.local),
+    ):
+        if named is not None and own is None:
+            other = "local" if field == "global" else "global"
+            raise UserError(
+                f"init.{field}_adapter: {config.fed.method} starts without a {field} adapter; "
+                f"use init.{other}_adapter, or another fed.method"
+            )
+
+
+def start_local(config: Config, prepared: Prepared, local: LocalAdapters) -> LocalAdapters:
+    """Local adapters of which those that have not trained yet are the ones that `init` names."""
+    named_C = local_adapters(config, prepared)
+    if named_C is None:
+        return local
+    return dataclasses.replace(local, fresh=lambda members: take(named_C, np.asarray(members)))
+
+
+def global_adapter(config: Config, prepared: Prepared) -> Adapter | None:
+    """The adapter of `init.global_adapter`; None if none is named."""
+    name = config.init.global_adapter
+    return None if name is None else _read("init.global_adapter", Path(name), config, prepared)
+
+
+def local_adapters(config: Config, prepared: Prepared) -> Adapter | None:
+    """The bank of `init.local_adapter`, an adapter a client; None if none is named.
+
+    The folder is one adapter, which all clients get, or has a folder for every client (such as the
+    `clients/` of an export).
+    """
+    name = config.init.local_adapter
+    if name is None:
+        return None
+    field, folder = "init.local_adapter", Path(name)
+    if is_peft_folder(folder):
+        bank = bank_of(_read(field, folder, config, prepared))
+        count = len(prepared.names)
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), bank)
+    missing = [client for client in prepared.names if not is_peft_folder(folder / client)]
+    if missing:
+        raise UserError(
+            f"{field}: {folder} is no PEFT folder, and has none for client {missing[0]!r}; name "
+            "an adapter's folder, or one with a folder for every client"
+        )
+    adapters = [_read(field, folder / client, config, prepared) for client in prepared.names]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapters)
+
+
+def _read(field: str, folder: Path, config: Config, prepared: Prepared) -> Adapter:
+    folder = folder.expanduser()
+    try:
+        found = read_adapter(folder, prepared.base.model.config)
+        _check_base(folder, prepared)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+    _check_settings(field, folder, found, config)
+    return found.adapter
+
+
+def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config) -> None:
+    """Refuses other LoRA settings than the run's, all of them at once."""
+    lora = config.lora
+    wrong = []
+    if found.rank != lora.rank:
+        wrong.append(f"rank {found.rank} (lora.rank is {lora.rank})")
+    if not math.isclose(found.alpha, lora.alpha, rel_tol=1e-6):
+        wrong.append(f"alpha {found.alpha!r} (lora.alpha is {lora.alpha!r})")
+    if set(found.targets) != set(lora.targets):
+        wrong.append(f"targets {', '.join(found.targets)} (lora.targets is {list(lora.targets)})")
+    if wrong:
+        # Written as the shell takes it, with every digit of alpha.
+        options = {
+            "--lora.rank": str(found.rank),
+            "--lora.alpha": repr(found.alpha),
+            "--lora.targets": f"[{', '.join(found.targets)}]",
+        }
+        remedy = shlex.join([word for pair in options.items() for word in pair])
+        raise UserError(f"{field}: {folder} has {'; '.join(wrong)}; to use it: {remedy}")
+
+
+def _check_base(folder: Path, prepared: Prepared) -> None:
+    """Refuses an adapter of ours that has changed, or was trained on other weights.
+
+    An adapter of another program has no such record; one of ours that cannot be read protects
+    nothing, so it is refused.
+    """
+    file = folder / RECORD
+    if not file.exists():
+        return
+    record = read_json(file)
+    check_files(folder, record.get(FILES, {}))  # Older versions listed none.
+    trained_on = record.get("base")
+    fingerprint = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
+    if not isinstance(trained_on, dict) or not isinstance(fingerprint, str):
+        raise UserError(
+            f"{file} does not say which base the adapter was trained on; export the "
+            "adapter again, or delete that file if you know that the base is right"
+        )
+    if fingerprint != prepared.base.fingerprint:
+        raise UserError(
+            f"{folder} was trained on another base ({trained_on.get('path')}, "
+            f"{fingerprint}) than model.path {prepared.base.source} "
+            f"({prepared.base.fingerprint}); use that base"
+        )

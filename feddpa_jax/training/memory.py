@@ -1,0 +1,141 @@
+"""The memory that training takes on each device, and how many tokens suit a device at once."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.devices.hardware import GIB, memory_of
+from feddpa_jax.models.decoder import Model
+from feddpa_jax.models.model_config import ModelConfig
+
+# Which setting to change where a part takes the most.
+_REMEDIES = {
+    "base": "raise mesh.model, so that devices share it, or use model.dtype bfloat16",
+    "adapters": "lower fed.clients_per_step",
+    "optimizer": "lower fed.clients_per_step",
+    "activations": "lower fed.block_tokens, or set model.remat true",
+}
+
+
+def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
+    """How many tokens a device computes best at once, where the configuration does not say.
+
+    A CPU is busy with few. An accelerator wants many (an H200's step of SmolLM2 did 266,000 tokens
+    a second by 4,096 and 367,000 by 32,768), as far as their activations fit in a third of its
+    memory: 22 D + 8 F bytes a layer and token in bfloat16, which is what that one model took.
+
+    Args:
+      device: the device.
+      config: the model's sizes.
+      dtype: of its products.
+    """
+    if device.platform == "cpu":
+        return 4096
+    a_token = config.layers * (11 * config.width + 4 * config.ffn) * jnp.dtype(dtype).itemsize
+    room = (memory_of(device) or 16 * GIB) // 3 // a_token
+    return max(1024, min(32768, 1 << max(room.bit_length() - 1, 0)))
+
+
+def in_words(size: float) -> str:
+    """Bytes in GB, or in MB where they are few.
+
+    >>> in_words(2.5e9), in_words(1.5e6)
+    ('2.50 GB', '1.5 MB')
+    """
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on one device while a block is computed.
+
+    Attributes:
+      base: the frozen model.
+      adapters: those in training, what they started from, and the frozen one beside them.
+      optimizer: moments and gradient sums.
+      activations: everything else: activations, their gradients, the rows.
+      limit: what the device has; None if that is not known.
+    """
+
+    base: int
+    adapters: int
+    optimizer: int
+    activations: int
+    limit: int | None
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self[:4])
+
+    def line(self) -> str:
+        """The parts in words.
+
+        >>> MemoryPlan(2 * 10**9, 10**7, 10**7, 10**9, 8 * 10**9).line()
+        'base 2.00 GB, adapters 10.0 MB, optimizer 10.0 MB, activations 1.00 GB: 3.02 of 8.00 GB'
+        """
+        sizes = zip(self._fields[:4], self[:4], strict=True)
+        parts = ", ".join(f"{name} {in_words(size)}" for name, size in sizes)
+        has = "" if self.limit is None else f" of {in_words(self.limit)}"
+        total = in_words(self.total)
+        if total.endswith("GB") and has.endswith("GB"):
+            total = total.removesuffix(" GB")
+        return f"{parts}: {total}{has}"
+
+    def remedy(self) -> str | None:
+        """Which setting to change; None if everything fits.
+
+        >>> MemoryPlan(2, 1, 1, 10, 12).remedy()
+        'lower fed.block_tokens, or set model.remat true'
+        """
+        if self.limit is None or self.total <= self.limit:
+            return None
+        parts = dict(zip(self._fields[:4], self[:4], strict=True))
+        return _REMEDIES[max(parts, key=parts.__getitem__)]
+
+
+def bytes_on_one(tree: Any) -> int:
+    """Bytes of a tree's arrays, or of their shapes, on one of the devices that they lie on."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def plan_memory(
+    compiled: jax.stages.Compiled,
+    model: Model,
+    adapter: Adapter,
+    *,
+    slots: int,
+    frozen: bool,
+    limit: int | None,
+) -> MemoryPlan:
+    """The memory of a compiled step, part by part.
+
+    Args:
+      compiled: `Engine.lower(...).compile()`.
+      model: the base, or its shapes, on the mesh.
+      adapter: one adapter, or its shapes.
+      slots: places on the client axis of each shard.
+      frozen: whether a frozen adapter lies beside those in training.
+      limit: bytes that the device has.
+    """
+    size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(adapter))
+    bank = slots * size
+    base = bytes_on_one(model)
+    stats: Any = compiled.memory_analysis()
+    program = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+        + stats.generated_code_size_in_bytes
+    )
+    beside = size if frozen else 0
+    # The step's state is the trained bank, two moments and the gradient sums.
+    activations = max(0, program - base - 4 * bank - beside)
+    return MemoryPlan(base, 2 * bank + size + beside, 3 * bank, activations, limit)

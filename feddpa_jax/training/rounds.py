@@ -1,0 +1,227 @@
+"""The work of a round: every participant's shuffled and packed local training, in chunks."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from feddpa_jax.training.blocks import choose_shapes, fill, schedule
+from feddpa_jax.training.costs import CPU_COSTS, Costs
+from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
+from feddpa_jax.training.participation import sample_participants
+from feddpa_jax.training.rows import Block, BlockShape, Chunk
+from feddpa_jax.types import TokenizedExample
+
+# About so many clients' updates of a run are packed beforehand to choose the block shapes.
+SAMPLED_UPDATES = 64
+# Beyond so many clients a part of the shards stands for all.
+SAMPLED_CLIENTS = 256
+
+
+def client_id(name: str) -> int:
+    """A number that follows from a client's name alone; its randomness follows from it."""
+    return zlib.crc32(name.encode())
+
+
+class RoundData(NamedTuple):
+    """What a round works on.
+
+    Attributes:
+      number: the round, from 0.
+      participants: indexes of the clients that take part, ascending, [c].
+      examples: each participant's number of training examples, [c].
+      chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
+        phase's name seeds the shuffle.
+    """
+
+    number: int
+    participants: np.ndarray
+    examples: np.ndarray
+    chunks: Callable[[str], Iterable[Chunk]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """All clients' tokenized training examples, and how a local training goes over them.
+
+    Attributes:
+      names: the clients' names.
+      examples: each client's examples.
+      seed: of the run.
+      epochs: passes over the data in a local training.
+      batch_size: examples an update.
+      micro_batch_size: examples a micro-batch, over whose response tokens the loss is a mean.
+      shuffle: a new order in every epoch.
+      participation: fraction of the clients in a round.
+      clients_per_step: clients trained at once; None for all.
+      block_tokens: most tokens of a block on a shard.
+      shards: over how many devices the clients are spread.
+      costs: of rows, blocks and compilations there; block shapes follow them.
+    """
+
+    names: tuple[str, ...]
+    examples: tuple[tuple[TokenizedExample, ...], ...]
+    seed: int
+    epochs: int
+    batch_size: int
+    micro_batch_size: int
+    shuffle: bool = True
+    participation: float = 1.0
+    clients_per_step: int | None = None
+    block_tokens: int = 4096
+    shards: int = 1
+    costs: Costs = CPU_COSTS
+
+    @property
+    def ids(self) -> list[int]:
+        """The clients' numbers."""
+        return [client_id(name) for name in self.names]
+
+    def tokens(self, client: int) -> int:
+        """Real tokens of one local training of a client."""
+        return self.epochs * sum(len(example.tokens_T) for example in self.examples[client])
+
+    def updates_of(self, client: int, number: int, phase: str) -> list[list[np.ndarray]]:
+        """The updates of one client's local training in a phase of a round."""
+        words = [self.seed, number, client_id(self.names[client]), client_id(phase)]
+        return local_updates(
+            len(self.examples[client]),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            micro_batch_size=self.micro_batch_size,
+            rng=np.random.default_rng(words) if self.shuffle else None,
+        )
+
+    def participants(self, number: int) -> np.ndarray:
+        """Indexes of the clients that take part in a round."""
+        return sample_participants(
+            self.ids, participation=self.participation, seed=self.seed, round_number=number
+        )
+
+    def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
+        """The block shapes of a run of so many rounds, from a sample of its first one."""
+        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
+        members = self._groups(self.participants(0))[0]
+        every = self._shards(members)
+        shards = every[:: -(-len(members) // SAMPLED_CLIENTS)]
+        kept = max(4, SAMPLED_UPDATES // len(members))
+        sample: list[list[list[list[Segment]]]] = []
+        sampled = 0
+        for shard in shards:
+            sample.append([])
+            for client in shard:
+                updates = [
+                    [Segment(self.examples[client][i], 1.0) for micro in update for i in micro]
+                    for update in self.updates_of(client, 0, "global")[:kept]
+                ]
+                sampled += sum(len(s.example.tokens_T) for update in updates for s in update)
+                sample[-1].append(updates)
+        mean = sum(map(self.tokens, range(len(self.names)))) / len(self.names)
+        total = rounds * len(self.participants(0)) * mean * len(shards) / len(every)
+        return choose_shapes(
+            sample,
+            block_tokens=self.block_tokens,
+            costs=self.costs,
+            longest=longest,
+            share=min(1.0, sampled / total),
+        )
+
+    def round(
+        self, number: int, shapes: Sequence[BlockShape], *, everybody: bool = False
+    ) -> RoundData:
+        """What a round works on; with `everybody` all clients take part."""
+        participants = (
+            np.arange(len(self.names), dtype=np.int32) if everybody else self.participants(number)
+        )
+        return RoundData(
+            number=number,
+            participants=participants,
+            examples=np.array([len(self.examples[client]) for client in participants]),
+            chunks=lambda phase: self.chunks(participants, number, phase, shapes),
+        )
+
+    def chunks(
+        self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
+    ) -> Iterator[Chunk]:
+        """The participants' local trainings of one phase, chunk by chunk."""
+        groups = self._groups(participants)
+        places = self.slots(len(participants)) // self.shards  # on each shard's client axis
+        for group in groups:
+            shards = self._shards(group)
+            id_C = np.zeros(self.shards * places, np.uint32)
+            total_C = np.zeros(self.shards * places, np.int32)
+            slot_of: dict[int, int] = {}
+            work: list[list[list[list[PackedRow]]]] = []
+            for s, shard in enumerate(shards):
+                work.append([])
+                for place, client in enumerate(shard):
+                    slot = slot_of[client] = s * places + place
+                    updates = self.updates_of(client, number, phase)
+                    id_C[slot] = client_id(self.names[client])
+                    total_C[slot] = len(updates)
+                    work[-1].append(
+                        [self._rows(place, client, update, shapes) for update in updates]
+                    )
+            yield Chunk(
+                members=group,
+                slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
+                names=tuple(self.names[client] for client in group),
+                phase=phase,
+                id_C=id_C,
+                total_C=total_C,
+                blocks=self._blocks(work, places, shapes),
+            )
+
+    def slots(self, participants: int) -> int:
+        """Places on the client axis where so many clients take part, all shards' together."""
+        largest = min(participants, self.clients_per_step or participants)
+        return -(-largest // self.shards) * self.shards
+
+    def _groups(self, participants: np.ndarray) -> list[np.ndarray]:
+        """The participants in groups that train at once."""
+        size = self.clients_per_step or len(participants)
+        return [participants[i : i + size] for i in range(0, len(participants), size)]
+
+    def _shards(self, members: np.ndarray) -> list[list[int]]:
+        """The members of a group by shard, with about the same work: the longest go first."""
+        places = -(-len(members) // self.shards)
+        shards: list[list[int]] = [[] for _ in range(self.shards)]
+        load = [0] * self.shards
+        for client in sorted(members.tolist(), key=lambda client: (-self.tokens(client), client)):
+            least = min(
+                (s for s in range(self.shards) if len(shards[s]) < places), key=lambda s: load[s]
+            )
+            shards[least].append(client)
+            load[least] += self.tokens(client)
+        return shards
+
+    def _rows(
+        self,
+        place: int,
+        client: int,
+        micro_batches: list[np.ndarray],
+        shapes: Sequence[BlockShape],
+    ) -> list[PackedRow]:
+        lengths = [shape.length for shape in shapes]
+        return update_rows(place, self.examples[client], micro_batches, lengths, self.costs)
+
+    def _blocks(
+        self,
+        work: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
+        places: int,
+        shapes: Sequence[BlockShape],
+    ) -> Iterator[Block]:
+        for planned in schedule(work, {shape.length: shape for shape in shapes}):
+            parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
+            ends_C = np.zeros(self.shards * places, bool)
+            for s, ends in enumerate(planned.ends):
+                ends_C[[s * places + place for place in ends]] = True
+            yield Block(
+                rows=jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts),
+                ends_C=ends_C,
+                real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
+                computed_tokens=self.shards * planned.shape.rows * planned.shape.length,
+            )

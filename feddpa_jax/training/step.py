@@ -1,0 +1,261 @@
+"""The compiled client step: many clients' local trainings as one program over one frozen base.
+
+Each client runs AdamW (Loshchilov & Hutter, arXiv 1711.05101; no weight decay, so Adam) on its own
+slice of a bank, with its own clipping, learning-rate schedule and number of updates:
+
+    loss_c = sum over c's response positions p of weight_p * nll_p
+    lr_c(u) = learning_rate * (U_c - u) / U_c,      u = 0 .. U_c - 1
+
+Rows of all clients share the forward and backward pass; the gather of each row's adapter sends its
+gradient back to its own client, so one step equals, to rounding, every client trained alone. A step
+computes one block and updates the clients whose update ends with it. The client axis is split over
+the mesh axis `clients`; no step needs anything from another shard.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from feddpa_jax.adapters.dual import dual_branches, single_branch
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.devices.mesh import CLIENTS, MODEL
+from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.training.rows import Rows
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What local training carries from update to update; every leaf starts with C.
+
+    Attributes:
+      adapters_C: the adapters in training.
+      moments_C: optimizer state.
+      grads_C: gradient sums of the update under way.
+      loss_C: loss of the update under way.
+      finite_C: whether all losses and gradients so far were finite.
+      step_C: updates done.
+    """
+
+    adapters_C: Adapter
+    moments_C: Any
+    grads_C: Adapter
+    loss_C: jax.Array
+    finite_C: jax.Array
+    step_C: jax.Array
+
+
+class Step(NamedTuple):
+    """The two programs of local training.
+
+    Attributes:
+      start: `adapters_C -> TrainState`.
+      step: `(model, state, frozen, rows, key_C2, total_C, ends_C) -> (state, loss_C)`; the state is
+        donated.
+    """
+
+    start: Any
+    step: Any
+
+
+def response_nll(model: Model, hidden_BTD: jax.Array, rows: Rows) -> jax.Array:
+    """Negative log-likelihood of every response position's target, float32 [P]."""
+    logits_PV = model.logits(hidden_BTD[rows.row_P, rows.place_P])
+    at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits_PV, axis=1) - at_target_P
+
+
+def client_losses(
+    model: Model,
+    adapters_C: Adapter,
+    frozen: Adapter | None,
+    rows: Rows,
+    key_B2: jax.Array,
+    *,
+    scale: float,
+    dropout: float,
+    local_weight: float,
+    detach: bool,
+    remat: bool = False,
+    gathered: bool = False,
+) -> jax.Array:
+    """Each client's loss on a block of rows, [C]: sums of weight_p * nll_p.
+
+    Args:
+      model: the frozen base.
+      adapters_C: the adapters in training.
+      frozen: None: rows see their client's adapter alone, at weight 1. Else the frozen global
+        adapter, mixed in as (1 - a) global + a own.
+      rows: the block.
+      key_B2: dropout key words of each row.
+      scale: LoRA scale.
+      dropout: dropout probability.
+      local_weight: a.
+      detach: stop gradients at the frozen branch's output.
+      remat: compute each layer again in the backward pass.
+      gathered: make each layer's parameters whole where it is computed.
+    """
+    count = rows.client_B.shape[0]
+    if frozen is None:
+        branches = single_branch(
+            adapters_C, rows.client_B, scale=scale, key_B2=key_B2, rate=dropout
+        )
+    else:
+        branches = dual_branches(
+            frozen,
+            adapters_C,
+            rows.client_B,
+            jnp.full((count,), local_weight, jnp.float32),
+            scale=scale,
+            key_B2=key_B2,
+            rate=dropout,
+            detach_global=detach,
+        )
+    hidden_BTD, _ = model.hidden(
+        rows.tokens_BT,
+        rows.position_BT,
+        causal_mask(rows.segment_BT),
+        branches,
+        remat=remat,
+        gathered=gathered,
+    )
+    loss_P = response_nll(model, hidden_BTD, rows) * rows.weight_P
+    clients = jax.tree.leaves(adapters_C)[0].shape[0]
+    return jax.ops.segment_sum(loss_P, rows.client_B[rows.row_P], num_segments=clients)
+
+
+def split_rows(rows: Rows) -> Rows:
+    """A shard's rows, and its response positions, split over the mesh axis `model`."""
+    return Rows(*(jax.lax.with_sharding_constraint(leaf, PartitionSpec(MODEL)) for leaf in rows))
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def start_training(adapters_C: Adapter, init_moments: Callable[[Adapter], Any]) -> TrainState:
+    """The state before the first block."""
+    clients = jax.tree.leaves(adapters_C)[0].shape[0]
+    return TrainState(
+        # A copy: the state is donated to every step, the caller's adapters are not.
+        adapters_C=jax.tree.map(jnp.copy, adapters_C),
+        moments_C=jax.vmap(init_moments)(adapters_C),
+        grads_C=jax.tree.map(jnp.zeros_like, adapters_C),
+        loss_C=jnp.zeros((clients,)),
+        finite_C=jnp.ones((clients,), bool),
+        step_C=jnp.zeros((clients,), jnp.int32),
+    )
+
+
+def make_step(
+    mesh: Mesh,
+    *,
+    base_mode: str,
+    scale: float,
+    dropout: float,
+    learning_rate: float,
+    max_grad_norm: float,
+    local_weight: float,
+    detach: bool,
+    remat: bool,
+) -> Step:
+    """The programs of an engine; the arguments are those of `make_engine`."""
+    splits_rows = base_mode == "full" and mesh.shape[MODEL] > 1
+    tx = optax.chain(
+        optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    )
+
+    def accumulate(
+        model: Model, state: TrainState, frozen: Adapter | None, rows: Rows, key_C2: jax.Array
+    ) -> TrainState:
+        def row_key(client, row):
+            key = jax.random.wrap_key_data(key_C2[client])
+            key = jax.random.fold_in(key, state.step_C[client])
+            return jax.random.key_data(jax.random.fold_in(key, row))
+
+        if splits_rows:
+            rows = split_rows(rows)
+        key_B2 = jax.vmap(row_key)(rows.client_B, rows.row_B)
+
+        def total_loss(adapters_C: Adapter):
+            loss_C = client_losses(
+                model,
+                adapters_C,
+                frozen,
+                rows,
+                key_B2,
+                scale=scale,
+                dropout=dropout,
+                local_weight=local_weight,
+                detach=detach,
+                remat=remat or splits_rows,
+                gathered=splits_rows,
+            )
+            return loss_C.sum(), loss_C
+
+        grads_C, loss_C = jax.grad(total_loss, has_aux=True)(state.adapters_C)
+        return dataclasses.replace(
+            state,
+            grads_C=jax.tree.map(jnp.add, state.grads_C, grads_C),
+            loss_C=state.loss_C + loss_C,
+        )
+
+    def update(state: TrainState, total_C: jax.Array, ends_C: jax.Array) -> TrainState:
+        def one(client: TrainState, total: jax.Array, ends: jax.Array) -> TrainState:
+            step, adapter = client.step_C, client.adapters_C
+            updates, moments = tx.update(client.grads_C, client.moments_C, adapter)
+            rate = learning_rate * (total - step) / jnp.maximum(total, 1)
+            new = TrainState(
+                adapters_C=jax.tree.map(lambda p, u: p - rate * u, adapter, updates),
+                moments_C=moments,
+                grads_C=jax.tree.map(jnp.zeros_like, client.grads_C),
+                loss_C=jnp.zeros_like(client.loss_C),
+                finite_C=client.finite_C,
+                step_C=step + 1,
+            )
+            finite = jnp.isfinite(client.loss_C) & _all_finite(new.adapters_C)
+            new = dataclasses.replace(new, finite_C=client.finite_C & finite)
+            return jax.tree.map(lambda a, b: jnp.where(ends, a, b), new, client)
+
+        return jax.vmap(one)(state, total_C, ends_C)
+
+    def step(
+        model: Model,
+        state: TrainState,
+        frozen: Adapter | None,
+        rows: Rows,
+        key_C2: jax.Array,
+        total_C: jax.Array,
+        ends_C: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        state = accumulate(model, state, frozen, rows, key_C2)
+        loss_C = state.loss_C
+        state = jax.lax.cond(
+            ends_C.any(), update, lambda state, total_C, ends_C: state, state, total_C, ends_C
+        )
+        return state, loss_C
+
+    own, all_ = PartitionSpec(CLIENTS), PartitionSpec()
+    return Step(
+        start=jax.jit(
+            functools.partial(start_training, init_moments=tx.init),
+            out_shardings=NamedSharding(mesh, own),
+        ),
+        step=jax.jit(
+            jax.shard_map(
+                step,
+                mesh=mesh,
+                in_specs=(all_, own, all_, own, own, own, own),
+                out_specs=own,
+                axis_names={CLIENTS},
+                check_vma=False,
+            ),
+            donate_argnums=1,
+        ),
+    )

@@ -1,1 +1,0 @@
-"""The laboratory of weighting rules: evidence computed once, then any setting in a moment."""

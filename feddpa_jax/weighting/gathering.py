@@ -1,0 +1,219 @@
+"""The evidence of weighting rules: prompts under the models that a rule asks for."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from feddpa_jax.inference.scorer import Request, Scorer, Scores
+from feddpa_jax.types import TokenizedExample, UserError
+from feddpa_jax.weighting.evidence import MODELS, Evidence
+from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
+
+# (g, l) of the models that prompts are looked at with.
+MIXES = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightingSettings:
+    """How instances are weighed.
+
+    Attributes:
+      rule: name of the rule.
+      scale: what the similarity is multiplied by.
+      scales: the adapter that the scaled similarity goes to, "local" or "global".
+      support: M, training examples that stand for a client's data.
+      embed_with: the model under which prompts are embedded: "local", "global", "base", or
+        "mixed", half of each adapter.
+      pooling: "last" prompt token, or "mean" over the prompt.
+      layer: after how many layers; None: after the last.
+      resample: a new support for every instance.
+      seed: of the draws.
+    """
+
+    rule: str = "cosine"
+    scale: float = 0.5
+    scales: str = "local"
+    support: int = 5
+    embed_with: str = "local"
+    pooling: str = "last"
+    layer: int | None = None
+    resample: bool = False
+    seed: int = 0
+
+    def sees(self) -> tuple[str, ...]:
+        """The fields of `Evidence` that the rule is a function of."""
+        return sees(find_rule(self.rule))
+
+
+def pooled(scores: Scores, pooling: str, place: int = 0) -> np.ndarray:
+    """The embeddings of scored examples, [I, D], at one of the layers that were asked for."""
+    return (scores.last_ILD if pooling == "last" else scores.mean_ILD)[:, place]
+
+
+def support_draw(count: int, settings: WeightingSettings, instances: int, ident: int) -> np.ndarray:
+    """Which of a client's `count` examples are its support: [M], or [I, M] if resampled."""
+    if settings.resample:
+        return draw_support_per_instance(
+            count, settings.support, instances, seed=settings.seed, client=ident
+        )
+    return draw_support(count, settings.support, seed=settings.seed, client=ident)
+
+
+def prompt_alone(example: TokenizedExample) -> TokenizedExample:
+    """The prompt as a response to its first token: what is scored is the prompt itself."""
+    return TokenizedExample(example.tokens_T[: example.prompt_length], 1)
+
+
+def look(
+    scorer: Scorer,
+    examples: Sequence[Sequence[TokenizedExample]],
+    model: str,
+    *,
+    layers: Sequence[int] | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Scores]:
+    """Each client's scores of its examples under a model of `MIXES`.
+
+    Where the model has no local part, an example that several clients look at is scored once.
+
+    Args:
+      scorer: of the base and the adapters.
+      examples: by client.
+      model: which.
+      layers: as of `Scorer`.
+      on_done: called with the number of requests of each block.
+    """
+    g, l = MIXES[model]
+    place: dict[tuple[int, int], int] = {}
+    requests: list[Request] = []
+    where = []
+    for client, own in enumerate(examples):
+        rows = []
+        for example in own:
+            key = (client if l else 0, id(example))
+            if key not in place:
+                place[key] = len(requests)
+                requests.append(Request(client if l else 0, example, g, l))
+            rows.append(place[key])
+        where.append(np.array(rows, int))
+    scores = scorer(requests, on_done, layers=layers)
+    return [scores.at(rows) for rows in where]
+
+
+def check_layer(settings: WeightingSettings, layers: int) -> None:
+    """Refuses a layer that a model of so many layers has not.
+
+    Raises:
+      UserError: it is beyond the last.
+    """
+    if settings.layer is not None and settings.layer > layers:
+        raise UserError(
+            f"weighting.layer: is {settings.layer}, but the model has {layers} layers; "
+            f"choose one from 0 to {layers}"
+        )
+
+
+def gather(
+    scorer: Scorer,
+    ids: Sequence[int],
+    training: Sequence[Sequence[TokenizedExample]],
+    instances: Sequence[TokenizedExample],
+    dreams: Sequence[TokenizedExample],
+    settings: WeightingSettings,
+    known: Mapping[str, list[Scores]] | None = None,
+) -> list[Evidence]:
+    """Each client's evidence on all instances: what the rule asks for, nothing more.
+
+    Args:
+      scorer: of the base and the adapters.
+      ids: the clients' ids, for their draws.
+      training: each client's examples, the source of its support.
+      instances: I instances, the same for all clients.
+      dreams: made-up prompts (see `dreams`), if the rule asks for them.
+      settings: the rule and what it is given.
+      known: each client's scores of the instances under models of `MIXES`, where there are any;
+        used if the settings embed after the last layer.
+
+    Raises:
+      UserError: a rule that asks for the support as a whole where every instance has its own.
+    """
+    check_layer(settings, scorer.model.config.layers)
+    names = settings.sees()
+    layers = None if settings.layer is None else [settings.layer]
+    if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
+        raise UserError(
+            f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
+            "set it to false, or choose another rule"
+        )
+    everyone = [instances] * len(ids)
+    found: list[dict[str, np.ndarray]] = [{} for _ in ids]
+
+    def put(name: str, values: Sequence[np.ndarray]) -> None:
+        for own, value in zip(found, values, strict=True):
+            own[name] = value
+
+    def embedded(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
+        scores = look(scorer, examples, settings.embed_with, layers=layers)
+        return [pooled(own, settings.pooling) for own in scores]
+
+    def under_all(
+        examples: Sequence[Sequence[TokenizedExample]], field: str, use: Mapping[str, list[Scores]]
+    ) -> list[np.ndarray]:
+        by_model = [use.get(m) or look(scorer, examples, m, layers=()) for m in MODELS]
+        return [
+            np.stack([getattr(scores[c], field) for scores in by_model], axis=-1).astype(np.float32)
+            for c in range(len(ids))
+        ]
+
+    known = known or {}
+    if "query_BD" in names:
+        ready = known.get(settings.embed_with) if settings.layer is None else None
+        put(
+            "query_BD",
+            embedded(everyone)
+            if ready is None
+            else [pooled(scores, settings.pooling) for scores in ready],
+        )
+    if settings.layer is not None and "query_BLD" in names:
+        raise UserError(
+            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
+        )
+    every = range(scorer.model.config.layers)
+
+    def before_layers(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
+        scores = look(scorer, examples, settings.embed_with, layers=every)
+        last = settings.pooling == "last"
+        return [own.last_ILD if last else own.mean_ILD for own in scores]
+
+    if "query_BLD" in names:
+        put("query_BLD", before_layers(everyone))
+    if any(name.startswith("support") for name in names):
+        draws = [
+            support_draw(len(own), settings, len(instances), ident)
+            for own, ident in zip(training, ids, strict=True)
+        ]
+        used = [np.unique(draw, return_inverse=True) for draw in draws]
+        examples = [[own[i] for i in rows] for own, (rows, _) in zip(training, used, strict=True)]
+        at = [places.reshape(draw.shape) for draw, (_, places) in zip(draws, used, strict=True)]
+        if "support_BMD" in names or "support_MD" in names:
+            name = "support_BMD" if settings.resample else "support_MD"
+            put(name, [e[rows] for e, rows in zip(embedded(examples), at, strict=True)])
+        if "support_MLD" in names:
+            put(
+                "support_MLD",
+                [e[rows] for e, rows in zip(before_layers(examples), at, strict=True)],
+            )
+        if "support_nll_MA" in names:
+            alone = [[prompt_alone(example) for example in own] for own in examples]
+            nll = under_all(alone, "nll_I", {})
+            put("support_nll_MA", [e[rows] for e, rows in zip(nll, at, strict=True)])
+    if "dream_ND" in names:
+        put("dream_ND", embedded([dreams] * len(ids)))
+    if "query_nll_BA" in names:
+        alone = [[prompt_alone(example) for example in instances]] * len(ids)
+        put("query_nll_BA", under_all(alone, "nll_I", {}))
+    if "entropy_BA" in names:
+        put("entropy_BA", under_all(everyone, "entropy_I", known))
+    return [Evidence(**own) for own in found]

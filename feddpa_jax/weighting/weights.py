@@ -1,0 +1,68 @@
+"""Weighting rules: how much of the local adapter an instance gets, from what its client knows.
+
+Yang et al., arXiv 2403.19211, section 3.3 (instance-wise dynamic weighting):
+
+    w_b = scale * mean over s of cos( e(x_b), e(x_s) )
+
+for an instance b and M support examples s of the client's own training data. The cosine is one
+rule of many; each is a pure function of fields of `Evidence` to one similarity a row.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.rule import find_rule, sees
+
+# Importing a module of rules registers them.
+from feddpa_jax.weighting.rules import (
+    similarity,  # noqa: F401
+)
+
+
+class InstanceWeights(NamedTuple):
+    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L]."""
+
+    similarity_B: jax.Array
+    local_weight_B: jax.Array
+
+
+Weighting = Callable[[Evidence], InstanceWeights]
+
+
+def make_weighting(rule: str, *, scale: float, scales: str) -> Weighting:
+    """The function from embeddings to weights, to be jitted by the caller.
+
+    Args:
+      rule: a registered name, or "FILE.py:FUNCTION".
+      scale: what the similarity is multiplied by.
+      scales: "local": scale * similarity is the local adapter's weight (the paper's idea);
+        "global": it is the global adapter's, and the local one gets the rest (as the released
+        inference script has it).
+
+    Returns:
+      `Evidence -> InstanceWeights`, weights clipped to [0, 1].
+
+    Raises:
+      UserError: an unknown rule, or one that does not work (see `find_rule`).
+    """
+    function = find_rule(rule)
+    names = sees(function)
+
+    def weigh(evidence: Evidence) -> InstanceWeights:
+        similarity_B = function(**evidence.pick(names))
+        # Paper: does not clip; a negative mean cosine would push an adapter away.
+        return InstanceWeights(similarity_B, local_weight(similarity_B, scale, scales == "local"))
+
+    return weigh
+
+
+def local_weight(
+    similarity_B: jax.Array, scale: jax.Array | float, scales_local: jax.Array | bool
+) -> jax.Array:
+    """The local adapter's weight in [0, 1]: scale * similarity, or what that leaves."""
+    scaled_B = jnp.clip(scale * similarity_B, 0.0, 1.0)
+    return jnp.where(scales_local, scaled_B, 1.0 - scaled_B)

@@ -1,0 +1,100 @@
+"""Collected evidence is what evaluation gathers, and the scores are those of plain requests."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from feddpa_jax.evaluate.modes import instance_weights
+from feddpa_jax.inference.scorer import Request
+from feddpa_jax.laboratory.candidates import weigh
+from feddpa_jax.laboratory.collect import PARTS, WEIGHTS
+from feddpa_jax.types import TokenizedExample
+from feddpa_jax.weighting.gathering import WeightingSettings, gather
+from feddpa_jax.weighting.rule import RULES, weighs_layers
+
+SETTINGS = (
+    {"embed_with": "local"},
+    {"embed_with": "global", "pooling": "mean", "layer": 1, "support": 4},
+    {"embed_with": "mixed", "layer": 2, "support": 9, "scales": "global"},
+    {"embed_with": "base", "pooling": "mean"},
+)
+
+
+def gathered(laboratory, settings: WeightingSettings, **changes) -> np.ndarray:
+    """The weights that an evaluation gives all instances, [C, J]."""
+    asked = dataclasses.replace(laboratory.questions, **changes)
+    evidence = gather(
+        laboratory.scorer, asked.ids, asked.training, asked.instances, asked.dreams, settings
+    )
+    return instance_weights(evidence, settings).local_CI
+
+
+@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if not weighs_layers(rule)))
+def test_weights_are_those_of_evaluation(laboratory, rule):
+    for changes in SETTINGS:
+        settings = WeightingSettings(rule, **{"support": 5, "scale": 0.8, **changes})
+        ours_CJ = weigh(laboratory.collected, settings)
+        np.testing.assert_allclose(ours_CJ, gathered(laboratory, settings), atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_no_rule_sees_labels_or_other_clients_data(laboratory, rule):
+    """Client 0's weights do not move when all answers and client 1's data are replaced."""
+    asked = laboratory.questions
+    settings = WeightingSettings(rule, support=5, scale=0.8)
+    before_J = gathered(laboratory, settings)[0]
+
+    def poisoned(example: TokenizedExample, shift: int) -> TokenizedExample:
+        answer_T = (example.tokens_T[example.prompt_length :] + shift) % 200 + 3
+        whole_T = np.concatenate([example.tokens_T[: example.prompt_length], answer_T, answer_T])
+        return TokenizedExample(whole_T.astype(np.int32), example.prompt_length)
+
+    other = [
+        TokenizedExample((e.tokens_T + 17) % 200 + 3, e.prompt_length) for e in asked.training[1]
+    ]
+    after_J = gathered(
+        laboratory,
+        settings,
+        instances=[poisoned(e, 5 + place) for place, e in enumerate(asked.instances)],
+        training=[asked.training[0], other],
+    )[0]
+    np.testing.assert_allclose(after_J, before_J, atol=1e-4)
+
+
+def test_what_a_rule_may_see_moves_its_weights(laboratory):
+    """The test above could fail: with another own support, the weights of most rules do move."""
+    other = [
+        TokenizedExample((e.tokens_T + 17) % 200 + 3, e.prompt_length)
+        for e in laboratory.questions.training[0]
+    ]
+    training = [other, laboratory.questions.training[1]]
+    for rule in ("cosine", "l2", "nearest", "whitened", "gate"):
+        settings = WeightingSettings(rule, support=5, scale=0.8)
+        moved = gathered(laboratory, settings, training=training) - gathered(laboratory, settings)
+        assert np.abs(moved[0]).max() > 1e-3, rule
+        np.testing.assert_allclose(moved[1], 0.0, atol=1e-4)
+
+
+def test_scores_are_those_of_plain_requests(laboratory):
+    instances = laboratory.questions.instances
+    for c, w in ((0, 0), (1, 3), (0, 8), (1, 4)):
+        weight = WEIGHTS[w]
+        plain = laboratory.scorer([Request(c, e, 1 - weight, weight) for e in instances])
+        np.testing.assert_allclose(laboratory.collected.nll_CJW[c, :, w], plain.nll_I, atol=1e-5)
+        np.testing.assert_array_equal(laboratory.collected.greedy_CJW[c, :, w], plain.greedy_I)
+    # The global adapter is the same for all; local ones differ.
+    np.testing.assert_array_equal(*laboratory.collected.nll_CJW[..., 0])
+    assert np.abs(np.diff(laboratory.collected.nll_CJW[..., 8], axis=0)).min() > 1e-4
+
+
+def test_progress_counts_every_request(laboratory, tmp_path):
+    from feddpa_jax.laboratory.collect import collect
+    from feddpa_jax.laboratory.evidence_cache import Cache
+
+    cache = Cache(tmp_path / "evidence", {"checkpoint": "a"})
+    cache.open(fresh=False)
+    done = []
+    collect(laboratory.scorer, laboratory.questions, cache, done.append)
+    assert sum(done) == laboratory.questions.requests()
+    assert cache.holds(PARTS)

@@ -1,0 +1,163 @@
+"""The grid equals a loop over its settings; choosing and bounds by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.evaluate.metrics import Resamples, summarize
+from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
+from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
+from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
+from feddpa_jax.laboratory.grid import Grid, interpolate, make_curves, score_rule
+from feddpa_jax.types import UserError
+from feddpa_jax.weighting.gathering import WeightingSettings
+
+GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
+
+
+def split(laboratory) -> Split:
+    return Split(laboratory.test, laboratory.tasks, Resamples.draw(laboratory.tasks, 20, 0))
+
+
+def test_interpolation_by_hand():
+    score_BWX = jnp.stack([jnp.arange(9.0), 10 + jnp.arange(9.0) ** 2])[..., None]
+    weight_B = jnp.array([0.3125, 0.0625])
+    # Row 0: 2.5 steps on a line; row 1: half-way between 10 and 11.
+    np.testing.assert_allclose(interpolate(score_BWX, weight_B)[:, 0], [2.5, 10.5])
+    for w, weight in enumerate(WEIGHTS):
+        at_B = jnp.full(2, weight)
+        np.testing.assert_allclose(interpolate(score_BWX, at_B), score_BWX[:, w])
+
+
+@pytest.mark.parametrize("rule", ["cosine", "constant", "calibrated", "likelihood_ratio", "gate"])
+def test_grid_equals_a_loop(laboratory, rule):
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    settings = GRID.settings(rule, seed=0)
+    scores_NXZ = score_rule(rule, GRID, collected, curves, part.rows, seed=0)
+    assert scores_NXZ.shape == (len(settings), 2, 2)
+    for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
+        one = judge(collected, part, weigh(collected, setting))
+        expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]
+        np.testing.assert_allclose(score_XZ, expected, rtol=1e-4, atol=1e-4, err_msg=str(setting))
+
+
+def test_a_target_that_cannot_be_answered_is_no_exact_match(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    collected = dataclasses.replace(collected, greedy_CJW=np.ones_like(collected.greedy_CJW))
+    can_J = np.ones(collected.greedy_CJW.shape[1], bool)
+    can_J[part.rows.start] = False
+    found = with_matches(collected, can_J)
+    score_CIW = make_curves(found, part.tasks, part.rows).score_CIWX[..., 1]
+    assert (score_CIW[:, 0] == 0.0).all()
+    assert (score_CIW[:, 1:] == 100.0).all()
+
+
+def test_settings_that_a_rule_cannot_tell_apart_count_once():
+    # 4 models x 2 poolings x 2 layers x 2 supports x 2 scales x 2 orientations.
+    assert len(set(GRID.settings("cosine", 0))) == 4 * 2 * 2 * 2 * 2 * 2
+    assert len(GRID.settings("constant", 0)) == 4
+    assert len(GRID.settings("entropy", 0)) == 4
+    assert len(GRID.settings("calibrated_likelihood", 0)) == 8
+
+
+def test_one_compilation_a_rule(laboratory, caplog):
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    many = Grid(scales=tuple(np.linspace(0, 2, 50).tolist()), supports=(3, 5), layers=(1, 2))
+    with jax.log_compiles():
+        scores = score_rule("nearest", many, collected, curves, part.rows, seed=0)
+    assert len(scores) == 16 * 2 * 100
+    compiled = [r.message for r in caplog.records if "Compiling" in r.message]
+    assert sum("jit(score)" in message for message in compiled) == 1, compiled
+
+
+def test_places_by_hand():
+    # [settings, metric, P or TTP]: the means of NLL are 2, 1.5, 1.75, those of exact match 5, 9, 9.
+    scores = np.array([[[1.0, 3.0], [4, 6]], [[2.0, 1.0], [9, 9]], [[0.5, 3.0], [10, 8]]])
+    np.testing.assert_allclose(places(scores, ["nll"]), [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(places(scores, ["exact_match"]), [2 / 3, 0, 0])
+    np.testing.assert_allclose(places(scores, ["nll", "exact_match"]), [2 / 3, 0, 1 / 6])
+    scores[1, 1, 0] = np.nan
+    np.testing.assert_allclose(places(scores, ["nll", "exact_match"]), [1 / 2, np.inf, 1 / 6])
+
+
+def test_the_best_of_each_rule():
+    settings = [WeightingSettings(rule, scale=s) for rule in ("l2", "gate") for s in (0.1, 0.2)]
+    nll_N, exact_N = np.array([4.0, 3, 2, 1]), np.array([0.0, 0, 9, 1])
+    scores = np.stack([nll_N, exact_N], axis=-1)[..., None].repeat(2, axis=-1)
+    assert best_of_each(settings, scores, ["nll"]) == [settings[3], settings[1]]
+    assert best_of_each(settings, scores, ["exact_match"]) == [settings[2], settings[0]]
+    # The gate's two stand the same by both metrics: the first of equals.
+    assert best_of_each(settings, scores, ["nll", "exact_match"]) == [settings[2], settings[1]]
+    # What other rules there are does not matter to the best of one.
+    alone = best_of_each(settings[:2], scores[:2], ["nll", "exact_match"])
+    assert alone == [settings[1]]
+    scores[:2] = np.nan
+    with pytest.raises(UserError, match="--rules: l2 gives similarities that are not finite"):
+        best_of_each(settings, scores, ["nll"])
+
+
+def test_bounds_are_no_worse_than_any_weight(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    both = {"validation": part.rows, "test": part.rows}
+    task, answer = bounds(collected, {name: part.tasks for name in both}, both)
+    assert task.is_bound
+    assert answer.is_bound
+    answers = interpolated(collected, part, answer.weight_CJ)["nll"]
+    np.testing.assert_allclose(answers, collected.nll_CJW[:, part.rows].min(axis=-1), rtol=1e-5)
+    own_CI = part.own_cells()
+    for cells in (own_CI, ~own_CI):
+        # One weight for all cells of a side, the best of them.
+        (weight,) = set(task.weight_CJ[:, part.rows][cells])
+        mean_W = collected.nll_CJW[:, part.rows][cells].mean(axis=0)
+        assert WEIGHTS.index(weight) == mean_W.argmin()
+
+
+def test_differences_are_paired(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    one, other = (weigh(collected, WeightingSettings("constant", scale=s)) for s in (0.25, 0.75))
+    found = judge(collected, part, one, other)["nll"]
+    score_CI = (
+        interpolated(collected, part, one)["nll"] - interpolated(collected, part, other)["nll"]
+    )
+    assert found.ttp == summarize(score_CI, part.tasks, part.resamples).ttp
+    assert found.ttp.value != 0
+
+
+def test_interpolation_error_bounds_what_finer_weights_show(laboratory):
+    collected, part = laboratory.collected, split(laboratory)
+    error = interpolation_error(collected, part)
+    assert error["nll"]["P"] > 0 and 0 < error["nll"]["TTP"] < 0.5
+    # At weights half-way between computed ones, the truth is nearer than the stated error.
+    from feddpa_jax.inference.scorer import Request
+
+    weight = (WEIGHTS[3] + WEIGHTS[4]) / 2
+    asked = laboratory.questions
+    true_CI = np.stack(
+        [
+            laboratory.scorer(
+                [Request(c, e, 1 - weight, weight) for e in asked.instances[part.rows]]
+            ).nll_I
+            for c in range(2)
+        ]
+    )
+    guess = judge(collected, part, np.full((2, len(asked.instances)), weight))["nll"].ttp.value
+    truth = summarize(true_CI, part.tasks, part.resamples).ttp.value
+    assert abs(guess - truth) <= error["nll"]["TTP"]
+
+
+def test_interpolation_errors_do_not_cancel(laboratory):
+    part = split(laboratory)
+    instances = laboratory.collected.nll_CJW[:, part.rows].shape[1]
+    up = np.zeros(len(WEIGHTS))
+    up[3] = 1.0  # left out when interpolating over twice the distance: off by one
+    nll_CJW = np.zeros_like(laboratory.collected.nll_CJW)
+    sign_I = np.where(np.arange(instances) % 2, 1.0, -1.0)
+    nll_CJW[:, part.rows] = sign_I[None, :, None] * up
+    collected = dataclasses.replace(laboratory.collected, nll_CJW=nll_CJW)
+    error = interpolation_error(collected, part)["nll"]
+    assert error == {"P": pytest.approx(1.0), "TTP": pytest.approx(1.0)}

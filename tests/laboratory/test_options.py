@@ -1,0 +1,47 @@
+"""The options of `feddpa weigh`: lists, and limits that keep it finite."""
+
+import argparse
+import re
+
+import pytest
+
+from feddpa_jax.laboratory.options import Options, read_options
+from feddpa_jax.types import UserError
+
+
+def given(**values: str | int) -> argparse.Namespace:
+    """The command's arguments, as argparse leaves them."""
+    left_out = dict.fromkeys(("rules", "scales", "supports", "layers"))
+    return argparse.Namespace(**{**left_out, "by": "nll", "exact": 2, "fresh": False, **values})
+
+
+def test_what_is_left_out_is_the_default():
+    assert read_options(given()) == Options()
+
+
+def test_lists():
+    found = read_options(given(scales="0,1e6", supports="1,10000", layers="0,3", rules="a, b,a"))
+    assert (found.scales, found.supports) == ((0.0, 1e6), (1, 10_000))
+    assert (found.layers, found.rules) == ((0, 3), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("scales", "nan", "is no list of numbers from 0 to 1,000,000"),
+        ("scales", "inf", "is no list of numbers from 0 to 1,000,000"),
+        ("scales", "1,1e300", "is no list of numbers from 0 to 1,000,000"),
+        ("scales", "-1", "is no list of numbers from 0 to 1,000,000"),
+        ("supports", "1000000000000", "is no list of numbers from 1 to 10,000"),
+        ("supports", "0", "is no list of numbers from 1 to 10,000"),
+        ("supports", "1.5", "is no list of numbers from 1 to 10,000"),
+        ("supports", "1" * 5000, "is no list of numbers from 1 to 10,000"),
+        ("layers", "10001", "is no list of numbers from 0 to 10,000"),
+        ("layers", "", "is no list of numbers"),
+        ("scales", ",".join(["1"] * 101), "101 numbers are too many; give at most 100"),
+    ],
+)
+def test_refused(name, text, words):
+    with pytest.raises(UserError, match=f"--{name}: .*{re.escape(words)}") as error:
+        read_options(given(**{name: text}))
+    assert len(str(error.value)) < 200

@@ -1,0 +1,132 @@
+"""Private adapters on disk: unchanging values, whole files, bounded memory."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from feddpa_jax.methods.clients import ClientFiles, LocalAdapters
+from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load
+from feddpa_jax.types import UserError
+from tests.saved import save
+
+NAMES = ("anna", "ben", "clara")
+
+
+def bank(*values: float) -> dict:
+    a_CLDR = jnp.stack([jnp.full((2, 3, 1), value) for value in values])
+    return {"q_proj": {"a": a_CLDR, "b": -a_CLDR}}
+
+
+def local_in(folder: Path, cached: int = 1) -> LocalAdapters:
+    files = ClientFiles(folder, cached)
+    return LocalAdapters(NAMES, files, lambda members: bank(*(c / 10 for c in members)))
+
+
+def values(local: LocalAdapters) -> list[float]:
+    both = local.all()["q_proj"]
+    assert np.array_equal(both["a"], -both["b"])
+    return [round(float(x), 3) for x in both["a"][:, 1, 2, 0]]
+
+
+def test_put_returns_another_value(tmp_path: Path):
+    fresh = local_in(tmp_path)
+    assert values(fresh) == [0.0, 0.1, 0.2]
+    first = fresh.put([2, 0], bank(5.0, 6.0), round_number=0)
+    second = first.put([0], bank(7.0), round_number=1)
+    assert values(fresh) == [0.0, 0.1, 0.2]
+    assert values(first) == [6.0, 0.1, 5.0]
+    assert values(second) == [7.0, 0.1, 5.0]
+    assert values(LocalAdapters(NAMES, ClientFiles(tmp_path, 1), fresh.fresh, second.saved)) == [
+        *(7.0, 0.1, 5.0)
+    ]
+
+
+def test_memory_is_bounded(tmp_path: Path):
+    local = local_in(tmp_path, cached=2)
+    for number in range(5):
+        local = local.put([0, 1, 2], bank(1.0, 2.0, float(number)), number)
+        assert values(local) == [1.0, 2.0, float(number)]
+        assert len(local.files._recent) == 2
+
+
+def test_the_last_used_stay_in_memory(tmp_path: Path):
+    local = local_in(tmp_path, cached=2).put([0, 1], bank(1.0, 2.0), 0)
+    local.take([0])
+    local = local.put([2], bank(3.0), 0)
+    assert list(local.files._recent) == [("anna", 0), ("clara", 0)]
+    shutil.rmtree(tmp_path / "anna")
+    assert local.take([0])["q_proj"]["a"][0, 0, 0, 0] == 1.0  # from memory
+    shutil.rmtree(tmp_path / "ben")
+    with pytest.raises(UserError, match=r"ben/00000.safetensors: missing or damaged"):
+        local.take([1])
+
+
+def test_rounds_are_told_apart_in_memory(tmp_path: Path):
+    """A checkpoint may be of an earlier round than what was written last."""
+    first = local_in(tmp_path, cached=4).put([0], bank(5.0), 0)
+    second = first.put([0], bank(7.0), 1)
+    assert [values(first)[0], values(second)[0], values(first)[0]] == [5.0, 7.0, 5.0]
+
+
+def test_what_is_remembered_of_a_file(tmp_path: Path):
+    local = local_in(tmp_path).put([1], bank(4.0), 7)
+    assert local.saved.keys() == {"ben"}
+    saved, content = local.saved["ben"], (tmp_path / "ben/00007.safetensors").read_bytes()
+    assert saved == (7, len(content), hashlib.sha256(content).hexdigest())
+    assert [path.name for path in (tmp_path / "ben").iterdir()] == ["00007.safetensors"]
+
+
+def test_take_keeps_the_order_it_is_asked_for(tmp_path: Path):
+    """Of clients that have trained and ones that have not."""
+    local = local_in(tmp_path).put([0, 2], bank(5.0, 6.0), 0)
+    taken = local.take([2, 1, 0])["q_proj"]["a"]
+    assert [round(float(x), 3) for x in taken[:, 0, 0, 0]] == [6.0, 0.1, 5.0]
+
+
+def test_damaged_file_is_named(tmp_path: Path):
+    local = local_in(tmp_path).put([1, 2], bank(1.0, 2.0), 3)
+    path = tmp_path / "ben" / "00003.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"ben/00003.safetensors: missing or damaged"):
+        local.take([1])
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "ben").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot be written .*make room"):
+        local_in(tmp_path).put([1], bank(1.0), 0)
+
+
+def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
+    """Files go when the last checkpoint that needs them goes, and damage in one is seen."""
+    local = local_in(tmp_path / CLIENTS)
+    for number, members in enumerate([[0, 1], [1], [1], [1, 2]]):
+        local = local.put(members, bank(*[float(number)] * len(members)), number)
+        save(tmp_path, number, {}, {"loss": 9.0 - number}, keep=2, clients=local.saved)
+    files = sorted(
+        str(p.relative_to(tmp_path / CLIENTS)) for p in (tmp_path / CLIENTS).rglob("*.s*")
+    )
+    assert files == [
+        *("anna/00000.safetensors", "ben/00002.safetensors", "ben/00003.safetensors"),
+        "clara/00003.safetensors",
+    ]
+    found = load(tmp_path / "00002", {})
+    assert values(LocalAdapters(NAMES, local.files, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
+    assert find_damage(tmp_path / "00003") == ""
+    file = tmp_path / CLIENTS / "clara/00003.safetensors"
+    content = file.read_bytes()
+    # A flipped bit leaves the size, a lost byte does not; both are seen, in the checkpoint that
+    # is whole with the file alone.
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], content + b"0"):
+        file.write_bytes(damaged)
+        assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors has changed"
+        assert find_damage(tmp_path / "00002") == ""
+    file.unlink()
+    assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
+    assert find_damage(tmp_path / "00002") == ""
+    jax.tree.map(np.testing.assert_array_equal, found.state(), {})

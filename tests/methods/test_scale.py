@@ -1,0 +1,122 @@
+"""A thousand clients on one machine: flat memory, and a cost that follows participants."""
+
+import dataclasses
+import gc
+import re
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from feddpa_jax.methods.method import FedState, Method, need
+from feddpa_jax.methods.table import METHODS
+from feddpa_jax.models.decoder import random_model
+from feddpa_jax.training.engine import make_engine
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.types import TokenizedExample
+from tests.methods.parts import parts_for
+from tests.training.test_engine import CONFIG, new_adapter
+
+
+def many(clients: int, participation: float) -> TrainingData:
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(1, 61, (clients, 4, 12)).astype(np.int32)
+    return TrainingData(
+        names=tuple(f"client_{c}" for c in range(clients)),
+        examples=tuple(tuple(TokenizedExample(t, 7) for t in own) for own in tokens),
+        seed=0,
+        epochs=1,
+        batch_size=2,
+        micro_batch_size=2,
+        participation=participation,
+        clients_per_step=8,
+        block_tokens=256,
+    )
+
+
+@pytest.fixture(scope="module")
+def engine():
+    base = random_model(CONFIG, jax.random.key(3))
+    return make_engine(base, scale=2.0, dropout=0.05, learning_rate=1e-2)
+
+
+def start(engine, data: TrainingData, folder: Path) -> tuple[Method, FedState]:
+    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, folder))
+    return method, method.init(jax.random.key(0))
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def device_bytes() -> int:
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_memory_is_flat_over_fifty_rounds(engine, tmp_path: Path):
+    data = many(1024, 0.05)
+    method, state = start(engine, data, tmp_path)
+    shapes = data.shapes(50)
+    host, device = [], []
+    for number in range(50):
+        data_round = data.round(number, shapes)
+        assert len(data_round.participants) == 51
+        state, _ = method.round(state, data_round, key=jax.random.key(number))
+        if number in (5, 49):
+            gc.collect()  # What earlier tests left in cycles is not this round's.
+        host.append(resident())
+        device.append(device_bytes())
+    saved = need(state.local).saved
+    assert len(saved) > 800  # nearly everybody was there once
+    # All private adapters together would be more than is ever added.
+    own = sum(saved_.size for saved_ in saved.values())
+    assert device[5] < device[0] + own / 4
+    # Not even a scalar a round is left behind.
+    assert device[49] - device[5] < 4 * (49 - 5)
+    assert host[-1] - host[10] < 12e6
+
+
+def test_device_memory_follows_clients_per_step(engine, tmp_path: Path):
+    """Not the number of clients, nor that of participants."""
+    most = []
+    for clients, participation in ((8, 1.0), (256, 0.25)):
+        data = many(clients, participation)
+        method, state = start(engine, data, tmp_path / str(clients))
+        peak = 0
+
+        def watch(chunks):
+            nonlocal peak
+            for chunk in chunks:
+                yield chunk
+                peak = max(peak, device_bytes())
+
+        data_round = data.round(1, data.shapes(2))
+        watched = data_round._replace(chunks=lambda phase, of=data_round: watch(of.chunks(phase)))
+        method.round(state, watched, key=jax.random.key(0))
+        most.append(peak)
+    assert most[1] < 1.1 * most[0]
+
+
+def test_cost_follows_participants(engine, tmp_path: Path):
+    """A participant costs the same among 1,024 clients as among 8 (loosely: machines are noisy)."""
+    few, crowd = many(8, 1.0), many(1024, 0.05)
+    states = {}
+    for name, data in (("few", few), ("crowd", crowd)):
+        method, state = start(engine, data, tmp_path / name)
+        states[name] = method, state, dataclasses.replace(data), data.shapes(50)
+    seconds: dict[str, list[float]] = {"few": [], "crowd": []}
+    for number in range(1, 6):
+        for name, (method, state, data, shapes) in states.items():
+            data_round = data.round(number, shapes)
+            began = time.perf_counter()
+            method.round(state, data_round, key=jax.random.key(number))
+            spent = time.perf_counter() - began
+            seconds[name].append(spent / len(data_round.participants))
+    ratio = np.median(seconds["crowd"][1:]) / np.median(seconds["few"][1:])
+    assert ratio < 1.4, seconds

@@ -1,0 +1,135 @@
+"""Mutants of the laboratory."""
+
+from tests.mutation.mutant import edits
+
+ENTRIES = [
+    *edits(
+        "laboratory/findings.py",
+        "laboratory/test_findings.py",
+        (
+            "weight_CJ[:, split.rows].astype",
+            "weight_CJ[:, : split.rows.stop - split.rows.start].astype",
+        ),
+        ("scores[name] - others[name]", "others[name] - scores[name]"),
+        (
+            "score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 2",
+            "score_CIWX[:, :, :-2:2] + score_CIWX[:, :, 2::2]) / 4",
+        ),
+        (".max(axis=2)", ".mean(axis=2)"),
+        ('zip(("P", "TTP"), off_Z.tolist()', 'zip(("TTP", "P"), off_Z.tolist()'),
+        (
+            '{"P": _interval(s.p), "TTP": _interval(s.ttp)}',
+            '{"P": _interval(s.p), "TTP": _interval(s.p)}',
+        ),
+        (
+            '{"P": _interval(s.p), "TTP": _interval(s.ttp)}',
+            '{"P": _interval(s.ttp), "TTP": _interval(s.p)}',
+        ),
+        (
+            '(("own", split.own_cells()), ("foreign", ~split.own_cells()))',
+            '(("foreign", split.own_cells()), ("own", ~split.own_cells()))',
+        ),
+        ("(one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)", "one_hot_IK.sum(axis=1)"),
+        (
+            "np.percentile(value_S / cells_S, [2.5, 97.5])",
+            "np.percentile(value_S / cells_S, [25, 75])",
+        ),
+        ('"low": float(low), "high": float(high)', '"low": float(high), "high": float(low)'),
+        ('"validation": _summaries(finding.validation)', '"validation": _summaries(finding.test)'),
+        ('"test": _summaries(finding.test)', '"test": _summaries(finding.validation)'),
+        (
+            '"minus_paper": _summaries(finding.minus_paper)',
+            '"minus_paper": _summaries(finding.test)',
+        ),
+        (
+            "None if finding.exact is None else _summaries(finding.exact)",
+            "None if finding.exact is None else _summaries(finding.test)",
+        ),
+        (
+            "weight_CI = candidate.weight_CJ[:, test.rows]",
+            "weight_CI = candidate.weight_CJ[:, : own_CI.shape[1]]",
+        ),
+        (
+            'for side, cells in (("own", own_CI), ("foreign", ~own_CI))',
+            'for side, cells in (("foreign", own_CI), ("own", ~own_CI))',
+        ),
+        ("QUANTILES = (0.05, 0.25", "QUANTILES = (0.0, 0.25"),
+        ('for z in ("P", "TTP")]\n    lines', 'for z in ("TTP", "P")]\n    lines'),
+        (
+            "for value in (found[name].p, found[name].ttp)",
+            "for value in (found[name].ttp, found[name].p)",
+        ),
+        ("_cell(finding.minus_paper[name].ttp,", "_cell(finding.minus_paper[name].p,"),
+        ("*_values(finding.test), against)", "*_values(finding.validation), against)"),
+        ("*_values(finding.exact), answers)", "*_values(finding.test), answers)"),
+        (
+            "None if np.isnan(v) else v",
+            "v",
+            "",
+            "laboratory runs without own tests are not made: NaN would be no JSON",
+        ),
+    ),
+    *edits(
+        "laboratory/grid.py",
+        "laboratory/test_grid.py laboratory/test_findings.py",
+        (
+            "collected.nll_CJW[:, rows], 100.0 * collected.greedy_CJW[:, rows]",
+            "collected.nll_CJW[:, rows], 1.0 * collected.greedy_CJW[:, rows]",
+        ),
+        ("/ size_K[:, None]", "/ size_K.mean()"),
+        ("[of_own_CK, np.full((C, K), 1 / (C * K))]", "[np.full((C, K), 1 / (C * K)), of_own_CK]"),
+        ("/ np.maximum(own_CK.sum(axis=1, keepdims=True), 1)", ""),
+        ("(at(low_B + 1) - at(low_B))", "(at(low_B) - at(low_B + 1))"),
+        ("jnp.floor(weight_B * steps)", "jnp.round(weight_B * steps)"),
+        ('side == "local") for scale', 'side == "global") for scale'),
+        ("np.stack(by_support, axis=1)", "np.stack(by_support, axis=0)"),
+    ),
+    *edits(
+        "laboratory/candidates.py",
+        "laboratory/test_grid.py laboratory/test_findings.py",
+        (
+            "mean_N if METRICS[name].lower_is_better else -mean_N",
+            "-mean_N if METRICS[name].lower_is_better else mean_N",
+        ),
+        ("mean_N if METRICS[name].lower_is_better else -mean_N", "mean_N"),
+        (".mean(axis=-1)\n        cost_N", "[..., 0]\n        cost_N"),
+        ("return np.mean(found, axis=0)", "return found[0]"),
+        ("own[place_N.argmin()]", "own[0]"),
+        ('known[:, rows["validation"]] = True', 'known[:, rows["test"]] = True'),
+        ("for side in (own_CJ, ~own_CJ):", "for side in (own_CJ | True,):"),
+        ("nll_CJW.argmin(axis=-1)", "nll_CJW.argmax(axis=-1)"),
+        ('rule="constant", scale=0.0)', 'rule="constant", scale=1.0)', "e2e/test_weigh.py"),
+    ),
+    *edits(
+        "laboratory/search.py",
+        "e2e/test_weigh.py",
+        (
+            'judge(collected, splits["validation"], candidate.weight_CJ)',
+            'judge(collected, splits["test"], candidate.weight_CJ)',
+        ),
+        (
+            'judge(collected, splits["test"], candidate.weight_CJ),',
+            'judge(collected, splits["validation"], candidate.weight_CJ),',
+        ),
+        (
+            'judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ)',
+            'judge(collected, splits["test"], of_paper_CJ, candidate.weight_CJ)',
+        ),
+        ('c.label == "paper")', 'c.label == "released code")'),
+        (
+            "getattr(exact, z).value - getattr(test, z).value",
+            "getattr(exact, z).value",
+            "laboratory/test_findings.py",
+        ),
+    ),
+    *edits(
+        "laboratory/collect.py",
+        "laboratory/test_collect.py",
+        ("Request(c, example, 1.0 - weight, weight)", "Request(c, example, weight, 1.0 - weight)"),
+        ('at_weight[w]["nll"]) for w in WEIGHTS]', 'at_weight[w]["nll"]) for w in WEIGHTS[::-1]]'),
+        ("support[at][draw_M]", "support[at][: len(draw_M)]"),
+        ("POOLINGS.index(settings.pooling)", "0"),
+        ("own.layers.index(layer)", "0"),
+        ('"local": 1.0}', '"local": 0.0}'),
+    ),
+]

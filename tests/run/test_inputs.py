@@ -1,0 +1,32 @@
+"""Sizes that the base cannot have are refused before anything is made of them."""
+
+import pytest
+
+from feddpa_jax.config import load_config
+from feddpa_jax.run.inputs import prepare
+from feddpa_jax.types import UserError
+
+TINY = ("--model.path", "tiny", "--model.dtype", "float32", "--data.max_train", "2")
+
+
+@pytest.mark.parametrize(
+    ("field", "most", "words"),
+    [
+        ("data.max_length", 4096, "more than the 4096 positions of tiny; lower it"),
+        ("eval.max_new_tokens", 4096, "more than the 4096 positions of tiny; lower it"),
+        ("lora.rank", 32, "more than the 32 rows of the widest adapted map of tiny; lower it"),
+    ],
+)
+def test_sizes_of_the_base_are_limits(field, most, words):
+    for value in (most + 1, 2**31 - 1):
+        with pytest.raises(UserError, match=f"{field}: {value} is {words}"):
+            prepare(load_config(None, [*TINY, f"--{field}", str(value)]), weights=False)
+    prepared = prepare(load_config(None, [*TINY, f"--{field}", str(most)]), weights=False)
+    assert len(prepared.names) == 8
+
+
+def test_the_widest_adapted_map_limits_the_rank():
+    targets = ("--lora.targets", "[q_proj, down_proj]")
+    prepare(load_config(None, [*TINY, *targets, "--lora.rank", "64"]), weights=False)
+    with pytest.raises(UserError, match=r"lora\.rank: 65 is more than the 64 rows"):
+        prepare(load_config(None, [*TINY, *targets, "--lora.rank", "65"]), weights=False)

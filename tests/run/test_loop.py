@@ -1,0 +1,183 @@
+"""The loop around the training: keys, settings, tokens and lines of metrics, by hand."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import feddpa_jax.run.loop as train_module
+from feddpa_jax.config import Config, load_config
+from feddpa_jax.methods.method import FedState
+from feddpa_jax.run.folder import RunFolder
+from feddpa_jax.run.inputs import Prepared, prepare, training_data
+from feddpa_jax.run.loop import (
+    identity,
+    make_parts,
+    metrics_line,
+    play_round,
+    round_tokens,
+    run_key,
+    total_rounds,
+)
+from feddpa_jax.training.engine import PhaseMetrics
+
+SETTINGS = [
+    *("--model.path", "tiny", "--model.dtype", "float32", "--data.max_length", "256"),
+    *("--data.max_train", "3", "--data.max_test", "1", "--seed", "3", "--fed.rounds", "4"),
+]
+
+
+def config_of(*more: str) -> Config:
+    return load_config(None, [*SETTINGS, *more])
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return prepare(config_of())
+
+
+def test_every_seed_and_round_has_its_key():
+    configs = [config_of("--seed", str(seed)) for seed in range(3)]
+    keys = [run_key(config, number) for config in configs for number in (-1, 0, 1, 2)]
+    words = {jax.random.key_data(key).tobytes() for key in keys}
+    assert len(words) == 12
+    same = run_key(config_of("--seed", "1"))
+    assert (
+        jax.random.key_data(same).tolist() == jax.random.key_data(run_key(configs[1], -1)).tolist()
+    )
+
+
+def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatch):
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(train_module, "make_engine", lambda model, **given: seen.update(given))
+    config = config_of(
+        *("--lora.rank", "4", "--lora.alpha", "6", "--lora.dropout", "0.125"),
+        *("--fed.learning_rate", "0.002", "--fed.max_grad_norm", "0.75"),
+        *("--fed.local_weight", "0.3", "--fed.frozen_branch_gradient", "detached"),
+        *("--fed.aggregation", "examples", "--model.remat", "true"),
+        *("--fed.clients_in_memory", "5"),
+    )
+    parts = make_parts(config, prepared, RunFolder(tmp_path))
+    expected = {
+        **{"scale": 1.5, "dropout": 0.125, "learning_rate": 0.002, "max_grad_norm": 0.75},
+        **{"local_weight": 0.3, "detach": True, "remat": True, "base_mode": config.mesh.base},
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert seen["mesh"] is prepared.mesh
+    assert parts.aggregation == "examples"
+    assert parts.names == prepared.names
+    assert parts.id_C.tolist() == training_data(config, prepared).ids
+    assert len(set(parts.id_C.tolist())) == 8
+    assert (parts.files.folder, parts.files.cached) == (tmp_path / "checkpoints" / "clients", 5)
+    make_parts(config_of(), prepared, RunFolder(tmp_path))
+    assert (seen["detach"], seen["remat"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "factors"),
+    [
+        # Of all clients' tokens: FedDPA-T has its local phase from the second round on.
+        ("feddpa_t", 4, [1, 2, 2, 2]),
+        ("feddpa_f", 5, [1, 1, 1, 1, 1]),
+        ("fedit", 4, [1, 1, 1, 1]),
+        ("fedlora", 5, [1, 1, 1, 1, 1]),
+        ("local", 4, [1, 1, 1, 1]),
+        ("centralized", 4, [1, 1, 1, 1]),
+    ],
+)
+def test_rounds_and_their_tokens(prepared: Prepared, method: str, rounds: int, factors: list[int]):
+    config = config_of("--fed.method", method, "--fed.local_epochs", "2")
+    data = training_data(config, prepared)
+    whole = 2 * sum(len(e.tokens_T) for own in prepared.training for e in own)
+    assert total_rounds(config) == rounds
+    tokens = [round_tokens(config, data, number) for number in range(rounds)]
+    assert tokens == [factor * whole for factor in factors]
+
+
+def test_only_participants_count_except_in_a_personalization(prepared: Prepared):
+    config = config_of("--fed.method", "feddpa_f", "--fed.participation", "0.25")
+    data = training_data(config, prepared)
+    for number in range(4):
+        there = data.participants(number)
+        assert len(there) == 2
+        assert round_tokens(config, data, number) == sum(data.tokens(int(c)) for c in there)
+    assert round_tokens(config, data, 4) == sum(data.tokens(c) for c in range(8))
+
+
+def test_a_line_of_metrics_by_hand():
+    metrics = {
+        "local": PhaseMetrics({"a": [4.0, 1.0, 1.0], "b": [8.0]}, 100, 160),
+        "global": PhaseMetrics({"a": [3.0, 1.0], "b": [5.0, 0.5, 0.5]}, 30, 50),
+    }
+    # 2 x 3 x 4 bytes of A and 6 of B in float16: 24 + 12 = 36.
+    global_ = {"q_proj": {"a": jnp.zeros((2, 3), jnp.float32), "b": jnp.zeros(6, jnp.float16)}}
+    line = metrics_line(7, metrics, FedState(global_, None), 1.23456)
+    assert line == {
+        "round": 7,
+        "loss": 2.0,  # of the global phase: (2 + 2) / 2
+        "phases": {
+            "local": {
+                "a": {"first": 4.0, "mean": 2.0, "last": 1.0},
+                "b": {"first": 8.0, "mean": 8.0, "last": 8.0},
+            },
+            "global": {
+                "a": {"first": 3.0, "mean": 2.0, "last": 1.0},
+                "b": {"first": 5.0, "mean": 2.0, "last": 0.5},
+            },
+        },
+        "real_tokens": 130,
+        "computed_tokens": 210,
+        "seconds": 1.235,
+        "client_bytes_received": 36,
+        "client_bytes_sent": 36,
+    }
+    alone = metrics_line(7, {"local": metrics["local"]}, FedState(None, None), 1.0)
+    assert alone["loss"] == 5.0
+    assert alone["client_bytes_sent"] == alone["client_bytes_received"] == 0
+
+
+def test_a_personalization_follows_the_last_round_with_everybody(prepared: Prepared):
+    config = config_of("--fed.method", "feddpa_f", "--fed.participation", "0.25")
+    data = training_data(config, prepared)
+    played = []
+
+    def note(kind: str):
+        def play(state, data, *, key):
+            words = jax.random.key_data(key).tolist()
+            played.append((kind, data.number, data.participants.tolist(), words))
+            return state, {}
+
+        return play
+
+    method = SimpleNamespace(round=note("round"), personalize=note("personalize"))
+    state = FedState(None, None)
+    for number in (3, 4):
+        play_round(method, state, data, (), config, number)  # type: ignore[arg-type]
+    words = [jax.random.key_data(run_key(config, number)).tolist() for number in (3, 4)]
+    assert played == [
+        ("round", 3, data.participants(3).tolist(), words[0]),
+        ("personalize", 4, list(range(8)), words[1]),
+    ]
+
+
+def test_a_checkpoint_is_of_one_run(prepared: Prepared):
+    found = identity(config_of("--lora.rank", "4", "--lora.alpha", "6"), prepared)
+    assert (
+        found.items()
+        >= {
+            "method": "feddpa_t",
+            "rank": 4,
+            "alpha": 6.0,
+            "targets": ["q_proj", "v_proj"],
+            "base": prepared.base.fingerprint,
+            "clients": [f"client_{k}" for k in range(8)],
+            "seed": 3,
+        }.items()
+    )
+    other = dataclasses.replace(config_of(), seed=4)
+    assert identity(other, prepared)["seed"] == 4
+    assert np.array(found["clients"]).shape == (8,)
