@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
@@ -118,13 +119,13 @@ class ClientFiles:
         Raises:
           UserError: its file is missing or damaged.
         """
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         key = (name, saved.round_number)
         if key not in self._recent:
             path = self.path(name, saved.round_number)
             try:
-                flat = load_file(path)
+                flat = load(path.read_bytes())
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: missing or damaged ({error})") from None
             adapter: HostAdapter = {}
@@ -143,6 +144,8 @@ class ClientFiles:
 
 def _make_private(path: Path, mode: int) -> None:
     """Takes permissions away; not every file system has them, and not every file is the user's."""
+    if in_bucket(path):
+        return
     with contextlib.suppress(OSError):
         if path.stat().st_mode & 0o777 & ~mode:
             path.chmod(mode)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from feddpa_jax.files.bucket import files_below, in_bucket, size_of
 from feddpa_jax.files.disk import clear_leftovers, discard, sha256, writing
 from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.methods.clients import ClientFiles, Saved
@@ -64,7 +65,10 @@ def rounds_saved(folder: Path) -> list[int]:
     """The rounds that have a checkpoint, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal())
+    there = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+    if in_bucket(folder):  # Nothing is renamed there: one without a manifest is being written.
+        there = [p for p in there if (p / "manifest.json").exists()]
+    return sorted(int(p.name) for p in there)
 
 
 def prune(folder: Path, round_number: int, keep: int, *, under_way: bool = False) -> None:
@@ -248,7 +252,7 @@ def find_damage(place: Path) -> str:
     for name, (size, digest) in files.items():
         path = place / name
         try:
-            found = path.stat().st_size
+            found = size_of(path)
             if found != size:
                 return f"{name} has {found} bytes, not {size}"
             if sha256(path) != digest:
@@ -267,7 +271,7 @@ def _find_damaged_client(place: Path) -> str:
     for name, (number, size, digest) in (_clients_of(place) or {}).items():
         path = files.path(name, number)
         try:
-            if path.stat().st_size != size or sha256(path) != digest:
+            if size_of(path) != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"
         except (OSError, ValueError):
             return f"{path.relative_to(place.parent)} is missing"
@@ -287,7 +291,7 @@ def _clients_of(place: Path) -> dict[str, Saved] | None:
 
 def sums_of(folder: Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of every file below a folder, by name."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files
+        path.relative_to(folder).as_posix(): (size_of(path), sha256(path))
+        for path in files_below(folder)
     }

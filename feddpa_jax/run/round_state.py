@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from feddpa_jax.files.bucket import files_below
 from feddpa_jax.types import UserError
 
 # Versions before 0.3 wrote all arrays into one file.
@@ -116,8 +117,7 @@ def send(folder: Path) -> dict[str, np.ndarray]:
     """The bytes of a checkpoint's files, by name, for processes that cannot see the folder."""
     return {
         path.relative_to(folder).as_posix(): np.frombuffer(path.read_bytes(), np.uint8)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        for path in files_below(folder)
     }
 
 

@@ -2,9 +2,12 @@
 
 The order on disk is what makes a run survive a kill at any moment: first the files of the clients
 that a round changed, then the state, the record, and last the manifest, without which there is no
-checkpoint. On disks the whole folder is written aside and renamed.
+checkpoint. On disks the whole folder is written aside and renamed; in a bucket nothing can be, and
+the manifest alone decides.
 """
 
+import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +19,7 @@ from typing import Any
 import jax
 
 from feddpa_jax.devices.processes import from_first, is_first, several
+from feddpa_jax.files.bucket import folder_at, in_bucket
 from feddpa_jax.files.disk import (
     aside_of,
     check_room,
@@ -50,6 +54,15 @@ def in_background(work: Callable[[], None]) -> Future[None]:
 
     threading.Thread(target=run, name="checkpoint", daemon=True).start()
     return done
+
+
+def _remove(place: Path) -> None:
+    """Removes what a failed save left, if that is possible; else it counts for nothing."""
+    with contextlib.suppress(OSError):
+        if in_bucket(place):
+            discard(place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 class Saver:
@@ -106,7 +119,7 @@ class Saver:
         self.wait()
         arrays = round_state.host_copy(state)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        place = Path(from_first(lambda: self._prepare(round_number, size)))
+        place = folder_at(from_first(lambda: self._prepare(round_number, size)))
         own = {name: list(saved) for name, saved in (clients or {}).items()}
         told = {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
         begun = threading.Event()
@@ -133,8 +146,12 @@ class Saver:
 
     def _prepare(self, round_number: int, size: int) -> str:
         """Makes room for a checkpoint, and says where it is written."""
-        place = aside_of(self._folder / f"{round_number:05d}")
+        place = self._folder / f"{round_number:05d}"
         try:
+            if in_bucket(place):
+                discard(place)  # A damaged or unfinished one.
+                return os.fspath(place)
+            place = aside_of(place)
             make_folder(self._folder)
             clear_leftovers(self._folder)
             check_room(self._folder, size + 2**16)
@@ -160,7 +177,7 @@ class Saver:
                 self._finish(round_number, place, record)
         except Exception as error:
             if is_first():
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
             if not isinstance(error, OSError):
                 raise
             raise self._failed(round_number, error) from None
@@ -172,6 +189,8 @@ class Saver:
         final = self._folder / f"{round_number:05d}"
         write_new(place / "record.json", to_json(record).encode())
         write_new(place / "manifest.json", to_json({"files": sums_of(place)}).encode())
+        if place == final:
+            return
         sync_tree(place)
         discard(final)  # A damaged checkpoint of this round, passed over on resuming.
         place.rename(final)
