@@ -85,8 +85,9 @@ def prune(folder: Path, round_number: int, keep: int, *, under_way: bool = False
     """
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
-    for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
-        discard(folder / f"{old:05d}")
+    with writing(folder):
+        for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
+            discard(folder / f"{old:05d}")
     tidy(folder, up_to=round_number if under_way else None)
 
 
