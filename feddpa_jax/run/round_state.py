@@ -54,6 +54,9 @@ class Save:
         context.array.saving.use_zarr3 = False
         context.array.saving.use_compression = False
         context.array.saving.array_metadata_store = None
+        # Where this fails in the background, Orbax waits minutes for the folder before the program
+        # can end; several processes end hard, and must not wait for each other here.
+        context.asynchronous.create_directories_asynchronously = jax.process_count() > 1
         # The folder is not renamed by Orbax: object stores cannot, and on disks the caller does.
         context.atomicity.mode = type(context.atomicity.mode).COMMIT_FILE
         with context:
@@ -72,7 +75,8 @@ class Save:
         except ValueError as error:
             # What TensorStore makes of a full disk and the like.
             code = re.search(r"os_error_code='(\d+)'", str(error))
-            reason = os.strerror(int(code[1])) if code else str(error).splitlines()[0]
+            reason = str(error).splitlines()[0].partition(" [tensorstore_spec")[0]
+            reason = os.strerror(int(code[1])) if code else reason
             raise OSError(int(code[1]) if code else 0, reason) from error
 
 
