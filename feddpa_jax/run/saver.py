@@ -221,7 +221,7 @@ class Saver:
           UserError: a checkpoint could not be written: then what the error says of the last one
             that is kept is no longer true.
         """
-        if error is None:
+        if error is None or kind is GeneratorExit:
             self.wait()
             return
         under_way, self._under_way = self._under_way, None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from feddpa_jax.files.bucket import folder_at, in_bucket
-from feddpa_jax.methods.clients import ClientFiles
 from feddpa_jax.run.checkpoint import CLIENTS, find_damage, latest, rounds_saved
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.types import UserError
 from tests import fake_bucket
 from tests.saved import save

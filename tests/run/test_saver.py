@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as to_safetensors
 
-from feddpa_jax.methods.clients import ClientFiles
 from feddpa_jax.run import round_state, saver
 from feddpa_jax.run.checkpoint import CLIENTS, find_damage, latest, rounds_saved, sums_of
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.saver import Saver
 from feddpa_jax.types import UserError
 from tests.saved import save
