@@ -14,7 +14,7 @@ from feddpa_jax.types import UserError
 SCHEME = "gs://"
 
 
-def folder_at(text: str) -> Path:
+def folder_at(name: str | Path) -> Path:
     """A folder by its name: on a disk, or in a bucket.
 
     In a bucket it is an `etils.epath.Path`, which has the methods of pathlib's that are used here.
@@ -22,6 +22,7 @@ def folder_at(text: str) -> Path:
     Raises:
       UserError: the scheme is not known, or the package that it needs is not there.
     """
+    text = os.fspath(name)
     if "://" not in text:
         return Path(text)
     if not text.startswith(SCHEME):
