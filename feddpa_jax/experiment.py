@@ -19,6 +19,7 @@ from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
 from feddpa_jax.export.export_folder import check_target
 from feddpa_jax.export.export_folder import export as write_export
+from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
@@ -87,7 +88,8 @@ class Experiment:
           data: clients and test instances.
           config: all else; the defaults if None. `model.path`, `model.dtype` and what `data` was
             loaded with follow the base and the federation.
-          run_dir: the run's folder, new or of a run with the same settings; None for memory alone.
+          run_dir: the run's folder, new or of a run with the same settings, or gs://bucket/folder;
+            None for memory alone.
           on_progress: told how far long work is.
 
         Raises:
@@ -178,7 +180,7 @@ class Experiment:
         Raises:
           UserError: there is no run, it is damaged, or an override touches its training.
         """
-        run, config = reread(Path(run_dir), overrides)
+        run, config = reread(folder_at(run_dir), overrides)
         made = cls.__new__(cls)
         made._set_up(config, prepare(config, only=only), run, on_progress)
         made._step, made._only = step, only
@@ -197,7 +199,7 @@ class Experiment:
         Raises:
           UserError: `init` names none, one does not fit, or the folder has checkpoints of its own.
         """
-        config, run = checked(config), RunFolder(Path(run_dir))
+        config, run = checked(config), RunFolder(folder_at(run_dir))
         check_named(config, run)
         made = cls.__new__(cls)
         made._set_up(config, prepare(config), run, on_progress)
