@@ -64,7 +64,7 @@ def test_while_the_compiler_works():
 
 
 def program(body: str) -> str:
-    lines = ["import gc, hashlib, os, sys, time", "from feddpa_jax import interrupt"]
+    lines = ["import gc, hashlib, os, sys, time", "from feddpa_jax.cli import interrupt"]
     lines += ["interrupt.install()", "print('ready', flush=True)", *body.splitlines()]
     return "\n".join(lines)
 
