@@ -47,7 +47,16 @@ _measured: dict[str, float] = json.loads(_COSTS.read_text())
 _spent: collections.Counter[str] = collections.Counter()
 # What every process took: CPU seconds with those of the commands it started, and bytes of memory.
 _processes: list[tuple[float, int]] = []
+# Files whose tests take no longer are quick, and of the others these tests: every area has some.
 _QUICK_SECONDS = 1.0
+_QUICK_TESTS = {
+    "tests/adapters/test_lora.py::test_a_mix_is_what_its_formula_says",
+    "tests/adapters/test_lora.py::test_bank_delta_by_hand",
+    "tests/e2e/test_commands.py::test_a_run_leaves_what_the_contract_says",
+    "tests/sharding/test_mesh.py::test_how_a_base_is_split",
+    "tests/sharding/test_mesh.py::test_the_average_is_one_all_reduce",
+    "tests/training/test_step.py::test_the_loss_is_the_weighted_nll_of_the_responses",
+}
 
 
 def _name(path: Path) -> str:
@@ -58,8 +67,7 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def _is_quick(path: Path) -> bool:
-    """Whether a file's tests are quick altogether."""
+def _is_short(path: Path) -> bool:
     return _measured.get(_name(path), _QUICK_SECONDS) < _QUICK_SECONDS
 
 
@@ -74,16 +82,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With `-m quick`, files without quick tests are not even imported."""
     if config.option.markexpr != "quick" or collection_path.suffix != ".py":
         return None
-    return (
-        None if _is_quick(collection_path) or "mark.quick" in collection_path.read_text() else True
-    )
+    name = _name(collection_path)
+    some = any(test.startswith(f"{name}::") for test in _QUICK_TESTS)
+    return None if some or _is_short(collection_path) else True
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is quick; of two workers, the longest files come first, new ones before all."""
     for item in items:
-        if _is_quick(item.path):
+        if _is_short(item.path) or item.nodeid.partition("[")[0] in _QUICK_TESTS:
             item.add_marker("quick")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: -_measured.get(_name(item.path), float("inf")))
