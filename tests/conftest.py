@@ -1,13 +1,11 @@
 """What tests share: eight CPU devices, strict arithmetic, compiled programs, the paper's data.
 
-Files of tests are measured (`costs.json`): two workers start with the longest, and short ones are
-marked `quick`. `FEDDPA_RECORD_COSTS=1 bash launch/test.sh` measures them again.
+Also how they are shared between workers, selected and measured (`selection.py`).
 """
 
 import collections
 import ctypes
 import gc
-import json
 import os
 import resource
 import shutil
@@ -18,6 +16,16 @@ from typing import Any
 
 import jax
 import pytest
+
+from tests.selection import (
+    QUICK_TESTS,
+    ROOT,
+    has_quick_tests,
+    is_short,
+    name_of,
+    record,
+    seconds_of,
+)
 
 # Tiny models compute for microseconds and compile for seconds, so the compiler does not optimize.
 # `XLA_FLAGS= bash launch/test.sh` tests what users run.
@@ -40,35 +48,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # Of a program that another process is writing, or was killed while it wrote: it is compiled again.
 os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry:UserWarning"
 
-_ROOT = Path(__file__).parents[1]
-_COSTS = Path(__file__).with_name("costs.json")
-# CPU seconds of each file's tests when they were last measured, and now.
-_measured: dict[str, float] = json.loads(_COSTS.read_text())
+# CPU seconds of each file's tests; and of each process, with the commands that it started, and its
+# largest bytes of memory.
 _spent: collections.Counter[str] = collections.Counter()
-# What every process took: CPU seconds with those of the commands it started, and bytes of memory.
 _processes: list[tuple[float, int]] = []
-# Files whose tests take no longer are quick, and of the others these tests: every area has some.
-_QUICK_SECONDS = 1.0
-_QUICK_TESTS = {
-    "tests/adapters/test_lora.py::test_a_mix_is_what_its_formula_says",
-    "tests/adapters/test_lora.py::test_bank_delta_by_hand",
-    "tests/e2e/test_commands.py::test_a_run_leaves_what_the_contract_says",
-    "tests/sharding/test_mesh.py::test_how_a_base_is_split",
-    "tests/sharding/test_mesh.py::test_the_average_is_one_all_reduce",
-    "tests/training/test_step.py::test_the_loss_is_the_weighted_nll_of_the_responses",
-}
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(_ROOT).as_posix()
-
-
-def _cpu_seconds() -> float:
-    return sum(os.times()[:4])
-
-
-def _is_short(path: Path) -> bool:
-    return _measured.get(_name(path), _QUICK_SECONDS) < _QUICK_SECONDS
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -82,19 +65,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With `-m quick`, files without quick tests are not even imported."""
     if config.option.markexpr != "quick" or collection_path.suffix != ".py":
         return None
-    name = _name(collection_path)
-    some = any(test.startswith(f"{name}::") for test in _QUICK_TESTS)
-    return None if some or _is_short(collection_path) else True
+    return None if has_quick_tests(collection_path) else True
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is quick; of two workers, the longest files come first, new ones before all."""
+    """Marks what is quick; workers start with the longest files, and with new ones."""
     for item in items:
-        if _is_short(item.path) or item.nodeid.partition("[")[0] in _QUICK_TESTS:
+        if is_short(item.path) or item.nodeid.partition("[")[0] in QUICK_TESTS:
             item.add_marker("quick")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: -_measured.get(_name(item.path), float("inf")))
+        items.sort(key=lambda item: -seconds_of(item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,7 +93,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Measures a test, with the fixtures that begin and end with it."""
     before = _cpu_seconds()
     result = yield
-    _spent[_name(item.path)] += _cpu_seconds() - before
+    _spent[name_of(item.path)] += _cpu_seconds() - before
     return result
 
 
@@ -130,20 +121,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     sizes = ", ".join(f"{size / 2**30:.1f}" for _, size in _processes)
     terminalreporter.write_line(f"CPU time: {seconds:.0f} s; GB of memory by process: {sizes}")
     if os.environ.get("FEDDPA_RECORD_COSTS"):
-        costs = {name: round(seconds, 1) for name, seconds in sorted(_spent.items())}
-        _COSTS.write_text(json.dumps(costs, indent=1) + "\n")
+        record(_spent)
 
 
 def pytest_unconfigure() -> None:
     """Removes the session's compiled programs."""
     if not _GIVEN:
         shutil.rmtree(_COMPILED, ignore_errors=True)
-
-
-def pytest_collection_finish() -> None:
-    """What was imported stays; the garbage collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,7 +144,7 @@ def _memory_ends_with_its_module() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The data of the paper, which are not part of the repository."""
-    folder = (_ROOT / "../shared/data/feddpa_flan").resolve()
+    folder = (ROOT / "../shared/data/feddpa_flan").resolve()
     if not folder.is_dir():
         pytest.skip("the paper's data are not there: ../shared/data/feddpa_flan")
     return folder

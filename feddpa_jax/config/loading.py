@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,12 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
+@functools.cache
+def _validator() -> pydantic.TypeAdapter[Config]:
+    """Takes longer to make than to use."""
+    return pydantic.TypeAdapter(Config)
+
+
 def _build(tree: Mapping[str, Any], source: str) -> Config:
     _check_names(tree, source)
     for name, value in _leaves(tree):
@@ -76,7 +83,7 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
             what = f"{_show(str(value))} is no number, text or list; quote text inside the YAML"
             raise UserError(f"{source}: {name}: {what}") from None
     try:
-        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(tree))
+        config = _validator().validate_json(json.dumps(tree))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         words = {word for name, *_ in describe_fields() for word in name.split(".")}
