@@ -23,4 +23,4 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch: pytest.MonkeyPatch, c
     assert "fed.rounds" in printed, "what is wrong with a configuration"
     assert (tmp_path / "p_against_ttp.svg").stat().st_size > 1000
     assert (tmp_path / "exports/tutorial/clients/client_0-mixed").is_dir()
-    assert {"client", "task", "mode"} <= set(names["table"].columns)
+    assert {"metric", "mode", "P", "TTP"} <= set(names["table"].columns)
