@@ -13,9 +13,9 @@ from feddpa_jax.bench.report import render
 from feddpa_jax.bench.scaling import time_scaling
 from feddpa_jax.bench.torch_model import TorchModel, missing_packages
 from feddpa_jax.bench.training import check, first_pass, make_training, time_training
+from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
-from feddpa_jax.progress import Reporter
 from feddpa_jax.run.evaluating import check_rule, decoding
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import prepare

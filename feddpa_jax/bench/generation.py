@@ -11,7 +11,7 @@ from feddpa_jax.bench.ours import compile_times
 from feddpa_jax.bench.questions import Answers, Questions
 from feddpa_jax.bench.torch_answers import answer_one_by_one
 from feddpa_jax.bench.torch_model import TorchModel
-from feddpa_jax.progress import Reporter
+from feddpa_jax.cli.console import Reporter
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
 

@@ -8,7 +8,7 @@ from feddpa_jax.evaluate.modes import instance_weights
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.run.inputs import Prepared
-from feddpa_jax.training.rounds import client_id
+from feddpa_jax.types import client_id
 from feddpa_jax.weighting.gathering import gather
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from feddpa_jax.bench.ours import Pass
 from feddpa_jax.bench.training import Training, summary
 from feddpa_jax.bench.workload import alike_clients
-from feddpa_jax.progress import Reporter
+from feddpa_jax.cli.console import Reporter
 
 
 def time_scaling(

@@ -10,7 +10,7 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, kernel_path
 from feddpa_jax.config import Config
-from feddpa_jax.hf.load import LoadedModel
+from feddpa_jax.hf.load import Base
 from feddpa_jax.hf.names import TABLES, file_name
 from feddpa_jax.hf.save import save_model
 
@@ -36,7 +36,7 @@ class TorchModel:
       stop_ids: the tokens of which any ends an answer.
     """
 
-    def __init__(self, config: Config, base: LoadedModel):
+    def __init__(self, config: Config, base: Base):
         """Args: the run's configuration, and the base that is taken over."""
         import torch
         import transformers

@@ -15,9 +15,9 @@ from feddpa_jax.bench.ours import Pass, compile_times, train_pass
 from feddpa_jax.bench.torch_loop import train_clients
 from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.bench.workload import first_part, fixed_updates, trainings
+from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import chip_of
-from feddpa_jax.progress import Reporter
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
 from feddpa_jax.run.loop import make_parts, run_key

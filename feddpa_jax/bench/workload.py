@@ -6,8 +6,8 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.run.inputs import Prepared, encode, training_data
-from feddpa_jax.training.rounds import TrainingData, client_id
-from feddpa_jax.types import TokenizedExample, UserError
+from feddpa_jax.training.rounds import TrainingData
+from feddpa_jax.types import TokenizedExample, UserError, client_id
 
 # A client's local training: its updates, each a list of micro-batches of examples.
 Updates = list[list[list[TokenizedExample]]]

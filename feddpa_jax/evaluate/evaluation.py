@@ -18,10 +18,10 @@ from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters, Request, Scorer, Scores
 from feddpa_jax.models.decoder import Model
-from feddpa_jax.progress import Reporter
-from feddpa_jax.training.rounds import client_id
-from feddpa_jax.types import Client, Example, TokenizedExample, UserError
-from feddpa_jax.weighting.gathering import MIXES, WeightingSettings, gather
+from feddpa_jax.progress import OnProgress, follow
+from feddpa_jax.types import Client, Example, TokenizedExample, UserError, client_id
+from feddpa_jax.weighting.gathering import MIXES, gather
+from feddpa_jax.weighting.settings import WeightingSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evaluate(
     weighting: WeightingSettings,
     fixed: float,
     decoding: Decoding,
-    reporter: Reporter,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, ModeResult]:
     """Scores, and where ROUGE-1 is wanted also generates, every answer in every mode.
 
@@ -129,7 +129,7 @@ def evaluate(
       weighting: how instances are weighed.
       fixed: local weight of the mode "fixed".
       decoding: how answers are made.
-      reporter: told of progress.
+      on_progress: told of answers.
 
     Returns:
       Results by mode.
@@ -162,7 +162,7 @@ def evaluate(
         passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
         scores[mode] = scorer(passes[mode].requests, on_done)
 
-    with reporter.task("scoring", total, "answers") as advance:
+    with follow("scoring", total, "answers", on_progress) as advance:
         for mode in chosen:
             if mode == "instance":
                 evidence = gather(
@@ -180,7 +180,7 @@ def evaluate(
     answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
     if generates or "exact_match" in metrics:
         answers = _answers(
-            model, adapters, setting, passes, scores, decoding, reporter, every=generates
+            model, adapters, setting, passes, scores, decoding, on_progress, every=generates
         )
     return {
         mode: _result(
@@ -197,7 +197,7 @@ def _answers(
     passes: dict[str, _Pass],
     scores: dict[str, Scores],
     decoding: Decoding,
-    reporter: Reporter,
+    on_progress: OnProgress | None,
     *,
     every: bool,
 ) -> dict[str, list[str | None]]:
@@ -239,7 +239,7 @@ def _answers(
         taught = len(example.tokens_T) - example.prompt_length
         guess = most if mode == "base" else taught
         prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
-    with reporter.task("answering", len(prompts), "answers") as advance:
+    with follow("answering", len(prompts), "answers", on_progress) as advance:
         decoded = answerer(prompts, advance)
     for (mode, r), tokens_T in zip(open_, decoded, strict=True):
         answers[mode][r] = tokenizer.decode_continuation(tokens_T)

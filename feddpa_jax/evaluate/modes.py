@@ -18,7 +18,7 @@ import numpy as np
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
 MODES = ("base", "global", "local", "fixed", "instance")

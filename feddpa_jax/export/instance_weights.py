@@ -16,8 +16,7 @@ from feddpa_jax.files.escape import json_text
 from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.run.evaluating import decoding, weighting_settings
-from feddpa_jax.training.rounds import client_id
-from feddpa_jax.types import Example, UserError
+from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.gathering import check_layer, look, pooled, support_draw
 
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"

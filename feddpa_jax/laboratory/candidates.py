@@ -10,7 +10,7 @@ from feddpa_jax.evaluate.metrics import METRICS, Tasks
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
 

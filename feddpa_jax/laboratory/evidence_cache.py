@@ -24,6 +24,14 @@ from feddpa_jax.types import UserError
 Part = dict[str, np.ndarray]
 
 
+class MemoryParts:
+    """Parts that are computed when they are asked for, and written nowhere."""
+
+    def part(self, name: str, compute: Callable[[], Part]) -> Part:
+        """The part of that name."""
+        return compute()
+
+
 @dataclasses.dataclass(frozen=True)
 class Cache:
     """A folder of parts.

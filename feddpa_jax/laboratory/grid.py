@@ -17,9 +17,13 @@ from jaxtyping import Array, Float
 from feddpa_jax.evaluate.metrics import Tasks
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES, WeightingSettings
+from feddpa_jax.weighting.gathering import MIXES
 from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.settings import Model, Pooling, Side, WeightingSettings
 from feddpa_jax.weighting.weights import local_weight
+
+# How prompts are embedded: under which model, pooled how, after how many layers.
+View = tuple[Model, Pooling, int]
 
 CURVE_METRICS = ("nll", "exact_match")
 
@@ -40,23 +44,30 @@ class Grid:
     scales: tuple[float, ...]
     supports: tuple[int, ...]
     layers: tuple[int, ...]
-    orientations: tuple[str, ...] = ("local", "global")
-    embed_with: tuple[str, ...] = tuple(MIXES)
-    poolings: tuple[str, ...] = POOLINGS
+    orientations: tuple[Side, ...] = ("local", "global")
+    embed_with: tuple[Model, ...] = tuple(MIXES)
+    poolings: tuple[Pooling, ...] = POOLINGS
 
     def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""
         views, supports = self._seen(rule)
         return [
             WeightingSettings(
-                rule, scale, scales, support, model, pooling, layer, resample=False, seed=seed
+                rule=rule,
+                scale=scale,
+                support=support,
+                scales=scales,
+                embed_with=model,
+                pooling=pooling,
+                layer=layer,
+                seed=seed,
             )
             for (model, pooling, layer), support, (scale, scales) in itertools.product(
                 views, supports, itertools.product(self.scales, self.orientations)
             )
         ]
 
-    def _seen(self, rule: str) -> tuple[list[tuple[str, str, int]], tuple[int, ...]]:
+    def _seen(self, rule: str) -> tuple[list[View], tuple[int, ...]]:
         names = sees(find_rule(rule))
         views = list(itertools.product(self.embed_with, self.poolings, self.layers))
         embeds = rule != "constant" and any(name.endswith("D") for name in names)
@@ -130,10 +141,15 @@ def score_rule(
     views, supports = grid._seen(rule)
     clients = range(len(collected.questions.ids))
 
-    def seen(view: tuple[str, str, int], support: int, client: int) -> dict[str, np.ndarray]:
+    def seen(view: View, support: int, client: int) -> dict[str, np.ndarray]:
         model, pooling, layer = view
         settings = WeightingSettings(
-            rule, 1.0, "local", support, model, pooling, layer, resample=False, seed=seed
+            rule=rule,
+            support=support,
+            embed_with=model,
+            pooling=pooling,
+            layer=layer,
+            seed=seed,
         )
         found = collected.evidence(client, settings, rows)._asdict()
         # A support for each instance is made inside, from the shared one.

@@ -24,7 +24,7 @@ def feddpa_f(parts: Parts) -> Method:
         assert np.array_equal(data.participants, np.arange(len(parts.names)))
         local, metrics = local_phase(
             parts,
-            LocalAdapters(parts.names, parts.files, fresh=None),
+            LocalAdapters(parts.names, parts.store, fresh=None),
             data,
             phase="personalization",
             key=key,

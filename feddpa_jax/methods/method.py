@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.methods.aggregate import shares, weighted_sum
-from feddpa_jax.methods.clients import ClientFiles, LocalAdapters
+from feddpa_jax.methods.clients import AdapterStore, LocalAdapters
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 
@@ -42,7 +42,7 @@ class Parts(NamedTuple):
       aggregation: the server's mean, "uniform" or by number of "examples".
       names: the clients' names.
       id_C: a number for each client that follows from its name alone.
-      files: where local adapters lie.
+      store: where local adapters lie.
     """
 
     engine: Engine
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
     aggregation: str
     names: tuple[str, ...]
     id_C: np.ndarray
-    files: ClientFiles
+    store: AdapterStore
 
 
 class Method(NamedTuple):
@@ -70,7 +70,7 @@ class Method(NamedTuple):
 def fresh_local(parts: Parts, key: jax.Array) -> LocalAdapters:
     """Local adapters of which each follows from the key and the client's number alone."""
     new = jax.jit(jax.vmap(lambda ident: parts.new_adapter(jax.random.fold_in(key, ident))))
-    return LocalAdapters(parts.names, parts.files, lambda members: new(parts.id_C[list(members)]))
+    return LocalAdapters(parts.names, parts.store, lambda members: new(parts.id_C[list(members)]))
 
 
 def need(part: Part | None) -> Part:

@@ -16,7 +16,7 @@ from feddpa_jax.data.templates import get_template
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
-from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.methods.table import METHODS
 from feddpa_jax.models.model_config import ModelConfig
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
       mesh: the devices; the base lies on them.
     """
 
-    base: LoadedModel
+    base: Base
     federation: Federation
     training: tuple[tuple[TokenizedExample, ...], ...]
     counts: tuple[TokenCounts, ...]
@@ -78,7 +78,28 @@ def prepare(
     """
     get_template(config.data.template)
     federation = load_data(config)
-    base = load_model(config.model.path, config.model.dtype, weights=weights)
+    base = load_base(config.model.path, config.model.dtype, weights=weights)
+    return prepare_values(config, base, federation, devices=devices)
+
+
+def prepare_values(
+    config: Config,
+    base: Base,
+    federation: Federation,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Prepared:
+    """Tokenizes the training examples, and puts the base on the mesh.
+
+    Args:
+      config: the configuration.
+      base: model and tokenizer.
+      federation: clients and test instances.
+      devices: of the mesh; all that there are if None.
+
+    Raises:
+      UserError: a size that the base cannot have, or a client without an example.
+    """
     _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
@@ -116,13 +137,17 @@ def _check_sizes(config: Config, model: ModelConfig) -> None:
         )
 
 
-def prepare_together(config: Config) -> Prepared:
+def prepare_together(config: Config, make: Callable[[Config], Prepared] = prepare) -> Prepared:
     """`prepare` on every process of a run; none goes on if another cannot, or has other files.
+
+    Args:
+      config: the configuration.
+      make: what makes it, if not `prepare`.
 
     Raises:
       UserError: anything that is wrong on any process.
     """
-    prepared = together(lambda: prepare(config))
+    prepared = together(lambda: make(config))
     if several():
         check_same(
             {

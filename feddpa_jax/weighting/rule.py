@@ -191,3 +191,23 @@ def _load(file: Path, changed: int, function: str) -> Rule:
 def _fails(name: str, error: BaseException) -> UserError:
     reason = (str(error).strip() or "no message").splitlines()[0]
     return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; fix it")
+
+
+def named(rule: Rule | str) -> str:
+    """The name of a rule; a function of a notebook is registered under its own.
+
+    Raises:
+      UserError: a function without a name, or with that of a built-in rule.
+    """
+    if isinstance(rule, str):
+        return rule
+    for name, known in RULES.items():
+        if known is rule:
+            return name
+    name = getattr(rule, "__name__", "")
+    theirs = getattr(RULES.get(name), "__module__", "").startswith("feddpa_jax.")
+    if not name.isidentifier() or theirs:
+        raise UserError(f"weighting.rule: {name or rule!r} is no name for a rule; use another")
+    sees(rule)
+    RULES[name] = rule
+    return name

@@ -14,13 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# Importing them registers them.
+import feddpa_jax.weighting.rules  # noqa: F401
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.rule import find_rule, sees
-
-# Importing a module of rules registers them.
-from feddpa_jax.weighting.rules import (
-    similarity,  # noqa: F401
-)
 
 
 class InstanceWeights(NamedTuple):

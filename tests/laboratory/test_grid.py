@@ -13,7 +13,7 @@ from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
 from feddpa_jax.laboratory.grid import Grid, interpolate, make_curves, score_rule
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 
 GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
 

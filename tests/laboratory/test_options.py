@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from feddpa_jax.laboratory.options import Options, read_options
+from feddpa_jax.cli.weigh import read_options
+from feddpa_jax.laboratory.options import Options
 from feddpa_jax.types import UserError
 
 
@@ -16,11 +17,12 @@ def given(**values: str | int) -> argparse.Namespace:
 
 
 def test_what_is_left_out_is_the_default():
-    assert read_options(given()) == Options()
+    assert Options(**read_options(given())) == Options()
 
 
 def test_lists():
-    found = read_options(given(scales="0,1e6", supports="1,10000", layers="0,3", rules="a, b,a"))
+    given_ = given(scales="0,1e6", supports="1,10000", layers="0,3", rules="a, b,a")
+    found = Options(**read_options(given_))
     assert (found.scales, found.supports) == ((0.0, 1e6), (1, 10_000))
     assert (found.layers, found.rules) == ((0, 3), ("a", "b"))
 

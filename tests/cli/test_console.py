@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from feddpa_jax.progress import Reporter
+from feddpa_jax.cli.console import Reporter
+from feddpa_jax.progress import follow
 
 
 @pytest.mark.parametrize("width", [0, 1, 20])
@@ -26,7 +27,7 @@ def test_no_cell_vanishes_on_a_narrow_terminal(width):
 
 
 def _said(reporter: Reporter) -> str:
-    with reporter.task("training", 2, "tokens") as advance:
+    with follow("training", 2, "tokens", reporter.on_progress) as advance:
         advance(1, "loss 0.5")
         advance(1)
     file = reporter.console.file
