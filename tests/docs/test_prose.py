@@ -10,6 +10,7 @@ import yaml
 
 import feddpa_jax
 from feddpa_jax.cli.arguments import make_parser
+from feddpa_jax.cli.program import COMMANDS as PROGRAM
 from feddpa_jax.config import load_config
 from tests.docs.pages import PAGES, ROOT, blocks
 
@@ -62,7 +63,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_that_pages_show_are_accepted(words: list[str]) -> None:
-    known, overrides = make_parser().parse_known_args(words)
+    known, overrides = make_parser(PROGRAM).parse_known_args(words)
     config = getattr(known, "config", None)
     assert config is None or (ROOT / config).is_file()
     load_config(config and ROOT / config, overrides)
