@@ -40,6 +40,15 @@ def test_paths_that_pages_name_are_there(page: Path) -> None:
     assert missing == set()
 
 
+def test_files_of_the_architecture_are_there() -> None:
+    text = (ROOT / "docs/reference/architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / "feddpa_jax" / name).is_file()] == [
+        "tests/test_style.py"
+    ]
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `feddpa` command in a page's blocks."""
     for block in blocks(page):
