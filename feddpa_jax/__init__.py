@@ -12,6 +12,8 @@ Models*, NeurIPS 2024, arXiv 2403.19211.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -19,7 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
-    from feddpa_jax.evaluate.metrics import Interval, Summary
+    from feddpa_jax.evaluate.personalization import Interval, Summary
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.hf.load import Base, load_base
@@ -50,12 +52,12 @@ _HOMES = {
     "Experiment": "experiment",
     "FedState": "methods.method",
     "Federation": "types",
-    "Interval": "evaluate.metrics",
+    "Interval": "evaluate.personalization",
     "Laboratory": "laboratory.search",
     "Method": "methods.method",
     "Progress": "progress",
     "Round": "run.round",
-    "Summary": "evaluate.metrics",
+    "Summary": "evaluate.personalization",
     "UserError": "types",
     "Weight": "run.answering",
     "WeightingSettings": "weighting.settings",
@@ -64,17 +66,38 @@ _HOMES = {
     "load_federation": "data.folders",
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
+    "metrics": "evaluate.metrics",
+    "rules": "weighting.rule",
+    "templates": "data.templates",
 }
+# Their names there, where these differ.
+_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "methods", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), name)
+    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
     globals()[name] = found
     return found
+
+
+class _Package(ModuleType):
+    """The package, whose attribute `methods` is the registry and not the folder of that name."""
+
+    @property
+    def methods(self) -> Any:
+        """The registry of federated methods."""
+        return importlib.import_module("feddpa_jax.methods.method").METHODS
+
+    @methods.setter
+    def methods(self, module: ModuleType) -> None:
+        """What the import system sets once it has imported the folder."""
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

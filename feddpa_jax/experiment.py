@@ -20,11 +20,10 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import Laboratory, search
-from feddpa_jax.methods.method import FedState
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, Weight, answer_prompt, weigh_prompt
-from feddpa_jax.run.evaluating import check_rule, evaluate_config, weighs_instances
+from feddpa_jax.run.evaluating import check_metrics, check_rule, evaluate_config, weighs_instances
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
 from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
@@ -136,9 +135,13 @@ class Experiment:
         """
         config = checked(config)
         check_installed(config.track.to)
-        possible = [METHODS[config.fed.method].answers_with] if evaluates and not several() else []
+        possible = (
+            [METHODS.find(config.fed.method).answers_with] if evaluates and not several() else []
+        )
         if weighs_instances(config, possible):
             check_rule(config)
+        if possible:
+            check_metrics(config)
         run = folder_of(run_dir, config)
         prepared = prepare_together(config, prepare)
         made = cls.__new__(cls)
@@ -301,7 +304,7 @@ class Experiment:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
         adapters, number = self._adapters()
         possible = available_modes(adapters)
-        answers_with = METHODS[config.fed.method].answers_with
+        answers_with = METHODS.find(config.fed.method).answers_with
         with contextlib.ExitStack() as held:
             if self._named is not None:
                 assert self.run is not None

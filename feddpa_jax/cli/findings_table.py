@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
-from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.laboratory.findings import Finding, Summaries, describe
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 

@@ -159,7 +159,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
 
 def _only_prints(known: argparse.Namespace) -> bool:
     """Whether a command's only result is what it prints; the others write files."""
-    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    target = {"data": "make", "plan": "out"}.get(known.command)
     if target is not None:
         return getattr(known, target) is None
     return known.command in ("fields", "generate")

@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.table import Table
 
 from feddpa_jax.cli.console import Reporter
-from feddpa_jax.evaluate.metrics import METRICS, Interval, without_words_note
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.evaluate.results import COMPARISONS, Evaluation
 
 
@@ -30,7 +31,7 @@ def render(found: Evaluation) -> Group:
     metrics = list(next(iter(found.summaries.values())))
     parts: list[Any] = []
     for name in metrics:
-        told = METRICS[name]
+        told = METRICS.find(name)
         table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
         table.add_column("mode")
         table.add_column("P: own task", justify="right")
@@ -50,7 +51,7 @@ def render(found: Evaluation) -> Group:
         by_metric = found.differences.get(f"{mode} - {other}")
         if by_metric:
             values = "; ".join(
-                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
+                f"{METRICS.find(name).title} {_cell(getattr(summary, measure))}"
                 for name, summary in by_metric.items()
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import (
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-)
+from feddpa_jax.evaluate.metrics import about
+from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.results import write_results
@@ -155,6 +150,8 @@ def _summary(found: Evaluation) -> dict[str, Any]:
             for key, by_metric in summaries.items()
         }
 
+    # What a page needs to tell metrics that are not known where it is made.
+    own = about(found.metrics)
     return {
         **found.settings,
         "tasks": list(tasks.names),
@@ -165,6 +162,7 @@ def _summary(found: Evaluation) -> dict[str, Any]:
         "modes": told(found.summaries),
         "differences": told(found.differences),
         "mean_local_weight": dict(found.weights),
+        **({"metrics": own} if own else {}),
     }
 
 

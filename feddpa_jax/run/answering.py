@@ -6,12 +6,12 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights, instance_weights
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters, Scorer
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.run.evaluating import check_rule, made_up, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
@@ -118,7 +118,7 @@ def answer_prompt(
       UserError: no such client, or the adapters do not allow the mode.
     """
     place = _place(prepared, client)
-    mode = mode or METHODS[config.fed.method].answers_with
+    mode = mode or METHODS.find(config.fed.method).answers_with
     _check_mode(config, adapters, mode)
     if mode == "instance":
         weight = weigh_prompt(config, prepared, adapters, client, prompt, context)
@@ -156,6 +156,6 @@ def _encoded(config: Config, prepared: Prepared, prompt: str, context: str) -> n
     return encode_prompt(
         Example(prompt, "", context),
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         config.data.max_length,
     )

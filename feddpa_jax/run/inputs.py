@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
@@ -76,7 +76,7 @@ def prepare(
     Raises:
       UserError: anything that is wrong with either.
     """
-    get_template(config.data.template)
+    TEMPLATES.find(config.data.template)
     federation = load_data(config)
     base = load_base(config.model.path, config.model.dtype, weights=weights)
     return prepare_values(config, base, federation, devices=devices)
@@ -168,7 +168,7 @@ def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) ->
     return encode_examples(
         examples,
         tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         config.data.max_length,
         config.data.encoding,
     )
@@ -192,7 +192,7 @@ def load_data(config: Config) -> Federation:
 def training_data(config: Config, prepared: Prepared) -> TrainingData:
     """The clients' trainings; of a centralized method, one client with everybody's examples."""
     names, examples = prepared.names, prepared.training
-    if METHODS[config.fed.method].pooled:
+    if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
     return TrainingData(

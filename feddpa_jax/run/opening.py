@@ -11,19 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.loop import resolved, restore
+from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
 from feddpa_jax.types import Federation, UserError
-from feddpa_jax.weighting.rule import own_file
+from feddpa_jax.weighting.rule import RULES, check_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,12 @@ def checked(config: Config) -> Config:
     Raises:
       UserError: what only the registries know is wrong, before anything is loaded.
     """
-    own_file(config.weighting.rule)
-    get_template(config.data.template)
+    check_names(config)
+    if RULES.own_file(config.weighting.rule) is None:
+        check_parameters(config.weighting.rule, config.weighting.parameters)
+    announce(config, OF_TRAINING)
+    METHODS.find(config.fed.method)
+    TEMPLATES.find(config.data.template)
     return resolved(config)
 
 

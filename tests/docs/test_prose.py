@@ -30,25 +30,6 @@ def test_prose_is_of_a_readable_width(page: Path) -> None:
     assert [line for line in prose(page) if len(line) > 120] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_paths_that_pages_name_are_there(page: Path) -> None:
-    named = re.findall(
-        r"(?<![\w/.-])((?:configs|launch|tests|docs|examples|benchmarks|feddpa_jax)/[\w./]*\w)",
-        page.read_text(),
-    )
-    missing = {name for name in named if not (ROOT / name).exists()}
-    assert missing == set()
-
-
-def test_files_of_the_architecture_are_there() -> None:
-    text = (ROOT / "docs/reference/architecture.md").read_text()
-    named = re.findall(r"`([\w/]+\.py)`", text)
-    assert len(named) > 40
-    assert [name for name in named if not (ROOT / "feddpa_jax" / name).is_file()] == [
-        "tests/test_style.py"
-    ]
-
-
 def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `feddpa` command in a page's blocks."""
     for block in blocks(page):

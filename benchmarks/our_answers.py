@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from feddpa_jax.bench.questions import Answers, Questions, make_answers
+from benchmarks.questions import Answers, Questions, make_answers
 from feddpa_jax.evaluate.modes import instance_weights
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Scorer

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import feddpa_jax.bench.command as command_module
-import feddpa_jax.bench.torch_loop as loop_module
-from feddpa_jax.bench.agreement import compare
-from feddpa_jax.cli.program import main
+from benchmarks import comparison, torch_loop
+from benchmarks.agreement import compare
+from benchmarks.program import main
 from feddpa_jax.types import UserError
 
 TINY = [
@@ -21,7 +20,7 @@ TINY = [
 
 
 def bench(out: Path, *more: str) -> int:
-    return main(["bench", "--out", str(out), *TINY, *more])
+    return main(["--out", str(out), *TINY, *more])
 
 
 def test_both_sides(tmp_path: Path, capsys):
@@ -43,7 +42,7 @@ def test_both_sides(tmp_path: Path, capsys):
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(command_module, "missing_packages", lambda: "No module named 'torch'")
+    monkeypatch.setattr(comparison, "missing_packages", lambda: "No module named 'torch'")
     assert bench(tmp_path / "b", "--clients", "", "--instances", "1") == 0
     results = json.loads((tmp_path / "b" / "bench.json").read_text())
     assert results["training"]["torch"] is None and results["generation"]["torch"] is None
@@ -52,15 +51,18 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
 
 
 def test_other_work_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    honest = loop_module._train
+    honest = torch_loop._train
     monkeypatch.setattr(
-        loop_module,
+        torch_loop,
         "_train",
         lambda model, updates, rate, norm: honest(model, updates, 300 * rate, norm),
     )
     assert bench(tmp_path / "b", "--clients", "", "--instances", "0") == 2
     error = capsys.readouterr().err
-    assert error.startswith("feddpa: error: bench: ") and error.count("\n") == 1
+    assert (
+        error.startswith("launch/bench.sh: error: the two sides do not do the same work: ")
+        and error.count("\n") == 1
+    )
     assert not (tmp_path / "b").exists()
 
 
@@ -85,6 +87,32 @@ def test_losses_are_compared_one_by_one():
 def test_bad_options(tmp_path: Path, capsys, more: list[str], message: str):
     assert bench(tmp_path / "b", *more) == 2
     assert message in capsys.readouterr().err
+
+
+def test_wrong_options_end_in_one_line(capsys):
+    assert main(["--repeat", "x"]) == 2
+    line = "launch/bench.sh: error: argument --repeat: invalid int value: 'x'; see launch/bench.sh"
+    assert capsys.readouterr().err.startswith(line)
+    assert main(["--fed.rownds", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'fed.rounds'" in error and error.count("\n") == 1
+    assert main(["--out", "a\udcff\0"]) == 2
+    assert "embedded null byte" in capsys.readouterr().err
+
+
+def test_stopped_by_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "prepare", press)
+    assert bench(tmp_path / "b") == 130
+    assert capsys.readouterr().err == "launch/bench.sh: stopped; nothing was written\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comparison, "prepare", lambda _: {}["x"])
+    with pytest.raises(KeyError):
+        bench(tmp_path / "b")
 
 
 def test_a_benchmark_is_not_overwritten(tmp_path: Path, capsys):

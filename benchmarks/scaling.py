@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from feddpa_jax.bench.ours import Pass
-from feddpa_jax.bench.training import Training, summary
-from feddpa_jax.bench.workload import alike_clients
+from benchmarks.our_loop import Pass
+from benchmarks.training import Training, summary
+from benchmarks.workload import alike_clients
 from feddpa_jax.cli.console import Reporter
 
 

@@ -44,9 +44,9 @@ def compare(ours: Losses, theirs: Losses, dtype: str) -> Agreement:
             # Not `>`: a NaN agrees with nothing.
             if not difference <= tolerance:
                 raise UserError(
-                    f"bench: the two sides do not do the same work: {name}, update {update}: loss "
+                    f"the two sides do not do the same work: {name}, update {update}: loss "
                     f"{a:.5f} here, {b:.5f} in torch, which differ by {difference:.2%} (allowed: "
-                    f"{tolerance:.1%}); nothing was measured. Try "
-                    "measure ours alone with --no-torch"
+                    f"{tolerance:.1%}); nothing was measured. "
+                    "Measure ours alone with --no-torch"
                 )
     return Agreement(sum(map(len, ours.values())), worst, tolerance)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.our_loop import Pass
+from benchmarks.torch_model import TorchModel
+from benchmarks.workload import Updates
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.bench.ours import Pass
-from feddpa_jax.bench.torch_model import TorchModel
-from feddpa_jax.bench.workload import Updates
 from feddpa_jax.types import TokenizedExample
 
 if TYPE_CHECKING:

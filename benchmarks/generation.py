@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from feddpa_jax.bench.agreement import TOLERANCE
-from feddpa_jax.bench.our_answers import make_answering
-from feddpa_jax.bench.ours import compile_times
-from feddpa_jax.bench.questions import Answers, Questions
-from feddpa_jax.bench.torch_answers import answer_one_by_one
-from feddpa_jax.bench.torch_model import TorchModel
+from benchmarks.agreement import TOLERANCE
+from benchmarks.our_answers import make_answering
+from benchmarks.our_loop import compile_times
+from benchmarks.questions import Answers, Questions
+from benchmarks.torch_answers import answer_one_by_one
+from benchmarks.torch_model import TorchModel
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
@@ -93,7 +93,7 @@ def _agreement(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:
     tolerance = TOLERANCE[dtype]
     if not difference <= tolerance:
         raise UserError(
-            f"bench: the two sides weigh instances differently, by up to {difference:.4f} "
+            f"the two sides weigh instances differently, by up to {difference:.4f} "
             f"(allowed: {tolerance}); nothing was measured. Try --model.dtype float32, or measure "
             "ours alone with --no-torch"
         )

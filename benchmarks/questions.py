@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.workload import asked, test_instances
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.bench.workload import asked, test_instances
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.modes import WeightingSettings
 from feddpa_jax.inference.scorer import Adapters

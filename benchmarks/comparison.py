@@ -1,4 +1,4 @@
-"""`feddpa bench`: one run on one machine that measures ours against torch + peft."""
+"""One run on one machine that measures ours against torch + peft."""
 
 import sys
 import tempfile
@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feddpa_jax.bench import memory
-from feddpa_jax.bench.generation import time_generation
-from feddpa_jax.bench.questions import make_questions
-from feddpa_jax.bench.report import render
-from feddpa_jax.bench.scaling import time_scaling
-from feddpa_jax.bench.torch_model import TorchModel, missing_packages
-from feddpa_jax.bench.training import check, first_pass, make_training, time_training
+from benchmarks import memory
+from benchmarks.generation import time_generation
+from benchmarks.questions import make_questions
+from benchmarks.scaling import time_scaling
+from benchmarks.tables import render
+from benchmarks.torch_model import TorchModel, missing_packages
+from benchmarks.training import check, first_pass, make_training, time_training
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
@@ -62,7 +62,7 @@ def read_counts(text: str) -> tuple[int, ...]:
     return counts
 
 
-def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]:
+def measure(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]:
     """Measures, prints tables and writes bench.json.
 
     Args:
@@ -85,7 +85,7 @@ def bench(config: Config, options: Options, reporter: Reporter) -> dict[str, Any
     if (out / "bench.json").exists():
         raise UserError(f"--out: {out} holds a bench.json already; name another folder")
     if options.instances:
-        check_rule(config, reporter)
+        check_rule(config)
     memory.reset_peak()
     held = memory.resident_bytes()
     with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as scratch:
@@ -112,7 +112,7 @@ def _measure(
         agreement = check(training, prepared, run)._asdict()
         model = TorchModel(config, prepared.base)
     results: dict[str, Any] = {
-        "command": ["feddpa", *sys.argv[1:]],
+        "command": ["bash", "launch/bench.sh", *sys.argv[1:]],
         "environment": describe_environment(),
         "config": to_yaml(config),
         "options": {**options._asdict(), "out": None},

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.questions import Answers, Questions, make_answers
+from benchmarks.torch_model import TorchModel
 from feddpa_jax.adapters.lora import take
-from feddpa_jax.bench.questions import Answers, Questions, make_answers
-from feddpa_jax.bench.torch_model import TorchModel
 from feddpa_jax.types import TokenizedExample, client_id
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
@@ -64,9 +64,9 @@ def _draws(questions: Questions, client: int) -> np.ndarray:
     ident, instances = client_id(questions.names[client]), len(questions.instances)
     if settings.resample:
         return draw_support_per_instance(
-            count, settings.support, instances, seed=settings.seed, client=ident
+            count, settings.support, instances, seed=settings.seed or 0, client=ident
         )
-    draw_M = draw_support(count, settings.support, seed=settings.seed, client=ident)
+    draw_M = draw_support(count, settings.support, seed=settings.seed or 0, client=ident)
     return np.broadcast_to(draw_M, (instances, len(draw_M)))
 
 

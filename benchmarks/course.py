@@ -100,7 +100,7 @@ def _platform() -> str:
 def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
     """A benchmark in a process of its own, so that its memory is its own."""
     folder = out / model.replace(":", "-")
-    command = [sys.executable, "-m", "feddpa_jax", "bench", "--model.path", model]
+    command = [sys.executable, "-m", "benchmarks", "--model.path", model]
     ran = subprocess.run([*command, *options, "--out", str(folder)])
     if ran.returncode:
         return {"returncode": ran.returncode}
@@ -109,7 +109,7 @@ def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
     ours = training["ours"]
     return {
         "returncode": 0,
-        "command": ["feddpa", "bench", "--model.path", model, *options],
+        "command": ["bash", "launch/bench.sh", "--model.path", model, *options],
         "device": whole["environment"]["devices"],
         "tokens_per_second": ours["tokens_per_second"],
         "torch_tokens_per_second": training["torch"] and training["torch"]["tokens_per_second"],

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks import memory
+from benchmarks.agreement import Agreement, compare
+from benchmarks.our_loop import Pass, compile_times, train_pass
+from benchmarks.torch_loop import train_clients
+from benchmarks.torch_model import TorchModel
+from benchmarks.workload import first_part, fixed_updates, trainings
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.bench import memory
-from feddpa_jax.bench.agreement import Agreement, compare
-from feddpa_jax.bench.ours import Pass, compile_times, train_pass
-from feddpa_jax.bench.torch_loop import train_clients
-from feddpa_jax.bench.torch_model import TorchModel
-from feddpa_jax.bench.workload import first_part, fixed_updates, trainings
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import chip_of
