@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import chex
 import numpy as np
 
 # Bytes of resamples that are kept, and of what is made of them at once: 256 MB together.
@@ -42,7 +43,7 @@ class Tasks:
     def __post_init__(self) -> None:
         """Every task has an instance: a mean over none would be NaN."""
         assert set(self.task_I.tolist()) == set(range(len(self.names))), "a task has no instance"
-        assert self.own_CK.shape[1:] == (len(self.names),)
+        chex.assert_shape(self.own_CK, (None, len(self.names)))
 
     def one_hot(self) -> np.ndarray:
         """Float [I, K]."""
@@ -196,7 +197,7 @@ def _parts(scores_CI: np.ndarray, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]
 
 def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summary:
     """P, TTP and the matrix of one mode's scores; of a difference of scores just as well."""
-    assert np.isfinite(scores_CI).all()
+    chex.assert_tree_all_finite(scores_CI)
     matrix_CK = task_matrix(scores_CI, tasks)
     # The matrices of all resamples, and what is made of them, take three times this.
     if resamples.kept and 3 * 8 * resamples.count * matrix_CK.size <= BOUND:

@@ -228,7 +228,7 @@ def _results(trained: Trained) -> str:
     modes: dict[str, Any] = trained.summary["modes"]
     metrics = list(next(iter(modes.values())))
     columns = [
-        f"{measure}: {told(name, summary.get('metrics', {})).title}"
+        f"{measure}: {told(name, trained.summary.get('metrics', {})).title}"
         for name in metrics
         for measure in ("P", "TTP")
     ]

@@ -42,7 +42,10 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def data_digests(prepared: Prepared) -> dict[str, str]:
-    """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out."""
+    """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out.
+
+    Clients that are not worked on have none.
+    """
 
     def parts(place: int) -> Iterable[bytes]:
         client = prepared.federation.clients[place]
@@ -54,7 +57,11 @@ def data_digests(prepared: Prepared) -> dict[str, str]:
             for text in (example.instruction, example.input, example.output, example.task):
                 yield text.encode()
 
-    return {name: digest_of_parts(parts(place)) for place, name in enumerate(prepared.names)}
+    return {
+        name: digest_of_parts(parts(place))
+        for place, name in enumerate(prepared.names)
+        if prepared.training[place]
+    }
 
 
 def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
     Attributes:
       base: model, tokenizer and fingerprint.
       federation: clients and test instances.
-      training: each client's tokenized examples.
+      training: each client's tokenized examples; none of clients that are not worked on.
       counts: each client's truncated and dropped examples.
       mesh: the devices; the base lies on them.
     """
@@ -64,7 +64,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: Config, *, devices: Sequence[Any] | None = None, weights: bool = True
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
+    weights: bool = True,
+    only: str | None = None,
 ) -> Prepared:
     """Loads data and model and tokenizes the training examples; data first, they fail faster.
 
@@ -72,14 +76,18 @@ def prepare(
       config: the configuration.
       devices: of the mesh; all that there are if None.
       weights: if not, the base's parameters have shapes alone.
+      only: the one client whose training examples are wanted; the others have none then.
 
     Raises:
-      UserError: anything that is wrong with either.
+      UserError: anything that is wrong with either, or no client is named `only`.
     """
     TEMPLATES.find(config.data.template)
     federation = load_data(config)
+    names = [client.name for client in federation.clients]
+    if only is not None and only not in names:
+        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
-    return prepare_values(config, base, federation, devices=devices)
+    return prepare_values(config, base, federation, devices=devices, only=only)
 
 
 def prepare_values(
@@ -88,6 +96,7 @@ def prepare_values(
     federation: Federation,
     *,
     devices: Sequence[Any] | None = None,
+    only: str | None = None,
 ) -> Prepared:
     """Tokenizes the training examples, and puts the base on the mesh.
 
@@ -96,6 +105,7 @@ def prepare_values(
       base: model and tokenizer.
       federation: clients and test instances.
       devices: of the mesh; all that there are if None.
+      only: the one client whose training examples are wanted; the others have none then.
 
     Raises:
       UserError: a size that the base cannot have, or a client without an example.
@@ -103,6 +113,10 @@ def prepare_values(
     _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
+        if only not in (None, client.name):
+            training.append(())
+            counts.append(TokenCounts())
+            continue
         tokenized = encode(config, base.tokenizer, client.train)
         if not tokenized.examples:
             raise UserError(

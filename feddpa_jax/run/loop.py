@@ -97,13 +97,14 @@ def restore(
     number, arrays, clients, init = found
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
-    local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
-    if local is None and clients:
-        local = LocalAdapters(parts.names, parts.store, fresh=None)
-    if local is not None:
-        local = dataclasses.replace(local, saved=clients)
-        if set(local.names) - set(clients):
-            local = start_local(config, prepared, local)
+    if clients and set(parts.names) <= set(clients):
+        local = LocalAdapters(parts.names, parts.store, fresh=None, saved=clients)
+    else:
+        local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
+        if local is None and clients:
+            local = LocalAdapters(parts.names, parts.store, fresh=None)
+        if local is not None:
+            local = start_local(config, prepared, dataclasses.replace(local, saved=clients))
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
     known = expected if init is None else {**expected, "init": init}

@@ -44,7 +44,14 @@ def checked(config: Config) -> Config:
     return resolved(config)
 
 
-def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> tuple[Adapters, int]:
+def restored(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    step: str,
+    *,
+    only: int | None = None,
+) -> tuple[Adapters, int]:
     """The adapters of a run's checkpoint, and its round.
 
     Args:
@@ -52,6 +59,7 @@ def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> t
       prepared: base, clients, tokenized examples.
       run: its folder; training may go on there.
       step: "last", "best" or a round's number.
+      only: the one client whose own adapter is wanted, by index; None for all of them.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -64,17 +72,21 @@ def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> t
             found = restore(config, prepared, run, wanted)
             if found is None:
                 raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
-            return at_hand(config, found.state), found.rounds - 1
+            return at_hand(config, found.state, only), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
                 raise
             # Training goes on beside this, and has just removed what was being read.
 
 
-def at_hand(config: Config, state: FedState) -> Adapters:
-    """A state's adapters, all clients' in memory."""
-    local_C = None if state.local is None else jax.tree.map(jnp.asarray, state.local.all())
-    return Adapters(state.global_, local_C, config.lora.alpha / config.lora.rank)
+def at_hand(config: Config, state: FedState, only: int | None = None) -> Adapters:
+    """A state's adapters in memory: all clients', or one's alone."""
+    scale = config.lora.alpha / config.lora.rank
+    if state.local is None:
+        return Adapters(state.global_, None, scale)
+    if only is not None:
+        return Adapters(state.global_, state.local.take([only]), scale)
+    return Adapters(state.global_, jax.tree.map(jnp.asarray, state.local.all()), scale)
 
 
 def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:

@@ -92,4 +92,9 @@ ENTRIES = [
         ('"alpha": config.lora.alpha', '"alpha": config.lora.rank'),
         ('"base": prepared.base.fingerprint', '"base": 0'),
     ),
+    *edits(
+        "run/sources.py",
+        "e2e/test_files.py",
+        ('ours if key == "data" else {**ours, **its}', "{**ours, **its}"),
+    ),
 ]
