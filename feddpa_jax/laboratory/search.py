@@ -97,7 +97,7 @@ def search(
     if "instance" not in available_modes(adapters):
         if METHODS.find(config.fed.method).answers_with == "instance":
             raise UserError(
-                f"--step: the checkpoint of round {round_number} is from before clients had "
+                f"--step: in the checkpoint of round {round_number} clients have no "
                 "adapters of their own; use --step last, once training is at its end"
             )
         raise UserError(

@@ -33,24 +33,26 @@ class WeightingSettings:
     """
 
     rule: Annotated[str, doc("a registered rule, or your own as FILE.py:NAME")] = "cosine"
-    scale: Annotated[float, Ge(0), Le(1e6), doc("what the similarity is multiplied by")] = 0.5
+    scale: Annotated[float, Ge(0), Le(1e6), doc("factor of the similarity")] = 0.5
     support: Annotated[
-        Count, Le(10_000), doc("training prompts that stand for a client's data")
+        Count, Le(10_000), doc("number of training prompts that represent a client's data")
     ] = 5
     scales: Annotated[
         Side,
-        doc("the adapter that scale * similarity goes to; global as in the released code"),
+        doc("the adapter whose weight is scale * similarity; global: as in the released code"),
     ] = "local"
     embed_with: Annotated[
         Model,
-        doc("the model under which prompts are embedded; mixed: half of each adapter"),
+        doc("the adapters under which prompts are embedded; mixed: half of each"),
     ] = "local"
-    pooling: Annotated[Pooling, doc("last prompt token, or mean over it")] = "last"
+    pooling: Annotated[
+        Pooling, doc("last: embed a prompt by its last token; mean: by the mean over its tokens")
+    ] = "last"
     layer: Annotated[
         Annotated[int, Ge(0), Le(MOST)] | None,
-        doc("prompts are embedded after so many; null: after all"),
+        doc("number of layers after which prompts are embedded; null: all"),
     ] = None
-    resample: Annotated[bool, doc("draw the support anew for every instance")] = False
+    resample: Annotated[bool, doc("draw a new support for every instance")] = False
     fixed: Annotated[Fraction, doc("local weight of the fixed mix")] = 0.5
     seed: Annotated[
         Annotated[int, Ge(0), Le(2**32 - 1)] | None,
