@@ -2,8 +2,8 @@
 
 One forward pass gives an example's response likelihood, whether greedy decoding would reproduce the
 response (it does if and only if the argmax is the target at every response position), and what the
-model makes of the prompt, which a causal model computes before it sees the response: embeddings,
-and how sure it is of the answer's first token.
+model computes of the prompt before it sees the response: embeddings, and the entropy of the
+answer's first token.
 """
 
 import dataclasses

@@ -53,11 +53,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Laboratory:
-    """What a search for weighting rules found.
+    """The result of a search for weighting rules.
 
     Attributes:
       findings: the fixed points, every rule at its best, and the bounds, with their scores.
-      notes: what is to be known about them, in sentences.
+      notes: remarks on them, in sentences.
       best: (label, settings) of every rule at its best, the best rule first.
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with its validation scores, as CSV.

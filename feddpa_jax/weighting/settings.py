@@ -1,4 +1,4 @@
-"""How instances are weighed: the rule, and what it is given."""
+"""How instances are weighed: the rule and its settings."""
 
 from typing import Annotated, Literal
 
@@ -19,16 +19,16 @@ class WeightingSettings:
 
     Attributes:
       rule: name of the rule.
-      scale: what the similarity is multiplied by.
-      support: M, training examples that stand for a client's data.
-      scales: the adapter that the scaled similarity goes to, "local" or "global".
-      embed_with: the model under which prompts are embedded: "local", "global", "base", or
-        "mixed", half of each adapter.
+      scale: factor of the similarity.
+      support: M, the number of training prompts that represent a client's data.
+      scales: the adapter whose weight is the scaled similarity, "local" or "global".
+      embed_with: the adapters under which prompts are embedded: "local", "global", "base"
+        (none), or "mixed" (half of each).
       pooling: "last" prompt token, or "mean" over the prompt.
-      layer: after how many layers; None: after the last.
+      layer: number of layers after which prompts are embedded; None: all.
       resample: a new support for every instance.
       fixed: local weight of the mode "fixed".
-      seed: of the draws; None: the run's.
+      seed: of the support's draw; None: the run's.
       parameters: the rule's hyperparameters that differ from their defaults, by name.
     """
 
