@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from feddpa_jax.laboratory.search import Laboratory
     from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
+    from feddpa_jax.registry import Registry
+    from feddpa_jax.report import plot_scores as plot
+    from feddpa_jax.report import write_report
     from feddpa_jax.run.answering import Answer
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
@@ -57,6 +60,7 @@ _HOMES = {
     "Laboratory": "laboratory.search",
     "Method": "methods.method",
     "Progress": "progress",
+    "Registry": "registry",
     "Round": "run.round",
     "Summary": "evaluate.personalization",
     "UserError": "types",
@@ -68,11 +72,13 @@ _HOMES = {
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
     "metrics": "evaluate.metrics",
+    "plot": "report",
     "rules": "weighting.rule",
     "templates": "data.templates",
+    "write_report": "report",
 }
 # Their names there, where these differ.
-_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
+_INNER = {"metrics": "METRICS", "plot": "plot_scores", "rules": "RULES", "templates": "TEMPLATES"}
 
 __all__ = ["__version__", "methods", *_HOMES]
 
