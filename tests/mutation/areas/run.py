@@ -76,7 +76,7 @@ ENTRIES = [
         ("FedState(global_, local), number + 1", "FedState(global_, local), number"),
     ),
     *edits(
-        "files/results.py",
+        "files/result_files.py",
         "run/test_configured.py",
         ("while name.casefold() in taken", "while name in taken"),
     ),
