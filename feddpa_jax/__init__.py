@@ -1,0 +1,104 @@
+"""Federated dual-adapter fine-tuning of language models in JAX and Flax.
+
+FedDPA: Yang, Long, Shen, Jiang, Blumenstein, *Dual-Personalizing Adapter for Federated Foundation
+Models*, NeurIPS 2024, arXiv 2403.19211.
+
+>>> import feddpa_jax as fd
+>>> base = fd.load_base("tiny")
+>>> data = fd.load_federation("sample", max_train=2, max_test=1)
+>>> run = fd.Experiment(base, data, fd.Config(fed={"rounds": 1, "local_epochs": 1}))
+>>> [done.number for done in run.rounds()]
+[0]
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from feddpa_jax.config import Config, load_config
+    from feddpa_jax.data.folders import load_federation
+    from feddpa_jax.evaluate.personalization import Interval, Summary
+    from feddpa_jax.evaluate.results import Evaluation
+    from feddpa_jax.experiment import Experiment
+    from feddpa_jax.hf.load import Base, load_base
+    from feddpa_jax.inference.scorer import Adapters
+    from feddpa_jax.laboratory.search import Laboratory
+    from feddpa_jax.methods.method import FedState, Method
+    from feddpa_jax.progress import Progress
+    from feddpa_jax.run.answering import Answer, Weight
+    from feddpa_jax.run.round import Round
+    from feddpa_jax.training.engine import Engine, make_engine
+    from feddpa_jax.types import Client, Example, Federation, UserError
+    from feddpa_jax.weighting.evidence import Evidence
+    from feddpa_jax.weighting.settings import WeightingSettings
+    from feddpa_jax.weighting.weights import make_weighting
+
+# Where each public name is; imported when it is first asked for, so that `import feddpa_jax` and
+# `feddpa --help` wait for nothing.
+_HOMES = {
+    "Adapters": "inference.scorer",
+    "Answer": "run.answering",
+    "Base": "hf.load",
+    "Client": "types",
+    "Config": "config",
+    "Engine": "training.engine",
+    "Evaluation": "evaluate.results",
+    "Evidence": "weighting.evidence",
+    "Example": "types",
+    "Experiment": "experiment",
+    "FedState": "methods.method",
+    "Federation": "types",
+    "Interval": "evaluate.personalization",
+    "Laboratory": "laboratory.search",
+    "Method": "methods.method",
+    "Progress": "progress",
+    "Round": "run.round",
+    "Summary": "evaluate.personalization",
+    "UserError": "types",
+    "Weight": "run.answering",
+    "WeightingSettings": "weighting.settings",
+    "load_base": "hf.load",
+    "load_config": "config",
+    "load_federation": "data.folders",
+    "make_engine": "training.engine",
+    "make_weighting": "weighting.weights",
+    "metrics": "evaluate.metrics",
+    "rules": "weighting.rule",
+    "templates": "data.templates",
+}
+# Their names there, where these differ.
+_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
+
+__all__ = ["__version__", "methods", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
+    globals()[name] = found
+    return found
+
+
+class _Package(ModuleType):
+    """The package, whose attribute `methods` is the registry and not the folder of that name."""
+
+    @property
+    def methods(self) -> Any:
+        """The registry of federated methods."""
+        return importlib.import_module("feddpa_jax.methods.method").METHODS
+
+    @methods.setter
+    def methods(self, module: ModuleType) -> None:
+        """What the import system sets once it has imported the folder."""
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,150 +1,72 @@
-"""Progress: a bar with tokens a second and time left on a terminal, plain lines elsewhere."""
+"""What long work tells while it goes on: one callback, given values.
 
-import io
-import sys
-import time
-from collections.abc import Iterator
+What there is to say in words goes to `logging`, to the loggers below `feddpa_jax`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.segment import Segment, Segments
-from rich.text import Text
 
-from feddpa_jax.files import escape
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a task is.
 
-# Where there is no terminal, a line at most so often, in seconds.
-LINE_EVERY = 15.0
-# Columns of a table where there is no terminal, and at least on one: in fewer, cells would vanish.
-WIDTH = 100
-NARROWEST = 60
+    Attributes:
+      task: its name: "training", "scoring", "answering", "collecting" or "trying".
+      done: what is done, in `unit`.
+      total: the whole.
+      unit: "tokens", "answers" or "rules".
+      note: a remark, such as the last loss.
+      finished: whether this is the last that is told of the task.
+    """
+
+    task: str
+    done: float
+    total: float
+    unit: str
+    note: str = ""
+    finished: bool = False
+
+
+OnProgress = Callable[[Progress], None]
 
 
 class Advance(Protocol):
     """What a task calls as it goes on."""
 
     def __call__(self, amount: float, note: str = "") -> None:
-        """`amount` more is done; `note` replaces the remark beside the bar."""
+        """`amount` more is done; `note` is a remark."""
         ...
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people write them.
+@contextmanager
+def follow(
+    task: str, total: float, unit: str, on_progress: OnProgress | None = None
+) -> Iterator[Advance]:
+    """Follows a task of `total` units; yields the function to call as it goes on.
 
-    >>> duration(75.2)
-    '1:15'
-    >>> duration(3600)
-    '1:00:00'
+    Args:
+      task: its name.
+      total: the whole.
+      unit: what is counted.
+      on_progress: called at the start, with every step, and at the end unless the task fails.
+
+    >>> seen = []
+    >>> with follow("training", 2, "tokens", seen.append) as advance:
+    ...     advance(2, "loss 0.5")
+    >>> [(event.done, event.note, event.finished) for event in seen]
+    [(0.0, '', False), (2.0, 'loss 0.5', False), (2.0, 'loss 0.5', True)]
     """
-    whole = max(0, round(seconds))
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    tell = on_progress or (lambda event: None)
+    now = Progress(task, 0.0, total, unit)
+    tell(now)
 
+    def advance(amount: float, note: str = "") -> None:
+        nonlocal now
+        now = dataclasses.replace(now, done=now.done + amount, note=note)
+        tell(now)
 
-def silent() -> "Reporter":
-    """A reporter that says nothing: of a process that is not the first of its run."""
-    return Reporter(Console(file=io.StringIO(), quiet=True))
-
-
-class _PlainConsole(Console):
-    """A console to which every text is text: no markup, no names of emojis, nothing hidden."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Texts of cells, titles and headings, which come here all."""
-        options |= {"markup": False, "emoji": False, "highlight": False}
-        return super().render_str(escape.terminal(text), **options)
-
-
-class Reporter:
-    """Where a command tells what it does.
-
-    What it is told may hold names and answers: nothing in them controls the terminal.
-    """
-
-    def __init__(self, console: Console | None = None):
-        """Args: the console to write to; standard output if None."""
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        # FORCE_COLOR makes rich take a file for a terminal, and one that is dumb cannot go back.
-        real = console is not None or sys.stdout.isatty()
-        self._bars = real and self.console.is_interactive
-
-    def say(self, message: str) -> None:
-        """Prints a line; line feeds in it are shown as such."""
-        self.answer(escape.one_line(message))
-
-    def answer(self, text: str) -> None:
-        """Prints a text of any number of lines as it is, but for control characters."""
-        # A segment, unlike rich's texts, keeps its tabs and its blanks.
-        whole = Segments([Segment(f"{escape.terminal(text)}\n")])
-        self.console.print(whole, soft_wrap=True)
-
-    def show(self, renderable: RenderableType) -> None:
-        """Prints a table or another renderable, as wide as the terminal or `WIDTH`.
-
-        Texts in it are printed as they are, but for control characters, unless they are
-        `rich.text.Text`, which is taken as made by the program.
-        """
-        here = self.console
-        console = _PlainConsole(
-            file=here.file,
-            width=max(here.width, NARROWEST) if here.is_terminal else WIDTH,
-            force_terminal=here.is_terminal,
-            quiet=here.quiet,
-        )
-        console.print(renderable)
-
-    @contextmanager
-    def task(self, name: str, total: float, unit: str) -> Iterator[Advance]:
-        """Follows a task of `total` units; yields the function to call as it goes on."""
-        name = escape.one_line(name)
-        if self._bars:
-            yield from self._bar(name, total, unit)
-        else:
-            yield from self._lines(name, total, unit)
-
-    def _bar(self, name: str, total: float, unit: str) -> Iterator[Advance]:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        start = time.perf_counter()
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(name, total=total, note="", rate="")
-            done = 0.0
-
-            def advance(amount: float, note: str = "") -> None:
-                nonlocal done
-                done += amount
-                rate = f"{done / (time.perf_counter() - start):,.0f} {unit}/s"
-                progress.update(task, advance=amount, note=escape.one_line(note), rate=rate)
-
-            yield advance
-        self._finish(name, done, unit, time.perf_counter() - start)
-
-    def _lines(self, name: str, total: float, unit: str) -> Iterator[Advance]:
-        start = time.perf_counter()
-        last, done = start, 0.0
-
-        def advance(amount: float, note: str = "") -> None:
-            nonlocal last, done
-            done += amount
-            now = time.perf_counter()
-            if now - last >= LINE_EVERY and done < total:
-                last = now
-                rate = done / (now - start)
-                left = duration((total - done) / rate)
-                remark = f", {note}" if note else ""
-                self.say(f"{name}: {done / total:.0%}, {rate:,.0f} {unit}/s, {left} left{remark}")
-
-        yield advance
-        self._finish(name, done, unit, time.perf_counter() - start)
-
-    def _finish(self, name: str, done: float, unit: str, seconds: float) -> None:
-        rate = done / seconds if seconds else 0.0
-        self.say(f"{name}: {done:,.0f} {unit} in {duration(seconds)} ({rate:,.0f} {unit}/s)")
+    yield advance
+    tell(dataclasses.replace(now, finished=True))

@@ -12,6 +12,7 @@ Trees carry their leading axes only: `local_C` is a tree whose leaves all start 
 """
 
 import dataclasses
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +55,38 @@ class Client:
         return tuple(sorted({example.task for example in self.train}))
 
 
+def client_id(name: str) -> int:
+    """A number that follows from a client's name alone; its randomness follows from it."""
+    return zlib.crc32(name.encode())
+
+
+class Source(NamedTuple):
+    """Where a federation was loaded from: the arguments of `load_federation`."""
+
+    path: str
+    seed: int
+    max_train: int | None
+    validation: int
+    max_test: int | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Federation:
-    """All clients, and the test instances of all tasks together."""
+    """All clients, and the test instances of all tasks together.
+
+    Attributes:
+      clients: the clients, whose names differ.
+      test: instances, each with the name of its task.
+      source: where they were loaded from; None for a federation that was made in memory.
+
+    >>> anna = Client("anna", train=(Example("Say hi.", "hi", task="greet"),))
+    >>> Federation(clients=(anna,), test=(Example("Say ho.", "ho", task="greet"),)).clients[0].tasks
+    ('greet',)
+    """
 
     clients: tuple[Client, ...]
-    test: tuple[Example, ...]
+    test: tuple[Example, ...] = ()
+    source: Source | None = dataclasses.field(default=None, compare=False)
 
 
 class TokenizedExample(NamedTuple):

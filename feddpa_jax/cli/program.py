@@ -11,13 +11,37 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from feddpa_jax.cli import streams, supervise
-from feddpa_jax.cli.arguments import check_paths, check_texts, make_parser
+from feddpa_jax.cli import (
+    data,
+    eval,
+    export,
+    fields,
+    generate,
+    plan,
+    report,
+    streams,
+    supervise,
+    train,
+    weigh,
+)
+from feddpa_jax.cli.arguments import NO_FIELDS, check_paths, check_texts, make_parser
 from feddpa_jax.files.escape import one_line
 from feddpa_jax.files.problems import in_one_line
 from feddpa_jax.types import UserError
 
-# The commands whose programs are kept; `plan` and `bench` measure what compiling takes.
+COMMANDS = {
+    "train": train,
+    "eval": eval,
+    "generate": generate,
+    "export": export,
+    "weigh": weigh,
+    "data": data,
+    "plan": plan,
+    "report": report,
+    "fields": fields,
+}
+
+# The commands whose programs are kept; `plan` measures what compiling takes.
 _COMPILE = ("train", "eval", "generate", "export", "weigh")
 
 
@@ -35,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         prepare()
     try:
-        known, overrides = make_parser().parse_known_args(arguments)
+        known, overrides = make_parser(COMMANDS).parse_known_args(arguments)
         check_texts(known, overrides)
         check_paths(known)
         return _run(known, overrides)
@@ -138,7 +162,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
 
 def _only_prints(known: argparse.Namespace) -> bool:
     """Whether a command's only result is what it prints; the others write files."""
-    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    target = {"data": "make", "plan": "out"}.get(known.command)
     if target is not None:
         return getattr(known, target) is None
     return known.command in ("fields", "generate")
@@ -146,58 +170,18 @@ def _only_prints(known: argparse.Namespace) -> bool:
 
 def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
-    from feddpa_jax.cli import commands
+    from feddpa_jax.cli.console import Reporter, silent
     from feddpa_jax.devices import processes
     from feddpa_jax.devices.compilation_cache import keep_compiled_programs
-    from feddpa_jax.progress import Reporter, silent
-    from feddpa_jax.report.command import report as write_report
 
-    reporter = Reporter()
-    if known.command in _COMPILE:
-        keep_compiled_programs()
-    with interrupt.working():
-        if known.command == "train":
-            # What the others would say is what the first one says.
-            reporter = reporter if not processes.joined() or processes.is_first() else silent()
-            commands.train(known.config, overrides, known.run_dir, not known.no_eval, reporter)
-        elif known.command == "eval":
-            commands.evaluate(known.config, known.run_dir, overrides, known.step, reporter)
-        elif known.command == "generate":
-            commands.generate(
-                known.run_dir,
-                overrides,
-                client=known.client,
-                instruction=known.prompt,
-                context=known.input,
-                mode=known.mode,
-                step=known.step,
-                reporter=reporter,
-            )
-        elif known.command == "export":
-            commands.export(
-                known.run_dir,
-                overrides,
-                out=known.out,
-                mixed=known.mixed,
-                merged=known.merged,
-                step=known.step,
-                checks=known.check,
-                reporter=reporter,
-            )
-        elif known.command == "weigh":
-            commands.weigh(known.run_dir, overrides, known, reporter)
-        elif known.command == "data":
-            commands.data(known.config, overrides, known.make, reporter)
-        elif known.command == "bench":
-            commands.bench(known.config, overrides, known, reporter)
-        elif known.command == "plan":
-            commands.plan(known.config, overrides, known, reporter)
-        elif overrides:
-            raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
-        elif known.command == "report":
-            write_report(known.runs, known.out, reporter)
-        else:
-            commands.fields(reporter)
+    if overrides and known.command in NO_FIELDS:
+        raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
+    # What the others would say is what the first one says.
+    reporter = Reporter() if not processes.joined() or processes.is_first() else silent()
+    with interrupt.working(), reporter.logs():
+        if known.command in _COMPILE:
+            keep_compiled_programs()
+        COMMANDS[known.command].run(known, overrides, reporter)
     processes.part()
 
 

@@ -1,38 +1,15 @@
 """Configurations read from YAML and the command line, checked, written out, and compared."""
 
 import dataclasses
-import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
-from feddpa_jax.config.sections import Config, describe_fields
-from feddpa_jax.files.escape import short
+from feddpa_jax.config.config import Config, unknown
 from feddpa_jax.files.problems import check_fields
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
+from feddpa_jax.settings import show, to_tree
 from feddpa_jax.types import UserError
-
-
-def _nearest(dotted: str) -> str:
-    names = [name for name, *_ in describe_fields()]
-    leaf = dotted.split(".")[-1]
-    same_leaf = [name for name in names if name.split(".")[-1] == leaf]
-    leaves = {name.split(".")[-1]: name for name in names}
-    close = same_leaf or difflib.get_close_matches(dotted, names, 1, 0.6)
-    close = close or [leaves[m] for m in difflib.get_close_matches(leaf, list(leaves), 1, 0.5)]
-    close = close or difflib.get_close_matches(dotted, names, 1, 0.0)
-    return close[0]
-
-
-def _unknown(name: str, source: str) -> UserError:
-    section, dot, field = name.partition(".")
-    if dot and name in {known for known, *_ in describe_fields()}:
-        return UserError(f"{source}: {name}: write {field} below {section}:, on a line of its own")
-    return UserError(f"{source}: unknown key {_show(name)}; did you mean {_nearest(name)!r}?")
-
 
 # What stands at the top: sections, and a field that is in none.
 _TOP: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -47,8 +24,8 @@ def _check_names(tree: Mapping[str, Any], source: str) -> None:
         if key not in _TOP:
             like = str(key).strip().lower()
             if _is_section(like):
-                raise UserError(f"{source}: unknown key {_show(key)}; did you mean {like!r}?")
-            raise _unknown(str(key), source)
+                raise UserError(f"{source}: unknown key {show(key)}; did you mean {like!r}?")
+            raise UserError(f"{source}: {unknown(str(key))}")
         if not _is_section(key):
             continue
         if not isinstance(value, Mapping):
@@ -56,7 +33,7 @@ def _check_names(tree: Mapping[str, Any], source: str) -> None:
         known = {f.name for f in dataclasses.fields(_TOP[key])}
         for inner in value:
             if inner not in known:
-                raise _unknown(f"{key}.{inner}", source)
+                raise UserError(f"{source}: {unknown(f'{key}.{inner}')}")
 
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -69,46 +46,10 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _build(tree: Mapping[str, Any], source: str) -> Config:
     _check_names(tree, source)
-    for name, value in _leaves(tree):
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError):
-            what = f"{_show(str(value))} is no number, text or list; quote text inside the YAML"
-            raise UserError(f"{source}: {name}: {what}") from None
     try:
-        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(tree))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        words = {word for name, *_ in describe_fields() for word in name.split(".")}
-        name = ".".join(part for part in map(str, first["loc"]) if part in words)
-        message = first["msg"][0].lower() + first["msg"][1:]
-        message = message.replace("array", "list").replace("tuple", "list")
-        message += _REMEDIES.get(first["type"], "")
-        raise UserError(f"{source}: {name}: {_show(first['input'])}: {message}") from None
-    _check_together(config, source)
-    return config
-
-
-# By pydantic's type of error, where its message alone does not tell what to type.
-_REMEDIES = {
-    "string_type": "; quote it inside the YAML, as in '\"12\"'",
-    "tuple_type": ", as in [a, b]",
-    "bool_type": "; write true or false",
-}
-
-
-def _show(value: Any) -> str:
-    return short(repr(value) if isinstance(value, str | float) else json.dumps(value))
-
-
-def _check_together(config: Config, source: str) -> None:
-    for name, values in (
-        ("lora.targets", config.lora.targets),
-        ("eval.metrics", config.eval.metrics),
-        ("eval.modes", config.eval.modes or ()),
-    ):
-        if len(set(values)) != len(values):
-            raise UserError(f"{source}: {name}: {list(values)} names one twice; name each once")
+        return Config(**tree)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -138,7 +79,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
             key: {} if value is None and _is_section(key) else value
             for key, value in (loaded or {}).items()
         }
-        tree = dataclasses.asdict(_build(tree, source))
+        tree = to_tree(_build(tree, source))
     for name, value in _pairs(overrides):
         option = f"--{name}"
         part: Any = _value(value, option)
@@ -146,10 +87,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
             part = {key: part}
         _build(part, "command line")
         (key, inner), *_ = part.items()
-        tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
+        tree[key] = _merged(tree.get(key, {}), inner, name)
     config = _build(tree, source)
     check_fields(dotted(config))
     return config
+
+
+def _merged(old: Any, new: Any, option: str) -> Any:
+    """A section with an option's value; one member of a mapping leaves its others as they are."""
+    if not isinstance(new, dict):
+        return new
+    if option.count(".") < 2:
+        return {**old, **new}
+    ((field, members),) = new.items()
+    return {**old, field: {**old.get(field, {}), **members}}
 
 
 def _value(text: str, option: str) -> Any:
@@ -162,7 +113,7 @@ def _value(text: str, option: str) -> Any:
         value is None and text.strip().lower() not in ("~", "null")
     ):
         raise UserError(
-            f"{option}: {_show(text)} is YAML for {_show(value)}; quote it inside the YAML, as in "
+            f"{option}: {show(text)} is YAML for {show(value)}; quote it inside the YAML, as in "
             "'\"a #b\"'"
         )
     return value
@@ -185,8 +136,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration, every field written out; loads back equal."""
-    tree = json.loads(json.dumps(dataclasses.asdict(config)))
-    return write_yaml(tree)
+    return write_yaml(to_tree(config))
 
 
 def difference(old: Config, new: Config) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from feddpa_jax.data.records import check_client_name, read_json_lines, read_jso
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.strays import is_of_system, refuse_strays
 from feddpa_jax.files.escape import short
-from feddpa_jax.types import Client, Example, Federation, UserError
+from feddpa_jax.types import Client, Example, Federation, Source, UserError, client_id
 
 
 def load_federation(
@@ -51,7 +50,7 @@ def load_federation(
     except OSError as error:
         # Such as a name that is too long, or a folder that may not be listed.
         raise UserError(f"data.path: {short(path)}: cannot be read: {error.strerror}") from None
-    _check(federation, path)
+    _check(federation, f"data.path: {path}")
     return Federation(
         clients=tuple(
             _hold_out(
@@ -62,6 +61,7 @@ def load_federation(
             for client in federation.clients
         ),
         test=_some_per_task(federation.test, max_test, seed),
+        source=Source(path, seed, max_train, validation, max_test),
     )
 
 
@@ -184,15 +184,32 @@ def _client_folders(folder: Path) -> Federation:
     return Federation(tuple(clients), tuple(test))
 
 
-def _check(federation: Federation, path: str) -> None:
+def check_made(federation: Federation) -> None:
+    """Refuses a federation made in memory that none of our files could hold.
+
+    Raises:
+      UserError: no client, two of one name, a name that is no folder's, a client without a training
+        example, or a test instance without a task.
+    """
+    _check(federation, "federation")
+    for client in federation.clients:
+        check_client_name(client.name, "federation")
+        if not client.train:
+            raise UserError(f"federation: client {client.name!r} has no training example; add some")
+    for number, example in enumerate(federation.test, start=1):
+        if not example.task:
+            raise UserError(f"federation: test instance {number} has no task; name it")
+
+
+def _check(federation: Federation, where: str) -> None:
     if not federation.clients:
-        raise UserError(f"data.path: {path} has no client")
+        raise UserError(f"{where} has no client")
     seen: dict[str, str] = {}
     for client in federation.clients:
         # Two names that differ in case alone would share a folder on some file systems.
         other = seen.setdefault(client.name.lower(), client.name)
         if other is not client.name:
-            raise UserError(f"data.path: {path}: client {client.name!r} is there twice ({other!r})")
+            raise UserError(f"{where}: client {client.name!r} is there twice ({other!r})")
 
 
 def _some(
@@ -200,7 +217,7 @@ def _some(
 ) -> tuple[Example, ...]:
     if most is None or len(examples) <= most:
         return examples
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    rng = np.random.default_rng([seed, client_id(name)])
     return tuple(examples[i] for i in np.sort(rng.permutation(len(examples))[:most]))
 
 
@@ -213,7 +230,7 @@ def _hold_out(client: Client, validation: int, seed: int) -> Client:
             f"{validation} held out leave none to train on; lower it below {count}"
         )
     # 1 sets this draw apart from that of `max_train`.
-    rng = np.random.default_rng([seed, zlib.crc32(client.name.encode()), 1])
+    rng = np.random.default_rng([seed, client_id(client.name), 1])
     held = set(rng.permutation(count)[:validation].tolist())
     return Client(
         client.name,

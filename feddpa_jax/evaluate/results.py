@@ -1,61 +1,109 @@
-"""Evaluation results on disk (summary.json, instances.jsonl) and as tables."""
+"""What an evaluation found: a value, a data frame, summary.json and instances.jsonl."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
 
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import (
-    METRICS,
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-    without_words_note,
-)
+from feddpa_jax.evaluate.metrics import about
+from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.results import write_results
 from feddpa_jax.types import Example
 
+if TYPE_CHECKING:
+    import pandas
+
 # What the paper compares: (mode, other mode, measure).
-_COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
+COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Everything that an evaluation says.
+class Evaluation:
+    """Everything that an evaluation says; `found["nll"]["instance"].p` is an interval.
 
     Attributes:
       settings: what describes the evaluation (method, weighting, decoding, ...).
       summaries: by mode and metric.
       differences: instance-wise minus global, and minus local, by metric, where both were run.
       weights: mean local weight of the mode "instance" on own and on foreign tasks.
+      results: every score, weight and answer, by mode.
+      setting: the clients and the instances.
     """
 
     settings: Mapping[str, Any]
-    summaries: dict[str, dict[str, Summary]]
-    differences: dict[str, dict[str, Summary]]
-    weights: dict[str, float]
+    summaries: Mapping[str, Mapping[str, Summary]]
+    differences: Mapping[str, Mapping[str, Summary]]
+    weights: Mapping[str, float]
+    results: Mapping[str, ModeResult]
+    setting: Setting
+
+    def __getitem__(self, metric: str) -> dict[str, Summary]:
+        """A metric's P, TTP and matrix by mode."""
+        if metric not in self.metrics:
+            raise KeyError(f"{metric!r} was not evaluated; there are {', '.join(self.metrics)}")
+        return {mode: by_metric[metric] for mode, by_metric in self.summaries.items()}
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The inference modes."""
+        return tuple(self.summaries)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics."""
+        return tuple(next(iter(self.summaries.values())))
+
+    @property
+    def instances(self) -> list[dict[str, Any]]:
+        """Every answer and weight, as a line of instances.jsonl has them."""
+        return list(_instance_lines(self.results, self.setting))
+
+    def matrix(self, metric: str, mode: str) -> dict[str, dict[str, float]]:
+        """Mean scores by client and task."""
+        clients = [client.name for client in self.setting.clients]
+        return _matrix(self[metric][mode], clients, self.setting.tasks())
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return _summary(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row a metric and mode: P and TTP, each with its interval."""
+        import pandas
+
+        rows = [
+            {
+                "metric": metric,
+                "mode": mode,
+                **{
+                    f"{measure}{end}": getattr(getattr(summary, measure.lower()), part)
+                    for measure in ("P", "TTP")
+                    for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+                },
+            }
+            for metric in self.metrics
+            for mode, summary in self[metric].items()
+        ]
+        return pandas.DataFrame(rows)
 
 
-def make_report(
+def make_evaluation(
     results: Mapping[str, ModeResult],
-    tasks: Tasks,
+    setting: Setting,
     *,
     settings: Mapping[str, Any],
     bootstrap: int,
     seed: int,
-) -> Report:
+) -> Evaluation:
     """Summaries with bootstrap intervals; all modes share the resamples."""
+    tasks = setting.tasks()
     resamples = Resamples.draw(tasks, bootstrap, seed)
     summaries = {
         mode: {name: summarize(s, tasks, resamples) for name, s in result.scores_CI.items()}
@@ -66,7 +114,7 @@ def make_report(
             name: summarize(scores - results[other].scores_CI[name], tasks, resamples)
             for name, scores in results[mode].scores_CI.items()
         }
-        for mode, other, _ in _COMPARISONS
+        for mode, other, _ in COMPARISONS
         if mode in results and other in results
     }
     weights = {}
@@ -76,45 +124,53 @@ def make_report(
         for name, chosen in (("own", own_CI), ("foreign", ~own_CI)):
             if chosen.any():
                 weights[name] = float(local_CI[chosen].mean())
-    return Report(settings, summaries, differences, weights)
+    return Evaluation(settings, summaries, differences, weights, results, setting)
 
 
-def write_report(
-    folder: Path,
-    report: Report,
-    results: Mapping[str, ModeResult],
-    setting: Setting,
-    rules: Mapping[str, bytes] | None = None,
+def write_evaluation(
+    folder: Path, found: Evaluation, rules: Mapping[str, bytes] | None = None
 ) -> None:
     """Writes summary.json and instances.jsonl, and the files of the user's own rules.
 
     Raises:
       UserError: they cannot be written.
     """
-    tasks = setting.tasks()
-    clients = [client.name for client in setting.clients]
-    content = {
-        **report.settings,
+    lines = (json_text(line) + "\n" for line in _instance_lines(found.results, found.setting))
+    files = {"instances.jsonl": "".join(lines), "summary.json": to_json(_summary(found))}
+    write_results(folder, files, rules or {})
+
+
+def _summary(found: Evaluation) -> dict[str, Any]:
+    tasks = found.setting.tasks()
+    clients = [client.name for client in found.setting.clients]
+
+    def told(summaries: Mapping[str, Mapping[str, Summary]]) -> dict[str, Any]:
+        return {
+            key: {name: _json(summary, clients, tasks) for name, summary in by_metric.items()}
+            for key, by_metric in summaries.items()
+        }
+
+    # What a page needs to tell metrics that are not known where it is made.
+    own = about(found.metrics)
+    return {
+        **found.settings,
         "tasks": list(tasks.names),
         "own_tasks": {
             client: [name for name, own in zip(tasks.names, own_K, strict=True) if own]
             for client, own_K in zip(clients, tasks.own_CK, strict=True)
         },
-        "modes": {
-            mode: {name: _json(summary, clients, tasks) for name, summary in by_metric.items()}
-            for mode, by_metric in report.summaries.items()
-        },
-        "differences": {
-            pair: {name: _json(summary, clients, tasks) for name, summary in by_metric.items()}
-            for pair, by_metric in report.differences.items()
-        },
-        "mean_local_weight": report.weights,
+        "modes": told(found.summaries),
+        "differences": told(found.differences),
+        "mean_local_weight": dict(found.weights),
+        **({"metrics": own} if own else {}),
     }
-    files = {
-        "instances.jsonl": "".join(_instance_lines(results, setting)),
-        "summary.json": to_json(content),
+
+
+def _matrix(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, dict[str, float]]:
+    return {
+        client: dict(zip(tasks.names, row.tolist(), strict=True))
+        for client, row in zip(clients, summary.matrix_CK, strict=True)
     }
-    write_results(folder, files, rules or {})
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
@@ -125,10 +181,7 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
     return {
         "P": interval(summary.p),
         "TTP": interval(summary.ttp),
-        "matrix": {
-            client: dict(zip(tasks.names, row.tolist(), strict=True))
-            for client, row in zip(clients, summary.matrix_CK, strict=True)
-        },
+        "matrix": _matrix(summary, clients, tasks),
     }
 
 
@@ -138,7 +191,9 @@ def _digest(example: Example) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
+def _instance_lines(
+    results: Mapping[str, ModeResult], setting: Setting
+) -> Iterator[dict[str, Any]]:
     digests = [_digest(example) for example in setting.instances]
     for mode, result in results.items():
         weights = result.weights.means()
@@ -162,50 +217,4 @@ def _instance_lines(results: Mapping[str, ModeResult], setting: Setting):
                 }
                 if by_layer is not None:
                     line["local_weight_by_layer"] = by_layer[c, i].tolist()
-                yield json_text(line) + "\n"
-
-
-def _cell(value: Interval) -> str:
-    if np.isnan(value.value):
-        return "-"
-    digits = 2 if abs(value.value) < 20 else 1
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
-def render(report: Report) -> Group:
-    """The results as people read them: a table a metric, then the comparisons and the weights."""
-    metrics = list(next(iter(report.summaries.values())))
-    parts: list[Any] = []
-    for name in metrics:
-        told = METRICS[name]
-        table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
-        table.add_column("mode")
-        table.add_column("P: own task", justify="right")
-        table.add_column("TTP: all tasks", justify="right")
-        for mode, by_metric in report.summaries.items():
-            answers = mode == report.settings.get("answers_with")
-            table.add_row(
-                f"{mode} *" if answers else mode,
-                _cell(by_metric[name].p),
-                _cell(by_metric[name].ttp),
-            )
-        parts.append(table)
-    lines = [
-        "Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."
-    ]
-    for mode, other, measure in _COMPARISONS:
-        by_metric = report.differences.get(f"{mode} - {other}")
-        if by_metric:
-            values = "; ".join(
-                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
-                for name, summary in by_metric.items()
-            )
-            lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
-    note = without_words_note(report.settings.get("targets_without_words", 0))
-    if note and "rouge1" in metrics:
-        lines.append(note)
-    if report.weights:
-        weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in report.weights.items())
-        scales = report.settings["weighting"]["scales"]
-        lines.append(f"mean local weight on {weights} (weighting.scales: {scales})")
-    return Group(*parts, "\n".join(lines))
+                yield line

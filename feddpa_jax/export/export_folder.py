@@ -1,6 +1,7 @@
 """An export on disk: written aside, read back, and only then put in its place."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -20,9 +21,10 @@ from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.record import FILES, RECORD, check_files, list_files
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.tensors import read_json
-from feddpa_jax.progress import Reporter
 from feddpa_jax.run.inputs import encode
 from feddpa_jax.types import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def check_target(out: Path) -> None:
@@ -39,9 +41,7 @@ def check_target(out: Path) -> None:
         raise UserError(f"--out: {out} is a mount point; name a new folder in it")
 
 
-def export(
-    trained: Trained, out: Path, *, mixed: float | None, merged: str | None, reporter: Reporter
-) -> None:
+def export(trained: Trained, out: Path, *, mixed: float | None, merged: str | None) -> None:
     """Writes a federation's adapters as PEFT folders, and checks what was written.
 
     Args:
@@ -49,7 +49,6 @@ def export(
       out: the target; new, or empty.
       mixed: local weight of `clients/<name>-mixed`, or None.
       merged: "global", "NAME" or "NAME:W" for a full model in `merged/`, or None.
-      reporter: told of progress.
 
     Raises:
       UserError: the target is not empty or cannot be written, the run lacks an adapter, or what was
@@ -60,7 +59,7 @@ def export(
     weightings = make_weightings(trained)
     place = out.resolve()  # A link stays one.
     aside = aside_of(place)
-    with hold(place, "wait for it, or name another --out", reporter.say, shown=out):
+    with hold(place, "wait for it, or name another --out", _log.warning, shown=out):
         try:
             with writing(out):
                 shutil.rmtree(aside, ignore_errors=True)
@@ -68,7 +67,7 @@ def export(
                 options = {"mixed": mixed, "merged": merged}
                 _write(aside, trained, plan, weightings, options)
                 sync_tree(aside)
-                reporter.say("written; reading everything back")
+                _log.info("written; reading everything back")
                 check_export(aside, plan, weightings, trained)
                 check_target(out)
                 clear_leftovers(out, locks=True)
@@ -80,13 +79,13 @@ def export(
             shutil.rmtree(aside, ignore_errors=True)
     for place, adapter in plan.adapters.items():
         if not has_effect(adapter):
-            reporter.say(f"{place}: B is zero, as for an untrained adapter; it changes nothing")
+            _log.warning(f"{place}: B is zero, as for an untrained adapter; it changes nothing")
     if not weightings and "instance" in available_modes(trained.adapters):
-        reporter.say(
+        _log.warning(
             f"instance weights: the rule {trained.config.weighting.rule} needs this package; an "
             f"export carries {', '.join(CARRIED)} (--weighting.rule)"
         )
-    reporter.say(f"{_listing(plan)} in {out}; every tensor equals the run's")
+    _log.info(f"{_listing(plan)} in {out}; every tensor equals the run's")
 
 
 def check(trained: Trained, out: Path) -> None:

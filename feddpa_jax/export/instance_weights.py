@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.contents import Trained
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.run.evaluating import decoding, weighting_settings
-from feddpa_jax.training.rounds import client_id
-from feddpa_jax.types import Example, UserError
+from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.gathering import check_layer, look, pooled, support_draw
 
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
@@ -58,7 +57,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
     check_layer(settings, prepared.base.model.config.layers)
     layers = None if settings.layer is None else [settings.layer]
     support = look(scorer, drawn, settings.embed_with, layers=layers)
-    template = get_template(config.data.template)
+    template = TEMPLATES.find(config.data.template)
     described = {
         "rule": settings.rule,
         "scale": settings.scale,

@@ -8,7 +8,7 @@ import numpy as np
 
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import Weighting, read_weighting
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.hf.peft_format import CONFIG_FILE, read_adapter
 from feddpa_jax.hf.save import parameters_of
 from feddpa_jax.hf.tensors import read_json
@@ -74,7 +74,7 @@ def _check_weighting(folder: Path, weighting: Weighting) -> None:
 def _check_model(folder: Path, out: ModelOut, trained: Trained) -> None:
     base = trained.prepared.base
     read_json(folder / "config.json")
-    found = load_model(str(folder), str(base.model.dtype))
+    found = load_base(str(folder), str(base.model.dtype))
     if found.model.config != base.model.config:
         raise UserError(f"{folder / 'config.json'}: describes another model; export again")
     leaves = found.model.parameters()

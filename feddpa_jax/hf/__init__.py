@@ -1,13 +1,13 @@
 """Models and tokenizers from Hugging Face folders, GGUF files and the hub."""
 
-from feddpa_jax.hf.load import LoadedModel, fingerprint, load_model, resolve_dtype
+from feddpa_jax.hf.load import Base, fingerprint, load_base, resolve_dtype
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 
 __all__ = [
-    "LoadedModel",
+    "Base",
     "Tokenizer",
     "byte_tokenizer",
     "fingerprint",
-    "load_model",
+    "load_base",
     "resolve_dtype",
 ]

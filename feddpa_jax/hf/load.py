@@ -66,7 +66,7 @@ TINY = ModelConfig(
 )
 
 
-class LoadedModel(NamedTuple):
+class Base(NamedTuple):
     """A base model with its tokenizer.
 
     Attributes:
@@ -105,7 +105,7 @@ def resolve_dtype(dtype: str) -> str:
     return "bfloat16" if re.search(r"\b(amx_bf16|avx512_bf16)\b", flags) else "float32"
 
 
-def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> LoadedModel:
+def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
     """Loads a base model and its tokenizer.
 
     Args:
@@ -117,7 +117,7 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
     Raises:
       UserError: the model is missing, damaged or not supported.
 
-    >>> base = load_model("tiny", "float32")
+    >>> base = load_base("tiny", "float32")
     >>> base.model.config.layers, base.tokenizer.encode("Hi")
     (2, [39, 72])
     """
@@ -126,9 +126,9 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         config = TINY if path == "tiny" else known_sizes(path.removeprefix(_RANDOM))
         hf_config = write_hf_config(config)
         if not weights:
-            return LoadedModel(model_shapes(config, dtype), _BYTES, path, "", hf_config)
+            return Base(model_shapes(config, dtype), _BYTES, path, "", hf_config)
         model = random_model(config, jax.random.key(0), dtype)
-        return LoadedModel(model, _BYTES, path, fingerprint(model), hf_config)
+        return Base(model, _BYTES, path, fingerprint(model), hf_config)
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
     folder = None
     if place.suffix == ".gguf" and not place.is_dir():
@@ -155,10 +155,10 @@ def load_model(path: str, dtype: str = "auto", *, weights: bool = True) -> Loade
         if weights:
             config, parameters = _read_safetensors(folder, config, _placer(dtype))
     if parameters is None:
-        return LoadedModel(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder)
+        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder)
     model = from_parameters(config, parameters, dtype)
     hf_config = {**hf_config, "tie_word_embeddings": config.tied}
-    return LoadedModel(model, tokenizer, path, fingerprint(model), hf_config, folder)
+    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder)
 
 
 def fingerprint(model: Model) -> str:

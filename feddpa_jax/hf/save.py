@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feddpa_jax.hf.load import LoadedModel
+from feddpa_jax.hf.load import Base
 from feddpa_jax.hf.names import TABLES, file_name
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import read_json, write_tensors
@@ -29,7 +29,7 @@ SHARD_BYTES = 5_000_000_000
 Change = Callable[[str, jax.Array], jax.Array]
 
 
-def parameters_of(base: LoadedModel, change: Change) -> Iterator[tuple[str, np.ndarray]]:
+def parameters_of(base: Base, change: Change) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter by path, changed, one at a time."""
     for path, leaf in base.model.parameters().items():
         yield path, np.asarray(change(path, leaf))
@@ -37,7 +37,7 @@ def parameters_of(base: LoadedModel, change: Change) -> Iterator[tuple[str, np.n
 
 def save_model(
     folder: Path,
-    base: LoadedModel,
+    base: Base,
     change: Change,
     *,
     private: bool = False,
@@ -99,7 +99,7 @@ def _with_end(named: int | list[int] | None, eos_id: int) -> int | list[int]:
     return named if eos_id in ends else [*ends, eos_id]
 
 
-def _special_ids(base: LoadedModel) -> dict[str, Any]:
+def _special_ids(base: Base) -> dict[str, Any]:
     """What the base's own config.json says, lists too; else what its tokenizer has."""
     tokens = base.tokenizer
     ids = {
@@ -113,7 +113,7 @@ def _special_ids(base: LoadedModel) -> dict[str, Any]:
 
 
 def _write_weights(
-    folder: Path, base: LoadedModel, change: Change, shard_bytes: int, private: bool
+    folder: Path, base: Base, change: Change, shard_bytes: int, private: bool
 ) -> None:
     table = TABLES[base.model.config.family]
     shards = _plan(base, shard_bytes)
@@ -138,7 +138,7 @@ def _write_weights(
         _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _plan(base: LoadedModel, shard_bytes: int) -> list[list[str]]:
+def _plan(base: Base, shard_bytes: int) -> list[list[str]]:
     """The paths of each shard, in the order in which parameters come."""
     shards: list[list[str]] = [[]]
     used = 0

@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
-from feddpa_jax.laboratory.evidence_cache import Cache, Part
+from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts, Part
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import MODELS, Evidence
 from feddpa_jax.weighting.gathering import (
     MIXES,
-    WeightingSettings,
     look,
     prompt_alone,
     support_draw,
 )
+from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 
 # W local weights at which every answer is scored.
 WEIGHTS = tuple(w / 8 for w in range(9))
 _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
-POOLINGS = ("last", "mean")
+POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 _BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
 PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
 
@@ -105,7 +105,7 @@ def with_matches(collected: Collected, can_J: np.ndarray) -> Collected:
 def collect(
     scorer: Scorer,
     questions: Questions,
-    cache: Cache,
+    cache: Cache | MemoryParts,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> Collected:
     """Computes what the cache has not, part by part.
@@ -155,7 +155,9 @@ def _embedded(scores: Scores) -> np.ndarray:
     return np.stack([scores.last_ILD, scores.mean_ILD], axis=2)
 
 
-def _look(scorer: Scorer, questions: Questions, model: str, on_done: Callable[[int], None]) -> Part:
+def _look(
+    scorer: Scorer, questions: Questions, model: Model, on_done: Callable[[int], None]
+) -> Part:
     """Instances, training prompts and dreams under a model; one row stands for all clients."""
     clients = len(questions.ids) if MIXES[model][1] else 1
 

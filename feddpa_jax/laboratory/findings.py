@@ -1,6 +1,7 @@
 """What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,26 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Group
-from rich.table import Table
 
-from feddpa_jax.evaluate.metrics import (
-    METRICS,
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-    without_words,
-    without_words_note,
-)
+from feddpa_jax.evaluate.metrics import without_words, without_words_note
+from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS, interpolate, make_curves
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+# What a setting is told by: what only the fixed mix needs is left out.
+SETTING = tuple(f.name for f in dataclasses.fields(WeightingSettings) if f.name != "fixed")
 
 Summaries = dict[str, Summary]
 
@@ -155,7 +149,7 @@ def summary_of(
     def rule(finding: Finding) -> dict[str, Any]:
         candidate = finding.candidate
         weight_CI = candidate.weight_CJ[:, test.rows]
-        setting = None if candidate.settings is None else dataclasses.asdict(candidate.settings)
+        setting = None if candidate.settings is None else told(candidate.settings)
         return {
             "name": candidate.label if setting is None else setting["rule"],
             "label": candidate.label,
@@ -183,7 +177,7 @@ def summary_of(
 
 def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     """All settings with their validation scores."""
-    fields = [f.name for f in dataclasses.fields(WeightingSettings) if f.name != "resample"]
+    fields = [name for name in SETTING if name != "resample"]
     measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
     lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
@@ -191,6 +185,14 @@ def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
         row = ["" if value is None else str(value) for value in values]
         lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
     return "".join(lines)
+
+
+def told(settings: WeightingSettings) -> dict[str, Any]:
+    """A setting by field."""
+    return {
+        name: dict(settings.parameters) if name == "parameters" else getattr(settings, name)
+        for name in SETTING
+    }
 
 
 def describe(settings: WeightingSettings | None) -> str:
@@ -204,29 +206,18 @@ def describe(settings: WeightingSettings | None) -> str:
     if settings.rule != "constant" and any(name.endswith("D") for name in names):
         layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
         words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
+    words += [f"{name} {value}" for name, value in settings.parameters.items()]
     return ", ".join(words)
 
 
 def flags(settings: WeightingSettings) -> str:
     """A setting as options of the command line."""
-    names = [f.name for f in dataclasses.fields(settings) if f.name not in ("seed", "resample")]
-    values = {name: getattr(settings, name) for name in names}
+    values = {n: v for n, v in told(settings).items() if n not in ("seed", "resample")}
+    values["parameters"] = json.dumps(values["parameters"])
     return " ".join(
         f"--weighting.{name} {'null' if value is None else shlex.quote(str(value))}"
         for name, value in values.items()
     )
-
-
-def _cell(value: Interval, digits: int) -> str:
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
-def _values(found: Summaries) -> list[str]:
-    return [
-        f"{value.value:.{METRICS[name].fine_digits}f}"
-        for name in CURVE_METRICS
-        for value in (found[name].p, found[name].ttp)
-    ]
 
 
 def notes_on_rouge(findings: Sequence[Finding], targets: Sequence[str]) -> list[str]:
@@ -234,36 +225,3 @@ def notes_on_rouge(findings: Sequence[Finding], targets: Sequence[str]) -> list[
     told = any(finding.exact and "rouge1" in finding.exact for finding in findings)
     note = without_words_note(without_words(targets)) if told else ""
     return [note] if note else []
-
-
-def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
-    """The findings as people read them, and what is to be known about them."""
-    table = Table(title="Weighting rules on the test instances", title_justify="left")
-    table.add_column("rule, and its setting", overflow="fold", min_width=30)
-    for name in (
-        "NLL\nP",
-        "\nTTP",
-        "exact\nP",
-        "match %\nTTP",
-        "TTP minus the paper's rule's:\nNLL, exact match %",
-    ):
-        table.add_column(name, justify="right")
-    for finding in findings:
-        candidate = finding.candidate
-        rule = "" if candidate.settings is None else candidate.settings.rule
-        # The label of a rule at its best names the rule.
-        title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
-        said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
-        against = "\n".join(
-            _cell(finding.minus_paper[name].ttp, METRICS[name].fine_digits)
-            for name in CURVE_METRICS
-        )
-        table.add_row(said, *_values(finding.test), against)
-        if finding.exact is not None:
-            rouge = finding.exact.get("rouge1")
-            answers = (
-                "" if rouge is None else f"ROUGE-1 P {rouge.p.value:.1f}, TTP {rouge.ttp.value:.1f}"
-            )
-            if set(CURVE_METRICS) <= finding.exact.keys():
-                table.add_row("  run exactly", *_values(finding.exact), answers)
-    return Group(table, "\n".join(notes))

@@ -1,13 +1,13 @@
-"""What `feddpa weigh` was asked for."""
+"""What the laboratory is asked for."""
 
-import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.files.escape import short
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import Value
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100
@@ -15,7 +15,7 @@ MOST_VALUES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command was asked for.
+    """What is asked for.
 
     Attributes:
       rules: names of rules; None for all registered ones.
@@ -25,6 +25,8 @@ class Options:
       by: the metrics that settings are chosen by on validation.
       exact: how many of the best rules are run exactly, beside the paper's.
       fresh: compute the evidence again.
+      parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
+        tried with those of its registration, or its defaults.
     """
 
     rules: tuple[str, ...] | None = None
@@ -34,52 +36,66 @@ class Options:
     by: tuple[str, ...] = ("nll",)
     exact: int = 2
     fresh: bool = False
+    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be tried.
+
+        Raises:
+          UserError: an option, and what it may be.
+        """
+        if self.rules is not None and not all(self.rules):
+            raise UserError(
+                f"--rules: {','.join(self.rules)!r} has an empty name; write cosine,gate"
+            )
+        if not isinstance(self.parameters, dict) or not all(
+            map(_are_lists, self.parameters.values())
+        ):
+            raise UserError(
+                f"--parameters: {short(repr(self.parameters))} does not name lists of values by "
+                "rule and hyperparameter; write 'gate: {ridge: [0.01, 0.1]}'"
+            )
+        check_numbers("supports", self.supports, 1, 10_000)
+        check_numbers("layers", self.layers, 0, 10_000)
+        check_numbers("scales", self.scales, 0, 1_000_000)
+        if not self.by or not set(self.by) <= set(CURVE_METRICS):
+            known = " or ".join(CURVE_METRICS)
+            raise UserError(f"--by: {','.join(self.by)!r} is unknown; give {known}, or both")
+        if self.exact < 0:
+            raise UserError(f"--exact: {self.exact} is below 0; give 0 for none")
 
 
-def read_options(known: argparse.Namespace) -> Options:
-    """The options from the command's arguments.
+def _are_lists(own: Any) -> bool:
+    """Whether it is a mapping to lists of values."""
+    return isinstance(own, dict) and all(
+        isinstance(values, list | tuple) and 0 < len(values) <= MOST_VALUES
+        for values in own.values()
+    )
+
+
+def check_numbers(
+    name: str, values: Sequence[float] | None, lowest: float, most: float, text: str = ""
+) -> None:
+    """Refuses numbers that no setting can have, or too many of them.
+
+    Args:
+      name: the option's.
+      values: the numbers; empty where the text is no list of them.
+      lowest: the least that is allowed.
+      most: the most.
+      text: what was typed, if it was.
 
     Raises:
-      UserError: one that is no list of what it should be.
+      UserError: the option, and what it may be.
     """
-
-    def read(name: str, kind: Callable[[str], Any], lowest: float, most: float) -> Any:
-        text = getattr(known, name)
-        if text is None:
-            return None
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if not values or not all(lowest <= value <= most for value in values):
-            raise UserError(
-                f"--{name}: {short(text)!r} is no list of numbers from {lowest} to {most:,}, "
-                "as 1,2,4"
-            )
-        if len(values) > MOST_VALUES:
-            raise UserError(
-                f"--{name}: {len(values)} numbers are too many; give at most {MOST_VALUES}"
-            )
-        return values
-
-    rules = None
-    if known.rules is not None:
-        rules = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
-        if not all(rules):
-            raise UserError(f"--rules: {known.rules!r} has an empty name; write cosine,gate")
-    by = tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))
-    if not set(by) <= set(CURVE_METRICS):
-        known_ones = " or ".join(CURVE_METRICS)
-        raise UserError(f"--by: {known.by!r} is unknown; give {known_ones}, or both")
-    if known.exact < 0:
-        raise UserError(f"--exact: {known.exact} is below 0; give 0 for none")
-    options = Options(
-        rules=rules,
-        supports=read("supports", int, 1, 10_000),
-        layers=read("layers", int, 0, 10_000),
-        by=by,
-        exact=known.exact,
-        fresh=known.fresh,
-    )
-    scales = read("scales", float, 0, 1_000_000)
-    return options if scales is None else dataclasses.replace(options, scales=scales)
+    if values is None:
+        return
+    if not values or not all(lowest <= value <= most for value in values):
+        shown = short(repr(text or list(values)))
+        raise UserError(
+            f"--{name}: {shown} is no list of numbers from {lowest} to {most:,}, as 1,2,4"
+        )
+    if len(values) > MOST_VALUES:
+        raise UserError(f"--{name}: {len(values)} numbers are too many; give at most {MOST_VALUES}")

@@ -1,19 +1,22 @@
 """The laboratory on a run: collect, try all settings on validation, report the best on the test."""
 
 import dataclasses
+import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.evaluation import Setting, evaluate
 from feddpa_jax.evaluate.known_answers import can_match
-from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, summarize
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.personalization import Resamples, Summary, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.results import write_results
 from feddpa_jax.inference.base_prompts import DREAMS, dream
@@ -21,7 +24,7 @@ from feddpa_jax.inference.scorer import Adapters, Scorer
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
-from feddpa_jax.laboratory.evidence_cache import Cache
+from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import (
     Finding,
     Split,
@@ -29,34 +32,54 @@ from feddpa_jax.laboratory.findings import (
     interpolation_error,
     judge,
     notes_on_rouge,
-    render,
     summary_of,
     to_csv,
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_rule
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.origin import identify
-from feddpa_jax.methods.table import METHODS
-from feddpa_jax.progress import Reporter
+from feddpa_jax.methods.method import METHODS
+from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding, make_setting
 from feddpa_jax.run.inputs import Prepared, encode
-from feddpa_jax.training.rounds import client_id
-from feddpa_jax.types import Example, TokenizedExample, UserError
-from feddpa_jax.weighting.gathering import WeightingSettings, prompt_alone
-from feddpa_jax.weighting.rule import RULES, sources, weighs_layers
+from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
+from feddpa_jax.weighting.gathering import prompt_alone
+from feddpa_jax.weighting.rule import RULES, weighs_layers
+from feddpa_jax.weighting.settings import WeightingSettings
+
+_log = logging.getLogger(__name__)
 
 
-def weigh(
+@dataclasses.dataclass(frozen=True)
+class Laboratory:
+    """What a search for weighting rules found.
+
+    Attributes:
+      findings: the fixed points, every rule at its best, and the bounds, with their scores.
+      notes: what is to be known about them, in sentences.
+      best: (label, settings) of every rule at its best, the best rule first.
+      summary: the content of summary.json.
+      settings_csv: every setting that was tried, with its validation scores, as CSV.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    best: tuple[tuple[str, WeightingSettings], ...]
+    summary: Mapping[str, Any]
+    settings_csv: str
+
+
+def search(
     config: Config,
     prepared: Prepared,
     adapters: Adapters,
     options: Options,
     *,
-    round_number: int,
-    folder: Path,
-    reporter: Reporter,
-) -> None:
-    """Scores every rule on a run's adapters, writes the findings and shows them.
+    round_number: int | None,
+    folder: Path | None,
+    on_progress: OnProgress | None = None,
+) -> Laboratory:
+    """Scores every rule on a run's adapters, and writes the findings.
 
     Args:
       config: the run's.
@@ -64,14 +87,14 @@ def weigh(
       adapters: of the checkpoint in question.
       options: what was asked for.
       round_number: the checkpoint's.
-      folder: where evidence and findings go.
-      reporter: told of progress, shows the table.
+      folder: where evidence and findings go; None to write none.
+      on_progress: told of answers and rules.
 
     Raises:
       UserError: the run has no two adapters or held nothing out; the evidence there is another's.
     """
     if "instance" not in available_modes(adapters):
-        if METHODS[config.fed.method].answers_with == "instance":
+        if METHODS.find(config.fed.method).answers_with == "instance":
             raise UserError(
                 f"--step: the checkpoint of round {round_number} is from before clients had "
                 "adapters of their own; use --step last, once training is at its end"
@@ -87,18 +110,18 @@ def weigh(
                 f"--rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
                 f"feddpa eval --weighting.rule {rule}"
             )
-    files = sources(rules)
+    files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
     validation, validation_tokens = _validation(config, prepared)
     dreams = dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,
     )
-    setting, _ = make_setting(config, prepared, dreams, reporter)
+    setting, _ = make_setting(config, prepared, dreams)
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
@@ -106,7 +129,7 @@ def weigh(
         dreams,
         layers,
     )
-    collected = _collect(config, prepared, adapters, questions, options.fresh, folder, reporter)
+    collected = _collect(config, prepared, adapters, questions, options.fresh, folder, on_progress)
     can_J = can_match(
         [*validation, *setting.instances],
         questions.instances,
@@ -126,7 +149,7 @@ def weigh(
     supports = options.supports or (paper.support, max(map(len, setting.training)))
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers)
     best, notes, table = _try(
-        rules, options.by, grid, collected, splits["validation"], config.seed, reporter
+        rules, options.by, grid, collected, splits["validation"], config.seed, on_progress
     )
     chosen = [
         Candidate(label, settings, candidates.weigh(collected, settings))
@@ -153,7 +176,7 @@ def weigh(
             dataclasses.replace(
                 finding,
                 exact=_exact(
-                    config, prepared, adapters, setting, splits["test"], finding, reporter
+                    config, prepared, adapters, setting, splits["test"], finding, on_progress
                 ),
             )
             if finding.candidate.label in run_exactly and finding.candidate.settings
@@ -163,8 +186,9 @@ def weigh(
     errors = interpolation_error(collected, splits["test"])
     notes += _agreement(findings, errors)
     notes += notes_on_rouge(findings, [example.output for example in setting.instances])
-    run_dir = shlex.quote(str(folder.parent))
-    notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
+    if folder is not None:
+        run_dir = shlex.quote(str(folder.parent))
+        notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
     content = summary_of(
         collected,
         splits["test"],
@@ -177,10 +201,10 @@ def weigh(
             "interpolation_error": errors,
         },
     )
-    told = {"settings.csv": table, "summary.json": to_json(content)}
-    write_results(folder, told, files)
-    reporter.show(render(findings, notes))
-    reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
+    if folder is not None:
+        told = {"settings.csv": table, "summary.json": to_json(content)}
+        write_results(folder, told, files)
+    return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
 
 
 def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:
@@ -218,11 +242,14 @@ def _collect(
     adapters: Adapters,
     questions: Questions,
     fresh: bool,
-    folder: Path,
-    reporter: Reporter,
+    folder: Path | None,
+    on_progress: OnProgress | None,
 ) -> Collected:
-    cache = Cache(folder / "evidence", identify(config, prepared, adapters, questions))
-    cache.open(fresh=fresh)
+    if folder is None:
+        cache = MemoryParts()
+    else:
+        cache = Cache(folder / "evidence", identify(config, prepared, adapters, questions))
+        cache.open(fresh=fresh)
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
     total = questions.requests()
@@ -233,10 +260,10 @@ def _collect(
         block_tokens=decoding(config, prepared).batch_tokens,
         times=total / (2 * len(examples)),
     )
-    if cache.holds(PARTS):
-        reporter.say(f"evidence: {cache.folder}, computed before")
+    if isinstance(cache, Cache) and cache.holds(PARTS):
+        _log.info(f"evidence: {cache.folder}, computed before")
         return collect(scorer, questions, cache)
-    with reporter.task("collecting", total, "answers") as advance:
+    with follow("collecting", total, "answers", on_progress) as advance:
         return collect(scorer, questions, cache, advance)
 
 
@@ -247,13 +274,13 @@ def _try(
     collected: Collected,
     validation: Split,
     seed: int,
-    reporter: Reporter,
+    on_progress: OnProgress | None,
 ) -> tuple[list[tuple[str, WeightingSettings]], list[str], str]:
     """The best setting of every rule, the best rule first; how long it took; all as CSV."""
     curves = make_curves(collected, validation.tasks, validation.rows)
     everything, scores = [], []
     start = time.perf_counter()
-    with reporter.task("trying", len(rules), "rules") as advance:
+    with follow("trying", len(rules), "rules", on_progress) as advance:
         for rule in rules:
             settings = grid.settings(rule, seed)
             score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
@@ -281,7 +308,7 @@ def _exact(
     setting: Setting,
     test: Split,
     finding: Finding,
-    reporter: Reporter,
+    on_progress: OnProgress | None,
 ) -> dict[str, Summary]:
     """The test scores from new forward passes, with answers where ROUGE-1 is wanted."""
     assert finding.candidate.settings is not None
@@ -294,7 +321,7 @@ def _exact(
         weighting=finding.candidate.settings,
         fixed=config.weighting.fixed,
         decoding=decoding(config, prepared),
-        reporter=reporter,
+        on_progress=on_progress,
     )
     scores = results["instance"].scores_CI
     return {name: summarize(s, test.tasks, test.resamples) for name, s in scores.items()}

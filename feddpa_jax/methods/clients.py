@@ -1,32 +1,13 @@
-"""Every client's own adapter: on disk, with the last used ones in memory.
+"""Every client's own adapter, in memory or on disk."""
 
-What a client has is a file for each round after which it changed, and is never overwritten in
-place: a checkpoint names the files that belong to it, and goes on to be whole while later rounds
-write theirs. Clients that never trained have no file; their fresh adapter follows from the seed.
-"""
-
-import collections
-import contextlib
 import dataclasses
-import hashlib
-from collections.abc import Callable, Container, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
 
 from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.devices.processes import from_first
-from feddpa_jax.files.disk import (
-    PRIVATE_FILE,
-    PRIVATE_FOLDER,
-    clear_leftovers,
-    make_folder,
-    write_whole,
-)
-from feddpa_jax.types import UserError
 
 # {target: {"a": ..., "b": ...}} on the host.
 HostAdapter = dict[str, dict[str, np.ndarray]]
@@ -40,106 +21,32 @@ class Saved(NamedTuple):
     digest: str
 
 
-class ClientFiles:
-    """Adapter files below a folder, and a bounded number of adapters in memory."""
+class AdapterStore(Protocol):
+    """Where clients' own adapters lie."""
 
-    def __init__(self, folder: Path, cached: int):
-        """Args: the folder, made if need be; and how many adapters stay in memory."""
-        self.folder = folder
-        self.cached = cached
-        self._recent: collections.OrderedDict[tuple[str, int], HostAdapter] = (
-            collections.OrderedDict()
-        )
+    def write_all(
+        self, round_number: int, adapters: Mapping[str, HostAdapter]
+    ) -> Mapping[str, Any]:
+        """Keeps clients' adapters as a round left them; returns what `read_all` needs, by name."""
+        ...
 
-    def path(self, name: str, round_number: int) -> Path:
-        """The file of a client as a round left it."""
-        return self.folder / name / f"{round_number:05d}.safetensors"
-
-    def write(self, name: str, round_number: int, adapter: HostAdapter) -> Saved:
-        """Writes a client's adapter; the file is there whole or not at all.
-
-        Raises:
-          UserError: it cannot be written.
-        """
-        from safetensors.numpy import save
-
-        final = self.path(name, round_number)
-        content = save(
-            {
-                f"{t}.{part}": np.ascontiguousarray(x)
-                for t, pair in adapter.items()
-                for part, x in pair.items()
-            }
-        )
-        try:
-            make_folder(self.folder, mode=PRIVATE_FOLDER)
-            make_folder(final.parent, mode=PRIVATE_FOLDER)
-            write_whole(final, content, mode=PRIVATE_FILE)
-        except OSError as error:
-            raise UserError(
-                f"{final}: cannot be written ({error.strerror or error}); make room and start the "
-                "same command again"
-            ) from None
-        self._remember((name, round_number), adapter)
-        return Saved(round_number, len(content), hashlib.sha256(content).hexdigest())
-
-    def tidy(self, used: Container[tuple[str, int]]) -> None:
-        """Removes files that no checkpoint is whole with, and what a killed run left.
-
-        Those that stay become private, which older versions did not see to.
-
-        Args:
-          used: name and round of the files that stay.
-
-        Raises:
-          OSError: something cannot be removed.
-        """
-        if not self.folder.is_dir():
-            return
-        _make_private(self.folder, PRIVATE_FOLDER)
-        for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
-            clear_leftovers(folder)
-            _make_private(folder, PRIVATE_FOLDER)
-            for path in folder.glob("*.safetensors"):
-                if path.stem.isdecimal() and (folder.name, int(path.stem)) not in used:
-                    path.unlink()
-                else:
-                    _make_private(path, PRIVATE_FILE)
-
-    def read(self, name: str, saved: Saved) -> HostAdapter:
-        """A client's adapter.
-
-        Raises:
-          UserError: its file is missing or damaged.
-        """
-        from safetensors.numpy import load_file
-
-        key = (name, saved.round_number)
-        if key not in self._recent:
-            path = self.path(name, saved.round_number)
-            try:
-                flat = load_file(path)
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path}: missing or damaged ({error})") from None
-            adapter: HostAdapter = {}
-            for dotted, array in flat.items():
-                target, _, part = dotted.partition(".")
-                adapter.setdefault(target, {})[part] = array
-            self._remember(key, adapter)
-        self._recent.move_to_end(key)
-        return self._recent[key]
-
-    def _remember(self, key: tuple[str, int], adapter: HostAdapter) -> None:
-        self._recent[key] = adapter
-        while len(self._recent) > max(1, self.cached):
-            self._recent.popitem(last=False)
+    def read_all(self, saved: Mapping[str, Any]) -> list[HostAdapter]:
+        """The adapters of some clients, in their order."""
+        ...
 
 
-def _make_private(path: Path, mode: int) -> None:
-    """Takes permissions away; not every file system has them, and not every file is the user's."""
-    with contextlib.suppress(OSError):
-        if path.stat().st_mode & 0o777 & ~mode:
-            path.chmod(mode)
+class MemoryStore:
+    """Adapters that lie in memory alone: what `saved` has of a client is its adapter."""
+
+    def write_all(
+        self, round_number: int, adapters: Mapping[str, HostAdapter]
+    ) -> Mapping[str, HostAdapter]:
+        """The adapters themselves."""
+        return dict(adapters)
+
+    def read_all(self, saved: Mapping[str, HostAdapter]) -> list[HostAdapter]:
+        """The adapters themselves."""
+        return list(saved.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,16 +55,16 @@ class LocalAdapters:
 
     Attributes:
       names: the clients' names.
-      files: where they lie.
+      store: where they lie.
       fresh: the adapters of clients (by index) that have not trained yet, [c, ...]; None if every
         client has trained.
-      saved: the file of each client that has.
+      saved: by client that has, what the store knows its adapter by.
     """
 
     names: tuple[str, ...]
-    files: ClientFiles
+    store: AdapterStore
     fresh: Callable[[Sequence[int]], Adapter] | None
-    saved: Mapping[str, Saved] = dataclasses.field(default_factory=dict)
+    saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def take(self, members: Sequence[int] | np.ndarray) -> Adapter:
         """The adapters of some clients as a bank of host arrays, [c, ...]."""
@@ -168,36 +75,22 @@ class LocalAdapters:
             bank = jax.device_get(self.fresh(new))
             made = {c: jax.tree.map(lambda leaf, at=i: leaf[at], bank) for i, c in enumerate(new)}
         old = [self.names[c] for c in members if self.names[c] in self.saved]
-        read = dict(zip(old, self._read(old), strict=True))
+        there = {name: self.saved[name] for name in old}
+        read = dict(zip(there, self.store.read_all(there), strict=True))
         own = [made[int(c)] if int(c) in made else read[self.names[c]] for c in members]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *own)
-
-    def _read(self, names: Sequence[str]) -> list[HostAdapter]:
-        """Adapters from their files, which the first process reads for all."""
-        if not names:
-            return []
-        return from_first(lambda: [self.files.read(name, self.saved[name]) for name in names])
 
     def put(
         self, members: Sequence[int] | np.ndarray, adapters_C: Adapter, round_number: int
     ) -> "LocalAdapters":
         """With the adapters of some clients replaced, as a round left them."""
-        names = [self.names[c] for c in members]
-
-        def write() -> list[Saved]:
-            return [
-                self.files.write(
-                    name,
-                    round_number,
-                    jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), adapters_C),
-                )
-                for place, name in enumerate(names)
-            ]
-
-        written = {
-            name: Saved(*saved) for name, saved in zip(names, from_first(write), strict=True)
+        new = {
+            self.names[c]: jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), adapters_C)
+            for place, c in enumerate(members)
         }
-        return dataclasses.replace(self, saved={**self.saved, **written})
+        return dataclasses.replace(
+            self, saved={**self.saved, **self.store.write_all(round_number, new)}
+        )
 
     def all(self) -> Adapter:
         """Every client's adapter, [C, ...]."""

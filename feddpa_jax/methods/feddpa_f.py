@@ -10,10 +10,11 @@ import numpy as np
 
 from feddpa_jax.methods.clients import LocalAdapters
 from feddpa_jax.methods.fedit import fedit
-from feddpa_jax.methods.method import FedState, Method, Metrics, Parts, local_phase, need
+from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts, local_phase, need
 from feddpa_jax.training.rounds import RoundData
 
 
+@METHODS.register(title="FedDPA-F", answers_with="instance", personalizes=True)
 def feddpa_f(parts: Parts) -> Method:
     """FedDPA-F over the given engine, initialisation and average."""
     shared = fedit(parts)
@@ -24,7 +25,7 @@ def feddpa_f(parts: Parts) -> Method:
         assert np.array_equal(data.participants, np.arange(len(parts.names)))
         local, metrics = local_phase(
             parts,
-            LocalAdapters(parts.names, parts.files, fresh=None),
+            LocalAdapters(parts.names, parts.store, fresh=None),
             data,
             phase="personalization",
             key=key,

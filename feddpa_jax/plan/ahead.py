@@ -1,5 +1,6 @@
 """`feddpa plan`: the round compiled ahead of time, for devices at hand or a TPU slice."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +10,16 @@ import jax
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices.hardware import chip_of, memory_of
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
-from feddpa_jax.plan.summary import render
 from feddpa_jax.plan.topology import topology_devices
-from feddpa_jax.progress import Reporter
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import adapter_factory, prepare, training_data
 from feddpa_jax.run.loop import make_parts
 from feddpa_jax.types import UserError
+
+_log = logging.getLogger(__name__)
 
 # Every client's participation and examples are laid out one by one.
 MOST_CLIENTS = 100_000
@@ -38,13 +39,12 @@ class Options(NamedTuple):
     out: Path | None
 
 
-def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]:
-    """Compiles the round's programs from shapes alone, and shows what the compiler says.
+def plan(config: Config, options: Options) -> dict[str, Any]:
+    """Compiles the round's programs from shapes alone, and returns what the compiler says.
 
     Args:
       config: resolved; the base's weights are not read.
       options: what it is planned for.
-      reporter: told of every program, shows the tables.
 
     Raises:
       UserError: there is no such slice, or a program finds no room on its devices.
@@ -68,9 +68,9 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
     chip = chip_of(device)
-    phases = METHODS[config.fed.method].phases
+    phases = METHODS.find(config.fed.method).phases
     programs: list[Program] = []
-    reporter.say(
+    _log.info(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
         f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
         f"{work.real_tokens / work.computed_tokens:.1%} of the computed tokens are real"
@@ -87,7 +87,7 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
     ):
         assert program.shape is not None
         programs.append(program)
-        reporter.say(
+        _log.info(
             f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
             f"{program.compile_seconds:.1f} s"
         )
@@ -114,12 +114,11 @@ def plan(config: Config, options: Options, reporter: Reporter) -> dict[str, Any]
             (p.memory.remedy() for p in programs if p.memory and p.memory.remedy()), None
         ),
     }
-    reporter.show(render(result))
     if options.out is not None:
         with writing(options.out):
             make_folder(options.out)
             write_whole(options.out / "plan.json", to_json(result))
-        reporter.say(f"everything: {options.out / 'plan.json'}")
+        _log.info(f"everything: {options.out / 'plan.json'}")
     return result
 
 

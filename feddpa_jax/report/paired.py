@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.report.content import Run
 
 

@@ -4,7 +4,7 @@
 - `checkpoints/00003/record.json`: settings, metrics, and dtype and shape of every array.
 - `checkpoints/00003/manifest.json`: size and sha256 of every other file.
 - `checkpoints/clients/<name>/00003.safetensors`: a client's own adapter as that round left it; the
-  record of a checkpoint names size and sha256 of those that it is whole with (`fed/clients.py`).
+  record of a checkpoint names size and sha256 of those that it is whole with (`client_files.py`).
 """
 
 import math
@@ -33,7 +33,8 @@ from feddpa_jax.files.disk import (
     writing,
 )
 from feddpa_jax.files.strict_json import read_object
-from feddpa_jax.methods.clients import ClientFiles, Saved
+from feddpa_jax.methods.clients import Saved
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.sources import SOURCES, check_record
 from feddpa_jax.types import UserError
 

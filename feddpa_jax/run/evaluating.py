@@ -1,31 +1,34 @@
 """An evaluation as the configuration describes it."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
-from feddpa_jax.evaluate.metrics import without_words
+from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
-from feddpa_jax.evaluate.results import Report, make_report, render, write_report
+from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.progress import Reporter
+from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
+from feddpa_jax.run.own_code import announce
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
-from feddpa_jax.weighting.rule import own_file, sources
+from feddpa_jax.weighting.rule import RULES
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
+
+_log = logging.getLogger(__name__)
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
-    """The weighting section, without what only the fixed mix needs, and with the seed."""
-    fields = dataclasses.asdict(config.weighting)
-    fields.pop("fixed")
-    return WeightingSettings(**fields, seed=config.seed)
+    """How the configuration has instances weighed, with the seed of the draws."""
+    own = config.weighting
+    return own if own.seed is not None else dataclasses.replace(own, seed=config.seed)
 
 
 def weighs_instances(config: Config, possible: Sequence[str]) -> bool:
@@ -38,18 +41,28 @@ def weighs_instances(config: Config, possible: Sequence[str]) -> bool:
     return "instance" in possible and (config.eval.modes is None or "instance" in config.eval.modes)
 
 
-def check_rule(config: Config, reporter: Reporter) -> None:
+def check_rule(config: Config) -> None:
     """Tries the weighting rule; if it is from the user's own file, says first that it is run.
 
     A run folder may come from somebody else: its rule's file is run only where it is needed.
 
     Raises:
-      UserError: an unknown rule, or one that does not work.
+      UserError: an unknown rule, one that does not work, or a hyperparameter that it does not have.
     """
-    file = own_file(config.weighting.rule)
-    if file is not None and file.is_file():
-        reporter.say(f"weighting.rule: running the code in {file}")
-    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    announce(config, ["weighting.rule"])
+    weighting = config.weighting
+    make_weighting(weighting.rule, scale=1.0, scales="local", parameters=weighting.parameters)
+
+
+def check_metrics(config: Config) -> None:
+    """Finds the metrics; of those in the user's own files, says first that these are run.
+
+    Raises:
+      UserError: an unknown metric, or a file that does not work.
+    """
+    announce(config, ["eval.metrics"])
+    for name in config.eval.metrics:
+        METRICS.find(name)
 
 
 def made_up(
@@ -61,7 +74,7 @@ def made_up(
     return dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,
@@ -72,7 +85,6 @@ def make_setting(
     config: Config,
     prepared: Prepared,
     dreams: tuple[TokenizedExample, ...],
-    reporter: Reporter,
 ) -> tuple[Setting, TokenCounts]:
     """The clients and the test instances, and how many of these were cut or dropped.
 
@@ -84,12 +96,12 @@ def make_setting(
     test = encode(config, prepared.base.tokenizer, prepared.federation.test)
     counts = test.counts
     if counts.truncated or counts.dropped:
-        reporter.say(
+        _log.info(
             f"{counts.examples} test instances: {counts.truncated} cut, {counts.dropped} dropped "
             f"at data.max_length = {config.data.max_length}"
         )
     if note := other_prompt_note([counts]):
-        reporter.say(f"test instances: {note}")
+        _log.info(f"test instances: {note}")
     if not test.examples:
         raise UserError("data.max_length: no test instance is left; raise it")
     setting = Setting(
@@ -119,10 +131,10 @@ def evaluate_config(
     *,
     answers_with: str,
     round_number: int | None,
-    folder: Path,
-    reporter: Reporter,
-) -> Report:
-    """Evaluates adapters on the configured test instances, writes the results and shows them.
+    folder: Path | None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Evaluates adapters on the configured test instances, and writes the results.
 
     Args:
       config: the run's.
@@ -130,21 +142,22 @@ def evaluate_config(
       adapters: the ones to evaluate.
       answers_with: the mode that the method is judged by.
       round_number: the round of the checkpoint that they come from; None if from elsewhere.
-      folder: where the results go.
-      reporter: told of progress, shows the tables.
+      folder: where the results go; None to write none.
+      on_progress: told of answers.
 
     Raises:
       UserError: there are no test instances, or a mode is asked for that the method has not.
     """
+    check_metrics(config)
     weighting = weighting_settings(config)
     weighs = weighs_instances(config, available_modes(adapters))
     if weighs:
-        check_rule(config, reporter)
+        check_rule(config)
     setting, counts = make_setting(
-        config, prepared, made_up(config, prepared, weighting) if weighs else (), reporter
+        config, prepared, made_up(config, prepared, weighting) if weighs else ()
     )
     # Read before the work: a file may change, or go, meanwhile.
-    files = sources([weighting.rule]) if weighs else {}
+    files = RULES.sources([weighting.rule]) if weighs else {}
     results = evaluate(
         prepared.base.model,
         adapters,
@@ -154,11 +167,11 @@ def evaluate_config(
         weighting=weighting,
         fixed=config.weighting.fixed,
         decoding=decoding(config, prepared),
-        reporter=reporter,
+        on_progress=on_progress,
     )
-    report = make_report(
+    found = make_evaluation(
         results,
-        setting.tasks(),
+        setting,
         settings={
             "method": config.fed.method,
             "answers_with": answers_with,
@@ -171,6 +184,6 @@ def evaluate_config(
         bootstrap=config.eval.bootstrap,
         seed=config.seed,
     )
-    write_report(folder, report, results, setting, files if "instance" in results else {})
-    reporter.show(render(report))
-    return report
+    if folder is not None:
+        write_evaluation(folder, found, files if "instance" in results else {})
+    return found

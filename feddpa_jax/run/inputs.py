@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
-from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
       mesh: the devices; the base lies on them.
     """
 
-    base: LoadedModel
+    base: Base
     federation: Federation
     training: tuple[tuple[TokenizedExample, ...], ...]
     counts: tuple[TokenCounts, ...]
@@ -81,12 +81,33 @@ def prepare(
     Raises:
       UserError: anything that is wrong with either, or no client is named `only`.
     """
-    get_template(config.data.template)
+    TEMPLATES.find(config.data.template)
     federation = load_data(config)
-    names = [client.name for client in federation.clients]
-    if only is not None and only not in names:
-        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
-    base = load_model(config.model.path, config.model.dtype, weights=weights)
+    _check_client(federation, only)
+    base = load_base(config.model.path, config.model.dtype, weights=weights)
+    return prepare_values(config, base, federation, devices=devices, only=only)
+
+
+def prepare_values(
+    config: Config,
+    base: Base,
+    federation: Federation,
+    *,
+    devices: Sequence[Any] | None = None,
+    only: str | None = None,
+) -> Prepared:
+    """Tokenizes the training examples, and puts the base on the mesh.
+
+    Args:
+      config: the configuration.
+      base: model and tokenizer.
+      federation: clients and test instances.
+      devices: of the mesh; all that there are if None.
+      only: as of `prepare`.
+
+    Raises:
+      UserError: a size that the base cannot have, or a client without an example.
+    """
     _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
@@ -106,6 +127,12 @@ def prepare(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+
+
+def _check_client(federation: Federation, only: str | None) -> None:
+    names = [client.name for client in federation.clients]
+    if only is not None and only not in names:
+        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
 
 
 def _check_sizes(config: Config, model: ModelConfig) -> None:
@@ -128,13 +155,17 @@ def _check_sizes(config: Config, model: ModelConfig) -> None:
         )
 
 
-def prepare_together(config: Config) -> Prepared:
+def prepare_together(config: Config, make: Callable[[Config], Prepared] = prepare) -> Prepared:
     """`prepare` on every process of a run; none goes on if another cannot, or has other files.
+
+    Args:
+      config: the configuration.
+      make: what makes it, if not `prepare`.
 
     Raises:
       UserError: anything that is wrong on any process.
     """
-    prepared = together(lambda: prepare(config))
+    prepared = together(lambda: make(config))
     if several():
         check_same(
             {
@@ -155,7 +186,7 @@ def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) ->
     return encode_examples(
         examples,
         tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         config.data.max_length,
         config.data.encoding,
     )
@@ -179,7 +210,7 @@ def load_data(config: Config) -> Federation:
 def training_data(config: Config, prepared: Prepared) -> TrainingData:
     """The clients' trainings; of a centralized method, one client with everybody's examples."""
     names, examples = prepared.names, prepared.training
-    if METHODS[config.fed.method].pooled:
+    if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
     return TrainingData(

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.config import Config
+from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first
 from feddpa_jax.hf.load import resolve_dtype
-from feddpa_jax.methods.clients import ClientFiles, LocalAdapters, Saved
-from feddpa_jax.methods.method import FedState, Method, Metrics, Parts
-from feddpa_jax.methods.table import METHODS
-from feddpa_jax.progress import Advance, Reporter
+from feddpa_jax.methods.clients import LocalAdapters, MemoryStore, Saved
+from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
+from feddpa_jax.progress import Advance, OnProgress, follow
 from feddpa_jax.run.checkpoint import (
     CLIENTS,
     at_step,
@@ -28,16 +29,20 @@ from feddpa_jax.run.checkpoint import (
     rounds_saved,
     save,
 )
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round, keep_rounds
 from feddpa_jax.run.identity import identity
 from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
+from feddpa_jax.run.round import Round, metrics_line
 from feddpa_jax.run.starting_adapters import check_start, start_from, start_local
 from feddpa_jax.training.engine import NonFiniteError, make_engine
 from feddpa_jax.training.memory import plan_memory
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def resolved(config: Config) -> Config:
@@ -46,8 +51,8 @@ def resolved(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-class Resumed(NamedTuple):
-    """A state, the number of rounds behind it, and the identity that its checkpoint is of."""
+class Start(NamedTuple):
+    """Where training goes on: a state, the rounds behind it, and the identity of the run."""
 
     state: FedState
     rounds: int
@@ -58,18 +63,16 @@ def restore(
     config: Config,
     prepared: Prepared,
     run: RunFolder,
-    reporter: Reporter,
     step: str = "last",
     *,
     expected: dict[str, Any] | None = None,
-) -> Resumed | None:
+) -> Start | None:
     """The state of a checkpoint; None before the first one.
 
     Args:
       config: resolved.
       prepared: base, clients and tokenized examples.
       run: its folder.
-      reporter: told of damaged checkpoints that are passed over.
       step: "last" (the last good one), "best" (the lowest loss) or a round's number.
       expected: the run's `identity`, where it is known already.
 
@@ -80,9 +83,9 @@ def restore(
 
     def read() -> list[Any] | None:
         if step == "last":
-            found = latest(run.checkpoints, expected, warn=reporter.say)
+            found = latest(run.checkpoints, expected, warn=_log.warning)
         else:
-            found = at_step(run.checkpoints, step, expected, warn=reporter.say)
+            found = at_step(run.checkpoints, step, expected, warn=_log.warning)
         if found is None:
             return None
         arrays = jax.tree.map(np.asarray, found.state)
@@ -95,17 +98,17 @@ def restore(
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
     if clients and set(parts.names) <= set(clients):
-        local = LocalAdapters(parts.names, parts.files, fresh=None, saved=clients)
+        local = LocalAdapters(parts.names, parts.store, fresh=None, saved=clients)
     else:
-        local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
+        local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
         if local is None and clients:
-            local = LocalAdapters(parts.names, parts.files, fresh=None)
+            local = LocalAdapters(parts.names, parts.store, fresh=None)
         if local is not None:
             local = start_local(config, prepared, dataclasses.replace(local, saved=clients))
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
     known = expected if init is None else {**expected, "init": init}
-    return Resumed(FedState(global_, local), number + 1, known)
+    return Start(FedState(global_, local), number + 1, known)
 
 
 def run_key(config: Config, number: int = -1) -> jax.Array:
@@ -116,10 +119,10 @@ def run_key(config: Config, number: int = -1) -> jax.Array:
 def make_parts(
     config: Config,
     prepared: Prepared,
-    run: RunFolder,
+    run: RunFolder | None,
     on_block: Callable[[int, int], None] = lambda real, computed: None,
 ) -> Parts:
-    """What the run's method is built from."""
+    """What the run's method is built from; without a folder, clients' adapters lie in memory."""
     data = training_data(config, prepared)
     return Parts(
         engine=make_engine(
@@ -139,95 +142,126 @@ def make_parts(
         aggregation=config.fed.aggregation,
         names=data.names,
         id_C=np.array(data.ids, np.uint32),
-        files=ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+        store=MemoryStore()
+        if run is None
+        else ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+        local_weight=config.fed.local_weight,
     )
 
 
+def tell_data(config: Config, prepared: Prepared) -> None:
+    """Says what is trained on."""
+    counts = prepared.counts
+    cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
+    held = sum(len(client.validation) for client in prepared.federation.clients)
+    _log.info(
+        f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
+        f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens"
+        f"{f', {held} held out' if held else ''}); "
+        f"{config.model.path} in {config.model.dtype}"
+    )
+    if note := other_prompt_note(counts):
+        _log.info(f"training examples: {note}")
+
+
 def _rounds(config: Config) -> str:
-    personalizes = METHODS[config.fed.method].personalizes
+    personalizes = METHODS.find(config.fed.method).personalizes
     count = f"{config.fed.rounds} round{'s' if config.fed.rounds > 1 else ''}"
     return f"{count} and the personalization" if personalizes else count
 
 
 def total_rounds(config: Config) -> int:
     """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
-    return config.fed.rounds + METHODS[config.fed.method].personalizes
+    return config.fed.rounds + METHODS.find(config.fed.method).personalizes
 
 
-def check_beginning(config: Config, prepared: Prepared, run: RunFolder) -> None:
+def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -> None:
     """Refuses what `train` would refuse before its first round; nothing is written.
 
     Raises:
       UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
         model or other adapters.
     """
-    if not rounds_saved(run.checkpoints):
-        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+    if run is None or not rounds_saved(run.checkpoints):
+        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
     elif is_first():
         check_fits(run.checkpoints, identity(config, prepared))
 
 
-def train(
-    config: Config,
-    prepared: Prepared,
-    run: RunFolder,
-    reporter: Reporter,
-    on_round: Callable[[dict[str, Any]], None] = lambda line: None,
-) -> FedState:
-    """Trains a run to its end, from its last checkpoint if there is one.
+def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
+    """The fresh state of a method, or that of the run's last good checkpoint.
 
     Args:
       config: resolved.
       prepared: base, clients and tokenized examples.
-      run: its folder, started.
-      reporter: told of progress.
-      on_round: given the line of metrics of each round once the round is on disk.
+      run: its folder, started and held by this process; None for a run in memory.
 
-    Returns:
-      The final state.
+    Raises:
+      UserError: the checkpoints are of another run, or an adapter of `init` cannot be used.
+    """
+    known = {} if run is None else identity(config, prepared)
+    check_same({"init": json.dumps(known.get("init"))})
+    found = None if run is None else restore(config, prepared, run, expected=known)
+    if found is None:
+        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
+        found = Start(start_from(config, prepared, method.init(run_key(config))), 0, known)
+    else:
+        _log.info(f"resuming after {found.rounds} of {total_rounds(config)} rounds")
+    if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
+        _log.info("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
+    if run is not None:
+        folder = run
+        from_first(lambda: _tidy(folder, found.rounds, config.fed.keep_checkpoints))
+    return found
+
+
+def play(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder | None,
+    start: Start,
+    on_progress: OnProgress | None = None,
+) -> Iterator[Round]:
+    """Plays the rounds that are left; each is on disk, if there is a folder, before it is given.
+
+    Args:
+      config: resolved.
+      prepared: base, clients and tokenized examples.
+      run: its folder, started and held by this process; None for a run in memory.
+      start: where to go on.
+      on_progress: told of tokens.
 
     Raises:
       UserError: a loss or update is not finite, or nothing can be written; the last good
         checkpoint is kept.
     """
+    state, first, known = start
+    left = range(first, total_rounds(config))
+    if not left:
+        return
     progress: list[Advance] = []
     parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
-    method = METHODS[config.fed.method].build(parts)
+    method = METHODS.find(config.fed.method).build(parts)
     data = training_data(config, prepared)
-    known = identity(config, prepared)
-    check_same({"init": json.dumps(known.get("init"))})
-    found = restore(config, prepared, run, reporter, expected=known)
-    if found is None:
-        state, first = start_from(config, prepared, method.init(run_key(config))), 0
-    else:
-        state, first, known = found
-        reporter.say(f"resuming after {first} of {total_rounds(config)} rounds")
-    if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
-        reporter.say("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
-    from_first(lambda: _tidy(run, first, config.fed.keep_checkpoints))
-    if first == total_rounds(config):
-        return state
     shapes = data.shapes(config.fed.rounds)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
-    reporter.say(
+    _log.info(
         f"{config.fed.method}: {len(data.names)} clients, {_rounds(config)}, blocks of "
         f"{listed} (rows x tokens)"
     )
-    report_memory(config, prepared, data, parts, shapes, reporter)
-    amount = sum(
-        round_tokens(config, data, number) for number in range(first, total_rounds(config))
-    )
-    with reporter.task("training", amount, "tokens") as advance:
+    report_memory(config, prepared, data, parts, shapes)
+    amount = sum(round_tokens(config, data, number) for number in left)
+    with follow("training", amount, "tokens", on_progress) as advance:
         progress.append(advance)
-        for number in range(first, total_rounds(config)):
-            start = time.perf_counter()
+        for number in left:
+            began = time.perf_counter()
             state, metrics = play_round(method, state, data, shapes, config, number)
-            line = metrics_line(number, metrics, state, time.perf_counter() - start)
+            line = metrics_line(number, metrics, state, time.perf_counter() - began)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
-            from_first(functools.partial(record, config, known, run, number, state, line))
-            on_round(line)
-    return state
+            if run is not None:
+                from_first(functools.partial(record, config, known, run, number, state, line))
+            yield Round(number, state, line)
 
 
 def record(
@@ -262,7 +296,6 @@ def report_memory(
     data: TrainingData,
     parts: Parts,
     shapes: Sequence[BlockShape],
-    reporter: Reporter,
 ) -> None:
     """Says what the largest block takes on a device, and what to change if it is too much.
 
@@ -279,10 +312,10 @@ def report_memory(
         frozen=False,
         limit=memory_of(prepared.mesh.local_devices[0]),
     )
-    reporter.say(f"memory of each device: {plan.line()}")
+    _log.info(f"memory of each device: {plan.line()}")
     remedy = plan.remedy()
     if remedy is not None:
-        reporter.say(f"that is more than there is: {remedy}")
+        _log.warning(f"that is more than there is: {remedy}")
 
 
 def play_round(
@@ -317,29 +350,5 @@ def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
     # FedDPA-T has its local phase from the second round on; a personalization is one phase.
     whole = 0 < number < config.fed.rounds
-    phases = len(METHODS[config.fed.method].phases) if whole else 1
+    phases = len(METHODS.find(config.fed.method).phases) if whole else 1
     return phases * sum(data.tokens(client) for client in clients)
-
-
-def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:
-    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
-    adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
-    shared = "global" in metrics
-    phases = {
-        phase: {
-            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
-            for name, curve in done.losses.items()
-        }
-        for phase, done in metrics.items()
-    }
-    last_phase = list(phases.values())[-1]
-    return {
-        "round": number,
-        "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
-        "phases": phases,
-        "real_tokens": sum(done.real_tokens for done in metrics.values()),
-        "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
-        "seconds": round(seconds, 3),
-        "client_bytes_received": adapter_bytes if shared else 0,
-        "client_bytes_sent": adapter_bytes if shared else 0,
-    }

@@ -1,24 +1,34 @@
 """How a command comes to a run: its configuration, its folder for itself, its adapters."""
 
 import contextlib
+import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.devices.processes import from_first
 from feddpa_jax.files.lock import hold, refuse_if_held
+from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import FedState
-from feddpa_jax.progress import Reporter
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.loop import resolved, restore
-from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import own_file
+from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
+from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
+from feddpa_jax.types import Federation, UserError
+from feddpa_jax.weighting.rule import RULES, check_parameters
+
+_log = logging.getLogger(__name__)
 
 
 def checked(config: Config) -> Config:
@@ -27,19 +37,17 @@ def checked(config: Config) -> Config:
     Raises:
       UserError: what only the registries know is wrong, before anything is loaded.
     """
-    own_file(config.weighting.rule)
-    get_template(config.data.template)
+    check_names(config)
+    if RULES.own_file(config.weighting.rule) is None:
+        check_parameters(config.weighting.rule, config.weighting.parameters)
+    announce(config, OF_TRAINING)
+    METHODS.find(config.fed.method)
+    TEMPLATES.find(config.data.template)
     return resolved(config)
 
 
 def restored(
-    config: Config,
-    prepared: Prepared,
-    run: RunFolder,
-    step: str,
-    reporter: Reporter,
-    *,
-    only: int | None = None,
+    config: Config, prepared: Prepared, run: RunFolder, step: str, only: int | None = None
 ) -> tuple[Adapters, int]:
     """The adapters of a run's checkpoint, and its round.
 
@@ -48,7 +56,6 @@ def restored(
       prepared: base, clients, tokenized examples.
       run: its folder; training may go on there.
       step: "last", "best" or a round's number.
-      reporter: told what cannot be compared.
       only: the one client whose own adapter is wanted, by index; None for all of them.
 
     Raises:
@@ -59,7 +66,7 @@ def restored(
         try:
             # Training falls back behind a damaged checkpoint; results would be of another round.
             wanted = str(there[-1]) if step == "last" and there else step
-            found = restore(config, prepared, run, reporter, wanted)
+            found = restore(config, prepared, run, wanted)
             if found is None:
                 raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
             return at_hand(config, found.state, only), found.rounds - 1
@@ -79,7 +86,14 @@ def at_hand(config: Config, state: FedState, only: int | None = None) -> Adapter
     return Adapters(state.global_, jax.tree.map(jnp.asarray, state.local.all()), scale)
 
 
-def reread(run_dir: Path, overrides: Sequence[str], reporter: Reporter) -> tuple[RunFolder, Config]:
+def of_client(adapters: Adapters, only: int | None) -> Adapters:
+    """One client's adapters of everybody's; all of them if None."""
+    if only is None or adapters.local_C is None:
+        return adapters
+    return adapters._replace(local_C=take(adapters.local_C, np.array([only])))
+
+
+def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
     """A run, and its configuration with overrides of what does not touch its training.
 
     Raises:
@@ -89,7 +103,7 @@ def reread(run_dir: Path, overrides: Sequence[str], reporter: Reporter) -> tuple
     run.read_config()
     config = load_config(run.config_file, overrides)
     run.check_same_training(config)
-    run.say_if_unchecked(reporter.say)
+    run.say_if_unchecked(_log.warning)
     return run, checked(config)
 
 
@@ -103,21 +117,72 @@ def check_folder(config: Config, run: RunFolder) -> None:
     run.check(config)
 
 
-def start_alone(
-    config: Config, run: RunFolder, held: contextlib.ExitStack, reporter: Reporter
-) -> None:
+def start_alone(config: Config, run: RunFolder, held: contextlib.ExitStack) -> None:
     """Takes a run's folder for this process alone, and starts the run there.
 
     Args:
       config: resolved.
       run: its folder, perhaps new.
       held: what the folder is held by.
-      reporter: told if the file system has no locks.
 
     Raises:
       UserError: another process works on the run, the folder is another run's or no run's, or it
         cannot be written.
     """
-    held.enter_context(hold(run.path / TRAINING, BUSY, reporter.say, shown=run.path))
+    held.enter_context(hold(run.path / TRAINING, BUSY, _log.warning, shown=run.path))
     run.check(config)
     run.start(config)
+
+
+# What `data.path` says of a federation that was made in memory.
+IN_MEMORY = "in memory"
+
+
+def settled(config: Config, base: Base, data: Federation) -> Config:
+    """The configuration with what base and federation say of themselves."""
+    model = dataclasses.replace(config.model, path=base.source, dtype=str(base.model.dtype))
+    source = data.source
+    own: dict[str, Any] = {"path": IN_MEMORY}
+    if source is not None:
+        own = source._asdict()
+        if own.pop("seed") != config.seed:
+            _log.warning(
+                f"the data were loaded with seed {source.seed}, and the run's is {config.seed}: "
+                "commands on its folder would load other data"
+            )
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **own))
+
+
+def folder_of(run_dir: Path | str | None, config: Config) -> RunFolder | None:
+    """A run's folder, or None; refused early as by `check_folder`."""
+    if run_dir is None:
+        return None
+    run = RunFolder(Path(run_dir))
+    from_first(lambda: check_folder(config, run))
+    return run
+
+
+def check_named(config: Config, run: RunFolder) -> None:
+    """Refuses what cannot be evaluated as the adapters that `init` names.
+
+    Raises:
+      UserError: `init` names none, or the folder has checkpoints of its own or is another run's.
+    """
+    if config.init.global_adapter is None and config.init.local_adapter is None:
+        raise UserError(
+            "--config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
+            "neither is set; set one, or leave --config out to evaluate the run in --run-dir"
+        )
+    check_folder(config, run)
+    if rounds_saved(run.checkpoints):
+        raise UserError(f"--run-dir: {run.path} has checkpoints of its own; name a new folder")
+
+
+def named_adapters(config: Config, prepared: Prepared) -> Adapters:
+    """The adapters that `init` names, whoever trained them.
+
+    Raises:
+      UserError: one cannot be read or does not fit.
+    """
+    scale = config.lora.alpha / config.lora.rank
+    return Adapters(global_adapter(config, prepared), local_adapters(config, prepared), scale)

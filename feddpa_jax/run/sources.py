@@ -12,6 +12,7 @@ from feddpa_jax.types import UserError
 SOURCES = {
     "data": ("the training data", "the data of these clients"),
     "init": ("the adapters of init", "these folders"),
+    "code": ("the code of your own", "these files from own_code in the run folder"),
 }
 
 

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 from feddpa_jax.files.disk import make_folder, writing
 from feddpa_jax.files.escape import one_line
 from feddpa_jax.files.strict_json import parse_json
-from feddpa_jax.progress import Reporter
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.types import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class Tracker(NamedTuple):
@@ -114,7 +116,6 @@ def tracking(
     *,
     project: str,
     config: Mapping[str, Any],
-    reporter: Reporter,
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """A function that logs a step's values to all named trackers.
 
@@ -123,7 +124,6 @@ def tracking(
       folder: the run's; it keeps the run's identity for when it is resumed.
       project: the project's name there.
       config: the resolved configuration, by dotted field.
-      reporter: told when a tracker is dropped.
 
     Raises:
       UserError: one cannot be opened.
@@ -145,7 +145,7 @@ def tracking(
                 act(open_[name])
             except Exception as error:
                 del open_[name]
-                reporter.say(f"track.to: {name} failed ({_reason(error)}); going on without it")
+                _log.warning(f"track.to: {name} failed ({_reason(error)}); going on without it")
 
     try:
         yield lambda step, values: each(lambda tracker: tracker.log(step, values))

@@ -1,7 +1,6 @@
 """The work of a round: every participant's shuffled and packed local training, in chunks."""
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,17 +12,12 @@ from feddpa_jax.training.costs import CPU_COSTS, Costs
 from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rows import Block, BlockShape, Chunk
-from feddpa_jax.types import TokenizedExample
+from feddpa_jax.types import TokenizedExample, client_id
 
 # About so many clients' updates of a run are packed beforehand to choose the block shapes.
 SAMPLED_UPDATES = 64
 # Beyond so many clients a part of the shards stands for all.
 SAMPLED_CLIENTS = 256
-
-
-def client_id(name: str) -> int:
-    """A number that follows from a client's name alone; its randomness follows from it."""
-    return zlib.crc32(name.encode())
 
 
 class RoundData(NamedTuple):

@@ -1,6 +1,5 @@
 """The evidence of weighting rules: prompts under the models that a rule asks for."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,43 +7,16 @@ import numpy as np
 from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, Evidence
-from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.settings import Model, WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
 # (g, l) of the models that prompts are looked at with.
-MIXES = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightingSettings:
-    """How instances are weighed.
-
-    Attributes:
-      rule: name of the rule.
-      scale: what the similarity is multiplied by.
-      scales: the adapter that the scaled similarity goes to, "local" or "global".
-      support: M, training examples that stand for a client's data.
-      embed_with: the model under which prompts are embedded: "local", "global", "base", or
-        "mixed", half of each adapter.
-      pooling: "last" prompt token, or "mean" over the prompt.
-      layer: after how many layers; None: after the last.
-      resample: a new support for every instance.
-      seed: of the draws.
-    """
-
-    rule: str = "cosine"
-    scale: float = 0.5
-    scales: str = "local"
-    support: int = 5
-    embed_with: str = "local"
-    pooling: str = "last"
-    layer: int | None = None
-    resample: bool = False
-    seed: int = 0
-
-    def sees(self) -> tuple[str, ...]:
-        """The fields of `Evidence` that the rule is a function of."""
-        return sees(find_rule(self.rule))
+MIXES: dict[Model, tuple[float, float]] = {
+    "base": (0.0, 0.0),
+    "global": (1.0, 0.0),
+    "local": (0.0, 1.0),
+    "mixed": (0.5, 0.5),
+}
 
 
 def pooled(scores: Scores, pooling: str, place: int = 0) -> np.ndarray:
@@ -56,9 +28,9 @@ def support_draw(count: int, settings: WeightingSettings, instances: int, ident:
     """Which of a client's `count` examples are its support: [M], or [I, M] if resampled."""
     if settings.resample:
         return draw_support_per_instance(
-            count, settings.support, instances, seed=settings.seed, client=ident
+            count, settings.support, instances, seed=settings.seed or 0, client=ident
         )
-    return draw_support(count, settings.support, seed=settings.seed, client=ident)
+    return draw_support(count, settings.support, seed=settings.seed or 0, client=ident)
 
 
 def prompt_alone(example: TokenizedExample) -> TokenizedExample:
@@ -69,7 +41,7 @@ def prompt_alone(example: TokenizedExample) -> TokenizedExample:
 def look(
     scorer: Scoring,
     examples: Sequence[Sequence[TokenizedExample]],
-    model: str,
+    model: Model,
     *,
     layers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda done: None,

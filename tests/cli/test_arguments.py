@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from feddpa_jax.cli import commands
+from feddpa_jax.cli import fields
 from feddpa_jax.cli.program import main
+from feddpa_jax.config import describe_fields
 
 GENERATE = ["generate", "--run-dir", "run", "--client", "a", "--prompt", "b"]
 
@@ -124,11 +125,23 @@ def test_paths_of_the_configuration(capsys, field: str, tmp_path):
     ],
 )
 def test_what_the_system_says_at_last(capsys, monkeypatch, error: Exception, line: str):
-    monkeypatch.setattr(commands, "fields", lambda reporter: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(fields, "run", lambda *given: (_ for _ in ()).throw(error))
     assert says(capsys, "fields").startswith(line)
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(commands, "fields", lambda reporter: {}["x"])
+    monkeypatch.setattr(fields, "run", lambda *given: {}["x"])
     with pytest.raises(KeyError):
         main(["fields"])
+
+
+def test_fields_are_aligned_lines_with_nothing_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["fields"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    starts = [heading.index(name) for name in ("field", "type", "default", "what it is")]
+    cells = [
+        tuple(line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True))
+        for line in lines
+    ]
+    assert cells == describe_fields()

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from feddpa_jax.cli import commands
+from feddpa_jax.cli import fields
 from feddpa_jax.cli.interrupt import LINE
 from feddpa_jax.cli.program import main
 from feddpa_jax.cli.supervise import KILLED, LOST, UNMET, Filter
@@ -119,7 +119,7 @@ def test_errors_of_a_loss(monkeypatch, capsys, error: Exception):
     monkeypatch.setattr(processes, "joined", lambda: True)
     assert lost_another(error)
     monkeypatch.setattr(processes, "leave", lambda code: code)
-    monkeypatch.setattr(commands, "fields", lambda reporter: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(fields, "run", lambda *given: (_ for _ in ()).throw(error))
     assert main(["fields"]) == 2
     assert capsys.readouterr().err == f"feddpa: error: {LOST}\n"
     later = KeyError("x")

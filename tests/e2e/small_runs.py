@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from feddpa_jax.cli import commands
+from feddpa_jax import experiment
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.export import export_folder
 from feddpa_jax.laboratory import candidates, collect
@@ -67,7 +67,7 @@ def quick() -> Iterator[None]:
             patch.setattr(owner, name, remembered(getattr(owner, name), key))
 
         for name in ("prepare", "prepare_together"):
-            remember(commands, name, what_is_read)
+            remember(experiment, name, lambda config, *rest: what_is_read(config))
         remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
         remember(evaluation, "evaluate", of_adapters)
         remember(collect, "_look", of_scorer)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from feddpa_jax.cli.program import main
-from feddpa_jax.methods.clients import ClientFiles
 from feddpa_jax.run.checkpoint import load, rounds_saved
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
 
 SMALL = [

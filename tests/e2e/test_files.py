@@ -348,9 +348,6 @@ def test_evidence_is_refused_or_the_same(
 
 
 def test_a_damaged_tracking_file_is_refused(root: Path) -> None:
-    from rich.console import Console
-
-    from feddpa_jax.progress import Reporter
     from feddpa_jax.run.folder import RunFolder
     from feddpa_jax.run.trackers import TRACKERS, Tracker, tracking
 
@@ -361,8 +358,7 @@ def test_a_damaged_tracking_file_is_refused(root: Path) -> None:
         return Tracker(lambda step, values: None, lambda: None)
 
     def follow() -> None:
-        reporter = Reporter(Console(quiet=True))
-        with tracking(["wandb"], root / "run", project="p", config={}, reporter=reporter):
+        with tracking(["wandb"], root / "run", project="p", config={}):
             pass
 
     with pytest.MonkeyPatch.context() as patch:
@@ -411,8 +407,8 @@ def test_a_report_beside_an_evaluation(root: Path, capsys: pytest.CaptureFixture
 def test_checkpoints_that_go_while_they_are_read(
     root: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from feddpa_jax.methods.clients import ClientFiles
     from feddpa_jax.run import checkpoint
+    from feddpa_jax.run.client_files import ClientFiles
 
     folder = root / "run" / "checkpoints"
     hidden = root / "hidden"

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from feddpa_jax.cli import program as cli
+from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.program import main
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.progress import Reporter
+from feddpa_jax.progress import follow
 
 NASTY = (
     "=1+1 <script>alert('1')</script>|`x`\"q\"\\input{x}$x$[red]b[/red][/] &amp; *c* ]]>-->--\n"
@@ -140,7 +141,7 @@ def test_tables_on_a_terminal():
         assert word in text
     reporter.say("[red]:smile: a\nb")
     assert file.getvalue().endswith("[red]:smile: a\\nb\n")
-    with reporter.task("[red]\x1b[5m", 2, "[b]") as advance:
+    with follow("[red]\x1b[5m", 2, "[b]", reporter.on_progress) as advance:
         advance(1, "[/red]\x07")
     assert "\x1b[5m" not in file.getvalue() and "\x07" not in file.getvalue()
 

@@ -12,22 +12,22 @@ from rich.console import Console
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.cli.scores_table import render
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate import evaluation
 from feddpa_jax.evaluate.evaluation import Decoding, ModeResult, Setting, evaluate
 from feddpa_jax.evaluate.known_answers import known_answer
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights
-from feddpa_jax.evaluate.results import make_report, render, write_report
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters, Request, Scorer
 from feddpa_jax.models.decoder import causal_mask
-from feddpa_jax.progress import Reporter
 from feddpa_jax.types import Client, Example, UserError
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 
-BASE = load_model("tiny", "float32")
+BASE = load_base("tiny", "float32")
 MODEL, TOKENIZER = BASE.model, BASE.tokenizer
 SCALE = 2.0
 
@@ -71,7 +71,6 @@ def run(**changes):
         "weighting": WeightingSettings(support=3),
         "fixed": 0.25,
         "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
-        "reporter": Reporter(Console(quiet=True)),
     }
     return evaluate(MODEL, ADAPTERS, setting(), **(options | changes))
 
@@ -185,7 +184,6 @@ def test_answers_known_from_scores_are_what_decoding_gives():
         weighting=WeightingSettings(support=3),
         fixed=0.5,
         decoding=Decoding(max_new_tokens=4, batch_tokens=512),
-        reporter=Reporter(Console(quiet=True)),
     )["global"]
     np.testing.assert_array_equal(again.scores_CI["exact_match"][0], 100.0)
 
@@ -197,7 +195,6 @@ def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.n
         "weighting": WeightingSettings(support=3),
         "fixed": 0.5,
         "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
-        "reporter": Reporter(Console(quiet=True)),
     }
     about = Setting(setting().clients, setting().training, instances, tokenized, TOKENIZER)
     return {
@@ -277,9 +274,8 @@ def test_a_rule_of_layers(tmp_path):
     # Before the first layer stand the embeddings of the last prompt token, the same in all prompts.
     np.testing.assert_allclose(weights.local_CI[..., 0], 0.9, atol=1e-5)
     assert weights.local_CI[..., 1].std() > 1e-3
-    tasks = setting().tasks()
-    report = make_report(results, tasks, settings={}, bootstrap=10, seed=0)
-    write_report(tmp_path, report, results, setting())
+    report = make_evaluation(results, setting(), settings={}, bootstrap=10, seed=0)
+    write_evaluation(tmp_path, report)
     line = json.loads((tmp_path / "instances.jsonl").read_text().splitlines()[0])
     assert line["local_weight"] == pytest.approx(np.mean(line["local_weight_by_layer"]))
 
@@ -328,8 +324,8 @@ def test_report_on_disk_and_on_screen(tmp_path, results):
     tasks = setting().tasks()
     np.testing.assert_array_equal(tasks.own_CK, [[True, False, False], [False, False, True]])
     settings = {"answers_with": "instance", "weighting": {"scales": "local"}}
-    report = make_report(results, tasks, settings=settings, bootstrap=50, seed=0)
-    write_report(tmp_path, report, results, setting())
+    report = make_evaluation(results, setting(), settings=settings, bootstrap=50, seed=0)
+    write_evaluation(tmp_path, report)
     summary = json.loads((tmp_path / "summary.json").read_text())
     nll_CI = results["local"].scores_CI["nll"]
     # anna's own instances are 0 and 2, ben's is 1.
@@ -352,7 +348,7 @@ def test_targets_without_words_are_reported():
     def said(metric: str, **settings) -> str:
         weights = fixed_weights("global", 2, 4, fixed=0.5)
         results = {"global": ModeResult(weights, {metric: np.ones((2, 4))}, None)}
-        report = make_report(results, setting().tasks(), settings=settings, bootstrap=5, seed=0)
+        report = make_evaluation(results, setting(), settings=settings, bootstrap=5, seed=0)
         console = Console(width=200, record=True, file=io.StringIO())
         console.print(render(report))
         return console.export_text()
@@ -376,7 +372,6 @@ def test_modes_need_their_adapters():
             weighting=WeightingSettings(),
             fixed=0.5,
             decoding=Decoding(),
-            reporter=Reporter(Console(quiet=True)),
         )
 
 
@@ -388,7 +383,7 @@ def test_a_target_with_an_end_token_inside_is_no_answer(monkeypatch: pytest.Monk
     own = dataclasses.replace(setting(), instances=test, tokenized=tokenize(test))
     monkeypatch.setattr(Scorer, "__call__", always_greedy(Scorer.__call__))
     options = {"modes": ("base",), "weighting": WeightingSettings(support=3), "fixed": 0.25}
-    options |= {"decoding": Decoding(max_new_tokens=4), "reporter": Reporter(Console(quiet=True))}
+    options |= {"decoding": Decoding(max_new_tokens=4)}
     scores = evaluate(MODEL, ADAPTERS, own, metrics=("exact_match",), **options)["base"].scores_CI
     np.testing.assert_array_equal(scores["exact_match"], [[100, 0], [100, 0]])
     decoded = evaluate(MODEL, ADAPTERS, own, metrics=("rouge1",), **options)["base"].predictions_CI

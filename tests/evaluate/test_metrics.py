@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from feddpa_jax.evaluate import metrics
-from feddpa_jax.evaluate.metrics import (
+from feddpa_jax.evaluate import personalization as metrics
+from feddpa_jax.evaluate.metrics import exact_match, rouge1
+from feddpa_jax.evaluate.personalization import (
     Resamples,
     Tasks,
-    exact_match,
     personalization,
-    rouge1,
     summarize,
     task_matrix,
 )

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from feddpa_jax.cli.console import Reporter
+from feddpa_jax.cli.scores_table import render
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.modes import ModeWeights, fixed_weights
-from feddpa_jax.evaluate.results import make_report, render, write_report
-from feddpa_jax.hf.load import load_model
-from feddpa_jax.progress import Reporter
+from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.types import Client, Example
 
 # anna trains on a, ben on b and c; the instances are of c, a, a, b.
@@ -25,7 +26,7 @@ INSTANCES = (
     Example("two", "2\u2028", "other", task="a"),
     Example("one", "4", task="b"),
 )
-SETTING = Setting(CLIENTS, ((), ()), INSTANCES, (), load_model("tiny", "float32").tokenizer)
+SETTING = Setting(CLIENTS, ((), ()), INSTANCES, (), load_base("tiny", "float32").tokenizer)
 NLL = {
     # P of global: anna's a (2 + 6) / 2 = 4, ben's (3 + 4) / 2 = 3.5: 3.75.
     # TTP: anna (4 + 9 + 1) / 3, ben (8 + 4 + 3) / 3: 29 / 6.
@@ -52,13 +53,13 @@ SETTINGS = {"answers_with": "instance", "round": 7, "weighting": {"scales": "glo
 
 @pytest.fixture(scope="module")
 def report():
-    return make_report(RESULTS, SETTING.tasks(), settings=SETTINGS, bootstrap=200, seed=3)
+    return make_evaluation(RESULTS, SETTING, settings=SETTINGS, bootstrap=200, seed=3)
 
 
 @pytest.fixture(scope="module")
 def folder(report, tmp_path_factory):
     folder = tmp_path_factory.mktemp("eval")
-    write_report(folder, report, RESULTS, SETTING)
+    write_evaluation(folder, report)
     return folder
 
 
@@ -138,14 +139,13 @@ def test_lines_by_hand(folder):
     assert [line["instance"] for line in lines] == digests * 6
     again = Example("one", "1", task="of another name")
     other = Setting(CLIENTS, ((), ()), (again, *INSTANCES[1:]), (), SETTING.tokenizer)
-    write_report(folder / "again", *_of(other))
+    write_evaluation(folder / "again", _of(other))
     (first, *_) = (folder / "again" / "instances.jsonl").read_text().split("\n")
     assert json.loads(first)["instance"] == digests[0]
 
 
 def _of(setting: Setting):
-    made = make_report(RESULTS, setting.tasks(), settings=SETTINGS, bootstrap=2, seed=0)
-    return made, RESULTS, setting
+    return make_evaluation(RESULTS, setting, settings=SETTINGS, bootstrap=2, seed=0)
 
 
 def test_weights_by_layer(tmp_path):
@@ -153,9 +153,9 @@ def test_weights_by_layer(tmp_path):
     layered = np.stack([LOCAL - 0.05, LOCAL + 0.15], axis=-1)
     weights = ModeWeights(1 - layered, layered, np.stack([SIMILARITY, 3 * SIMILARITY], axis=-1))
     results = {"instance": ModeResult(weights, {"nll": NLL["instance"]}, None)}
-    made = make_report(results, SETTING.tasks(), settings={}, bootstrap=2, seed=0)
+    made = make_evaluation(results, SETTING, settings={}, bootstrap=2, seed=0)
     assert made.weights == {"own": pytest.approx(0.75), "foreign": pytest.approx(0.3)}
-    write_report(tmp_path, made, results, SETTING)
+    write_evaluation(tmp_path, made)
     line = json.loads((tmp_path / "instances.jsonl").read_text().split("\n")[1])
     assert line["local_weight_by_layer"] == pytest.approx([0.75, 0.95])
     assert line["local_weight"] == pytest.approx(0.85)
@@ -197,8 +197,8 @@ def test_no_own_task_in_the_tests(tmp_path):
             fixed_weights("global", 1, 4, fixed=0.5), {"nll": NLL["global"][:1]}, None
         )
     }
-    made = make_report(results, none.tasks(), settings={}, bootstrap=5, seed=0)
-    write_report(tmp_path, made, results, none)
+    made = make_evaluation(results, none, settings={}, bootstrap=5, seed=0)
+    write_evaluation(tmp_path, made)
     found = json.loads((tmp_path / "summary.json").read_text())
     assert found["modes"]["global"]["nll"]["P"] == {"value": None, "low": None, "high": None}
     assert found["modes"]["global"]["nll"]["TTP"]["value"] == pytest.approx(14 / 3)

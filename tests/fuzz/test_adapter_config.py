@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from feddpa_jax.adapters.dual import single_branch
 from feddpa_jax.adapters.lora import bank_of
-from feddpa_jax.hf import load_model
+from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import read_adapter
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.types import UserError
@@ -105,7 +105,7 @@ def base(tmp_path_factory) -> Base:
                 parameter.normal_(0, 0.2)
     model.save_pretrained(str(folder / "adapter"))
     settings = json.loads((folder / "adapter" / "adapter_config.json").read_text())
-    return Base(load_model(place, "float32").model, theirs, folder / "adapter", settings)
+    return Base(load_base(place, "float32").model, theirs, folder / "adapter", settings)
 
 
 @st.composite

@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.names import TABLES, map_names
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.testing import tiny_config, tiny_parameters, write_tiny_gguf, write_tiny_hf_folder
@@ -97,10 +97,10 @@ def edited(draw: st.DrawFn) -> bytes:
     return struct.pack("<Q", len(text)) + text + DATA
 
 
-def loaded(path: Path) -> LoadedModel | None:
+def loaded(path: Path) -> Base | None:
     """The model, or None where the file is refused as it should be."""
     try:
-        return load_model(str(path), "float32")
+        return load_base(str(path), "float32")
     except UserError as error:
         message = str(error)
         assert str(_ROOT) in message and "\n" not in message and len(message) < 600

@@ -13,7 +13,7 @@ from gguf import GGUFWriter, Keys
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, split_halves
 from feddpa_jax.hf.gguf_fields import known_fields
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.model_config import ModelConfig, Rope
 from feddpa_jax.testing import tiny_config, tiny_parameters, write_tiny_gguf
@@ -72,7 +72,7 @@ FAMILIES = {
 @pytest.mark.parametrize("case", FAMILIES)
 def test_configuration_and_weights_come_back(tmp_path: Path, case: str):
     config = FAMILIES[case]
-    base = load_model(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=1)), "float32")
+    base = load_base(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=1)), "float32")
     assert base.model.config == config
     loaded = flat(base.model)
     expected = tiny_parameters(config, seed=1)
@@ -87,7 +87,7 @@ def test_configuration_and_weights_come_back(tmp_path: Path, case: str):
 
 def test_a_biased_llama_is_qwen2_with_interleaved_heads(tmp_path: Path):
     config = changed(LLAMA, biased=QKV)
-    base = load_model(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=1)), "float32")
+    base = load_base(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=1)), "float32")
     assert base.model.config == changed(config, family="qwen2")
     assert base.hf_config["model_type"] == "qwen2"
     expected = tiny_parameters(config, seed=1)
@@ -103,7 +103,7 @@ def test_heads_are_split_each_on_its_own():
 
 
 def test_tokenizer_of_the_file(tmp_path: Path):
-    tokenizer = load_model(str(write_tiny_gguf(tmp_path / "a.gguf")), "float32").tokenizer
+    tokenizer = load_base(str(write_tiny_gguf(tmp_path / "a.gguf")), "float32").tokenizer
     ids = tokenizer.encode("the<|end|>é")
     assert ids[0] == 257 and ids.count(tokenizer.eos_id) == 1  # "th" is merged
     assert tokenizer.decode(ids) == "theé"
@@ -168,16 +168,16 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path):
     for size in [*range(4, 400, 37), 2000, 5000, len(whole) // 2, len(whole) - 200]:
         cut.write_bytes(whole[:size])
         with pytest.raises(UserError, match=r"cut.gguf: .*cut short") as caught:
-            load_model(str(cut), "float32")
+            load_base(str(cut), "float32")
         assert "\n" not in str(caught.value)
 
 
 def test_not_a_gguf(tmp_path: Path):
     (tmp_path / "a.gguf").write_bytes(b"PK\x03\x04 something else")
     with pytest.raises(UserError, match="not a GGUF file"):
-        load_model(str(tmp_path / "a.gguf"), "float32")
+        load_base(str(tmp_path / "a.gguf"), "float32")
     with pytest.raises(UserError, match=r"b.gguf: no such file"):
-        load_model(str(tmp_path / "b.gguf"), "float32")
+        load_base(str(tmp_path / "b.gguf"), "float32")
 
 
 def write_header(
@@ -356,4 +356,4 @@ def test_queries_of_the_largest_gemma3(tmp_path: Path):
 )
 def test_unsupported(tmp_path: Path, architecture: str, fields: dict, message: str):
     with pytest.raises(UserError, match=message):
-        load_model(write_header(tmp_path / "a.gguf", architecture, **fields), "float32")
+        load_base(write_header(tmp_path / "a.gguf", architecture, **fields), "float32")

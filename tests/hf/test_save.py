@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM
 
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import write_tensors
@@ -106,7 +106,7 @@ def test_several_end_tokens_stay_a_list(tmp_path: Path):
     file = folder / "config.json"
     raw = json.loads(file.read_text())
     file.write_text(json.dumps({**raw, "eos_token_id": [256, 10], "bos_token_id": 1}))
-    base = load_model(str(folder), "float32")
+    base = load_base(str(folder), "float32")
     save_model(tmp_path / "out", base, lambda path, leaf: leaf)
     for name in ("config.json", "generation_config.json"):
         found = json.loads((tmp_path / "out" / name).read_text())
@@ -114,7 +114,7 @@ def test_several_end_tokens_stay_a_list(tmp_path: Path):
         assert found["pad_token_id"] == 256
     # The source's own generation_config.json comes before what config.json says.
     (folder / "generation_config.json").write_text('{"eos_token_id": [256, 3], "top_k": 5}')
-    save_model(tmp_path / "again", load_model(str(folder), "float32"), lambda path, leaf: leaf)
+    save_model(tmp_path / "again", load_base(str(folder), "float32"), lambda path, leaf: leaf)
     found = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert found == {"eos_token_id": [256, 3], "top_k": 5}
 
@@ -126,12 +126,12 @@ def test_what_is_written_stops_where_training_ends_an_answer(tmp_path: Path, fil
     folder = write_tiny_hf_folder(tmp_path / "base")
     raw = json.loads((folder / file).read_text()) if file == "config.json" else {"top_k": 5}
     (folder / file).write_text(json.dumps({**raw, "eos_token_id": named}))
-    base = load_model(str(folder), "float32")
+    base = load_base(str(folder), "float32")
     assert base.tokenizer.eos_id == 256
     save_model(tmp_path / "out", base, lambda path, leaf: leaf)
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config.eos_token_id
     assert set(np.atleast_1d(found).tolist()) == {*base.tokenizer.stop_ids} >= {256}
-    again = load_model(str(tmp_path / "out"), "float32").tokenizer
+    again = load_base(str(tmp_path / "out"), "float32").tokenizer
     assert again.stop_ids == base.tokenizer.stop_ids
 
 
@@ -141,7 +141,7 @@ def test_a_tokenizer_s_own_code_stays_behind(tmp_path: Path):
     own = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
     own |= {"name_or_path": "/home/me/model", "model_max_length": 7}
     file.write_text(json.dumps({**json.loads(file.read_text()), **own}))
-    save_model(tmp_path / "out", load_model(str(folder), "float32"), lambda path, leaf: leaf)
+    save_model(tmp_path / "out", load_base(str(folder), "float32"), lambda path, leaf: leaf)
     found = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert found.pop("tokenizer_class") == "PreTrainedTokenizerFast"
     assert found["model_max_length"] == 7 and found["eos_token"] == "<|end|>"

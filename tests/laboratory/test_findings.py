@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from feddpa_jax.evaluate.metrics import Resamples, Tasks, summarize
+from feddpa_jax.cli.console import Reporter
+from feddpa_jax.cli.findings_table import render
+from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
 from feddpa_jax.laboratory.findings import (
@@ -21,14 +23,13 @@ from feddpa_jax.laboratory.findings import (
     interpolation_error,
     judge,
     notes_on_rouge,
-    render,
     summary_of,
     to_csv,
+    told,
 )
 from feddpa_jax.laboratory.grid import make_curves
 from feddpa_jax.laboratory.search import _agreement
-from feddpa_jax.progress import Reporter
-from feddpa_jax.weighting.gathering import WeightingSettings
+from feddpa_jax.weighting.settings import WeightingSettings
 
 # Two held-out instances, of tasks b and a, and four test instances, of tasks a, a, b, c; client 0
 # trains on a, client 1 on b and c.
@@ -173,7 +174,7 @@ def test_findings_as_json(collected, test_split):
     first, second = content["rules"]
     assert (first["name"], first["label"], first["bound"]) == ("cosine", "paper", False)
     assert (second["name"], second["label"], second["bound"]) == ("bound: x", "bound: x", True)
-    assert first["setting"] == dataclasses.asdict(paper) and second["setting"] is None
+    assert first["setting"] == told(paper) and second["setting"] is None
     assert first["words"] == "0.75 to local, support 4, local, last, last layer"
     assert second["words"] == ""
     # P: client 0's a 0.25, client 1's (2 + 8) / 2: 2.625. TTP: (0.25 + 1 + 2 + 0.5 + 2 + 8) / 6.
@@ -191,8 +192,12 @@ def test_findings_as_json(collected, test_split):
 
 def test_all_settings_as_csv():
     settings = [
-        WeightingSettings("cosine", 0.5, "local", 5, "mixed", "mean", 2, resample=False, seed=7),
-        WeightingSettings("=1+1,x.py:f", 1.5, "global", 9, "base", "last", None, seed=8),
+        WeightingSettings("cosine", 0.5, 5, "local", "mixed", "mean", 2, seed=7),
+        WeightingSettings(
+            *("=1+1,x.py:f", 1.5, 9, "global", "base", "last", None),
+            seed=8,
+            parameters={"ridge": 0.5},
+        ),
     ]
     score_NXZ = np.array([[[1.25, 2.5], [30, 40]], [[3.75, 4.5], [60, 70]]])
     text = to_csv(settings, score_NXZ)
@@ -203,19 +208,23 @@ def test_all_settings_as_csv():
         **{"nll P": "1.250000", "nll TTP": "2.500000"},
         **{"exact_match P": "30.000000", "exact_match TTP": "40.000000"},
     }
+    assert rows[1]["parameters"] == '{"ridge": 0.5}'
     assert rows[1]["rule"] == "'=1+1,x.py:f" and rows[1]["layer"] == ""
     assert (rows[1]["nll P"], rows[1]["exact_match TTP"]) == ("3.750000", "70.000000")
 
 
 def test_settings_in_words_and_as_flags():
-    one = WeightingSettings("cosine", 0.5, "global", 9, "base", "mean", 3)
+    one = WeightingSettings("cosine", 0.5, 9, "global", "base", "mean", 3)
     assert describe(one) == "0.5 to global, support 9, base, mean, layer 3"
     assert describe(dataclasses.replace(one, rule="constant")) == "0.5 to global"
     assert flags(one) == (
-        "--weighting.rule cosine --weighting.scale 0.5 --weighting.scales global "
-        "--weighting.support 9 --weighting.embed_with base --weighting.pooling mean "
-        "--weighting.layer 3"
+        "--weighting.rule cosine --weighting.scale 0.5 --weighting.support 9 "
+        "--weighting.scales global --weighting.embed_with base --weighting.pooling mean "
+        "--weighting.layer 3 --weighting.parameters '{}'"
     )
+    gate = dataclasses.replace(one, rule="gate", parameters={"ridge": 0.1})
+    assert describe(gate).endswith("layer 3, ridge 0.1")
+    assert flags(gate).endswith("""--weighting.parameters '{"ridge": 0.1}'""")
     last = dataclasses.replace(one, rule="a b.py:f", layer=None)
     assert "--weighting.rule 'a b.py:f'" in flags(last) and "--weighting.layer null" in flags(last)
 

@@ -13,7 +13,13 @@ PACKAGE = Path(feddpa_jax.__path__[0])
 APART = {
     *("weighting/weights.py", "weighting/rule.py", "weighting/rules"),
     *("progress.py", "config", "devices", "methods", "run", "evaluate/metrics.py"),
-    *("files", "laboratory/evidence_cache.py", "training/memory.py"),
+    *(
+        "settings.py",
+        "weighting/settings.py",
+        "files",
+        "laboratory/evidence_cache.py",
+        "training/memory.py",
+    ),
 }
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, take
-from feddpa_jax.methods.clients import ClientFiles, LocalAdapters
+from feddpa_jax.methods.clients import LocalAdapters
 from feddpa_jax.methods.method import Parts
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rounds import TrainingData
 
@@ -22,10 +23,10 @@ def parts_for(
         aggregation=kind,
         names=data.names,
         id_C=np.array(data.ids, np.uint32),
-        files=ClientFiles(folder, cached=2),
+        store=ClientFiles(folder, cached=2),
     )
 
 
 def local_of(parts: Parts, bank: Adapter) -> LocalAdapters:
     """Local adapters that start as a bank's."""
-    return LocalAdapters(parts.names, parts.files, lambda members: take(bank, np.array(members)))
+    return LocalAdapters(parts.names, parts.store, lambda members: take(bank, np.array(members)))

@@ -9,11 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.methods.clients import ClientFiles, LocalAdapters
+from feddpa_jax.methods.clients import LocalAdapters
 from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load, save
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.types import UserError
 
 NAMES = ("anna", "ben", "clara")
+
+
+def _files(local: LocalAdapters) -> ClientFiles:
+    assert isinstance(local.store, ClientFiles)
+    return local.store
 
 
 def bank(*values: float) -> dict:
@@ -50,14 +56,14 @@ def test_memory_is_bounded(tmp_path: Path):
     for number in range(5):
         local = local.put([0, 1, 2], bank(1.0, 2.0, float(number)), number)
         assert values(local) == [1.0, 2.0, float(number)]
-        assert len(local.files._recent) == 2
+        assert len(_files(local)._recent) == 2
 
 
 def test_the_last_used_stay_in_memory(tmp_path: Path):
     local = local_in(tmp_path, cached=2).put([0, 1], bank(1.0, 2.0), 0)
     local.take([0])
     local = local.put([2], bank(3.0), 0)
-    assert list(local.files._recent) == [("anna", 0), ("clara", 0)]
+    assert list(_files(local)._recent) == [("anna", 0), ("clara", 0)]
     shutil.rmtree(tmp_path / "anna")
     assert local.take([0])["q_proj"]["a"][0, 0, 0, 0] == 1.0  # from memory
     shutil.rmtree(tmp_path / "ben")
@@ -115,7 +121,7 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
         "clara/00003.safetensors",
     ]
     found = load(tmp_path / "00002", {})
-    assert values(LocalAdapters(NAMES, local.files, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
+    assert values(LocalAdapters(NAMES, local.store, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
     assert find_damage(tmp_path / "00003") == ""
     file = tmp_path / CLIENTS / "clara/00003.safetensors"
     content = file.read_bytes()

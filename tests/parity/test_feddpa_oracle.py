@@ -11,8 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.methods.method import FedState, Parts, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Parts, need
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
@@ -98,7 +97,8 @@ def build_parts(base: Model, data: TrainingData, folder: Path, *, detach: bool =
         local_weight=LOCAL_WEIGHT,
         detach=detach,
     )
-    return parts_for(engine, lambda key: {}, data, folder)
+    parts = parts_for(engine, lambda key: {}, data, folder)
+    return parts._replace(local_weight=LOCAL_WEIGHT)
 
 
 def stacked(adapters: Sequence[dict]) -> dict:

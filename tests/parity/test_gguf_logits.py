@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from feddpa_jax.hf import load_model
+from feddpa_jax.hf import load_base
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
@@ -54,7 +54,7 @@ def test_logits_of_the_same_parameters(tmp_path: Path, case: str):
     config = config_of(case, **CASES[case])
     folder = write_tiny_hf_folder(tmp_path / "folder", config, seed=3)
     theirs = as_stored(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    ours = load_model(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=3)), "float32").model
+    ours = load_base(str(write_tiny_gguf(tmp_path / "a.gguf", config, seed=3)), "float32").model
     tokens_BT = random_tokens()
     expected = their_logits(theirs, tokens_BT)
     assert expected.std() > 0.5  # logits that say something
@@ -86,7 +86,7 @@ def test_logits_of_the_same_file(
         tmp_path, gguf_file=file.name, dtype=torch.float32, **unread
     ).eval()
     assert theirs.config.model_type == config.family
-    ours = load_model(str(file), "float32").model
+    ours = load_base(str(file), "float32").model
     tokens_BT = random_tokens()
     np.testing.assert_allclose(
         our_logits(ours, tokens_BT), their_logits(theirs, tokens_BT), rtol=0, atol=1e-4

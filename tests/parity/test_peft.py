@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from feddpa_jax.adapters.dual import dual_branches, mixed_adapter, single_branch
 from feddpa_jax.adapters.lora import TARGETS, Adapter, bank_of, init_adapter
-from feddpa_jax.hf import load_model
+from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import read_adapter, write_adapter
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.types import UserError
@@ -77,7 +77,7 @@ def load_in_peft(base: str, folder: Path) -> torch.nn.Module:
 )
 def test_our_adapter_in_peft(tmp_path: Path, case: str, targets: tuple[str, ...]):
     base = save(random_hf_model(case), tmp_path / "base")
-    model = load_model(base, "float32").model
+    model = load_base(base, "float32").model
     adapter = random_adapter(model, seed=1, targets=targets)
     write_adapter(tmp_path / "out", adapter, model.config, alpha=ALPHA, dropout=0.1, base=base)
     tokens_BT = tokens()
@@ -104,7 +104,7 @@ def test_their_adapter_here(tmp_path: Path, case: str):
             if "lora_B" in name:
                 parameter.normal_(0, 0.2)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    model = load_model(base, "float32").model
+    model = load_base(base, "float32").model
     found = read_adapter(tmp_path / "theirs", model.config)
     assert found.targets == ("k_proj", "o_proj", "down_proj") and found.alpha == 7
     tokens_BT = tokens()
@@ -144,7 +144,7 @@ def llama3(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("values", PLAIN, ids=lambda values: " ".join(values))
 def test_what_is_read_as_plain_is_plain_in_peft(tmp_path: Path, llama3: str, values: dict):
-    model = load_model(llama3, "float32").model
+    model = load_base(llama3, "float32").model
     rank = values.get("r", RANK)
     adapter = random_adapter(model, seed=4, targets=("q_proj", "down_proj"), rank=rank)
     write_adapter(tmp_path, adapter, model.config, alpha=7, dropout=0.0, base=None)
@@ -173,7 +173,7 @@ def test_an_adapter_that_changes_its_base_is_refused(tmp_path: Path, llama3: str
         LoraConfig(r=RANK, target_modules=["q_proj"], init_lora_weights=init),
     )
     theirs.save_pretrained(str(tmp_path))
-    model = load_model(llama3, "float32").model
+    model = load_base(llama3, "float32").model
     with pytest.raises(UserError, match=f"init_lora_weights is .{init}., which is not supported"):
         read_adapter(tmp_path, model.config)
     with theirs.eval().disable_adapter():
@@ -188,7 +188,7 @@ def test_rank_stabilized_scale(tmp_path: Path):
         LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"], use_rslora=True),
     ).eval()
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    found = read_adapter(tmp_path / "theirs", load_model(base, "float32").model.config)
+    found = read_adapter(tmp_path / "theirs", load_base(base, "float32").model.config)
     assert found.alpha / found.rank == pytest.approx(6 / 4**0.5)
 
 
@@ -200,7 +200,7 @@ def test_half_precision_adapters(tmp_path: Path, dtype: torch.dtype):
         LoraConfig(r=4, target_modules=["q_proj"]),
     ).to(dtype)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    found = read_adapter(tmp_path / "theirs", load_model(base, "float32").model.config)
+    found = read_adapter(tmp_path / "theirs", load_base(base, "float32").model.config)
     a_RD = dict(theirs.named_parameters())[
         "base_model.model.model.layers.1.self_attn.q_proj.lora_A.default.weight"
     ]
@@ -213,7 +213,7 @@ def test_half_precision_adapters(tmp_path: Path, dtype: torch.dtype):
 @pytest.mark.parametrize("case", ["qwen2", "gemma3"])
 def test_a_mix_is_one_adapter(tmp_path: Path, case: str, weight: float):
     base = save(random_hf_model(case), tmp_path / "base")
-    model = load_model(base, "float32").model
+    model = load_base(base, "float32").model
     global_, local = random_adapter(model, seed=1), random_adapter(model, seed=2)
     both = mixed_adapter(global_, local, weight)
     write_adapter(tmp_path / "out", both, model.config, alpha=2 * ALPHA, dropout=0.0, base=base)

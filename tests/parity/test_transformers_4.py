@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import bank_of
 from feddpa_jax.export.contents import ModelOut
-from feddpa_jax.hf import load_model
-from feddpa_jax.hf.load import LoadedModel
+from feddpa_jax.hf import load_base
+from feddpa_jax.hf.load import Base
 from feddpa_jax.hf.save import save_model
 from feddpa_jax.testing import write_tiny_gguf
 from tests.parity.families import FAMILIES, random_hf_model, save
@@ -91,7 +91,7 @@ def with_a_stated_bos(folder: str) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token_id": 1}))
 
 
-def all_texts(base: LoadedModel) -> list[str]:
+def all_texts(base: Base) -> list[str]:
     """Every token alone and between others, and what makes the odd ones."""
     size = base.tokenizer.vocabulary_size
     alone = [base.tokenizer.backend.decode([i], skip_special_tokens=False) for i in range(size)]
@@ -105,11 +105,11 @@ class Asked:
         self.folder = folder
         self.models: dict[str, str] = {}
         self.logits: dict[str, np.ndarray] = {}
-        self.bases: dict[str, LoadedModel] = {}
+        self.bases: dict[str, Base] = {}
         self.texts: dict[str, list[str]] = {}
 
     def add_merged(self, name: str, path: str) -> None:
-        base = load_model(path, "float32")
+        base = load_base(path, "float32")
         global_, local = random_adapter(base.model, seed=1), random_adapter(base.model, seed=2)
         branches = dual_branches(
             global_, bank_of(local), jnp.zeros(2, jnp.int32), jnp.full(2, 0.75), scale=SCALE
@@ -117,11 +117,11 @@ class Asked:
         self._add(name, base, ModelOut([(global_, 0.25), (local, 0.75)], "both"), branches)
 
     def add_base(self, name: str, path: str) -> None:
-        self.bases[name] = base = load_model(path, "float32")
+        self.bases[name] = base = load_base(path, "float32")
         self._add(name, base, ModelOut([], "the base"), ())
         self.texts[name] = all_texts(base)
 
-    def _add(self, name: str, base: LoadedModel, out: ModelOut, branches: Any) -> None:
+    def _add(self, name: str, base: Base, out: ModelOut, branches: Any) -> None:
         save_model(self.folder / name, base, out.change(SCALE))
         self.models[name] = str(self.folder / name)
         self.logits[name] = our_logits(base.model, tokens(), branches)

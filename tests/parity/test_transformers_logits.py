@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from feddpa_jax.hf import load_model
+from feddpa_jax.hf import load_base
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.inference.decode import decode as greedy
 from feddpa_jax.inference.decode import prefill
@@ -44,7 +44,7 @@ def random_tokens() -> np.ndarray:
 @pytest.mark.parametrize("case", FAMILIES)
 def test_logits(tmp_path: Path, case: str):
     theirs = random_hf_model(case)
-    ours = load_model(save(theirs, tmp_path), "float32").model
+    ours = load_base(save(theirs, tmp_path), "float32").model
     assert ours.config.tied == theirs.config.tie_word_embeddings
     tokens_BT = random_tokens()
     expected = their_logits(theirs, tokens_BT)
@@ -66,7 +66,7 @@ def test_configuration_there_and_back(case: str):
 def test_packed_windows_equal_each_alone(tmp_path: Path, case: str):
     """Windows and ropes count positions of the own segment."""
     theirs = random_hf_model(case)
-    ours = load_model(save(theirs, tmp_path), "float32").model
+    ours = load_base(save(theirs, tmp_path), "float32").model
     tokens_BT = random_tokens()[:1]
     segment_BT = np.array([[1] * 4 + [2] * 10])
     position_BT = np.array([[*range(4), *range(10)]])
@@ -80,7 +80,7 @@ def test_packed_windows_equal_each_alone(tmp_path: Path, case: str):
 def test_greedy_answers_of_unequal_prompts(tmp_path: Path, case: str):
     """The same tokens as `generate`, for prompts of unequal length in one batch."""
     theirs = random_hf_model(case)
-    ours = load_model(save(theirs, tmp_path), "float32").model
+    ours = load_base(save(theirs, tmp_path), "float32").model
     tokens_BT, length_B, new = random_tokens(), np.array([9, 14]), 12
     expected = [
         theirs.generate(
@@ -110,8 +110,8 @@ def test_greedy_answers_of_unequal_prompts(tmp_path: Path, case: str):
 
 def test_shards_are_one_model(tmp_path: Path):
     theirs = random_hf_model("llama3")
-    whole = load_model(save(theirs, tmp_path / "whole"), "float32")
-    parts = load_model(save(theirs, tmp_path / "parts", max_shard_size="20KB"), "float32")
+    whole = load_base(save(theirs, tmp_path / "whole"), "float32")
+    parts = load_base(save(theirs, tmp_path / "parts", max_shard_size="20KB"), "float32")
     assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 2
     assert parts.fingerprint == whole.fingerprint
     tokens_BT = random_tokens()
@@ -134,14 +134,14 @@ def test_a_single_file_beside_an_index(tmp_path: Path):
     tokens_BT = random_tokens()
     expected = their_logits(theirs, tokens_BT)
     np.testing.assert_array_equal(their_logits(read, tokens_BT), expected)
-    ours = our_logits(load_model(str(tmp_path), "float32").model, tokens_BT)
+    ours = our_logits(load_base(str(tmp_path), "float32").model, tokens_BT)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_rows_of_unequal_lengths(tmp_path: Path, case: str):
     theirs = random_hf_model(case)
-    ours = load_model(save(theirs, tmp_path), "float32").model
+    ours = load_base(save(theirs, tmp_path), "float32").model
     tokens_BT = random_tokens()
     real_BT = (np.arange(14)[None, :] < np.array([[9], [1]])).astype(np.int32)
     np.testing.assert_allclose(
@@ -154,7 +154,7 @@ def test_rows_of_unequal_lengths(tmp_path: Path, case: str):
 
 def test_packed_segments_equal_each_alone(tmp_path: Path):
     theirs = random_hf_model("llama3")
-    ours = load_model(save(theirs, tmp_path), "float32").model
+    ours = load_base(save(theirs, tmp_path), "float32").model
     tokens_BT = random_tokens()
     lengths_B = [[6, 1, 5], [3, 3, 8]]  # the first row ends in padding
     segment_BT = np.array([[1] * 6 + [2] + [3] * 5 + [0] * 2, [1] * 3 + [2] * 3 + [3] * 8])
@@ -173,7 +173,7 @@ def test_a_head_that_differs_from_the_embedding_is_kept(tmp_path: Path):
     theirs.config.tie_word_embeddings = True
     folder = save(theirs, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
-    ours = load_model(folder, "float32").model
+    ours = load_base(folder, "float32").model
     assert not ours.config.tied
     tokens_BT = random_tokens()
     np.testing.assert_allclose(
@@ -188,7 +188,7 @@ def test_bfloat16_folder_in_float32(tmp_path: Path):
     folder = save(random_hf_model("smollm2").bfloat16(), tmp_path)
     # Read anew: a model that is cast back keeps rope frequencies of bfloat16.
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ours = load_model(folder, "float32").model
+    ours = load_base(folder, "float32").model
     tokens_BT = random_tokens()
     np.testing.assert_allclose(
         our_logits(ours, tokens_BT),

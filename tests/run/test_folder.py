@@ -8,7 +8,7 @@ import pytest
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import load_config
-from feddpa_jax.hf import load_model
+from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round
@@ -51,7 +51,7 @@ def test_another_program_s_config_is_never_overwritten(tmp_path: Path):
 
 def test_a_diverged_first_round_can_be_corrected(tmp_path: Path, capsys):
     """The adapter is finite, what it computes is not: found out when the folder is there."""
-    base = load_model("tiny", "float32").model.config
+    base = load_base("tiny", "float32").model.config
     sizes = {target: base.target_sizes()[target] for target in ("q_proj", "v_proj")}
     adapter = init_adapter(jax.random.key(0), sizes, layers=base.layers, rank=2)
     for pair in adapter.values():

@@ -12,17 +12,18 @@ import pytest
 import feddpa_jax.run.loop as train_module
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.methods.method import FedState
+from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, training_data
 from feddpa_jax.run.loop import (
     identity,
     make_parts,
-    metrics_line,
     play_round,
     round_tokens,
     run_key,
     total_rounds,
 )
+from feddpa_jax.run.round import metrics_line
 from feddpa_jax.training.engine import PhaseMetrics
 
 SETTINGS = [
@@ -72,7 +73,8 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     assert parts.names == prepared.names
     assert parts.id_C.tolist() == training_data(config, prepared).ids
     assert len(set(parts.id_C.tolist())) == 8
-    assert (parts.files.folder, parts.files.cached) == (tmp_path / "checkpoints" / "clients", 5)
+    assert isinstance(parts.store, ClientFiles)
+    assert (parts.store.folder, parts.store.cached) == (tmp_path / "checkpoints" / "clients", 5)
     make_parts(config_of(), prepared, RunFolder(tmp_path))
     assert (seen["detach"], seen["remat"]) == (False, False)
 

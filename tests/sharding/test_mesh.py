@@ -9,8 +9,7 @@ import pytest
 
 from feddpa_jax.devices.mesh import CLIENTS, base_spec, make_mesh, put, put_base
 from feddpa_jax.methods.aggregate import weighted_sum
-from feddpa_jax.methods.method import copies, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, copies, need
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine

@@ -12,8 +12,7 @@ import feddpa_jax.training.step as step_module
 from feddpa_jax.adapters.lora import init_adapter, take
 from feddpa_jax.devices.mesh import single_mesh
 from feddpa_jax.methods.aggregate import shares, weighted_sum
-from feddpa_jax.methods.method import FedState, copies, merge_metrics, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, copies, merge_metrics, need
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import NonFiniteError, make_engine

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 import feddpa_jax.training.rounds as rounds_module
-from feddpa_jax.training.rounds import TrainingData, client_id
+from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
-from feddpa_jax.types import TokenizedExample
+from feddpa_jax.types import TokenizedExample, client_id
 
 
 def make_data(**changes) -> TrainingData:

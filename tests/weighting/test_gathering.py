@@ -16,13 +16,13 @@ from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import (
-    WeightingSettings,
     check_layer,
     gather,
     pooled,
     prompt_alone,
     support_draw,
 )
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 from tests.evaluate.test_evaluation import ADAPTERS, GLOBAL, LOCAL_C, MODEL, SCALE
 

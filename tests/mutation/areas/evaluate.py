@@ -131,6 +131,6 @@ ENTRIES = [
         "evaluate/test_evaluation.py",
         ("beams=decoding.beams,\n", "beams=1,\n"),
         ("setting.instances[r % instances].output", "setting.instances[0].output"),
-        ("texts[(c % own.rows) * instances :]", "texts[0:]"),
+        ("pairs[(c % own.rows) * instances :]", "pairs[0:]"),
     ),
 ]

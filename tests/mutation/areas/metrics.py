@@ -4,7 +4,7 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "evaluate/metrics.py",
+        "evaluate/personalization.py",
         "evaluate/test_metrics.py",
         ("/ one_hot_IK.sum(axis=0)", "/ len(one_hot_IK)"),
         ("return own.mean(axis=-1)", "return own.sum(axis=-1)"),

@@ -1,0 +1,35 @@
+"""feddpa eval."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from feddpa_jax.cli.arguments import Parser
+from feddpa_jax.cli.console import Reporter
+
+HELP = (
+    "Evaluate a run: every client, task and mode. With --config: evaluate the PEFT folders "
+    "that init.global_adapter and init.local_adapter name, into a new --run-dir."
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    parser.add_config()
+    parser.add_run_dir()
+    parser.add_step()
+
+
+def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:
+    """Evaluates a run's checkpoint; or with a configuration, the adapters that `init` names."""
+    from feddpa_jax.cli.scores_table import show_scores
+    from feddpa_jax.config import load_config
+    from feddpa_jax.experiment import Experiment
+
+    told: Any = {"on_progress": reporter.on_progress}
+    if known.config is None:
+        experiment = Experiment.open(known.run_dir, overrides, step=known.step, **told)
+    else:
+        config = load_config(known.config, overrides)
+        experiment = Experiment.from_adapters(config, known.run_dir, **told)
+    show_scores(experiment.evaluate(), known.run_dir, reporter)

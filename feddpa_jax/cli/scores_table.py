@@ -1,0 +1,65 @@
+"""The results of an evaluation on the screen."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from feddpa_jax.cli.console import Reporter
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.evaluate.personalization import Interval
+from feddpa_jax.evaluate.results import COMPARISONS, Evaluation
+
+
+def _cell(value: Interval) -> str:
+    if np.isnan(value.value):
+        return "-"
+    digits = 2 if abs(value.value) < 20 else 1
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def show_scores(found: Evaluation, run_dir: Path, reporter: Reporter) -> None:
+    """Prints the tables of an evaluation, and where its answers are."""
+    reporter.show(render(found))
+    reporter.say(f"every answer and weight: {run_dir / 'eval' / 'instances.jsonl'}")
+
+
+def render(found: Evaluation) -> Group:
+    """The results as people read them: a table a metric, then the comparisons and the weights."""
+    metrics = list(next(iter(found.summaries.values())))
+    parts: list[Any] = []
+    for name in metrics:
+        told = METRICS.find(name)
+        table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
+        table.add_column("mode")
+        table.add_column("P: own task", justify="right")
+        table.add_column("TTP: all tasks", justify="right")
+        for mode, by_metric in found.summaries.items():
+            answers = mode == found.settings.get("answers_with")
+            table.add_row(
+                f"{mode} *" if answers else mode,
+                _cell(by_metric[name].p),
+                _cell(by_metric[name].ttp),
+            )
+        parts.append(table)
+    lines = [
+        "Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."
+    ]
+    for mode, other, measure in COMPARISONS:
+        by_metric = found.differences.get(f"{mode} - {other}")
+        if by_metric:
+            values = "; ".join(
+                f"{METRICS.find(name).title} {_cell(getattr(summary, measure))}"
+                for name, summary in by_metric.items()
+            )
+            lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
+    note = without_words_note(found.settings.get("targets_without_words", 0))
+    if note and "rouge1" in metrics:
+        lines.append(note)
+    if found.weights:
+        weights = ", ".join(f"{name} tasks {w:.3f}" for name, w in found.weights.items())
+        scales = found.settings["weighting"]["scales"]
+        lines.append(f"mean local weight on {weights} (weighting.scales: {scales})")
+    return Group(*parts, "\n".join(lines))

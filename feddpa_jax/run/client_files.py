@@ -1,0 +1,151 @@
+"""Clients' own adapters on disk, with the last used ones in memory.
+
+What a client has is a file for each round after which it changed, and is never overwritten in
+place: a checkpoint names the files that belong to it, and goes on to be whole while later rounds
+write theirs. Clients that never trained have no file; their fresh adapter follows from the seed.
+"""
+
+import collections
+import contextlib
+import hashlib
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from feddpa_jax.devices.processes import from_first
+from feddpa_jax.files.disk import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    clear_leftovers,
+    make_folder,
+    write_whole,
+)
+from feddpa_jax.methods.clients import HostAdapter, Saved
+from feddpa_jax.types import UserError
+
+
+class ClientFiles:
+    """Adapter files below a folder, and a bounded number of adapters in memory."""
+
+    def __init__(self, folder: Path, cached: int):
+        """Args: the folder, made if need be; and how many adapters stay in memory."""
+        self.folder = folder
+        self.cached = cached
+        self._recent: collections.OrderedDict[tuple[str, int], HostAdapter] = (
+            collections.OrderedDict()
+        )
+
+    def path(self, name: str, round_number: int) -> Path:
+        """The file of a client as a round left it."""
+        return self.folder / name / f"{round_number:05d}.safetensors"
+
+    def write(self, name: str, round_number: int, adapter: HostAdapter) -> Saved:
+        """Writes a client's adapter; the file is there whole or not at all.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        from safetensors.numpy import save
+
+        final = self.path(name, round_number)
+        content = save(
+            {
+                f"{t}.{part}": np.ascontiguousarray(x)
+                for t, pair in adapter.items()
+                for part, x in pair.items()
+            }
+        )
+        try:
+            make_folder(self.folder, mode=PRIVATE_FOLDER)
+            make_folder(final.parent, mode=PRIVATE_FOLDER)
+            write_whole(final, content, mode=PRIVATE_FILE)
+        except OSError as error:
+            raise UserError(
+                f"{final}: cannot be written ({error.strerror or error}); make room and start the "
+                "same command again"
+            ) from None
+        self._remember((name, round_number), adapter)
+        return Saved(round_number, len(content), hashlib.sha256(content).hexdigest())
+
+    def write_all(
+        self, round_number: int, adapters: Mapping[str, HostAdapter]
+    ) -> Mapping[str, Saved]:
+        """Writes clients' adapters, which the first process does for all.
+
+        Raises:
+          UserError: one cannot be written.
+        """
+        found = from_first(
+            lambda: [self.write(name, round_number, own) for name, own in adapters.items()]
+        )
+        return {name: Saved(*saved) for name, saved in zip(adapters, found, strict=True)}
+
+    def read_all(self, saved: Mapping[str, Saved]) -> list[HostAdapter]:
+        """Clients' adapters from their files, which the first process reads for all.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
+        if not saved:
+            return []
+        return from_first(lambda: [self.read(name, own) for name, own in saved.items()])
+
+    def tidy(self, used: Container[tuple[str, int]]) -> None:
+        """Removes files that no checkpoint is whole with, and what a killed run left.
+
+        Those that stay become private, which older versions did not see to.
+
+        Args:
+          used: name and round of the files that stay.
+
+        Raises:
+          OSError: something cannot be removed.
+        """
+        if not self.folder.is_dir():
+            return
+        _make_private(self.folder, PRIVATE_FOLDER)
+        for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
+            clear_leftovers(folder)
+            _make_private(folder, PRIVATE_FOLDER)
+            for path in folder.glob("*.safetensors"):
+                if path.stem.isdecimal() and (folder.name, int(path.stem)) not in used:
+                    path.unlink()
+                else:
+                    _make_private(path, PRIVATE_FILE)
+
+    def read(self, name: str, saved: Saved) -> HostAdapter:
+        """A client's adapter.
+
+        Raises:
+          UserError: its file is missing or damaged.
+        """
+        from safetensors.numpy import load_file
+
+        key = (name, saved.round_number)
+        if key not in self._recent:
+            path = self.path(name, saved.round_number)
+            try:
+                flat = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path}: missing or damaged ({error})") from None
+            adapter: HostAdapter = {}
+            for dotted, array in flat.items():
+                target, _, part = dotted.partition(".")
+                adapter.setdefault(target, {})[part] = array
+            self._remember(key, adapter)
+        self._recent.move_to_end(key)
+        return self._recent[key]
+
+    def _remember(self, key: tuple[str, int], adapter: HostAdapter) -> None:
+        self._recent[key] = adapter
+        while len(self._recent) > max(1, self.cached):
+            self._recent.popitem(last=False)
+
+
+def _make_private(path: Path, mode: int) -> None:
+    """Takes permissions away; not every file system has them, and not every file is the user's."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mode & 0o777 & ~mode:
+            path.chmod(mode)

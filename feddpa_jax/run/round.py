@@ -1,0 +1,80 @@
+"""A round that has ended, and its line in metrics.jsonl."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from feddpa_jax.methods.method import FedState, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A round that has ended.
+
+    Attributes:
+      number: which, from 0; the personalization after the last round has the next number.
+      state: what the federation carries to the next round.
+      line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
+        and last loss), tokens, `seconds`, and the bytes that a client would send and receive.
+    """
+
+    number: int
+    state: FedState
+    line: Mapping[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """Mean over clients of the mean loss in the last phase, in nats a response token."""
+        return self.line["loss"]
+
+    @property
+    def losses(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """By phase and client the `first`, `mean` and `last` loss of an update, in nats."""
+        return self.line["phases"]
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens of examples that were trained on."""
+        return self.line["real_tokens"]
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens computed, padding included."""
+        return self.line["computed_tokens"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time."""
+        return self.line["seconds"]
+
+    @property
+    def client_bytes(self) -> tuple[int, int]:
+        """What a client would receive and send, in bytes."""
+        return self.line["client_bytes_received"], self.line["client_bytes_sent"]
+
+
+def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:
+    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
+    adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
+    shared = "global" in metrics
+    phases = {
+        phase: {
+            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
+            for name, curve in done.losses.items()
+        }
+        for phase, done in metrics.items()
+    }
+    last_phase = list(phases.values())[-1]
+    return {
+        "round": number,
+        "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
+        "phases": phases,
+        "real_tokens": sum(done.real_tokens for done in metrics.values()),
+        "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
+        "seconds": round(seconds, 3),
+        "client_bytes_received": adapter_bytes if shared else 0,
+        "client_bytes_sent": adapter_bytes if shared else 0,
+    }
