@@ -262,6 +262,7 @@ class Experiment:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        self._check_read(None)
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:
