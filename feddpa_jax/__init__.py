@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.evaluate.personalization import Interval, Summary
+    from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.hf.load import Base, load_base
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from feddpa_jax.laboratory.search import Laboratory
     from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
-    from feddpa_jax.run.answering import Answer, Weight
+    from feddpa_jax.registry import Registry
+    from feddpa_jax.report import plot_scores as plot
+    from feddpa_jax.report import write_report
+    from feddpa_jax.run.answering import Answer
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
@@ -56,10 +60,11 @@ _HOMES = {
     "Laboratory": "laboratory.search",
     "Method": "methods.method",
     "Progress": "progress",
+    "Registry": "registry",
     "Round": "run.round",
     "Summary": "evaluate.personalization",
     "UserError": "types",
-    "Weight": "run.answering",
+    "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
     "load_base": "hf.load",
     "load_config": "config",
@@ -67,11 +72,13 @@ _HOMES = {
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
     "metrics": "evaluate.metrics",
+    "plot": "report",
     "rules": "weighting.rule",
     "templates": "data.templates",
+    "write_report": "report",
 }
 # Their names there, where these differ.
-_INNER = {"metrics": "METRICS", "rules": "RULES", "templates": "TEMPLATES"}
+_INNER = {"metrics": "METRICS", "plot": "plot_scores", "rules": "RULES", "templates": "TEMPLATES"}
 
 __all__ = ["__version__", "methods", *_HOMES]
 

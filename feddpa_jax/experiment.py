@@ -6,11 +6,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
 from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
 from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
@@ -23,7 +27,7 @@ from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import Laboratory, search
 from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.progress import OnProgress
-from feddpa_jax.run.answering import Answer, Weight, answer_prompt, place_of, weigh_prompt
+from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
 from feddpa_jax.run.evaluating import check_metrics, check_rule, evaluate_config, weighs_instances
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
@@ -34,7 +38,6 @@ from feddpa_jax.run.opening import (
     checked,
     folder_of,
     named_adapters,
-    of_client,
     reread,
     restored,
     settled,
@@ -113,9 +116,10 @@ class Experiment:
         self.on_progress = on_progress
         self._start: Start | None = None
         self._step = "last"
+        self._only: str | None = None
         self._session = Session(config, run)
         self._named: Adapters | None = None
-        self._only: str | None = None
+        self._restored: tuple[Adapters, int] | None = None
 
     @classmethod
     def from_config(
@@ -217,7 +221,8 @@ class Experiment:
     def state(self) -> FedState:
         """What the last round left; before the first one the method's fresh state."""
         if self._start is None:
-            self._start = self._begin()
+            self._check_everyone()
+            self._start = begin(self.config, self.prepared, self.run)
         return self._start.state
 
     @property
@@ -229,28 +234,34 @@ class Experiment:
         """
         return self._adapters()[0]
 
-    def _adapters(self, client: str | None = None) -> tuple[Adapters, int | None]:
-        """The adapters, all clients' or one's alone, and the round that they are from."""
-        self._check_read(client)
-        only = None if client is None else place_of(self.prepared, client)
+    def _adapters(self) -> tuple[Adapters, int | None]:
+        """The adapters and the round that they are from."""
+        self._check_everyone()
         if self._named is not None:
-            return of_client(self._named, only), None
+            return self._named, None
         if self._start is None and self.run is not None:
-            return restored(self.config, self.prepared, self.run, self._step, only)
+            if self._restored is None:
+                self._restored = restored(self.config, self.prepared, self.run, self._step)
+            return self._restored
         state = self.state
         assert self._start is not None
-        return at_hand(self.config, state, only), self._start.rounds - 1
+        return at_hand(self.config, state), self._start.rounds - 1
 
-    def _begin(self) -> Start:
-        self._check_read(None)
-        return begin(self.config, self.prepared, self.run)
-
-    def _check_read(self, client: str | None) -> None:
-        """Refuses what rests on clients that were not read; None is all of them."""
-        if self._only not in (None, client):
+    def _check_everyone(self) -> None:
+        """Refuses what rests on clients that were not read."""
+        if self._only is not None:
             raise UserError(
                 f"only: this experiment was opened for {self._only!r} alone; open it without only"
             )
+
+    def _of(self, client: str) -> Adapters:
+        """The global adapter and a client's own, which has a leading axis of 1."""
+        place = place_of(self.prepared, client)
+        if self._only == client and self.run is not None:
+            return restored(self.config, self.prepared, self.run, self._step, only=place)[0]
+        adapters = self.adapters
+        local = adapters.local_C and take(adapters.local_C, np.array([place]))
+        return adapters._replace(local_C=local)
 
     def rounds(self) -> Iterator[Round]:
         """Plays the rounds that are left.
@@ -262,11 +273,11 @@ class Experiment:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
-        self._check_read(None)
+        self._check_everyone()
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:
-                self._start = self._begin()
+                self._start = begin(self.config, self.prepared, self.run)
             start = self._start
             for done in play(self.config, self.prepared, self.run, start, self.on_progress):
                 self._start = start._replace(state=done.state, rounds=done.number + 1)
@@ -366,8 +377,7 @@ class Experiment:
           UserError: there is no such client, or there are no two adapters to mix.
         """
         config = self._changed(rule, weighting)
-        adapters, _ = self._adapters(client)
-        return weigh_prompt(config, self.prepared, adapters, client, prompt, input)
+        return weigh_prompt(config, self.prepared, self._of(client), client, prompt, input)
 
     def generate(
         self,
@@ -393,8 +403,7 @@ class Experiment:
           UserError: there is no such client, or the adapters do not allow the mode.
         """
         config = self._changed(rule, weighting)
-        adapters, _ = self._adapters(client)
-        return answer_prompt(config, self.prepared, adapters, client, prompt, input, mode)
+        return answer_prompt(config, self.prepared, self._of(client), client, prompt, input, mode)
 
     def laboratory(
         self,

@@ -40,7 +40,6 @@ COMMANDS = {
     "report": report,
     "fields": fields,
 }
-
 # The commands whose programs are kept; `plan` measures what compiling takes.
 _COMPILE = ("train", "eval", "generate", "export", "weigh")
 
@@ -178,9 +177,9 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
     # What the others would say is what the first one says.
     reporter = Reporter() if not processes.joined() or processes.is_first() else silent()
+    if known.command in _COMPILE:
+        keep_compiled_programs()
     with interrupt.working(), reporter.logs():
-        if known.command in _COMPILE:
-            keep_compiled_programs()
         COMMANDS[known.command].run(known, overrides, reporter)
     processes.part()
 

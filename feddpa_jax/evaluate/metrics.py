@@ -19,6 +19,7 @@ from feddpa_jax.types import UserError
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
+    from feddpa_jax.evaluate.personalization import Interval
     from feddpa_jax.inference.scorer import Scores
 
 
@@ -58,6 +59,15 @@ class Metric(NamedTuple):
     def short(self) -> str:
         """The title without its unit, inside a sentence."""
         return self.title.split(",")[0]
+
+    def cell(self, value: "Interval", *, fine: bool = False) -> str:
+        """A value with its interval as tables show it.
+
+        >>> from feddpa_jax.evaluate.personalization import Interval
+        >>> METRICS["nll"].cell(Interval(0.5, 0.25, 0.75))
+        '0.50 [0.25, 0.75]'
+        """
+        return value.text(self.fine_digits if fine else self.digits)
 
     @property
     def better(self) -> str:

@@ -7,9 +7,11 @@ For scores of C clients on I test instances, each of one task:
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import chex
 import numpy as np
 
 # Bytes of resamples that are kept, and of what is made of them at once: 256 MB together.
@@ -18,11 +20,41 @@ BOUND = 128 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval."""
+    """A value and its 95 % bootstrap interval; NaN where there is no value.
+
+    >>> Interval(0.5, 0.25, 0.75).text(2)
+    '0.50 [0.25, 0.75]'
+    """
 
     value: float
     low: float
     high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value: no client may have an own task in the tests."""
+        return not math.isnan(self.value)
+
+    def text(self, digits: int) -> str:
+        """The value and its interval in brackets, with so many digits after the point."""
+        if not self.known:
+            return "–"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def to_json(self) -> dict[str, float | None]:
+        """By name; null, not NaN, which is no JSON, where there is no value."""
+        parts = dataclasses.asdict(self)
+        return {name: None if math.isnan(part) else part for name, part in parts.items()}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Interval":
+        """From what `to_json` gives.
+
+        Raises:
+          LookupError, TypeError, ValueError: it is something else.
+        """
+        parts = [found[name] for name in ("value", "low", "high")]
+        return cls(*(math.nan if part is None else float(part) for part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +74,7 @@ class Tasks:
     def __post_init__(self) -> None:
         """Every task has an instance: a mean over none would be NaN."""
         assert set(self.task_I.tolist()) == set(range(len(self.names))), "a task has no instance"
-        assert self.own_CK.shape[1:] == (len(self.names),)
+        chex.assert_shape(self.own_CK, (None, len(self.names)))
 
     def one_hot(self) -> np.ndarray:
         """Float [I, K]."""
@@ -196,7 +228,7 @@ def _parts(scores_CI: np.ndarray, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]
 
 def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summary:
     """P, TTP and the matrix of one mode's scores; of a difference of scores just as well."""
-    assert np.isfinite(scores_CI).all()
+    chex.assert_tree_all_finite(scores_CI)
     matrix_CK = task_matrix(scores_CI, tasks)
     # The matrices of all resamples, and what is made of them, take three times this.
     if resamples.kept and 3 * 8 * resamples.count * matrix_CK.size <= BOUND:

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.metrics import about
-from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.results import write_results
@@ -174,13 +172,9 @@ def _matrix(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str,
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
-    def interval(value: Interval) -> dict[str, float | None]:
-        # No client has an own task in the tests: null, not NaN, which is no JSON.
-        return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
     return {
-        "P": interval(summary.p),
-        "TTP": interval(summary.ttp),
+        "P": summary.p.to_json(),
+        "TTP": summary.ttp.to_json(),
         "matrix": _matrix(summary, clients, tasks),
     }
 

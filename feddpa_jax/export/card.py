@@ -6,6 +6,7 @@ from typing import Any
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import told, without_words_note
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
@@ -226,15 +227,16 @@ def _results(trained: Trained) -> str:
     if trained.summary is None:
         return "## Results\n\nThis checkpoint was not evaluated."
     modes: dict[str, Any] = trained.summary["modes"]
-    metrics = list(next(iter(modes.values())))
-    columns = [
-        f"{measure}: {told(name, summary.get('metrics', {})).title}"
-        for name in metrics
-        for measure in ("P", "TTP")
-    ]
+    own = trained.summary.get("metrics", {})
+    metrics = {name: told(name, own) for name in next(iter(modes.values()))}
+    columns = [f"{z}: {metric.title}" for metric in metrics.values() for z in ("P", "TTP")]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for mode, by_metric in modes.items():
-        cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]
+        cells = [
+            metric.cell(Interval.from_json(by_metric[name][measure]))
+            for name, metric in metrics.items()
+            for measure in ("P", "TTP")
+        ]
         star = " *" if mode == trained.summary.get("answers_with") else ""
         lines.append(f"| {markdown(mode)}{star} | " + " | ".join(cells) + " |")
     note = (
@@ -246,9 +248,3 @@ def _results(trained: Trained) -> str:
     if wordless and "rouge1" in metrics:
         note += f" {wordless}"
     return "\n".join(["## Results", "", *lines, "", note])
-
-
-def _cell(interval: dict[str, float | None]) -> str:
-    if interval["value"] is None:
-        return "-"
-    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

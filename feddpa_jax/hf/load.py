@@ -16,6 +16,7 @@ import numpy as np
 
 from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
+from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
@@ -149,7 +150,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         _check_alone(folder)
         hf_config = read_json(folder / "config.json")
         config = read_hf_config(hf_config, str(folder / "config.json"))
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = folder_tokenizer(folder)
         tokenizer.limit(config.vocab_size, str(folder))
         parameters = None
         if weights:

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -96,6 +97,8 @@ def beam_search(
       max_new_tokens: most tokens of an answer.
       length_penalty: exponent of the length in a finished beam's score.
     """
+    chex.assert_shape(prompt_hidden_BD, (length_B.shape[0], model.config.width))
+    chex.assert_tree_shape_prefix(cache, (length_B.shape[0],))
     wide = repeat_rows(branches, beams)
     length_X = jnp.repeat(length_B, beams)
 

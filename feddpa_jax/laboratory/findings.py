@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.evaluate.metrics import without_words, without_words_note
-from feddpa_jax.evaluate.personalization import Interval, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
@@ -103,12 +103,8 @@ def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[st
     }
 
 
-def _interval(value: Interval) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
-
 def _summaries(found: Summaries) -> dict[str, Any]:
-    return {name: {"P": _interval(s.p), "TTP": _interval(s.ttp)} for name, s in found.items()}
+    return {name: {"P": s.p.to_json(), "TTP": s.ttp.to_json()} for name, s in found.items()}
 
 
 def _curves(collected: Collected, split: Split) -> dict[str, Any]:

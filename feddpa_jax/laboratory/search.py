@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import chex
 import numpy as np
 
 from feddpa_jax.config import Config
@@ -284,7 +285,7 @@ def _try(
         for rule in rules:
             settings = grid.settings(rule, seed)
             score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
-            assert score_NXZ.shape == (len(settings), len(CURVE_METRICS), 2)
+            chex.assert_shape(score_NXZ, (len(settings), len(CURVE_METRICS), 2))
             everything += settings
             scores.append(score_NXZ)
             advance(1)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,8 @@ class Decoder(nnx.Module):
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
+        chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
+        chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
         slots = None if cache is None else cache[0].k_BKSH.shape[2]
         x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, slots)
         caches, states = [], []
@@ -309,7 +312,7 @@ def from_parameters(
     params = {}
     for path, leaf in flat.items():
         array = parameters[".".join(map(str, path))]
-        assert array.shape == leaf.shape, f"{path}: {array.shape} is not {leaf.shape}"
+        chex.assert_shape(array, leaf.shape, custom_message=".".join(map(str, path)))
         params[path] = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
     return Model(traverse_util.unflatten_dict(params), definition, config)
 

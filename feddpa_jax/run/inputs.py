@@ -83,7 +83,9 @@ def prepare(
     """
     TEMPLATES.find(config.data.template)
     federation = load_data(config)
-    _check_client(federation, only)
+    names = [client.name for client in federation.clients]
+    if only is not None and only not in names:
+        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
     return prepare_values(config, base, federation, devices=devices, only=only)
 
@@ -103,7 +105,7 @@ def prepare_values(
       base: model and tokenizer.
       federation: clients and test instances.
       devices: of the mesh; all that there are if None.
-      only: as of `prepare`.
+      only: the one client whose training examples are wanted; the others have none then.
 
     Raises:
       UserError: a size that the base cannot have, or a client without an example.
@@ -127,12 +129,6 @@ def prepare_values(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
-
-
-def _check_client(federation: Federation, only: str | None) -> None:
-    names = [client.name for client in federation.clients]
-    if only is not None and only not in names:
-        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
 
 
 def _check_sizes(config: Config, model: ModelConfig) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
@@ -47,7 +45,12 @@ def checked(config: Config) -> Config:
 
 
 def restored(
-    config: Config, prepared: Prepared, run: RunFolder, step: str, only: int | None = None
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    step: str,
+    *,
+    only: int | None = None,
 ) -> tuple[Adapters, int]:
     """The adapters of a run's checkpoint, and its round.
 
@@ -84,13 +87,6 @@ def at_hand(config: Config, state: FedState, only: int | None = None) -> Adapter
     if only is not None:
         return Adapters(state.global_, state.local.take([only]), scale)
     return Adapters(state.global_, jax.tree.map(jnp.asarray, state.local.all()), scale)
-
-
-def of_client(adapters: Adapters, only: int | None) -> Adapters:
-    """One client's adapters of everybody's; all of them if None."""
-    if only is None or adapters.local_C is None:
-        return adapters
-    return adapters._replace(local_C=take(adapters.local_C, np.array([only])))
 
 
 def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:

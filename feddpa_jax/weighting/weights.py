@@ -11,6 +11,7 @@ rule of many; each is a pure function of fields of `Evidence` to one similarity 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -58,6 +59,9 @@ def make_weighting(
 
     def weigh(evidence: Evidence) -> InstanceWeights:
         similarity_B = function(**evidence.pick(names), **chosen)
+        chex.assert_rank(similarity_B, {1, 2})
+        chex.assert_axis_dimension(similarity_B, 0, evidence.rows())
+        chex.assert_type(similarity_B, float)
         # Paper: does not clip; a negative mean cosine would push an adapter away.
         return InstanceWeights(similarity_B, local_weight(similarity_B, scale, scales == "local"))
 

@@ -1,8 +1,10 @@
 """FedDPA-T and -F against the PyTorch loop of the reference: every loss, the final adapters."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,10 +107,7 @@ def stacked(adapters: Sequence[dict]) -> dict:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapters)
 
 
-def assert_close(ours: dict, theirs: dict) -> None:
-    for target, pair in theirs.items():
-        for name, leaf in pair.items():
-            np.testing.assert_allclose(ours[target][name], leaf, atol=1e-4, rtol=0)
+assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("detached", [False, True])

@@ -50,6 +50,11 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(cosine(QUERY_BD, SUPPORT_BMD), [0.5**0.5, 0.0], atol=1e-6)
 
 
+def test_one_support_does_not_stand_for_all():
+    with pytest.raises(AssertionError, match="assert_shape failed"):
+        cosine(QUERY_BD, SUPPORT_BMD[:1])
+
+
 def test_pearson_by_hand():
     # x = (1, 2, 3) and y = (2, 4, 6): 1; y = (3, 2, 1): -1; mean 0. Shifts do not matter.
     query = jnp.array([[1.0, 2.0, 3.0]])
@@ -76,7 +81,7 @@ def test_nearest_by_hand():
 
 def test_centred_by_hand():
     # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
-    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
+    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]] * 3)
     dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
     found = centred(jnp.array([[7.0, 0.0], [5.0, 9.0], [4.0, 0.0]]), support, dreams)
     # (0, 1) and (-1, 0) against the same: 1/2 and -1/2.

@@ -1,5 +1,6 @@
 """Rules that ask whether an instance is as usual for the client as its own training prompts are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,6 +13,8 @@ _GLOBAL, _LOCAL = MODELS.index("global"), MODELS.index("local")
 
 def _mean_similarities(query_BD: jax.Array, support_MD: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean cosine with the support: of each instance, and of each support example with the rest."""
+    chex.assert_rank([query_BD, support_MD], 2)
+    chex.assert_equal_shape_suffix([query_BD, support_MD], 1)
     query_BD, support_MD = (
         x_XD / jnp.maximum(jnp.linalg.norm(x_XD, axis=-1, keepdims=True), 1e-12)
         for x_XD in (query_BD, support_MD)

@@ -1,5 +1,6 @@
 """A learned gate: a classifier of the client's own prompts against made-up ones."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -29,6 +30,8 @@ def gate(
     sections 4.4.1 and 18.3.5).
     """
     M, N = support_MD.shape[0], dream_ND.shape[0]
+    chex.assert_rank([query_BD, support_MD, dream_ND], 2)
+    chex.assert_equal_shape_suffix([query_BD, support_MD, dream_ND], 1)
     both_XD = jnp.concatenate([support_MD, dream_ND])
     centre_D = 0.5 * (support_MD.mean(axis=0) + dream_ND.mean(axis=0))
     spread_D = jnp.maximum(both_XD.std(axis=0), 1e-6)

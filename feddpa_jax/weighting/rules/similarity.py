@@ -1,5 +1,6 @@
 """Rules that compare an instance's embedding with those of the client's own training prompts."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,6 +9,8 @@ from feddpa_jax.weighting.rule import RULES
 
 
 def _cosines(query_BD: jax.Array, support_BMD: jax.Array) -> jax.Array:
+    B, D = query_BD.shape
+    chex.assert_shape(support_BMD, (B, None, D))
     query_BD = query_BD / jnp.maximum(jnp.linalg.norm(query_BD, axis=-1, keepdims=True), 1e-12)
     norm_BM1 = jnp.maximum(jnp.linalg.norm(support_BMD, axis=-1, keepdims=True), 1e-12)
     return jnp.einsum("BD,BMD->BM", query_BD, support_BMD / norm_BM1)
