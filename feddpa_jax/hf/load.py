@@ -1,4 +1,4 @@
-"""Base models in: an alias, a Hugging Face folder, a GGUF file, or a hub id."""
+"""Loads base models: an alias, a Hugging Face folder, a GGUF file, or a hub id."""
 
 import contextlib
 import dataclasses
@@ -16,10 +16,11 @@ import numpy as np
 
 from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
-from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
+from feddpa_jax.hf.names import Place, check_layers, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.decoder import (
@@ -75,8 +76,8 @@ class Base(NamedTuple):
       tokenizer: its tokenizer.
       source: where it came from, as it was named.
       fingerprint: a short hash of its sizes and weights.
-      hf_config: its `config.json`, made where its source has none.
-      folder: the Hugging Face folder that it was read from; None for what came from elsewhere.
+      hf_config: its `config.json`; made if the source has none.
+      folder: the Hugging Face folder that it was read from; None for other sources.
     """
 
     model: Model
@@ -274,7 +275,7 @@ def _read_safetensors(
             for pair in zip(*(stored_blocks(files[name], name) for name in ends), strict=True)
         )
         config = dataclasses.replace(config, tied=same)
-    table = TABLES[config.family]
+    table = FAMILIES[config.family].names
     check_layers(files, config.layers, str(folder))
     shapes = parameter_shapes(config)
     parameters = {}

@@ -1,8 +1,8 @@
-"""Parameter names: one table a family, between the files' names and our dotted paths.
+"""Parameter names: one table per family, between the files' names and our dotted paths.
 
 A row is (the file's name, our path, whether the file's matrix is [out, in] and ours [in, out]); `*`
 stands for the layer's number. The same rows read files and write them. A row without a path is for
-tensors that old checkpoints store and nobody needs.
+tensors that old checkpoints store and no model uses.
 """
 
 import math
@@ -76,14 +76,6 @@ GEMMA3: Table = (
     ("model.layers.*.pre_feedforward_layernorm.weight", "layers.*.mlp_norm.scale", False),
     ("model.layers.*.post_feedforward_layernorm.weight", "layers.*.mlp_post_norm.scale", False),
 )
-TABLES: dict[str, Table] = {
-    "llama": LLAMA,
-    "mistral": MISTRAL,
-    "qwen2": QWEN2,
-    "qwen3": QWEN3,
-    "gemma3_text": GEMMA3,
-}
-
 # llama.cpp has one set of names for all families; a row is only used where the family has the part.
 GGUF: Table = (
     ("token_embd.weight", "embed.embedding", False),

@@ -1,4 +1,4 @@
-"""Full models out: folders that `transformers.AutoModelForCausalLM` loads."""
+"""Saves full models as folders that `transformers.AutoModelForCausalLM` loads."""
 
 import json
 import shutil
@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import Base
-from feddpa_jax.hf.names import TABLES, file_name
+from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import read_json, write_tensors
 
-# Taken over from the base's folder as they are, where it has them.
+# Copied unchanged from the base's folder, if it has them.
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -115,7 +116,7 @@ def _special_ids(base: Base) -> dict[str, Any]:
 def _write_weights(
     folder: Path, base: Base, change: Change, shard_bytes: int, private: bool
 ) -> None:
-    table = TABLES[base.model.config.family]
+    table = FAMILIES[base.model.config.family].names
     shards = _plan(base, shard_bytes)
     number = {path: index for index, paths in enumerate(shards) for path in paths}
     weight_map: dict[str, str] = {}

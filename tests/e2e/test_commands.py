@@ -46,7 +46,7 @@ def final_state(folder: Path) -> dict[str, np.ndarray]:
     adapters = {name: files.read(name, saved) for name, saved in found.clients.items()}
     return {
         f"{side}/{target}/{name}": np.asarray(leaf)
-        for side, adapter in {**found.state, **adapters}.items()
+        for side, adapter in {**found.state(), **adapters}.items()
         for target, pair in adapter.items()
         for name, leaf in pair.items()
     }
@@ -310,11 +310,11 @@ def test_full_disk_keeps_what_is_there(run_dir, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "00001")
     code = (
         "import resource, sys; from feddpa_jax.cli.program import main;"
-        "import feddpa_jax.run.loop as t; save = t.save\n"
+        "from feddpa_jax.run.saver import Saver; save = Saver.save\n"
         "def full(*args, **kwargs):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "    return save(*args, **kwargs)\n"
-        "t.save = full; sys.exit(main(sys.argv[1:]))"
+        "Saver.save = full; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "train", "--run-dir", str(copy), *SMALL]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
