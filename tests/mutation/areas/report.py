@@ -151,7 +151,10 @@ ENTRIES = [
     ),
     *edits(
         "report/page.py",
-        "report/test_page.py::test_main_numbers report/test_page.py::test_what_is_said_of_comparisons",
+        " ".join(
+            f"report/test_page.py::test_{name}"
+            for name in ("main_numbers", "what_is_said_of_comparisons")
+        ),
         (
             "pick = min if told.lower_is_better else max",
             "pick = max if told.lower_is_better else min",
