@@ -12,6 +12,8 @@ Models*, NeurIPS 2024, arXiv 2403.19211.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -19,7 +21,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
-    from feddpa_jax.evaluate.metrics import Interval, Summary
+    from feddpa_jax.evaluate.personalization import Interval, Summary
+    from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.hf.load import Base, load_base
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
     from feddpa_jax.laboratory.search import Laboratory
     from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
-    from feddpa_jax.run.answering import Answer, Weight
+    from feddpa_jax.registry import Registry
+    from feddpa_jax.report import plot_scores as plot
+    from feddpa_jax.report import write_report
+    from feddpa_jax.run.answering import Answer
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
@@ -50,31 +56,55 @@ _HOMES = {
     "Experiment": "experiment",
     "FedState": "methods.method",
     "Federation": "types",
-    "Interval": "evaluate.metrics",
+    "Interval": "evaluate.personalization",
     "Laboratory": "laboratory.search",
     "Method": "methods.method",
     "Progress": "progress",
+    "Registry": "registry",
     "Round": "run.round",
-    "Summary": "evaluate.metrics",
+    "Summary": "evaluate.personalization",
     "UserError": "types",
-    "Weight": "run.answering",
+    "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
     "load_base": "hf.load",
     "load_config": "config",
     "load_federation": "data.folders",
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
+    "metrics": "evaluate.metrics",
+    "plot": "report",
+    "rules": "weighting.rule",
+    "templates": "data.templates",
+    "write_report": "report",
 }
+# Their names there, where these differ.
+_INNER = {"metrics": "METRICS", "plot": "plot_scores", "rules": "RULES", "templates": "TEMPLATES"}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "methods", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), name)
+    found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
     globals()[name] = found
     return found
+
+
+class _Package(ModuleType):
+    """The package, whose attribute `methods` is the registry and not the folder of that name."""
+
+    @property
+    def methods(self) -> Any:
+        """The registry of federated methods."""
+        return importlib.import_module("feddpa_jax.methods.method").METHODS
+
+    @methods.setter
+    def methods(self, module: ModuleType) -> None:
+        """What the import system sets once it has imported the folder."""
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

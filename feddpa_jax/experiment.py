@@ -6,10 +6,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
 from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
@@ -21,11 +25,10 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import Laboratory, search
-from feddpa_jax.methods.method import FedState
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.progress import OnProgress
-from feddpa_jax.run.answering import Answer, Weight, answer_prompt, weigh_prompt
-from feddpa_jax.run.evaluating import check_rule, evaluate_config, weighs_instances
+from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
+from feddpa_jax.run.evaluating import check_metrics, check_rule, evaluate_config, weighs_instances
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
 from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
@@ -113,8 +116,10 @@ class Experiment:
         self.on_progress = on_progress
         self._start: Start | None = None
         self._step = "last"
+        self._only: str | None = None
         self._session = Session(config, run)
         self._named: Adapters | None = None
+        self._restored: tuple[Adapters, int] | None = None
 
     @classmethod
     def from_config(
@@ -138,9 +143,13 @@ class Experiment:
         """
         config = checked(config)
         check_installed(config.track.to)
-        possible = [METHODS[config.fed.method].answers_with] if evaluates and not several() else []
+        possible = (
+            [METHODS.find(config.fed.method).answers_with] if evaluates and not several() else []
+        )
         if weighs_instances(config, possible):
             check_rule(config)
+        if possible:
+            check_metrics(config)
         run = folder_of(run_dir, config)
         prepared = prepare_together(config, prepare)
         made = cls.__new__(cls)
@@ -155,6 +164,7 @@ class Experiment:
         overrides: Sequence[str] = (),
         *,
         step: str = "last",
+        only: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> "Experiment":
         """The experiment of a run folder, with the adapters of one of its checkpoints.
@@ -164,6 +174,7 @@ class Experiment:
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
+          only: the one client that will be asked, which saves reading the others' data.
           on_progress: as of the class.
 
         Raises:
@@ -171,8 +182,8 @@ class Experiment:
         """
         run, config = reread(folder_at(run_dir), overrides)
         made = cls.__new__(cls)
-        made._set_up(config, prepare(config), run, on_progress)
-        made._step = step
+        made._set_up(config, prepare(config, only=only), run, on_progress)
+        made._step, made._only = step, only
         return made
 
     @classmethod
@@ -226,10 +237,21 @@ class Experiment:
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
-            return restored(self.config, self.prepared, self.run, self._step)
+            if self._restored is None:
+                self._restored = restored(self.config, self.prepared, self.run, self._step)
+            return self._restored
         state = self.state
         assert self._start is not None
         return at_hand(self.config, state), self._start.rounds - 1
+
+    def _of(self, client: str) -> Adapters:
+        """The global adapter and a client's own, which has a leading axis of 1."""
+        place = place_of(self.prepared, client)
+        if self._only == client and self.run is not None:
+            return restored(self.config, self.prepared, self.run, self._step, only=place)[0]
+        adapters = self.adapters
+        local = adapters.local_C and take(adapters.local_C, np.array([place]))
+        return adapters._replace(local_C=local)
 
     def rounds(self) -> Iterator[Round]:
         """Plays the rounds that are left.
@@ -303,7 +325,7 @@ class Experiment:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
         adapters, number = self._adapters()
         possible = available_modes(adapters)
-        answers_with = METHODS[config.fed.method].answers_with
+        answers_with = METHODS.find(config.fed.method).answers_with
         with contextlib.ExitStack() as held:
             if self._named is not None:
                 assert self.run is not None
@@ -344,8 +366,7 @@ class Experiment:
           UserError: there is no such client, or there are no two adapters to mix.
         """
         config = self._changed(rule, weighting)
-        adapters, _ = self._adapters()
-        return weigh_prompt(config, self.prepared, adapters, client, prompt, input)
+        return weigh_prompt(config, self.prepared, self._of(client), client, prompt, input)
 
     def generate(
         self,
@@ -371,8 +392,7 @@ class Experiment:
           UserError: there is no such client, or the adapters do not allow the mode.
         """
         config = self._changed(rule, weighting)
-        adapters, _ = self._adapters()
-        return answer_prompt(config, self.prepared, adapters, client, prompt, input, mode)
+        return answer_prompt(config, self.prepared, self._of(client), client, prompt, input, mode)
 
     def laboratory(
         self,

@@ -118,6 +118,8 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.replace("array", "list").replace("tuple", "list")
         message += _REMEDIES.get(first["type"], "")
+        if isinstance(value, dict):
+            message = "give names with a number, true or false, or a text each, as {ridge: 0.1}"
         raise UserError(f"{name}: {show(first['input'])}: {message}") from None
     if isinstance(found, tuple) and len(set(found)) != len(found):
         raise UserError(f"{name}: {list(found)} names one twice; name each once")

@@ -9,4 +9,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Torch works beside JAX on the same card.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
-exec "${PYTHON:-.venv/bin/python}" -m feddpa_jax.bench.course "$@"
+exec "${PYTHON:-.venv/bin/python}" -m benchmarks.course "$@"

@@ -12,13 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "feddpa_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
     {"types"},
     {"files"},
-    {"progress", "settings"},
+    {"progress", "settings", "registry"},
     {"devices"},
     {"adapters"},
     {"models"},
@@ -33,7 +34,6 @@ TIERS = (
     {"run"},
     {"testing", "plan", "report", "laboratory", "export"},
     {"experiment"},
-    {"bench"},
     {"cli"},
     {"__main__"},
 )
@@ -51,18 +51,26 @@ def unit(module: str) -> str:
     return module.removeprefix("feddpa_jax").removeprefix(".").partition(".")[0]
 
 
-def imports(path: Path) -> set[str]:
-    """The units that a module imports, wherever in its text."""
+def imported(path: Path) -> set[str]:
+    """The dotted names that a module imports, wherever in its text."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found |= {unit(name) for name in names if name.split(".")[0] == "feddpa_jax"}
-    return found - {""}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    """The top-level packages that a module imports."""
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+def imports(path: Path) -> set[str]:
+    """The units of the package that a module imports."""
+    return {unit(name) for name in imported(path) if name.split(".")[0] == "feddpa_jax"} - {""}
 
 
 def graph() -> dict[str, set[str]]:
@@ -104,10 +112,23 @@ def test_imports_have_no_cycle() -> None:
     graphlib.TopologicalSorter(graph()).prepare()
 
 
-def test_the_package_never_imports_torch() -> None:
+def test_the_package_imports_nothing_beside_it() -> None:
+    """It is installed alone: benchmarks, examples and tests stay behind."""
+    beside = {path.name for path in ROOT.iterdir() if path.is_dir()} - {PACKAGE.name}
+    assert "benchmarks" in beside
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in MODULES
+        for name in roots(path) & beside
+    ]
+    assert not found
+
+
+def test_nothing_loads_torch_when_imported() -> None:
+    """The package never does; a benchmark does once our side's memory has been measured."""
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in MODULES
+        for path in [*MODULES, *BENCHMARKS]
         if path.name != "__main__.py"
     ]
     program = (
@@ -119,7 +140,9 @@ def test_the_package_never_imports_torch() -> None:
     assert loaded.strip() == ""
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*MODULES, *BENCHMARKS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_files_are_of_a_readable_size(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= 350

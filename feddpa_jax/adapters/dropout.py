@@ -5,6 +5,7 @@ on the batch around the row. The hash is two rounds of MurmurHash3's 32-bit fina
 public domain), some ten integer operations an element, where Threefry takes sixty.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +28,9 @@ def dropout(x_BTD: jax.Array, key_B2: jax.Array, *, site: int, rate: float) -> j
     Returns:
       The masked values, same shape and dtype; the expectation is `x_BTD`.
     """
-    _, T, D = x_BTD.shape
+    B, T, D = x_BTD.shape
+    chex.assert_shape(key_B2, (B, 2))
+    chex.assert_type(key_B2, jnp.uint32)
     place = jnp.uint32((site * 0x9E3779B9) & 0xFFFFFFFF)
     first_B11 = _mix(key_B2[:, 0] ^ place)[:, None, None]
     second_B11 = _mix(key_B2[:, 1] + place)[:, None, None]

@@ -7,6 +7,7 @@ Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
@@ -67,7 +68,7 @@ def mixed_adapter(global_: Adapter, local: Adapter, local_weight: float) -> Adap
       local: a client's, of the same targets and shapes.
       local_weight: l.
     """
-    assert global_.keys() == local.keys()
+    chex.assert_trees_all_equal_shapes(global_, local)
     return {
         target: {
             "a": jnp.concatenate([pair["a"], local[target]["a"]], axis=2),
@@ -96,7 +97,9 @@ def merge(
       The merged kernel in W's dtype.
     """
     merged_DE = kernel_DE.astype(jnp.float32)
+    D, E = kernel_DE.shape
     for a_DR, b_RE, weight in pairs:
+        chex.assert_shape([a_DR, b_RE], [(D, None), (None, E)])
         product_DE = jnp.matmul(a_DR, b_RE, precision=jax.lax.Precision.HIGHEST)
         merged_DE = merged_DE + scale * weight * product_DE
     return merged_DE.astype(kernel_DE.dtype)

@@ -12,6 +12,7 @@ how much of it; a forward pass takes any number of branches and adds them up.
 import dataclasses
 from collections.abc import Sequence
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,11 @@ def bank_delta(
     Returns:
       The branch's contribution, float32.
     """
+    B, _, D = x_BTD.shape
+    C, _, R = a_CDR.shape
+    chex.assert_shape([a_CDR, b_CRE, client_B], [(C, D, R), (C, R, None), (B,)])
+    chex.assert_rank(weight, {1, 2})
+    chex.assert_axis_dimension(weight, 0, B)
     weight_BX1 = weight.reshape(weight.shape[0], -1, 1)
     if a_CDR.shape[0] == 1:
         u_BTR = contract("BTD,DR->BTR", x_BTD, a_CDR[0], dtype)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -19,9 +20,10 @@ from feddpa_jax.progress import Progress as Event
 
 # Where there is no terminal, a line at most so often, in seconds.
 LINE_EVERY = 15.0
-# Columns of a table where there is no terminal, and at least on one: in fewer, cells would vanish.
-WIDTH = 100
+# Columns of a table: at least so many on a terminal, for in fewer cells would vanish; and more than
+# any table needs elsewhere, so that no line is wrapped and no name broken.
 NARROWEST = 60
+UNBOUNDED = 10_000
 
 
 def duration(seconds: float) -> str:
@@ -63,6 +65,7 @@ class Reporter:
         self.console = console or Console(highlight=False, soft_wrap=True)
         # FORCE_COLOR makes rich take a file for a terminal, and one that is dumb cannot go back.
         real = console is not None or sys.stdout.isatty()
+        self._terminal = real and self.console.is_terminal
         self._bars = real and self.console.is_interactive
         self._tasks: dict[str, _Task] = {}
 
@@ -77,7 +80,7 @@ class Reporter:
         self.console.print(whole, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """Prints a table or another renderable, as wide as the terminal or `WIDTH`.
+        """Prints a table or another renderable: within the terminal, or a line a row elsewhere.
 
         Texts in it are printed as they are, but for control characters, unless they are
         `rich.text.Text`, which is taken as made by the program.
@@ -85,11 +88,17 @@ class Reporter:
         here = self.console
         console = _PlainConsole(
             file=here.file,
-            width=max(here.width, NARROWEST) if here.is_terminal else WIDTH,
+            width=max(here.width, NARROWEST) if self._terminal else UNBOUNDED,
             force_terminal=here.is_terminal,
             quiet=here.quiet,
         )
-        console.print(renderable)
+        if self._terminal:
+            console.print(renderable)
+            return
+        with console.capture() as shown:
+            console.print(renderable)
+        # Cells are padded to the widest, also in the last column.
+        here.file.write(re.sub(" +\n", "\n", shown.get()))
 
     def on_progress(self, event: Event) -> None:
         """Draws how far a task is; the callback that the library's functions take."""

@@ -25,10 +25,13 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
     from feddpa_jax.config import load_config
     from feddpa_jax.experiment import Experiment
 
-    told = {"on_progress": reporter.on_progress}
     if known.config is None:
-        experiment = Experiment.open(known.run_dir, overrides, step=known.step, **told)
+        experiment = Experiment.open(
+            known.run_dir, overrides, step=known.step, on_progress=reporter.on_progress
+        )
     else:
         config = load_config(known.config, overrides)
-        experiment = Experiment.from_adapters(config, known.run_dir, **told)
+        experiment = Experiment.from_adapters(
+            config, known.run_dir, on_progress=reporter.on_progress
+        )
     show_scores(experiment.evaluate(), known.run_dir, reporter)

@@ -20,7 +20,8 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
     from feddpa_jax.config import describe_fields
 
     table = Table(box=None, pad_edge=False)
-    for column in ("field", "type", "default", "what it is"):
+    table.add_column("field", no_wrap=True)
+    for column in ("type", "default", "what it is"):
         table.add_column(column, overflow="fold")
     for row in describe_fields():
         table.add_row(*row)

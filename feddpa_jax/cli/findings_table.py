@@ -5,13 +5,9 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
-from feddpa_jax.evaluate.metrics import METRICS, Interval
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.laboratory.findings import Finding, Summaries, describe
 from feddpa_jax.laboratory.grid import CURVE_METRICS
-
-
-def _cell(value: Interval, digits: int) -> str:
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def _values(found: Summaries) -> list[str]:
@@ -41,8 +37,7 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
         title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
         said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
         against = "\n".join(
-            _cell(finding.minus_paper[name].ttp, METRICS[name].fine_digits)
-            for name in CURVE_METRICS
+            METRICS[name].cell(finding.minus_paper[name].ttp, fine=True) for name in CURVE_METRICS
         )
         table.add_row(said, *_values(finding.test), against)
         if finding.exact is not None:

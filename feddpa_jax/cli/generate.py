@@ -32,7 +32,7 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
 
     from feddpa_jax.experiment import Experiment
 
-    experiment = Experiment.open(known.run_dir, overrides, step=known.step)
+    experiment = Experiment.open(known.run_dir, overrides, step=known.step, only=known.client)
     answer = experiment.generate(known.client, known.prompt, input=known.input, mode=known.mode)
     g, l, similarity = (
         answer.weight.global_weight,

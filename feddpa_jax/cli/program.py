@@ -40,6 +40,8 @@ COMMANDS = {
     "report": report,
     "fields": fields,
 }
+# The commands whose programs are kept; `plan` measures what compiling takes.
+_COMPILE = ("train", "eval", "generate", "export", "weigh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,7 +161,7 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
 
 def _only_prints(known: argparse.Namespace) -> bool:
     """Whether a command's only result is what it prints; the others write files."""
-    target = {"data": "make", "plan": "out", "bench": "out"}.get(known.command)
+    target = {"data": "make", "plan": "out"}.get(known.command)
     if target is not None:
         return getattr(known, target) is None
     return known.command in ("fields", "generate")
@@ -169,11 +171,14 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax.cli.console import Reporter, silent
     from feddpa_jax.devices import processes
+    from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 
     if overrides and known.command in NO_FIELDS:
         raise UserError(f"feddpa {known.command}: {overrides[0]!r} is not expected")
     # What the others would say is what the first one says.
     reporter = Reporter() if not processes.joined() or processes.is_first() else silent()
+    if known.command in _COMPILE:
+        keep_compiled_programs()
     with interrupt.working(), reporter.logs():
         COMMANDS[known.command].run(known, overrides, reporter)
     processes.part()

@@ -3,20 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Group
 from rich.table import Table
 
 from feddpa_jax.cli.console import Reporter
-from feddpa_jax.evaluate.metrics import METRICS, Interval, without_words_note
+from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.evaluate.results import COMPARISONS, Evaluation
-
-
-def _cell(value: Interval) -> str:
-    if np.isnan(value.value):
-        return "-"
-    digits = 2 if abs(value.value) < 20 else 1
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def show_scores(found: Evaluation, run_dir: Path, reporter: Reporter) -> None:
@@ -30,7 +22,7 @@ def render(found: Evaluation) -> Group:
     metrics = list(next(iter(found.summaries.values())))
     parts: list[Any] = []
     for name in metrics:
-        told = METRICS[name]
+        told = METRICS.find(name)
         table = Table(title=f"{told.title} ({told.better} is better)", title_justify="left")
         table.add_column("mode")
         table.add_column("P: own task", justify="right")
@@ -39,8 +31,8 @@ def render(found: Evaluation) -> Group:
             answers = mode == found.settings.get("answers_with")
             table.add_row(
                 f"{mode} *" if answers else mode,
-                _cell(by_metric[name].p),
-                _cell(by_metric[name].ttp),
+                told.cell(by_metric[name].p),
+                told.cell(by_metric[name].ttp),
             )
         parts.append(table)
     lines = [
@@ -50,8 +42,9 @@ def render(found: Evaluation) -> Group:
         by_metric = found.differences.get(f"{mode} - {other}")
         if by_metric:
             values = "; ".join(
-                f"{METRICS[name].title} {_cell(getattr(summary, measure))}"
+                f"{metric.title} {metric.cell(getattr(summary, measure))}"
                 for name, summary in by_metric.items()
+                for metric in [METRICS.find(name)]
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
     note = without_words_note(found.settings.get("targets_without_words", 0))

@@ -17,7 +17,12 @@ def add_arguments(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_run_dir()
     parser.add_argument(
-        "--rules", metavar="LIST", help="names, or FILE.py:FUNCTION (all registered ones)"
+        "--rules", metavar="LIST", help="names, or FILE.py:NAME (all registered ones)"
+    )
+    parser.add_argument(
+        "--parameters",
+        metavar="YAML",
+        help="values of hyperparameters to try, as 'gate: {ridge: [0.01, 0.1]}' (the rules' own)",
     )
     parser.add_argument(
         "--scales", metavar="LIST", help="what similarities are multiplied by (0.25,0.5,0.75,1,1.5)"
@@ -66,6 +71,7 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: one that is no list of what it should be.
     """
+    from feddpa_jax.files.strict_yaml import parse_yaml
     from feddpa_jax.laboratory.options import Options, check_numbers
 
     limits: dict[str, tuple[Callable[[str], Any], float, float]] = {
@@ -86,6 +92,8 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         found[name] = values
     if known.rules is not None:
         found["rules"] = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
+    if known.parameters is not None:
+        found["parameters"] = parse_yaml(known.parameters, "--parameters")
     found["by"] = tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))
     Options(**found)  # Refuses the rest.
     return found

@@ -87,10 +87,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
             part = {key: part}
         _build(part, "command line")
         (key, inner), *_ = part.items()
-        tree[key] = {**tree.get(key, {}), **inner} if isinstance(inner, dict) else inner
+        tree[key] = _merged(tree.get(key, {}), inner, name)
     config = _build(tree, source)
     check_fields(dotted(config))
     return config
+
+
+def _merged(old: Any, new: Any, option: str) -> Any:
+    """A section with an option's value; one member of a mapping leaves its others as they are."""
+    if not isinstance(new, dict):
+        return new
+    if option.count(".") < 2:
+        return {**old, **new}
+    ((field, members),) = new.items()
+    return {**old, field: {**old.get(field, {}), **members}}
 
 
 def _value(text: str, option: str) -> Any:

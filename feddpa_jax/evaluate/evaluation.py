@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from feddpa_jax.evaluate.known_answers import can_match, known_answer, needs_no_end
-from feddpa_jax.evaluate.metrics import Tasks, exact_match, rouge1
+from feddpa_jax.evaluate.metrics import METRICS, score_texts
 from feddpa_jax.evaluate.modes import (
     MODES,
     ModeWeights,
@@ -14,6 +14,7 @@ from feddpa_jax.evaluate.modes import (
     fixed_weights,
     instance_weights,
 )
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Adapters, Request, Scorer, Scores
@@ -115,7 +116,7 @@ def evaluate(
     decoding: Decoding,
     on_progress: OnProgress | None = None,
 ) -> dict[str, ModeResult]:
-    """Scores, and where ROUGE-1 is wanted also generates, every answer in every mode.
+    """Scores, and where a metric needs the text also generates, every answer in every mode.
 
     Exact match compares texts. Where nothing else asks for generation, an answer that leaves the
     target's tokens counts as another text.
@@ -125,7 +126,7 @@ def evaluate(
       adapters: global, local, LoRA scale.
       setting: clients and instances.
       modes: which; None for all that the adapters allow.
-      metrics: of "rouge1", "exact_match", "nll".
+      metrics: names of `METRICS`, or FILE.py:NAME.
       weighting: how instances are weighed.
       fixed: local weight of the mode "fixed".
       decoding: how answers are made.
@@ -176,9 +177,10 @@ def evaluate(
                 )
                 weights[mode] = instance_weights(evidence, weighting)
             score(mode, advance)
-    generates = "rouge1" in metrics or decoding.beams > 1
+    asked = [METRICS.find(name) for name in metrics]
+    generates = any(metric.generates for metric in asked) or decoding.beams > 1
     answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
-    if generates or "exact_match" in metrics:
+    if generates or any(metric.score for metric in asked):
         answers = _answers(
             model, adapters, setting, passes, scores, decoding, on_progress, every=generates
         )
@@ -257,16 +259,14 @@ def _result(
 ) -> ModeResult:
     instances = len(setting.instances)
     pairs = [(text, setting.instances[r % instances].output) for r, text in enumerate(answers)]
-    flat: dict[str, np.ndarray] = {
-        "nll": scores.nll_I,
-        "exact_match": np.array([0.0 if p is None else exact_match(p, t) for p, t in pairs]),
-    }
+    flat = {}
+    for name in metrics:
+        of_scores = METRICS.find(name).of_scores
+        flat[name] = score_texts(name, pairs) if of_scores is None else of_scores(scores)
     rows = None
     if generates:
-        texts = [(text or "", target) for text, target in pairs]
-        flat["rouge1"] = np.array([rouge1(*pair) for pair in texts])
         rows = [
-            [text for text, _ in texts[(c % own.rows) * instances :][:instances]]
+            [text or "" for text, _ in pairs[(c % own.rows) * instances :][:instances]]
             for c in range(own.clients)
         ]
     return ModeResult(weights, {name: own.spread(flat[name]) for name in metrics}, rows)

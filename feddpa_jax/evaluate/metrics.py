@@ -1,41 +1,54 @@
-"""Scores of answers, and from scores P, TTP and their bootstrap intervals.
+"""The registry of metrics: what an answer is scored by.
 
-For scores of C clients on I test instances, each of one task:
-
-    P   = mean over clients of the mean over the client's own tasks of its score on the task
-    TTP = mean over clients of the mean over all tasks (own ones included) of its score on the task
+@METRICS.register(title="words too many", lower_is_better=True)
+def surplus(prediction, target): ...      # two texts -> a number
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from feddpa_jax.evaluate.words import words
+from feddpa_jax.files.own_code import fails
+from feddpa_jax.registry import Registry
+from feddpa_jax.types import UserError
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-# Bytes of resamples that are kept, and of what is made of them at once: 256 MB together.
-BOUND = 128 * 2**20
+    from feddpa_jax.evaluate.personalization import Interval
+    from feddpa_jax.inference.scorer import Scores
 
 
 class Metric(NamedTuple):
-    """How a metric is told.
+    """What an answer is scored by, and how that is told. Either `score` or `of_scores` is given.
 
     Attributes:
       title: its name and unit.
       digits: after the point, in tables.
       fine_digits: the same where things that hardly differ stand side by side.
       lower_is_better: whether a low score is a good one.
+      score: `(prediction, target) -> score` of an answer's text.
+      unanswered: the score of an answer whose text is known to differ from the target, which is
+        then not generated; None if every answer's text is needed.
+      of_scores: `Scores -> float array [R]`, from the model's scores of the target, without text.
     """
 
     title: str
-    digits: int
-    fine_digits: int
+    digits: int = 2
+    fine_digits: int = 2
     lower_is_better: bool = False
+    score: Callable[[str, str], float] | None = None
+    unanswered: float | None = None
+    of_scores: Callable[["Scores"], np.ndarray] | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it needs the text of every answer."""
+        return self.score is not None and self.unanswered is None
 
     @property
     def heading(self) -> str:
@@ -47,17 +60,99 @@ class Metric(NamedTuple):
         """The title without its unit, inside a sentence."""
         return self.title.split(",")[0]
 
+    def cell(self, value: "Interval", *, fine: bool = False) -> str:
+        """A value with its interval as tables show it.
+
+        >>> from feddpa_jax.evaluate.personalization import Interval
+        >>> METRICS["nll"].cell(Interval(0.5, 0.25, 0.75))
+        '0.50 [0.25, 0.75]'
+        """
+        return value.text(self.fine_digits if fine else self.digits)
+
     @property
     def better(self) -> str:
         """Which scores are the better ones: "lower" or "higher"."""
         return "lower" if self.lower_is_better else "higher"
 
 
-METRICS = {
-    "rouge1": Metric("ROUGE-1", 1, 1),
-    "exact_match": Metric("exact match, %", 1, 1),
-    "nll": Metric("response NLL, nats", 2, 3, lower_is_better=True),
-}
+def _metric(given: Any, **told: Any) -> Metric:
+    """A metric as it is registered: one already, or a function of prediction and target."""
+    if isinstance(given, Metric):
+        return given._replace(**told)
+    if not callable(given):
+        raise TypeError("a metric is a function of prediction and target, or a Metric")
+    told = {"title": getattr(given, "__name__", "a metric").replace("_", " "), **told}
+    return Metric(**{"fine_digits": told.get("digits", 2), **told}, score=cast(Any, given))
+
+
+METRICS: Registry[Metric] = Registry(
+    "metric", "eval.metrics", group="feddpa_jax.metrics", wrap=_metric
+)
+
+
+def told(name: str, known: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Metric:
+    """How a metric is told, also one of the user's own, whose file is not run.
+
+    Args:
+      name: as of `METRICS.find`.
+      known: what a summary.json says of own metrics, its "metrics".
+
+    >>> told("my.py:words").title, told("my.py:words", {"my.py:words": {"title": "words, %"}}).title
+    ('words', 'words, %')
+    """
+    if name in METRICS:
+        return METRICS[name]
+    return Metric(**{"title": name.rpartition(":")[2], **known.get(name, {})})
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metrics in the order in which they are shown: the registered ones first.
+
+    >>> in_order(["my.py:words", "nll", "rouge1"])
+    ['rouge1', 'nll', 'my.py:words']
+    """
+    names = list(names)
+    return [name for name in METRICS if name in names] + [n for n in names if n not in METRICS]
+
+
+def about(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How metrics that the package does not bring are told, for `told` where they are not known."""
+    fields = ("title", "digits", "fine_digits", "lower_is_better")
+    found = {name: METRICS.find(name) for name in names}
+    return {
+        name: {field: getattr(metric, field) for field in fields}
+        for name, metric in found.items()
+        if getattr(metric.score or metric.of_scores, "__module__", None) != __name__
+    }
+
+
+def score_texts(name: str, pairs: Sequence[tuple[str | None, str]]) -> np.ndarray:
+    """The scores of predictions for targets by a metric that has a `score`, float [R].
+
+    Args:
+      name: as of `METRICS.find`.
+      pairs: prediction, None where it is known to differ and was not generated; and target.
+
+    Raises:
+      UserError: the metric fails, or gives something else than finite numbers.
+    """
+    metric = METRICS.find(name)
+    assert metric.score is not None
+    found = np.zeros(len(pairs))
+    for place, (prediction, target) in enumerate(pairs):
+        if prediction is None and metric.unanswered is not None:
+            found[place] = metric.unanswered
+            continue
+        try:
+            found[place] = metric.score(prediction or "", target)
+        except Exception as error:
+            raise fails("eval.metrics", name, error) from None
+        if not np.isfinite(found[place]):
+            raise UserError(
+                f"eval.metrics: {name} gave {found[place]} for {(prediction or '')[:60]!r}; a "
+                "metric gives a finite number for every answer"
+            )
+    return found
 
 
 class _Words:
@@ -75,6 +170,7 @@ def _scorer() -> "RougeScorer":
     return RougeScorer(["rouge1"], tokenizer=_Words())
 
 
+@METRICS.register(title="ROUGE-1", digits=1)
 def rouge1(prediction: str, target: str) -> float:
     """ROUGE-1 F1 in percent, without stemming; blind to case and punctuation.
 
@@ -110,6 +206,7 @@ def without_words_note(count: int) -> str:
     )
 
 
+@METRICS.register(title="exact match, %", digits=1, unanswered=0.0)
 def exact_match(prediction: str, target: str) -> float:
     r"""100 if the texts are the same, else 0; only white space at the end of both is ignored.
 
@@ -119,198 +216,7 @@ def exact_match(prediction: str, target: str) -> float:
     return 100.0 * (prediction.rstrip() == target.rstrip())
 
 
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Tasks:
-    """Which task each instance has, and which tasks are each client's own.
-
-    Attributes:
-      names: the tasks K that test instances have.
-      task_I: index of each instance's task.
-      own_CK: whether a client trains on a task.
-    """
-
-    names: tuple[str, ...]
-    task_I: np.ndarray
-    own_CK: np.ndarray
-
-    def __post_init__(self) -> None:
-        """Every task has an instance: a mean over none would be NaN."""
-        assert set(self.task_I.tolist()) == set(range(len(self.names))), "a task has no instance"
-        assert self.own_CK.shape[1:] == (len(self.names),)
-
-    def one_hot(self) -> np.ndarray:
-        """Float [I, K]."""
-        return np.eye(len(self.names))[self.task_I]
-
-    def sizes(self) -> np.ndarray:
-        """How many instances each task has, float [K]."""
-        return np.bincount(self.task_I, minlength=len(self.names)).astype(float)
-
-    def members(self) -> list[np.ndarray]:
-        """The instances of each task, ascending."""
-        ends_K = np.cumsum(self.sizes().astype(int))[:-1]
-        return np.split(np.argsort(self.task_I, kind="stable"), ends_K)
-
-
-def task_matrix(scores_CI: np.ndarray, tasks: Tasks) -> np.ndarray:
-    """Mean score of every client on every task, [C, K]."""
-    if 8 * len(tasks.task_I) * len(tasks.names) > BOUND:
-        return np.stack([scores_CI[:, own_I].mean(axis=1) for own_I in tasks.members()], axis=1)
-    one_hot_IK = tasks.one_hot()
-    return scores_CI @ one_hot_IK / one_hot_IK.sum(axis=0)
-
-
-def personalization(matrix: np.ndarray, own_CK: np.ndarray) -> np.ndarray:
-    """P from client-by-task means [..., C, K], of clients with an own task in the tests."""
-    has_C = own_CK.any(axis=1)
-    if not has_C.any():
-        return np.full(matrix.shape[:-2], np.nan)
-    own_CK = own_CK[has_C].astype(float)
-    own = (matrix[..., has_C, :] * own_CK).sum(axis=-1) / own_CK.sum(axis=-1)
-    return own.mean(axis=-1)
-
-
-def test_time_personalization(matrix: np.ndarray) -> np.ndarray:
-    """TTP from client-by-task means [..., C, K]."""
-    return matrix.mean(axis=(-2, -1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Resamples:
-    """Bootstrap resamples of the test instances, within each task, the same for all clients.
-
-    Attributes:
-      tasks: whose instances were drawn.
-      count: S, how many resamples there are.
-      states: of the random generator before each task's draws.
-      weight_SI: how often resample S drew instance I, over the size of the instance's task; no
-        rows where that would take more than `BOUND` bytes: then it is drawn again with every use.
-    """
-
-    tasks: Tasks
-    count: int
-    states: tuple[Mapping[str, Any], ...]
-    weight_SI: np.ndarray
-
-    @classmethod
-    def draw(cls, tasks: Tasks, count: int, seed: int) -> "Resamples":
-        """Draws `count` resamples."""
-        rng = np.random.default_rng([seed, 4])
-        kept = 8 * count * len(tasks.task_I) <= BOUND
-        weight_SI = np.zeros((count if kept else 0, len(tasks.task_I)))
-        states = []
-        for members_I in tasks.members():
-            states.append(rng.bit_generator.state)
-            rows = max(1, BOUND // 8 // len(members_I))
-            for start in range(0, count, rows):
-                drawn_SI = _draw(rng, len(members_I), min(rows, count - start))
-                if kept:
-                    weight_SI[start : start + rows, members_I] = drawn_SI
-        return cls(tasks, count, tuple(states), weight_SI)
-
-    @property
-    def kept(self) -> bool:
-        """Whether all weights are at hand."""
-        return len(self.weight_SI) == self.count
-
-    def chunks(self) -> Iterator[np.ndarray]:
-        """The weights of all resamples, [S, I], chunk by chunk."""
-        if self.kept:
-            yield self.weight_SI
-            return
-        instances = len(self.tasks.task_I)
-        rows = max(1, BOUND // 2 // 8 // instances)
-        generators = [_restored(state) for state in self.states]
-        for start in range(0, self.count, rows):
-            weight_SI = np.empty((min(rows, self.count - start), instances))
-            for rng, members_I in zip(generators, self.tasks.members(), strict=True):
-                weight_SI[:, members_I] = _draw(rng, len(members_I), len(weight_SI))
-            yield weight_SI
-
-    def sums(self, *values_I: np.ndarray) -> list[np.ndarray]:
-        """The weighted sum of each of some values of instances in every resample, [S]."""
-        parts = [[weight_SI @ value_I for value_I in values_I] for weight_SI in self.chunks()]
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
-
-    def matrices(self, scores_CI: np.ndarray) -> np.ndarray:
-        """Client-by-task means of every resample, [S, C, K]; for weights that are kept."""
-        assert self.kept
-        by_task = []
-        for k in range(len(self.tasks.names)):
-            members = self.tasks.task_I == k
-            by_task.append(self.weight_SI[:, members] @ scores_CI[:, members].T)
-        return np.stack(by_task, axis=-1)
-
-
-def _draw(rng: np.random.Generator, members: int, count: int) -> np.ndarray:
-    """`count` resamples of as many instances: the share of each, [S, I]."""
-    return rng.multinomial(members, np.full(members, 1 / members), count) / members
-
-
-def _restored(state: Mapping[str, Any]) -> np.random.Generator:
-    rng = np.random.default_rng()
-    rng.bit_generator.state = state
-    return rng
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a mode's scores come to in one metric.
-
-    Attributes:
-      p: personalization.
-      ttp: test-time personalization.
-      matrix_CK: client-by-task means.
-      p_clients: how many clients P is a mean over; those without an own task in the tests are
-        left out.
-    """
-
-    p: Interval
-    ttp: Interval
-    matrix_CK: np.ndarray
-    p_clients: int
-
-
-def _interval(value: np.ndarray, samples_S: np.ndarray) -> Interval:
-    low, high = np.percentile(samples_S, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
-
-
-def _parts(scores_CI: np.ndarray, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
-    """What each instance adds to P and to TTP, [I]: both are sums over a resample's instances."""
-    clients = int(tasks.own_CK.any(axis=1).sum())
-    if not clients:
-        return np.full(len(tasks.task_I), np.nan), scores_CI.mean(axis=0) / len(tasks.names)
-    part_I = np.zeros(len(tasks.task_I))
-    for own_K, score_I in zip(tasks.own_CK, scores_CI, strict=True):
-        if own_K.any():
-            part_I += own_K[tasks.task_I] * score_I / own_K.sum()
-    return part_I / clients, scores_CI.mean(axis=0) / len(tasks.names)
-
-
-def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summary:
-    """P, TTP and the matrix of one mode's scores; of a difference of scores just as well."""
-    assert np.isfinite(scores_CI).all()
-    matrix_CK = task_matrix(scores_CI, tasks)
-    # The matrices of all resamples, and what is made of them, take three times this.
-    if resamples.kept and 3 * 8 * resamples.count * matrix_CK.size <= BOUND:
-        resampled_SCK = resamples.matrices(scores_CI)
-        p_S = personalization(resampled_SCK, tasks.own_CK)
-        ttp_S = test_time_personalization(resampled_SCK)
-    else:
-        p_S, ttp_S = resamples.sums(*_parts(scores_CI, tasks))
-    return Summary(
-        _interval(personalization(matrix_CK, tasks.own_CK), p_S),
-        _interval(test_time_personalization(matrix_CK), ttp_S),
-        matrix_CK,
-        int(tasks.own_CK.any(axis=1).sum()),
-    )
+METRICS.register(
+    "nll",
+    Metric("response NLL, nats", 2, 3, lower_is_better=True, of_scores=lambda scores: scores.nll_I),
+)

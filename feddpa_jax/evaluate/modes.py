@@ -81,7 +81,14 @@ def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) 
     Raises:
       UserError: the rule gives something that is not finite.
     """
-    weigh = jax.jit(make_weighting(settings.rule, scale=settings.scale, scales=settings.scales))
+    weigh = jax.jit(
+        make_weighting(
+            settings.rule,
+            scale=settings.scale,
+            scales=settings.scales,
+            parameters=settings.parameters,
+        )
+    )
     weights = [weigh(own) for own in evidence]
     local_CI = np.stack([np.asarray(weight.local_weight_B) for weight in weights])
     similarity_CI = np.stack([np.asarray(weight.similarity_B) for weight in weights])

@@ -7,16 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import (
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-)
+from feddpa_jax.evaluate.metrics import about
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.results import write_results
@@ -155,6 +148,8 @@ def _summary(found: Evaluation) -> dict[str, Any]:
             for key, by_metric in summaries.items()
         }
 
+    # What a page needs to tell metrics that are not known where it is made.
+    own = about(found.metrics)
     return {
         **found.settings,
         "tasks": list(tasks.names),
@@ -165,6 +160,7 @@ def _summary(found: Evaluation) -> dict[str, Any]:
         "modes": told(found.summaries),
         "differences": told(found.differences),
         "mean_local_weight": dict(found.weights),
+        **({"metrics": own} if own else {}),
     }
 
 
@@ -176,13 +172,9 @@ def _matrix(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str,
 
 
 def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, Any]:
-    def interval(value: Interval) -> dict[str, float | None]:
-        # No client has an own task in the tests: null, not NaN, which is no JSON.
-        return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
     return {
-        "P": interval(summary.p),
-        "TTP": interval(summary.ttp),
+        "P": summary.p.to_json(),
+        "TTP": summary.ttp.to_json(),
         "matrix": _matrix(summary, clients, tasks),
     }
 

@@ -4,25 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
-from feddpa_jax.data.templates import get_template
-from feddpa_jax.evaluate.metrics import METRICS, without_words_note
+from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.metrics import told, without_words_note
+from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.types import Example
 
-_METHODS = {
-    "feddpa_t": "FedDPA-T",
-    "feddpa_f": "FedDPA-F",
-    "fedit": "FedIT",
-    "fedlora": "FedLoRA",
-    "local": "local training without a server",
-    "centralized": "centralized training on the pooled data",
-}
 _PAPER = (
     "Yang, Long, Shen, Jiang, Blumenstein: *Dual-Personalizing Adapter for Federated Foundation "
     "Models*, NeurIPS 2024, [arXiv 2403.19211](https://arxiv.org/abs/2403.19211)"
 )
+
+
+def _title(trained: Trained) -> str:
+    """The method's name in texts."""
+    return markdown(METHODS.find(trained.config.fed.method).title)
+
+
+def _source(trained: Trained) -> str:
+    """Where the method is published, of those that the package brings."""
+    build = METHODS.find(trained.config.fed.method).build
+    return f" ({_PAPER})" if build.__module__.startswith("feddpa_jax.methods.") else ""
 
 
 def adapter_card(
@@ -33,7 +38,7 @@ def adapter_card(
     weighting: Weighting | None,
 ) -> str:
     """The card of a PEFT folder."""
-    method = _METHODS[trained.config.fed.method]
+    method = _title(trained)
     if out.client is None:
         title, what = "the global adapter", "It was trained by all clients and averaged."
         clients = statistics.clients
@@ -69,7 +74,7 @@ def model_card(
     title = "the base model" if not out.parts else "a merged model"
     sections = [
         _front_matter(trained, "transformers"),
-        f"# {_METHODS[trained.config.fed.method]}: {title}\n\n"
+        f"# {_title(trained)}: {title}\n\n"
         f"The weights are {markdown(out.what)}, in {trained.prepared.base.model.dtype}, exactly as "
         "the run computed with them.",
         _origin(trained),
@@ -87,7 +92,7 @@ def export_card(trained: Trained, plan: Plan, statistics: FederationStatistics) 
     first = next(iter(plan.adapters))
     sections = [
         _front_matter(trained, "peft"),
-        f"# {_METHODS[trained.config.fed.method]} on {len(statistics.clients)} clients\n\n"
+        f"# {_title(trained)} on {len(statistics.clients)} clients\n\n"
         "Every client keeps the same frozen language model and two LoRA adapters: a global one, "
         "averaged over all clients, and a private local one.",
         "| folder | what |\n|---|---|\n" + "\n".join(rows),
@@ -126,7 +131,7 @@ def _origin(trained: Trained) -> str:
     lines = [
         f"- Base: {markdown_code(trained.base_name)} ({config.model.dtype}, "
         f"fingerprint `{base.fingerprint}`)",
-        f"- Method: {_METHODS[fed.method]} ({_PAPER})",
+        f"- Method: {_title(trained)}{_source(trained)}",
         f"- Checkpoint: round {trained.round_number} (counted from 0; {fed.rounds} rounds in all), "
         f"{fed.local_epochs} local epochs, batch {fed.batch_size}, learning rate "
         f"{fed.learning_rate:g}, LoRA dropout {lora.dropout:g}, seed {config.seed}",
@@ -165,7 +170,7 @@ model = AutoModelForCausalLM.from_pretrained({python_text(place)}, dtype="auto")
 
 
 def _ask(trained: Trained) -> str:
-    template = get_template(trained.config.data.template)
+    template = TEMPLATES.find(trained.config.data.template)
     prompt = python_text(template(Example("Name three colours.", "")))
     tokens = trained.config.eval.max_new_tokens
     # Not every base's own files name the token that training put behind an answer.
@@ -222,11 +227,16 @@ def _results(trained: Trained) -> str:
     if trained.summary is None:
         return "## Results\n\nThis checkpoint was not evaluated."
     modes: dict[str, Any] = trained.summary["modes"]
-    metrics = list(next(iter(modes.values())))
-    columns = [f"{measure}: {METRICS[name].title}" for name in metrics for measure in ("P", "TTP")]
+    own = trained.summary.get("metrics", {})
+    metrics = {name: told(name, own) for name in next(iter(modes.values()))}
+    columns = [f"{z}: {metric.title}" for metric in metrics.values() for z in ("P", "TTP")]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for mode, by_metric in modes.items():
-        cells = [_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")]
+        cells = [
+            metric.cell(Interval.from_json(by_metric[name][measure]))
+            for name, metric in metrics.items()
+            for measure in ("P", "TTP")
+        ]
         star = " *" if mode == trained.summary.get("answers_with") else ""
         lines.append(f"| {markdown(mode)}{star} | " + " | ".join(cells) + " |")
     note = (
@@ -238,9 +248,3 @@ def _results(trained: Trained) -> str:
     if wordless and "rouge1" in metrics:
         note += f" {wordless}"
     return "\n".join(["## Results", "", *lines, "", note])
-
-
-def _cell(interval: dict[str, float | None]) -> str:
-    if interval["value"] is None:
-        return "-"
-    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.contents import Trained
 from feddpa_jax.files.escape import json_text
@@ -57,7 +57,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
     check_layer(settings, prepared.base.model.config.layers)
     layers = None if settings.layer is None else [settings.layer]
     support = look(scorer, drawn, settings.embed_with, layers=layers)
-    template = get_template(config.data.template)
+    template = TEMPLATES.find(config.data.template)
     described = {
         "rule": settings.rule,
         "scale": settings.scale,

@@ -100,6 +100,17 @@ def html(text: str) -> str:
     return _escape_html(_visible(text))
 
 
+def plot_text(text: str) -> str:
+    r"""Text of a figure, on one line: hidden characters, line feeds and tabs as pictures of them.
+
+    It is no markup; what writes the figure's file escapes what is special there.
+
+    >>> plot_text("a\nb")
+    'a␊b'
+    """
+    return _visible(text).replace("\n", "\u240a").replace("\t", "\u2409")
+
+
 def json_text(value: Any, *, indent: int | None = None) -> str:
     r"""JSON as people read it, without raw control characters or separators of lines.
 
@@ -179,9 +190,19 @@ def csv_row(cells: Sequence[str]) -> str:
 
 
 def _csv_cell(text: str) -> str:
+    text = csv_text(text)
+    quoted = any(letter in text for letter in ',;"\n\t') or text != text.strip()
+    return '"' + text.replace('"', '""') + '"' if quoted else text
+
+
+def csv_text(text: str) -> str:
+    """A cell of a CSV file before it is quoted: visible, and no formula to a spreadsheet.
+
+    >>> csv_text("=1+1")
+    "'=1+1"
+    """
     first = text.lstrip("\n \u3000\xa0\ufeff")[:1]
     text = _visible(text) if first != "\r" else f"'{_visible(text)}"
     if first and first in "=+-@\t＝＋－＠" and not _NUMBER.fullmatch(text):
         text = f"'{text}"
-    quoted = any(letter in text for letter in ',;"\n\t') or text != text.strip()
-    return '"' + text.replace('"', '""') + '"' if quoted else text
+    return text

@@ -175,7 +175,7 @@ def write_set(folder: Path, files: Mapping[str, str | bytes]) -> None:
     Manifest(states).write(folder)
 
 
-def write_one(folder: Path, name: str, content: str, remedy: str) -> None:
+def write_one(folder: Path, name: str, content: str | bytes, remedy: str) -> None:
     """Replaces one file of a folder so that the manifest agrees with it at every moment.
 
     Args:
@@ -188,7 +188,7 @@ def write_one(folder: Path, name: str, content: str, remedy: str) -> None:
       UserError: the manifest is damaged, or something cannot be written.
     """
     manifest = read_manifest(folder, remedy) or Manifest()
-    data = content.encode()
+    data = content.encode() if isinstance(content, str) else content
     old = read_bytes(folder / name, "start the same command again")
     if old == data and manifest.files.get(name) == (_state(data),):
         return

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from feddpa_jax.files import manifest
@@ -20,8 +20,7 @@ def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, by
     Raises:
       UserError: something cannot be written.
     """
-    names = file_names([Path(p).with_suffix("").as_posix().lstrip("./~") for p in rules])
-    own = {f"rules/{name}.py": text for name, text in zip(names, rules.values(), strict=True)}
+    own = {f"rules/{n}.py": text for n, text in zip(own_names(rules), rules.values(), strict=True)}
     with writing(folder):
         make_folder(folder)
         clear_leftovers(folder)
@@ -29,6 +28,15 @@ def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, by
         if own:
             make_folder(folder / "rules")
         manifest.write_set(folder, {**own, **files})
+
+
+def own_names(paths: Iterable[str]) -> list[str]:
+    """Names for copies of users' Python files, without the ending.
+
+    >>> own_names(["../my rules.py", "/a/b.py"])
+    ['my_rules', 'a_b']
+    """
+    return file_names([Path(path).with_suffix("").as_posix().lstrip("./~") for path in paths])
 
 
 def file_names(titles: Sequence[str]) -> list[str]:

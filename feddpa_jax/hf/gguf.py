@@ -100,10 +100,13 @@ def _reader(path: Path) -> Any:
             super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
-            end = int(offset) + np.dtype(dtype).itemsize * int(count)
-            if not 0 <= int(offset) <= end <= len(self.data):
+            start, order = int(offset), override_order or self.byte_order
+            end = start + np.dtype(dtype).itemsize * int(count)
+            if not 0 <= start <= end <= len(self.data):
                 raise ValueError(f"the file ends before byte {end}")
-            return super()._get(offset, dtype, count, override_order)
+            found = self.data[start:end].view(dtype)
+            # As the library does, in half its time: a tokenizer has a hundred thousand strings.
+            return found if order == "I" else found.view(found.dtype.newbyteorder(order))
 
     with np.errstate(over="raise"):
         return PlainReader(path)

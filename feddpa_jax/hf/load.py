@@ -16,6 +16,7 @@ import numpy as np
 
 from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
+from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
@@ -149,7 +150,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         _check_alone(folder)
         hf_config = read_json(folder / "config.json")
         config = read_hf_config(hf_config, str(folder / "config.json"))
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = folder_tokenizer(folder)
         tokenizer.limit(config.vocab_size, str(folder))
         parameters = None
         if weights:
@@ -173,7 +174,10 @@ def fingerprint(model: Model) -> str:
     ):
         # Evenly spread, and with an odd step, which does not keep to one column.
         index = np.arange(64) * (leaf.size // 64 | 1) % leaf.size
-        sample = leaf[np.unravel_index(index, leaf.shape)]
+        # In memory already, there is nothing to compile for it.
+        at_hand = jax.default_backend() == "cpu" and leaf.is_fully_addressable
+        values = np.asarray(leaf) if at_hand else leaf
+        sample = values[np.unravel_index(index, leaf.shape)]
         with np.errstate(invalid="ignore"):  # A damaged file may hold what is no number.
             digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
     return digest.hexdigest()[:16]

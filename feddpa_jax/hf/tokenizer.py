@@ -1,7 +1,6 @@
-"""Tokenizers on the `tokenizers` library: from a Hugging Face folder, or plain bytes."""
+"""Text to ids and back, whatever a tokenizer was read from; and the tokenizer of plain bytes."""
 
 import functools
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.problems import reason
-from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.hf.continuation import continuation_backend
 from feddpa_jax.types import UserError
 
@@ -32,8 +30,7 @@ class Tokenizer:
       stop_ids: the tokens that end an answer in decoding, `eos_id` first.
       pad_id: the token that pads.
       bos_id: the token that the model calls its first; the backend puts it there or does not.
-      chat_template: the Jinja template of a chat that a GGUF file brings; folders keep theirs in
-        files of their own.
+      chat_template: the Jinja template of a chat, if the model brings one.
     """
 
     def __init__(
@@ -168,57 +165,6 @@ class Tokenizer:
         text = json_text(settings, indent=2) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
-    @classmethod
-    def from_folder(cls, folder: Path | str) -> "Tokenizer":
-        """Reads tokenizer.json, and the special tokens from the configuration files beside it.
-
-        Answers end with the tokenizer's end token and, as in `transformers`, with any of the
-        `eos_token_id` of generation_config.json, or of config.json where that file is not there.
-
-        Raises:
-          UserError: a file is missing or damaged, or no end token is named.
-        """
-        folder = Path(folder)
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{folder}: no tokenizer.json; save the model's fast tokenizer there")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # The library raises plain Exception.
-            raise UserError(
-                f"{path}: not a tokenizer ({reason(error)}); get the file again"
-            ) from None
-        settings = _json(folder / "special_tokens_map.json")
-        settings |= _json(folder / "tokenizer_config.json")
-        generation = _json(folder / "generation_config.json")
-        config = generation | _json(folder / "config.json")
-        ids = {
-            kind: _token_id(backend, settings.get(f"{kind}_token"), config.get(f"{kind}_token_id"))
-            for kind in ("eos", "pad", "bos")
-        }
-        eos_id, pad_id = ids["eos"], ids["pad"]
-        if eos_id is None:
-            raise UserError(
-                f"{folder}: no eos_token in tokenizer_config.json or config.json that "
-                "tokenizer.json knows; name the token that ends an answer"
-            )
-        _check_named(backend, settings, folder)
-        _mark_special(backend, [settings.get(f"{kind}_token") for kind in ids])
-        backend.no_padding()
-        backend.no_truncation()
-        pad_id = eos_id if pad_id is None else pad_id
-        there = (folder / "generation_config.json").is_file()
-        stops = _stop_ids((generation if there else config).get("eos_token_id"), folder)
-        special: dict[str, Any] = {"eos_id": eos_id, "pad_id": pad_id, "bos_id": ids["bos"]}
-        try:
-            return cls(backend, **special, stop_ids=stops)
-        except UserError:
-            raise
-        except Exception as error:  # The library raises plain Exception: for one, no unknown token.
-            raise UserError(
-                f"{path}: encodes no text ({reason(error)}); get the file again"
-            ) from None
-
 
 def bpe_backend(
     tokens: Sequence[str], merges: Sequence[tuple[str, str]], source: str, **options: Any
@@ -259,74 +205,3 @@ def byte_tokenizer() -> Tokenizer:
     backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
     eos_id = len(tokens) - 1
     return Tokenizer(backend, eos_id=eos_id, pad_id=eos_id)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A file's object; of a file that is not there, an empty one."""
-    return read_object(path) if path.exists() else {}
-
-
-def _content(token: Any) -> Any:
-    """The text of a token, which stands alone or with its properties."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _check_named(backend: tokenizers.Tokenizer, settings: dict[str, Any], folder: Path) -> None:
-    """Refuses tokens that `transformers` would add to those of tokenizer.json.
-
-    Raises:
-      UserError: tokenizer_config.json names one, or asks for special tokens to be split.
-    """
-    if settings.get("split_special_tokens"):
-        raise UserError(f"{folder}: split_special_tokens is not supported; remove it")
-    named: list[Any] = []
-    for field in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
-        values = settings.get(field) or []
-        if isinstance(values, dict):
-            values = list(values.values())
-        named += values if isinstance(values, list) else [values]
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for text in map(_content, named):
-        if not isinstance(text, str) or text not in added:
-            raise UserError(
-                f"{folder}: tokenizer_config.json names the token {reprlib.repr(text)}, which is "
-                "no added token of tokenizer.json; load and save the tokenizer with "
-                "transformers"
-            )
-
-
-def _mark_special(backend: tokenizers.Tokenizer, tokens: Sequence[Any]) -> None:
-    """Lets tokens of the vocabulary stand for themselves in a text, as `transformers` does."""
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for text in map(_content, tokens):
-        known = isinstance(text, str) and text and backend.token_to_id(text) is not None
-        if known and text not in added:
-            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-
-
-def _stop_ids(found: Any, folder: Path) -> list[int]:
-    """The end tokens that a configuration names: none, one, or a list.
-
-    Raises:
-      UserError: something else.
-    """
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    for value in ids:
-        if type(value) is not int:
-            raise UserError(
-                f"{folder}: eos_token_id {reprlib.repr(found)} in generation_config.json or "
-                "config.json is neither a token id nor a list of them"
-            )
-    # No model says an id that no array of ids holds.
-    return [value for value in ids if 0 <= value < 2**31]
-
-
-def _token_id(backend: tokenizers.Tokenizer, token: Any, fallback: Any) -> int | None:
-    token = _content(token)
-    if isinstance(token, str) and backend.token_to_id(token) is not None:
-        return backend.token_to_id(token)
-    if isinstance(fallback, list):
-        fallback = fallback[0] if fallback else None
-    if type(fallback) is not int or not 0 <= fallback < 2**31:
-        return None
-    return fallback if backend.id_to_token(fallback) is not None else None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -48,6 +49,7 @@ def prefill(
       slots: cache slots a row, prompt and answer together.
     """
     B, T = tokens_BT.shape
+    chex.assert_shape(length_B, (B,))
     position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
     cache = empty_cache(model.config, B, slots, model.dtype)
     hidden_BTD, cache = model.hidden(
@@ -107,6 +109,8 @@ def decode(
       key: draws tokens from the model's distribution; None for the likeliest.
     """
     B = length_B.shape[0]
+    chex.assert_shape(prompt_hidden_BD, (B, model.config.width))
+    chex.assert_tree_shape_prefix(cache, (B,))
 
     def choose(logits_BV: jax.Array, index: jax.Array) -> jax.Array:
         if key is None:

@@ -8,7 +8,7 @@ and how sure it is of the answer's first token.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.training.blocks import Placed, choose_shapes, fill, schedule
 from feddpa_jax.training.costs import Costs, costs_on
@@ -70,6 +71,25 @@ class Adapters(NamedTuple):
     scale: float
 
 
+class Scoring(Protocol):
+    """Scores requests, see `Scorer`."""
+
+    @property
+    def model(self) -> Model:
+        """The base."""
+        ...
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        on_done: Callable[[int], None] = ...,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores all requests."""
+        ...
+
+
 class _Prompts(NamedTuple):
     owner_BT: np.ndarray  # number of the example whose prompt a token belongs to; E for none
     row_E: np.ndarray
@@ -104,9 +124,7 @@ def _score_block(
     )
     states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
     logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
-    at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
-    log_all_P = jax.nn.logsumexp(logits_PV, axis=1)
-    mean_logit_P = jnp.sum(jnp.exp(logits_PV - log_all_P[:, None]) * logits_PV, axis=1)
+    nll_P, correct_P, entropy_P = likelihoods(logits_PV, rows.target_P)
     examples = prompts.row_E.shape[0]
 
     def means(hidden_BTD: jax.Array) -> jax.Array:
@@ -118,9 +136,9 @@ def _score_block(
         return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
 
     return (
-        log_all_P - at_target_P,
-        jnp.argmax(logits_PV, axis=1) == rows.target_P,
-        log_all_P - mean_logit_P,
+        nll_P,
+        correct_P,
+        entropy_P,
         [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
         [means(states[layer]) for layer in layers],
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import METRICS, Tasks
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
@@ -33,7 +34,14 @@ class Candidate:
 
 def weigh(collected: Collected, settings: WeightingSettings) -> np.ndarray:
     """Every client's local weight of every instance, [C, J], as evaluation would have it."""
-    rule = jax.jit(make_weighting(settings.rule, scale=settings.scale, scales=settings.scales))
+    rule = jax.jit(
+        make_weighting(
+            settings.rule,
+            scale=settings.scale,
+            scales=settings.scales,
+            parameters=settings.parameters,
+        )
+    )
     return np.stack(
         [
             np.asarray(rule(collected.evidence(c, settings)).local_weight_B)
@@ -119,15 +127,14 @@ def best_of_each(
     Raises:
       UserError: a rule's scores are finite in none.
     """
-    rule_N = np.array([setting.rule for setting in settings])
     chosen = []
-    for rule in dict.fromkeys(rule_N.tolist()):
-        own = np.flatnonzero(rule_N == rule)
+    for rule in dict.fromkeys(setting.rule for setting in settings):
+        own = np.flatnonzero([setting.rule == rule for setting in settings])
         place_N = places(score_NXZ[own], by)
         if not np.isfinite(place_N.min()):
             raise UserError(
-                f"--rules: {rule} gives similarities that are not finite in any of its settings; "
-                "fix it, or leave it out"
+                f"--rules: {settings[own[0]].rule} gives similarities that are not finite in any "
+                "of its settings; fix it, or leave it out"
             )
         chosen.append(own[place_N.argmin()])
     order = np.argsort(places(score_NXZ[chosen], by), kind="stable")

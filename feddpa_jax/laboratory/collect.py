@@ -7,6 +7,7 @@ global adapter, the even mix and the local one, and embed the prompts too, as do
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import chex
 import numpy as np
 
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
@@ -138,7 +139,7 @@ def collect(
         query, dream = everywhere(part["query"]), everywhere(part["dream"])
         supports = np.split(part["support"], bounds)
         embeddings[model] = [(query[c], supports[c], dream[c]) for c in range(C)]
-    assert prompts["query_nll"].shape == (C, J, len(MODELS))
+    chex.assert_shape(prompts["query_nll"], (C, J, len(MODELS)))
     return Collected(
         questions,
         np.stack([everywhere(at_weight[w]["nll"]) for w in WEIGHTS], axis=-1),

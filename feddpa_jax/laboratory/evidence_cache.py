@@ -67,11 +67,13 @@ class Cache:
                     )
                 write_whole(file, to_json(self.identity))
         found = self._read("identity.json")
-        others = [name for name in self.identity if found.get(name) != self.identity[name]]
-        if others:
+        changed = [name for name in self.identity if found.get(name) != self.identity[name]]
+        if changed:
+            *first, last = changed
+            names = f"{', '.join(first)} and {last}" if first else last
             raise UserError(
-                f"{self.folder}: was computed with another {', '.join(others)}; compute it again "
-                "with --fresh"
+                f"{self.folder}: {names} changed since the evidence there was computed; compute it "
+                "again with --fresh"
             )
 
     def holds(self, names: Iterable[str]) -> bool:

@@ -1,6 +1,7 @@
 """What the laboratory found, as summary.json, as a table of all settings, and on the screen."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,15 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import (
-    Interval,
-    Resamples,
-    Summary,
-    Tasks,
-    summarize,
-    without_words,
-    without_words_note,
-)
+from feddpa_jax.evaluate.metrics import without_words, without_words_note
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
@@ -109,12 +103,8 @@ def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[st
     }
 
 
-def _interval(value: Interval) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else v for k, v in dataclasses.asdict(value).items()}
-
-
 def _summaries(found: Summaries) -> dict[str, Any]:
-    return {name: {"P": _interval(s.p), "TTP": _interval(s.ttp)} for name, s in found.items()}
+    return {name: {"P": s.p.to_json(), "TTP": s.ttp.to_json()} for name, s in found.items()}
 
 
 def _curves(collected: Collected, split: Split) -> dict[str, Any]:
@@ -195,7 +185,10 @@ def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
 
 def told(settings: WeightingSettings) -> dict[str, Any]:
     """A setting by field."""
-    return {name: getattr(settings, name) for name in SETTING}
+    return {
+        name: dict(settings.parameters) if name == "parameters" else getattr(settings, name)
+        for name in SETTING
+    }
 
 
 def describe(settings: WeightingSettings | None) -> str:
@@ -209,12 +202,14 @@ def describe(settings: WeightingSettings | None) -> str:
     if settings.rule != "constant" and any(name.endswith("D") for name in names):
         layer = "last layer" if settings.layer is None else f"layer {settings.layer}"
         words.append(f"{settings.embed_with}, {settings.pooling}, {layer}")
+    words += [f"{name} {value}" for name, value in settings.parameters.items()]
     return ", ".join(words)
 
 
 def flags(settings: WeightingSettings) -> str:
     """A setting as options of the command line."""
     values = {n: v for n, v in told(settings).items() if n not in ("seed", "resample")}
+    values["parameters"] = json.dumps(values["parameters"])
     return " ".join(
         f"--weighting.{name} {'null' if value is None else shlex.quote(str(value))}"
         for name, value in values.items()

@@ -2,23 +2,26 @@
 
 An answer's NLL at a weight between two of the computed ones is interpolated on a line, so P and TTP
 of a setting cost a rule's similarities, a look-up and two weighted sums. All settings of a rule are
-one compiled function: `vmap` over scales and orientations, `lax.map` over embeddings.
+one compiled function: `vmap` over scales and orientations, `lax.map` over embeddings and over
+hyperparameters that are floats; other hyperparameters each add a part to it.
 """
 
 import dataclasses
+import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from feddpa_jax.evaluate.metrics import Tasks
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
-from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.rule import RULES, Value, Values, check_parameters, find_rule, sees
 from feddpa_jax.weighting.settings import Model, Pooling, Side, WeightingSettings
 from feddpa_jax.weighting.weights import local_weight
 
@@ -39,6 +42,8 @@ class Grid:
       embed_with: models of `MIXES`.
       poolings: of the prompt's tokens.
       layers: after how many layers.
+      parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
+        tried with those of its registration's `search`, or with its defaults.
     """
 
     scales: tuple[float, ...]
@@ -47,6 +52,9 @@ class Grid:
     orientations: tuple[Side, ...] = ("local", "global")
     embed_with: tuple[Model, ...] = tuple(MIXES)
     poolings: tuple[Pooling, ...] = POOLINGS
+    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""
@@ -61,14 +69,35 @@ class Grid:
                 pooling=pooling,
                 layer=layer,
                 seed=seed,
+                parameters=values,
             )
-            for (model, pooling, layer), support, (scale, scales) in itertools.product(
-                views, supports, itertools.product(self.scales, self.orientations)
+            for (model, pooling, layer), support, values, (scale, scales) in itertools.product(
+                views,
+                supports,
+                self.combinations(rule),
+                itertools.product(self.scales, self.orientations),
             )
         ]
 
+    def combinations(self, rule: str) -> list[Values]:
+        """The values of a rule's hyperparameters that are tried; floats vary the fastest.
+
+        Raises:
+          UserError: the rule has no such hyperparameter, or a value is of another type.
+        """
+        own = self.parameters.get(rule, RULES.options(rule).get("search") or {})
+        checked = {
+            name: [check_parameters(rule, {name: value})[name] for value in values]
+            for name, values in own.items()
+        }
+        names = sorted(checked, key=lambda name: isinstance(checked[name][0], float))
+        return [
+            Values(zip(names, values, strict=True))
+            for values in itertools.product(*(checked[name] for name in names))
+        ]
+
     def _seen(self, rule: str) -> tuple[list[View], tuple[int, ...]]:
-        names = sees(find_rule(rule))
+        names = sees(RULES.find(rule))
         views = list(itertools.product(self.embed_with, self.poolings, self.layers))
         embeds = rule != "constant" and any(name.endswith("D") for name in names)
         supported = any(name.startswith("support") for name in names)
@@ -118,6 +147,23 @@ def interpolate(
         return jnp.take_along_axis(score_BWX, index_B[:, None, None], axis=1)[:, 0]
 
     return at(low_B) + part_B[:, None] * (at(low_B + 1) - at(low_B))
+
+
+def _groups(
+    combinations: Sequence[Mapping[str, Value]], *, traced: bool
+) -> list[tuple[dict[str, Value], dict[str, jax.Array]]]:
+    """Combinations by what is fixed in a program, and the floats of each that vary within it."""
+    groups: dict[tuple[tuple[str, Value], ...], list[dict[str, Value]]] = {}
+    for values in combinations:
+        floats: dict[str, Value] = {
+            name: v for name, v in values.items() if traced and isinstance(v, float)
+        }
+        fixed = tuple((name, v) for name, v in values.items() if name not in floats)
+        groups.setdefault(fixed, []).append(floats)
+    return [
+        (dict(fixed), {name: jnp.array([own[name] for own in floats]) for name in floats[0]})
+        for fixed, floats in groups.items()
+    ]
 
 
 def score_rule(
@@ -172,10 +218,12 @@ def score_rule(
         )
     )
 
-    @jax.jit
-    def score(inputs: list[dict[str, jax.Array]], curves: Curves) -> list[jax.Array]:
-        def of_client(own: dict[str, jax.Array], score_IWX, share_IZ) -> jax.Array:
-            similarity_I = function(**Evidence(**own).pick(names))
+    def score(
+        inputs: list[dict[str, jax.Array]], curves: Curves, groups: Sequence[Any]
+    ) -> list[jax.Array]:
+        def of_client(own: tuple[Any, ...], values: Mapping[str, Any]) -> jax.Array:
+            seen, score_IWX, share_IZ = own
+            similarity_I = function(**Evidence(**seen).pick(names), **values)
 
             def at(scale, is_local):
                 weight_I = local_weight(similarity_I, scale, is_local)
@@ -183,11 +231,29 @@ def score_rule(
 
             return jax.vmap(at)(scale_S, local_S)
 
-        def of_view(view: dict[str, jax.Array]) -> jax.Array:
-            by_client = jax.lax.map(lambda own: of_client(*own), (view, *curves))
+        def of_values(view: dict[str, jax.Array], values: Mapping[str, Any]) -> jax.Array:
+            by_client = jax.lax.map(lambda own: of_client(own, values), (view, *curves))
             return by_client.sum(axis=0)
+
+        def of_view(view: dict[str, jax.Array]) -> jax.Array:
+            """[combinations, scales, X, Z]."""
+            found = [
+                jax.lax.map(lambda own, fixed=fixed: of_values(view, {**fixed, **own}), floats)
+                if floats
+                else of_values(view, fixed)[None]
+                for fixed, floats in groups
+            ]
+            return jnp.concatenate(found)
 
         return [jax.lax.map(of_view, by_view) for by_view in inputs]
 
-    by_support = [np.asarray(values) for values in score(inputs, curves)]
+    # Floats of several combinations are traced, unless the rule decides by them.
+    combinations = grid.combinations(rule)
+    groups = _groups(combinations, traced=len(combinations) > 1)
+    try:
+        found = jax.jit(functools.partial(score, groups=groups))(inputs, curves)
+    except jax.errors.ConcretizationTypeError:
+        groups = _groups(combinations, traced=False)
+        found = jax.jit(functools.partial(score, groups=groups))(inputs, curves)
+    by_support = [np.asarray(values) for values in found]
     return np.stack(by_support, axis=1).reshape(-1, len(CURVE_METRICS), 2)

@@ -1,11 +1,13 @@
 """What the laboratory is asked for."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from feddpa_jax.files.escape import short
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import Value
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100
@@ -23,6 +25,8 @@ class Options:
       by: the metrics that settings are chosen by on validation.
       exact: how many of the best rules are run exactly, beside the paper's.
       fresh: compute the evidence again.
+      parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
+        tried with those of its registration, or its defaults.
     """
 
     rules: tuple[str, ...] | None = None
@@ -32,6 +36,9 @@ class Options:
     by: tuple[str, ...] = ("nll",)
     exact: int = 2
     fresh: bool = False
+    parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be tried.
@@ -43,6 +50,13 @@ class Options:
             raise UserError(
                 f"--rules: {','.join(self.rules)!r} has an empty name; write cosine,gate"
             )
+        if not isinstance(self.parameters, dict) or not all(
+            map(_are_lists, self.parameters.values())
+        ):
+            raise UserError(
+                f"--parameters: {short(repr(self.parameters))} does not name lists of values by "
+                "rule and hyperparameter; write 'gate: {ridge: [0.01, 0.1]}'"
+            )
         check_numbers("supports", self.supports, 1, 10_000)
         check_numbers("layers", self.layers, 0, 10_000)
         check_numbers("scales", self.scales, 0, 1_000_000)
@@ -51,6 +65,14 @@ class Options:
             raise UserError(f"--by: {','.join(self.by)!r} is unknown; give {known}, or both")
         if self.exact < 0:
             raise UserError(f"--exact: {self.exact} is below 0; give 0 for none")
+
+
+def _are_lists(own: Any) -> bool:
+    """Whether it is a mapping to lists of values."""
+    return isinstance(own, dict) and all(
+        isinstance(values, list | tuple) and 0 < len(values) <= MOST_VALUES
+        for values in own.values()
+    )
 
 
 def check_numbers(

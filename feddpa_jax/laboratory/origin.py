@@ -46,7 +46,6 @@ def identify(
             [json.dumps([questions.layers, WEIGHTS, adapters.scale]).encode()]
         ),
         "code version": digest_of_parts([file.read_bytes() for file in files]),
-        "JAX version, or the kind of device,": digest_of_parts(
-            [jax.__version__.encode(), jax.default_backend().encode()]
-        ),
+        "JAX version": digest_of_parts([jax.__version__.encode()]),
+        "kind of device": digest_of_parts([jax.default_backend().encode()]),
     }

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import chex
 import numpy as np
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.evaluation import Setting, evaluate
 from feddpa_jax.evaluate.known_answers import can_match
-from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, summarize
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.personalization import Resamples, Summary, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.results import write_results
 from feddpa_jax.inference.base_prompts import DREAMS, dream
@@ -37,13 +39,13 @@ from feddpa_jax.laboratory.findings import (
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_rule
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.origin import identify
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding, make_setting
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import prompt_alone
-from feddpa_jax.weighting.rule import RULES, sources, weighs_layers
+from feddpa_jax.weighting.rule import RULES, weighs_layers
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def search(
       UserError: the run has no two adapters or held nothing out; the evidence there is another's.
     """
     if "instance" not in available_modes(adapters):
-        if METHODS[config.fed.method].answers_with == "instance":
+        if METHODS.find(config.fed.method).answers_with == "instance":
             raise UserError(
                 f"--step: the checkpoint of round {round_number} is from before clients had "
                 "adapters of their own; use --step last, once training is at its end"
@@ -109,13 +111,13 @@ def search(
                 f"--rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
                 f"feddpa eval --weighting.rule {rule}"
             )
-    files = sources(rules)
+    files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
     validation, validation_tokens = _validation(config, prepared)
     dreams = dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,
@@ -283,7 +285,7 @@ def _try(
         for rule in rules:
             settings = grid.settings(rule, seed)
             score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
-            assert score_NXZ.shape == (len(settings), len(CURVE_METRICS), 2)
+            chex.assert_shape(score_NXZ, (len(settings), len(CURVE_METRICS), 2))
             everything += settings
             scores.append(score_NXZ)
             advance(1)

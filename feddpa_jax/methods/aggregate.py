@@ -3,6 +3,7 @@
 A and B are averaged each on its own, as the paper does: mean(A) mean(B) is not mean(A B).
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,8 @@ def weighted_sum(adapters_C: Adapter, share_C: jax.Array) -> Adapter:
 
     All leaves are reduced as one vector: over a mesh that is a single all-reduce.
     """
+    chex.assert_rank(share_C, 1)
+    chex.assert_tree_shape_prefix(adapters_C, share_C.shape)
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), adapters_C))
     flat_CX = jnp.concatenate(
         [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(adapters_C)], axis=1

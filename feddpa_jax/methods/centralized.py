@@ -1,9 +1,12 @@
 """Centralized fine-tuning: one adapter on all clients' data pooled, the bound without privacy."""
 
 from feddpa_jax.methods.fedit import fedit
-from feddpa_jax.methods.method import Method, Parts
+from feddpa_jax.methods.method import METHODS, Method, Parts
 
 
+@METHODS.register(
+    title="centralized training on the pooled data", answers_with="global", pooled=True
+)
 def centralized(parts: Parts) -> Method:
     """Centralized training: FedIT with a single client that holds everybody's data."""
     return fedit(parts)

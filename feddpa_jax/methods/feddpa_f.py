@@ -10,10 +10,11 @@ import numpy as np
 
 from feddpa_jax.methods.clients import LocalAdapters
 from feddpa_jax.methods.fedit import fedit
-from feddpa_jax.methods.method import FedState, Method, Metrics, Parts, local_phase, need
+from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts, local_phase, need
 from feddpa_jax.training.rounds import RoundData
 
 
+@METHODS.register(title="FedDPA-F", answers_with="instance", personalizes=True)
 def feddpa_f(parts: Parts) -> Method:
     """FedDPA-F over the given engine, initialisation and average."""
     shared = fedit(parts)

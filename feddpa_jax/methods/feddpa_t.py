@@ -7,26 +7,34 @@ NeurIPS 2024, arXiv 2403.19211, Algorithm 1 (FedDPA-T). In round t each client c
     2. from round 1 on, trains its local adapter beside the frozen global one,
            y = x W + s * ((1 - a) x A_global B_global + a x A_local[c] B_local[c]),
     3. trains its copy of the global adapter alone,
-    4. sends the copy; the server averages the copies.
+    4. sends the copy; the server averages the copies,
+           global = sum over c of share_c * copy_c.
 
 The local adapter starts fresh, stays with its client, and goes on from round to round.
 """
 
 import jax
 
+from feddpa_jax.methods.aggregate import weighted_sum
 from feddpa_jax.methods.method import (
+    METHODS,
     FedState,
     Method,
     Metrics,
     Parts,
+    add,
     fresh_local,
-    global_phase,
     local_phase,
+    merge_metrics,
     need,
+    train_copies,
 )
 from feddpa_jax.training.rounds import RoundData
 
 
+@METHODS.register(
+    title="FedDPA-T", answers_with="instance", phases={"local": True, "global": False}
+)
 def feddpa_t(parts: Parts) -> Method:
     """FedDPA-T over the given engine, initialisation and average."""
 
@@ -36,12 +44,27 @@ def feddpa_t(parts: Parts) -> Method:
 
     def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
         local_key, global_key = jax.random.split(key)
-        global_, local, metrics = need(state.global_), need(state.local), {}
+        metrics = {}
+        # 1. Every client receives the global adapter.
+        global_, local = need(state.global_), need(state.local)
+        # 2. It trains its local adapter beside the frozen global one, mixed at weight a.
         if data.number > 0:
             local, metrics["local"] = local_phase(
-                parts, local, data, phase="local", key=local_key, frozen=global_
+                parts,
+                local,
+                data,
+                phase="local",
+                key=local_key,
+                frozen=global_,
+                local_weight=parts.local_weight,
             )
-        global_, metrics["global"] = global_phase(parts, global_, data, key=global_key)
-        return FedState(global_, local), metrics
+        average, done = None, []
+        # 3. It trains its copy of the global adapter alone.
+        for copies in train_copies(parts, global_, data, key=global_key):
+            # 4. It sends the copy; the server averages: sum over c of share_c * copy_c.
+            average = add(average, weighted_sum(copies.adapters_C, copies.share_C))
+            done.append(copies.metrics)
+        metrics["global"] = merge_metrics(done)
+        return FedState(need(average), local), metrics
 
     return Method(init, round)

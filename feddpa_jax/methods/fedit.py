@@ -6,6 +6,7 @@ Zhang et al., *Towards Building the Federated GPT: Federated Instruction Tuning*
 import jax
 
 from feddpa_jax.methods.method import (
+    METHODS,
     FedState,
     Method,
     Metrics,
@@ -16,6 +17,7 @@ from feddpa_jax.methods.method import (
 from feddpa_jax.training.rounds import RoundData
 
 
+@METHODS.register(title="FedIT", answers_with="global")
 def fedit(parts: Parts) -> Method:
     """FedIT over the given engine, initialisation and average."""
 

@@ -3,6 +3,7 @@
 import jax
 
 from feddpa_jax.methods.method import (
+    METHODS,
     FedState,
     Method,
     Metrics,
@@ -14,6 +15,9 @@ from feddpa_jax.methods.method import (
 from feddpa_jax.training.rounds import RoundData
 
 
+@METHODS.register(
+    title="local training without a server", answers_with="local", phases={"local": False}
+)
 def local(parts: Parts) -> Method:
     """Local training over the given engine and initialisation."""
 

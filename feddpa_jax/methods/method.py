@@ -1,8 +1,15 @@
-"""What a federated method is: functions on a state, what they are given, and the two phases."""
+"""What a federated method is: functions on a state, what they are given, and the two phases.
+
+A method is a function of `Parts`, registered with what the run around it must know:
+
+    @METHODS.register(answers_with="instance", phases={"local": True, "global": False})
+    def feddpa_t(parts): ...
+"""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +20,7 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.methods.aggregate import shares, weighted_sum
 from feddpa_jax.methods.clients import AdapterStore, LocalAdapters
+from feddpa_jax.registry import Registry
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 
@@ -43,6 +51,7 @@ class Parts(NamedTuple):
       names: the clients' names.
       id_C: a number for each client that follows from its name alone.
       store: where local adapters lie.
+      local_weight: a, the local adapter's weight while it is trained beside the global one.
     """
 
     engine: Engine
@@ -51,6 +60,7 @@ class Parts(NamedTuple):
     names: tuple[str, ...]
     id_C: np.ndarray
     store: AdapterStore
+    local_weight: float = 0.5
 
 
 class Method(NamedTuple):
@@ -65,6 +75,44 @@ class Method(NamedTuple):
     init: Callable[..., FedState]
     round: Callable[..., tuple[FedState, Metrics]]
     personalize: Callable[..., tuple[FedState, Metrics]] | None = None
+
+
+class Entry(NamedTuple):
+    """A registered method.
+
+    Attributes:
+      build: makes it from its parts.
+      answers_with: the inference mode that it is judged by.
+      personalizes: whether one personalization of all clients follows the last round.
+      pooled: whether all clients' data are trained on as one client's.
+      phases: the phases of a round; of each, whether a frozen adapter lies beside the trained ones.
+      title: what it is called in texts.
+    """
+
+    build: Callable[[Parts], Method]
+    answers_with: str = "instance"
+    personalizes: bool = False
+    pooled: bool = False
+    phases: Mapping[str, bool] = MappingProxyType({"global": False})
+    title: str = ""
+
+
+def _entry(build: Any, **known: Any) -> Entry:
+    if isinstance(build, Entry):
+        return build._replace(**known)
+    if not callable(build):
+        raise TypeError("a method is a function of Parts")
+    title = known.pop("title", "") or getattr(build, "__name__", str(build))
+    return Entry(cast(Any, build), **known, title=title)
+
+
+METHODS: Registry[Entry] = Registry(
+    "method",
+    "fed.method",
+    group="feddpa_jax.methods",
+    modules=("feddpa_jax.methods",),
+    wrap=_entry,
+)
 
 
 def fresh_local(parts: Parts, key: jax.Array) -> LocalAdapters:
@@ -95,25 +143,57 @@ def _spread(adapter: Adapter, count: int, mesh: Mesh) -> Adapter:
     )
 
 
-def global_phase(
+class Copies(NamedTuple):
+    """Trained copies of the global adapter, of some of a round's participants.
+
+    Attributes:
+      adapters_C: the copies; slots without a participant hold anything.
+      share_C: each one's share in the round's average; 0 in slots without a participant.
+      metrics: of their training.
+    """
+
+    adapters_C: Adapter
+    share_C: jax.Array
+    metrics: PhaseMetrics
+
+
+def train_copies(
     parts: Parts, global_: Adapter, data: RoundData, *, key: jax.Array
-) -> tuple[Adapter, PhaseMetrics]:
-    """Every participant trains its copy of the global adapter; the server averages the copies."""
+) -> Iterator[Copies]:
+    """Every participant trains its copy of the global adapter, as many at once as fit.
+
+    Args:
+      parts: engine and clients.
+      global_: what they copy.
+      data: the round's.
+      key: of the dropout.
+    """
     engine = parts.engine
     share = dict(
         zip(data.participants.tolist(), shares(data.examples, parts.aggregation), strict=True)
     )
-    total: Adapter | None = None
-    done = []
     for chunk in data.chunks("global"):
         copies_C = copies(global_, len(chunk.total_C), engine.mesh)
         trained_C, metrics = engine.train(copies_C, chunk, key=key)
         share_C = np.zeros(len(chunk.total_C), np.float32)
         share_C[chunk.slots] = [share[c] for c in chunk.members.tolist()]
-        part = weighted_sum(trained_C, put(share_C, engine.mesh, CLIENTS))
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
-        done.append(metrics)
-    return need(total), merge_metrics(done)
+        yield Copies(trained_C, put(share_C, engine.mesh, CLIENTS), metrics)
+
+
+def add(total: Adapter | None, part: Adapter) -> Adapter:
+    """The sum of two adapters, of which the first may not be there yet."""
+    return part if total is None else jax.tree.map(jnp.add, total, part)
+
+
+def global_phase(
+    parts: Parts, global_: Adapter, data: RoundData, *, key: jax.Array
+) -> tuple[Adapter, PhaseMetrics]:
+    """Every participant trains its copy of the global adapter; the server averages the copies."""
+    average, done = None, []
+    for copies in train_copies(parts, global_, data, key=key):
+        average = add(average, weighted_sum(copies.adapters_C, copies.share_C))
+        done.append(copies.metrics)
+    return need(average), merge_metrics(done)
 
 
 def local_phase(
@@ -124,6 +204,7 @@ def local_phase(
     phase: str,
     key: jax.Array,
     frozen: Adapter | None = None,
+    local_weight: float | None = None,
     start: Adapter | None = None,
 ) -> tuple[LocalAdapters, PhaseMetrics]:
     """Every participant trains its own adapter, beside the frozen one if there is one.
@@ -135,9 +216,11 @@ def local_phase(
       phase: its name.
       key: of the dropout.
       frozen: the global adapter that is mixed in, or None.
+      local_weight: a, where one is: y = x W + s ((1 - a) frozen + a own); by default the parts'.
       start: what all participants start from; their own adapters if None.
     """
     engine = parts.engine
+    weight = parts.local_weight if local_weight is None else local_weight
     done = []
     for chunk in data.chunks(phase):
         slots = len(chunk.total_C)
@@ -147,7 +230,7 @@ def local_phase(
             own_C = put(
                 _in_slots(local.take(chunk.members), chunk.slots, slots), engine.mesh, CLIENTS
             )
-        own_C, metrics = engine.train(own_C, chunk, key=key, frozen=frozen)
+        own_C, metrics = engine.train(own_C, chunk, key=key, frozen=frozen, local_weight=weight)
         host_C = jax.tree.map(lambda leaf, at=chunk.slots: leaf[at], gather(own_C, engine.mesh))
         local = local.put(chunk.members, host_C, data.number)
         done.append(metrics)

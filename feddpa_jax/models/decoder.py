@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -55,15 +56,46 @@ class Block(nnx.Module):
         return x_BTD + out_BTD, cache
 
 
-def _run_block(
+def run_block(
     definition: Any, gathered: bool, parameters: Any, x_BTD: jax.Array, **arguments: Any
 ) -> tuple[jax.Array, LayerCache | None]:
-    """A layer as a function of its parameters, which are made whole first if they are split."""
+    """A layer as a function of its parameters.
+
+    Args:
+      definition: the block's structure (static).
+      gathered: whether parameters are split over the mesh and made whole first.
+      parameters: the layer's arrays.
+      x_BTD: the residual stream before it.
+      **arguments: as of `Block`.
+    """
     if gathered:
         parameters = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), parameters
         )
     return nnx.merge(definition, parameters)(x_BTD, **arguments)
+
+
+class Sight(NamedTuple):
+    """What a layer's attention needs besides its input.
+
+    Attributes:
+      rotary: cosine and sine of every position's rotations, each [B, T, 1, H/2].
+      mask_BTS: what each query sees.
+    """
+
+    rotary: tuple[jax.Array, jax.Array]
+    mask_BTS: jax.Array
+
+
+class Sights(NamedTuple):
+    """The sight of layers that attend to everything, and of those that attend to a window."""
+
+    everything: Sight
+    window: Sight
+
+    def of_layer(self, layer: int, config: ModelConfig) -> Sight:
+        """The sight of a layer."""
+        return self.window if layer in config.local_layers else self.everything
 
 
 class Decoder(nnx.Module):
@@ -77,6 +109,32 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(config.width, config)
         self.lm_head = None if config.tied else Linear(config.width, config.vocab_size)
 
+    def enter(
+        self,
+        tokens_BT: jax.Array,
+        position_BT: jax.Array,
+        mask_BTS: jax.Array,
+        slots: int | None,
+    ) -> tuple[jax.Array, "Sights"]:
+        """What the first layer is given, and what layers see.
+
+        Args: as of `Model.hidden`; and the cache's slots, None without a cache.
+        """
+        config = self.config
+        embedding_VD = self.embed.embedding[...]
+        x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
+        if config.embedding_scale != 1.0:
+            x_BTD = x_BTD * jnp.asarray(config.embedding_scale, embedding_VD.dtype).astype(
+                jnp.float32
+            )
+        rotary = rotary_angles(position_BT, config.rope, config.head_dim)
+        local_rotary, local_mask_BTS = rotary, mask_BTS
+        if config.local_layers:
+            local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
+            if config.local_rope is not None:
+                local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
+        return x_BTD, Sights(Sight(rotary, mask_BTS), Sight(local_rotary, local_mask_BTS))
+
     def hidden(
         self,
         tokens_BT: jax.Array,
@@ -89,30 +147,20 @@ class Decoder(nnx.Module):
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
-        embedding_VD = self.embed.embedding[...]
-        x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
-        if config.embedding_scale != 1.0:
-            x_BTD = x_BTD * jnp.asarray(config.embedding_scale, embedding_VD.dtype).astype(
-                jnp.float32
-            )
-        rotary = rotary_angles(position_BT, config.rope, config.head_dim)
-        local_rotary, local_mask_BTS = rotary, mask_BTS
-        if config.local_layers:
-            slots = None if cache is None else cache[0].k_BKSH.shape[2]
-            local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
-            if config.local_rope is not None:
-                local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
+        chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
+        chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
+        slots = None if cache is None else cache[0].k_BKSH.shape[2]
+        x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, slots)
         caches, states = [], []
         for index, own in enumerate(layer_branches(branches, config.layers)):
             definition, parameters = nnx.split(self.layers[index])
             block = functools.partial(
-                _run_block,
+                run_block,
                 definition,
                 gathered,
                 layer=index,
                 position_BT=position_BT,
-                rotary=local_rotary if index in config.local_layers else rotary,
-                mask_BTS=local_mask_BTS if index in config.local_layers else mask_BTS,
+                **sights.of_layer(index, config)._asdict(),
                 cache=None if cache is None else cache[index],
             )
             if remat:
@@ -231,7 +279,8 @@ def window_mask(
     return position_BT[:, :, None] - other_BS[:, None, :] < window
 
 
-def _flat_parameters(config: ModelConfig) -> tuple[Any, dict[tuple, Any]]:
+@functools.lru_cache(maxsize=8)
+def _flat_parameters(config: ModelConfig) -> tuple[Any, Mapping[tuple, Any]]:
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     return definition, dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
 
@@ -263,7 +312,7 @@ def from_parameters(
     params = {}
     for path, leaf in flat.items():
         array = parameters[".".join(map(str, path))]
-        assert array.shape == leaf.shape, f"{path}: {array.shape} is not {leaf.shape}"
+        chex.assert_shape(array, leaf.shape, custom_message=".".join(map(str, path)))
         params[path] = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
     return Model(traverse_util.unflatten_dict(params), definition, config)
 

@@ -6,6 +6,7 @@ slot, and the row's next real token overwrites it; so rows of different lengths 
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -40,6 +41,9 @@ def write(
     cache: LayerCache, k_BTKH: jax.Array, v_BTKH: jax.Array, position_BT: jax.Array
 ) -> LayerCache:
     """The cache with the tokens at `position_BT` put into their slots; slots past the end drop."""
+    B, K, _, H = cache.k_BKSH.shape
+    chex.assert_shape([k_BTKH, v_BTKH], (*position_BT.shape, K, H))
+    chex.assert_shape(position_BT, (B, None))
 
     def put(old_BKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
         row_B1 = jnp.arange(old_BKSH.shape[0])[:, None]

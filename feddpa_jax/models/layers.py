@@ -7,6 +7,7 @@ dtype and give float32; norms, rotations, softmax and the residual stream are fl
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -86,6 +87,9 @@ def attend(
     """
     B, T, N, H = q_BTNH.shape
     K, S = k_BKSH.shape[1:3]
+    chex.assert_shape([k_BKSH, v_BKSH], (B, K, S, H))
+    chex.assert_shape(mask_BTS, (B, T, S))
+    chex.assert_is_divisible(N, K)
     G = N // K
     dtype = k_BKSH.dtype
     q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)

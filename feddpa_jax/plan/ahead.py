@@ -10,7 +10,7 @@ import jax
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices.hardware import chip_of, memory_of
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
@@ -68,7 +68,7 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
     chip = chip_of(device)
-    phases = METHODS[config.fed.method].phases
+    phases = METHODS.find(config.fed.method).phases
     programs: list[Program] = []
     _log.info(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "

@@ -2,33 +2,46 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-import numpy as np
-
+from feddpa_jax.evaluate.metrics import Metric, in_order
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.files.strict_yaml import parse_yaml
+from feddpa_jax.report.comparison import Comparison, read_comparison
+from feddpa_jax.report.scores import Evaluation, finite, read_evaluation
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder, results_of
 from feddpa_jax.run.history import parse_lines, read_history
 from feddpa_jax.types import UserError
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_Part = TypeVar("_Part")
+# What a file of another form than this version's makes of code that reads it.
+_OF_ANOTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
-class Answer(NamedTuple):
-    """A client's answer to a test instance.
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A round of training.
 
     Attributes:
-      task: the instance's.
-      instance: a digest of its text and target.
-      scores: by metric.
+      number: from 0.
+      losses: the mean of a client's losses, by phase and client.
+      real_tokens: those of examples.
+      computed_tokens: these and padding.
+      seconds: what it took.
+      received: bytes that a client would receive.
+      sent: bytes that a client would send.
     """
 
-    task: str
-    instance: str
-    scores: Mapping[str, float]
+    number: int
+    losses: Mapping[str, Mapping[str, float]]
+    real_tokens: int
+    computed_tokens: int
+    seconds: float
+    received: int
+    sent: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,48 +53,29 @@ class Run:
       path: the folder, as it was given.
       config: the resolved configuration, by dotted field.
       environment: versions, devices, revision; by dotted name.
-      rounds: a line of metrics.jsonl each.
-      summary: eval/summary.json, or None.
-      weights: quantiles of the local weight of the mode "instance", by "own" and "foreign".
-      answers: those of the mode that the method answers with, by client and instance.
-      laboratory: weigh/summary.json, or None.
+      rounds: of training.
+      evaluation: what `feddpa eval` found, if it was run.
+      comparison: what `feddpa weigh` found, if it was run.
+      problems: a line for each file that could not be read, with what to do about it.
     """
 
     label: str
     path: Path
     config: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    rounds: Sequence[Mapping[str, Any]]
-    summary: Mapping[str, Any] | None
-    weights: Mapping[str, Sequence[float]]
-    answers: Mapping[tuple[str, int], Answer]
-    laboratory: Mapping[str, Any] | None
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rounds: Sequence[Round] = ()
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None
+    problems: Sequence[str] = ()
 
     @property
     def method(self) -> str:
         """`fed.method`."""
         return str(self.config["fed.method"])
 
-    def modes(self) -> list[str]:
-        """The evaluated modes."""
-        return [] if self.summary is None else list(self.summary["modes"])
-
-    def metrics(self, mode: str) -> list[str]:
-        """The metrics that a mode was evaluated by."""
-        return [] if self.summary is None else list(self.summary["modes"][mode])
-
-    def answers_with(self) -> str | None:
-        """The mode that the method is judged by; the last evaluated one where it is not there."""
-        modes = self.modes()
-        wanted = None if self.summary is None else self.summary.get("answers_with")
-        return wanted if wanted in modes else modes[-1] if modes else None
-
-    def value(self, mode: str, metric: str, measure: str) -> Mapping[str, float | None] | None:
-        """Value and interval of a mode's P or TTP; None where it was not measured."""
-        if self.summary is None:
-            return None
-        found = self.summary["modes"].get(mode, {}).get(metric)
-        return None if found is None or found[measure]["value"] is None else found[measure]
+    def command(self, name: str) -> str:
+        """A command that works on this run, as one types it."""
+        return f"feddpa {name} --run-dir {shlex.quote(str(self.path))}"
 
 
 def read_runs(
@@ -89,14 +83,23 @@ def read_runs(
 ) -> list[Run]:
     """Reads run folders.
 
+    Of several runs, results that are damaged or of another version's form are left out: `problems`
+    of the run names them.
+
     Args:
       folders: of runs.
-      warn: told of runs and results without checksums.
+      warn: told of runs and results without checksums, and of problems.
 
     Raises:
-      UserError: one is no run, or a file in it is missing or damaged.
+      UserError: a folder is no run, or its configuration is damaged; or it is the only one and
+        another file in it is damaged.
     """
     found = [_read(folder, warn) for folder in folders]
+    for run in found:
+        for problem in run.problems:
+            if len(found) == 1:
+                raise UserError(problem)
+            warn(problem)
     labels = _labels(found)
     return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
 
@@ -113,43 +116,90 @@ def _read(folder: Path, warn: Callable[[str], None]) -> Run:
     flat = _flat(config)
     if "fed.method" not in flat:
         raise UserError(f"{folder / 'config.yaml'}: has no fed.method; get the file again")
-    found, tried = results_of(folder, EVALUATION), results_of(folder, LABORATORY)
-    summary = _json(found.folder / "summary.json", found.read("summary.json"))
-    instances = found.folder / "instances.jsonl"
-    lines = None if summary is None else found.read(instances.name)
-    answers = [] if lines is None else parse_lines(instances, lines, found.remedy, cut=False)
-    laboratory = _json(tried.folder / "summary.json", tried.read("summary.json"))
-    for results, content in ((found, summary), (tried, laboratory)):
-        if content is not None:
-            results.say_if_unchecked(warn)
-    if summary is not None:
+    problems: list[str] = []
+
+    def part(read: Callable[[], _Part]) -> _Part | None:
+        try:
+            return read()
+        except UserError as error:
+            problems.append(str(error))
+            return None
+
+    evaluation = part(lambda: _evaluation(folder, warn))
+    if evaluation is not None:
         # Scores may be of other settings than training was given.
-        flat |= _evaluated(summary)
-    environment = _json(folder / "environment.json", own.read("environment.json"))
-    run = Run(
+        flat |= _flat(evaluation.settings)
+    return Run(
         label=folder.name,
         path=folder,
         config=flat,
-        environment=_flat(environment or {}),
-        rounds=read_history(folder),
-        summary=summary,
-        weights=_weights(answers, summary),
-        answers={},
-        laboratory=laboratory,
+        environment=part(lambda: _environment(own)) or {},
+        rounds=part(lambda: _rounds(folder)) or (),
+        evaluation=evaluation,
+        comparison=part(lambda: _comparison(folder, warn)),
+        problems=problems,
     )
-    mode = run.answers_with()
-    of_mode = {
-        (line["client"], line["index"]): Answer(line["task"], line["instance"], line["scores"])
-        for line in answers
-        if line.get("mode") == mode
+
+
+def _evaluation(folder: Path, warn: Callable[[str], None]) -> Evaluation | None:
+    files = results_of(folder, EVALUATION)
+    summary = _json(files.folder / "summary.json", files.read("summary.json"), files.remedy)
+    if summary is None:
+        return None
+    instances = files.folder / "instances.jsonl"
+    lines = files.read(instances.name)
+    files.say_if_unchecked(warn)
+    answers = [] if lines is None else parse_lines(instances, lines, files.remedy, cut=False)
+    return _formed(files.folder, files.remedy, lambda: read_evaluation(summary, answers))
+
+
+def _comparison(folder: Path, warn: Callable[[str], None]) -> Comparison | None:
+    files = results_of(folder, LABORATORY)
+    file = files.folder / "summary.json"
+    summary = _json(file, files.read(file.name), files.remedy)
+    if summary is None:
+        return None
+    files.say_if_unchecked(warn)
+    return _formed(file, files.remedy, lambda: read_comparison(summary))
+
+
+def _environment(own: RunFolder) -> dict[str, Any]:
+    file = own.path / "environment.json"
+    return _flat(_json(file, own.read(file.name), "start the training command again") or {})
+
+
+def _rounds(folder: Path) -> list[Round]:
+    lines = read_history(folder)
+    remedy = "train again into a new --run-dir"
+    return _formed(folder / "metrics.jsonl", remedy, lambda: list(map(_round, lines)))
+
+
+def _round(line: Mapping[str, Any]) -> Round:
+    losses = {
+        phase: {client: finite(own["mean"]) for client, own in clients.items()}
+        for phase, clients in line["phases"].items()
     }
-    return dataclasses.replace(run, answers=of_mode)
+    return Round(
+        line["round"],
+        losses,
+        int(line["real_tokens"]),
+        int(line["computed_tokens"]),
+        float(line["seconds"]),
+        int(line["client_bytes_received"]),
+        int(line["client_bytes_sent"]),
+    )
 
 
-def _evaluated(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run was evaluated with, by dotted field."""
-    sections = {"weighting": summary.get("weighting"), "eval": summary.get("decoding")}
-    return _flat({name: own for name, own in sections.items() if isinstance(own, dict)})
+def _formed(place: Path, remedy: str, read: Callable[[], _Part]) -> _Part:
+    try:
+        return read()
+    except UserError:
+        raise
+    except _OF_ANOTHER_FORM as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{place}: not in the form that this version writes ({what}); {remedy}"
+        ) from None
 
 
 def _text(file: Path, content: bytes | None) -> str | None:
@@ -159,16 +209,16 @@ def _text(file: Path, content: bytes | None) -> str | None:
         raise UserError(f"{file}: cannot be read as text: {error}; get the file again") from None
 
 
-def _json(file: Path, content: bytes | None) -> dict[str, Any] | None:
+def _json(file: Path, content: bytes | None, remedy: str) -> dict[str, Any] | None:
     text = _text(file, content)
     if text is None:
         return None
     try:
         found = parse_json(text, "it", finite=False)
     except UserError:
-        raise UserError(f"{file}: not valid JSON; make it again") from None
+        raise UserError(f"{file}: not valid JSON; {remedy}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{file}: holds no JSON object; make it again")
+        raise UserError(f"{file}: holds no JSON object; {remedy}")
     return found
 
 
@@ -183,19 +233,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _weights(
-    answers: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None
-) -> dict[str, list[float]]:
-    if summary is None or "own_tasks" not in summary:
-        return {}
-    sides: dict[str, list[float]] = {"own": [], "foreign": []}
-    for line in answers:
-        if line.get("mode") == "instance":
-            own = line["task"] in summary["own_tasks"].get(line["client"], ())
-            sides["own" if own else "foreign"].append(float(line["local_weight"]))
-    return {side: np.quantile(w, QUANTILES).tolist() for side, w in sides.items() if w}
-
-
 def _labels(runs: Sequence[Run]) -> list[str]:
     """Method names where they differ; else the fewest last parts of the paths that do."""
     methods = [run.method for run in runs]
@@ -207,6 +244,15 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         if len(set(names)) == len(runs):
             return names
     raise UserError("the same run is named twice; name each once")
+
+
+def metrics_of(runs: Sequence[Run]) -> dict[str, Metric]:
+    """The metrics that any run was evaluated by, in the order in which they are shown."""
+    found: dict[str, Metric] = {}
+    for run in runs:
+        if run.evaluation is not None:
+            found = {**run.evaluation.told, **found}
+    return {name: found[name] for name in in_order(found)}
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

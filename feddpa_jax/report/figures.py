@@ -1,254 +1,331 @@
-"""What is drawn and tabled, from runs."""
+"""Figures of runs, from values: each function returns a matplotlib figure."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.report.content import Run, differing
-from feddpa_jax.report.paired import differences
-from feddpa_jax.report.svg import Line, Span, boxes, heat_map, intervals, lines
-from feddpa_jax.report.tables import Table
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-_MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
+from feddpa_jax.evaluate.metrics import Metric
+from feddpa_jax.evaluate.personalization import Interval
+from feddpa_jax.report.plot_style import (
+    MUTE,
+    NARROW,
+    PAGE,
+    POINT,
+    SERIES,
+    SMALL,
+    WIDE,
+    Plot,
+    fitted,
+    new_plot,
+    number,
+    style,
+    text_width,
+)
+from feddpa_jax.report.scatter import limits, spread, within_reach
+
+_ROW = 26.0
 
 
-def cell(value: Mapping[str, float | None] | None, metric: str, digits: int | None = None) -> str:
-    """A value with its interval, to the metric's usual digits or so many.
+class Row(NamedTuple):
+    """A row of intervals.
 
-    >>> cell({"value": 0.5, "low": 0.25, "high": 0.75}, "nll")
-    '0.50 [0.25, 0.75]'
+    Attributes:
+      name: at its left.
+      stands_out: whether its name is bold and its points are filled.
+      spans: a value for each panel.
+      group: gives the colour.
     """
-    span = to_span(value)
-    if span is None:
-        return "–"
-    digits = METRICS[metric].digits if digits is None else digits
-    return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*span, digits)
+
+    name: str
+    stands_out: bool
+    spans: Sequence[Interval]
+    group: int = 0
+
+    @property
+    def colour(self) -> str:
+        """Of its points."""
+        return SERIES[self.group % len(SERIES)]
 
 
-def to_span(value: Mapping[str, float | None] | None) -> Span | None:
-    """Value, low and high; None where there is none."""
-    if value is None:
-        return None
-    middle, low, high = value["value"], value["low"], value["high"]
-    return None if middle is None or low is None or high is None else (middle, low, high)
+def intervals(
+    title: str,
+    panels: Sequence[str],
+    rows: Sequence[Row],
+    metric: Metric,
+    *,
+    zero: bool = False,
+    width: float = WIDE,
+) -> Plot:
+    """Values with intervals: a row each, a panel for each of their values.
 
+    A value far from the best is told at the edge of its panel, where showing it would press the
+    others together.
 
-def metrics_of(runs: Sequence[Run]) -> list[str]:
-    """The metrics that any run was evaluated by."""
-    measured = {m for run in runs for mode in run.modes() for m in run.metrics(mode)}
-    return [metric for metric in METRICS if metric in measured]
-
-
-def score_table(runs: Sequence[Run], metric: str) -> Table:
-    """P and TTP of every run and mode."""
-    rows, marked = [], set()
-    for run in runs:
-        for mode in run.modes():
-            if mode == run.answers_with():
-                marked.add(len(rows))
-            values = [cell(run.value(mode, metric, measure), metric) for measure in _MEASURES]
-            rows.append([run.label, mode, *values])
-    told = METRICS[metric]
-    caption = f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals"
-    columns = ["run", "mode", *_MEASURES.values()]
-    return Table(f"scores_{metric}", caption, columns, rows, 2, frozenset(marked))
-
-
-def paired_table(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[Table | None, Sequence[Run]]:
-    """What runs answer with, against the first run; and the runs that cannot be set against it."""
-    rows, apart = [], []
-    for run in runs[1:]:
-        found = differences(run, runs[0])
-        if not found:
-            apart.append(run)
-        else:
-            spans = [
-                dataclasses.asdict(getattr(found[metric], measure.lower()))
-                if metric in found
-                else None
-                for metric in metrics
-                for measure in _MEASURES
-            ]
-            of = [metric for metric in metrics for _ in _MEASURES]
-            rows.append([f"{run.label}, {run.answers_with()}", *map(cell, spans, of)])
-    if not rows:
-        return None, apart
-    columns = [f"{METRICS[m].title}: {measure}" for m in metrics for measure in _MEASURES]
-    caption = (
-        f"Minus {runs[0].label}, {runs[0].answers_with()}, with 95 % bootstrap intervals of the "
-        "difference on the same test instances"
-    )
-    return Table("differences_of_scores", caption, ["run", *columns], rows), apart
-
-
-def score_plot(runs: Sequence[Run], metric: str) -> str:
-    """The same as a plot."""
-    rows = []
-    for run in runs:
-        for mode in run.modes():
-            # The bare model is far off and would press the others together.
-            if mode == "base" and len(run.modes()) > 1:
+    Args:
+      title: for those who cannot see it.
+      panels: their headings.
+      rows: what is shown.
+      metric: of the values.
+      zero: whether they are differences, of which the line at 0 is drawn.
+      width: in pixels; in a narrow figure the panels stand below each other.
+    """
+    small = width < 1.5 * NARROW
+    most = (0.48 if small else 0.28) * width
+    names = min(max(text_width(row.name, bold=row.stands_out) for row in rows) + 14, most)
+    side_by_side = 1 if small else len(panels)
+    panel = (width - names - 24.0 * side_by_side) / side_by_side
+    body = _ROW * len(rows)
+    each = 26 + body + 34
+    with style():
+        figure = new_plot(title, width, each * len(panels) / side_by_side)
+        for p, heading in enumerate(panels):
+            left = names + (p % side_by_side) * (panel + 24.0)
+            top = 26 + (p // side_by_side) * each
+            _interval_panel(figure, (left, top, panel, body), heading, rows, p, metric, zero)
+            if p % side_by_side:
                 continue
-            spans = [to_span(run.value(mode, metric, measure)) for measure in _MEASURES]
-            name = mode if len(runs) == 1 else f"{run.label} {mode}"
-            rows.append((name, mode == run.answers_with(), spans))
-    return intervals(f"P and TTP by {METRICS[metric].title}", list(_MEASURES.values()), rows)
+            for r, row in enumerate(rows):
+                figure.write(
+                    names - 12,
+                    top + _ROW * (r + 0.5),
+                    fitted(row.name, names - 12, bold=row.stands_out),
+                    ha="right",
+                    va="center",
+                    weight="bold" if row.stands_out else "normal",
+                )
+    return figure
 
 
-def heat(run: Run, mode: str, metric: str) -> str:
-    """Client by task."""
-    assert run.summary is not None
-    matrix: dict[str, dict[str, float]] = run.summary["modes"][mode][metric]["matrix"]
-    own = run.summary.get("own_tasks", {})
-    tasks = run.summary["tasks"]
-    return heat_map(
-        f"{METRICS[metric].heading} of every client on every task, {run.label}, {mode}",
-        tasks,
-        list(matrix),
-        [[row[task] for task in tasks] for row in matrix.values()],
-        [[task in own.get(client, ()) for task in tasks] for client in matrix],
-        lower_is_better=METRICS[metric].lower_is_better,
+def _interval_panel(
+    figure: Plot,
+    place: tuple[float, float, float, float],
+    heading: str,
+    rows: Sequence[Row],
+    panel: int,
+    metric: Metric,
+    zero: bool,
+) -> None:
+    left, top, width, _ = place
+    axes = figure.place(*place)
+    figure.write(left, top - 12, fitted(heading, width), weight="bold")
+    known = [(r, row) for r, row in enumerate(rows) if row.spans[panel].known]
+    if not known:
+        axes.set_axis_off()
+        return
+    spans = [row.spans[panel] for _, row in known]
+    shown = set(range(len(spans)))
+    if not zero:
+        near = within_reach(spans, lower_is_better=metric.lower_is_better)
+        shown = _worth_it(spans, {*near, *(i for i, (_, r) in enumerate(known) if r.stands_out)})
+    ends = [e for i in shown for e in (spans[i].low, spans[i].high)]
+    low, high = limits([*ends, 0.0] if zero else ends, 0.05)
+    # Room at the edge for values that lie beyond it.
+    room = 62 / width * (high - low)
+    low -= room * any(span.value < low for span in spans)
+    high += room * any(span.value > high for span in spans)
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(rows), 0)
+    axes.yaxis.set_visible(False)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
+    if zero:
+        axes.axvline(0.0, color=MUTE, linewidth=POINT)
+    for i, (r, row) in enumerate(known):
+        if i in shown:
+            _mark(axes, spans[i], r + 0.5, row)
+        else:
+            told = f"{spans[i].value:.{metric.digits}f}"
+            above = spans[i].value > high
+            at, side = (left + width - 4, "right") if above else (left + 4, "left")
+            text = f"{told} →" if above else f"← {told}"
+            said = {"color": row.colour, "fontsize": SMALL * POINT}
+            figure.write(at, top + _ROW * (r + 0.5), text, ha=side, va="center", **said)
+
+
+def _mark(axes: Axes, span: Interval, y: float, row: Row) -> None:
+    axes.plot([span.low, span.high], [y, y], color=row.colour, linewidth=2.2 * POINT)
+    axes.plot(
+        [span.value],
+        [y],
+        "o",
+        color=row.colour,
+        markersize=(8.5 if row.stands_out else 7.5) * POINT,
+        markerfacecolor=row.colour if row.stands_out else PAGE,
+        markeredgecolor=row.colour,
+        markeredgewidth=1.8 * POINT,
     )
 
 
-def training(run: Run) -> list[tuple[str, str]]:
-    """For every phase its name, and the clients' mean losses over the rounds."""
-    phases = list(dict.fromkeys(phase for line in run.rounds for phase in line["phases"]))
-    found = []
-    for phase in phases:
-        by_client: dict[str, list[tuple[float, float]]] = {}
-        means = []
-        for line in run.rounds:
-            losses = {c: own["mean"] for c, own in line["phases"].get(phase, {}).items()}
-            for client, loss in losses.items():
-                by_client.setdefault(client, []).append((line["round"] + 1, loss))
-            if losses:
-                means.append((line["round"] + 1, sum(losses.values()) / len(losses)))
-        drawn = [Line("", points, 0, is_thin=True) for points in by_client.values()]
-        drawn.append(Line("mean", means, 0))
-        title = f"Training loss in the {phase} phase, {run.label}"
-        found.append((phase, lines(title, "round", "loss, nats a token", drawn, whole_x=True)))
-    return found
+def _worth_it(spans: Sequence[Interval], near: set[int]) -> set[int]:
+    """The near ones, where leaving the others out more than halves the range; else all."""
+    whole = max(span.high for span in spans) - min(span.low for span in spans)
+    part = max(spans[i].high for i in near) - min(spans[i].low for i in near)
+    return near if len(near) > 1 and part < 0.5 * whole else set(range(len(spans)))
 
 
-def weight_plot(rows: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Quantiles of the local adapter's weight."""
-    return boxes("Local weight on own and on foreign tasks", "weight of the local adapter", rows)
+class Line(NamedTuple):
+    """A line of a plot: its name, points, and the low and high ends of its band if it has one."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float]] = ()
 
 
-def curve_plot(laboratory: Mapping[str, Any], metric: str) -> str:
-    """A score against the mixing weight, on own and on foreign tasks."""
-    weights = laboratory["mix_weights"]
+def losses(
+    title: str, by_client: Mapping[str, Sequence[tuple[float, float]]], *, width: float = NARROW
+) -> Plot:
+    """Losses over rounds: a thin line for each client, and a thick one for their mean.
+
+    Args:
+      title: for those who cannot see it.
+      by_client: rounds, from 1, and losses.
+      width: in pixels.
+    """
+    rounds = sorted({x for points in by_client.values() for x, _ in points})
+    values = {x: [y for own in by_client.values() for at, y in own if at == x] for x in rounds}
+    mean = Line("mean", [(x, sum(values[x]) / len(values[x])) for x in rounds])
+
+    def behind(axes: Axes) -> None:
+        marker = "o" if len(rounds) == 1 else None
+        for points in by_client.values():
+            xs, ys = zip(*points, strict=True)
+            style_ = {"color": SERIES[0], "alpha": 0.35, "linewidth": POINT}
+            axes.plot(xs, ys, marker=marker, markersize=3 * POINT, **style_)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+
+    ends = [y for points in by_client.values() for _, y in points]
+    return _lines(title, ("round", "loss, nats a token"), [mean], ends, width, behind)
+
+
+def curves(
+    title: str,
+    metric: Metric,
+    weights: Sequence[float],
+    sides: Mapping[str, Sequence[Interval]],
+    *,
+    width: float = NARROW,
+) -> Plot:
+    """A score against the mixing weight, on own and on foreign tasks, with intervals.
+
+    Args:
+      title: for those who cannot see it.
+      metric: of the scores.
+      weights: of the local adapter.
+      sides: the score at each weight, by "own" and "foreign".
+      width: in pixels.
+    """
     drawn = [
         Line(
             f"{side} tasks",
-            [(w, point["value"]) for w, point in zip(weights, points, strict=True)],
-            series,
-            band=[(point["low"], point["high"]) for point in points],
+            [(w, point.value) for w, point in zip(weights, points, strict=True)],
+            [(point.low, point.high) for point in points],
         )
-        for series, (side, points) in enumerate(laboratory["curves"][metric].items())
+        for side, points in sides.items()
     ]
-    title = f"{METRICS[metric].heading} against the weight of the local adapter"
-    return lines(title, "weight of the local adapter", METRICS[metric].heading, drawn)
+    named = ("weight of the local adapter", f"{metric.heading} ({metric.better} is better)")
+    return _lines(title, named, drawn, [e for line in drawn for b in line.band for e in b], width)
 
 
-def rule_name(rule: Mapping[str, Any]) -> str:
-    """A rule's short name in tables and plots."""
-    label, name = rule.get("label") or "", rule["name"]
-    return label if not label or name in label else f"{label} ({name})"
-
-
-def rule_table(run: Run) -> Table:
-    """What `feddpa weigh` found: interpolated scores on the test, beside the exact ones."""
-    assert run.laboratory is not None
-
-    def fine(found: Mapping[str, Any], metric: str, measure: str) -> str:
-        return cell(found[metric][measure], metric, METRICS[metric].fine_digits)
-
-    rows, marked = [], set()
-    for rule in run.laboratory["rules"]:
-        if rule.get("exact"):
-            marked.add(len(rows))
-        cells = [fine(rule["test"], m, z) for m in ("nll", "exact_match") for z in _MEASURES]
-        exact = [
-            fine(rule["exact"], m, z) if rule.get("exact") and m in rule["exact"] else ""
-            for m in ("nll", "exact_match", "rouge1")
-            for z in _MEASURES
-        ]
-        against = [
-            fine(rule["minus_paper"], m, z) for m in ("nll", "exact_match") for z in _MEASURES
-        ]
-        words = rule["words"] or "a bound, no rule"
-        rows.append([rule_name(rule), words, *cells, *against, *exact])
-    columns = [
-        *("rule", "setting"),
-        *(f"{name}: {z}" for name in ("NLL", "exact match") for z in _MEASURES),
-        *(f"{name}: {z}, minus the paper's" for name in ("NLL", "exact match") for z in _MEASURES),
-        *(f"{m}: {z}, run exactly" for m in ("NLL", "exact match", "ROUGE-1") for z in _MEASURES),
-    ]
-    caption = f"Weighting rules on the test instances, {run.label}; chosen on held-out examples"
-    return Table(f"rules_{run.label}", caption, columns, rows, 2, frozenset(marked))
-
-
-def rule_plot(run: Run) -> str:
-    """P and TTP of every rule by NLL."""
-    assert run.laboratory is not None
-    rows = []
-    for rule in run.laboratory["rules"]:
-        spans = [to_span(rule["test"]["nll"][measure]) for measure in _MEASURES]
-        rows.append((rule_name(rule), bool(rule.get("exact")), spans))
-    title = f"Weighting rules by NLL, {run.label}"
-    return intervals(title, list(_MEASURES.values()), rows, same_axis=False)
-
-
-def cost_table(runs: Sequence[Run]) -> Table:
-    """Speed and communication."""
-    rows = []
-    for run in runs:
-        lines_ = run.rounds
-        real = sum(line["real_tokens"] for line in lines_)
-        computed = sum(line["computed_tokens"] for line in lines_)
-        seconds = sum(line["seconds"] for line in lines_)
-        down = sum(line["client_bytes_received"] for line in lines_)
-        up = sum(line["client_bytes_sent"] for line in lines_)
-        rows.append(
-            [
-                run.label,
-                str(len(lines_)),
-                f"{real:,}",
-                f"{100 * real / computed:.0f}" if computed else "–",
-                f"{seconds:,.0f}",
-                f"{real / seconds:,.0f}" if seconds else "–",
-                f"{down / 1e6:.2f}",
-                f"{up / 1e6:.2f}",
-            ]
+def _lines(
+    title: str,
+    axes_names: tuple[str, str],
+    drawn: Sequence[Line],
+    ends: Sequence[float],
+    width: float,
+    behind: Callable[[Axes], None] = lambda axes: None,
+) -> Plot:
+    """Lines with bands, each with its name at its end."""
+    room = max(text_width(line.name) for line in drawn) + 12
+    left, top = 46.0, 30.0
+    height = 0.5 * min(width, 1.4 * NARROW)
+    inner = width - left - room
+    with style():
+        figure = new_plot(title, width, top + height + 44)
+        axes = figure.place(left, top, inner, height)
+        figure.write(
+            4, 14, fitted(axes_names[1], width - 8, SMALL), color=MUTE, fontsize=SMALL * POINT
         )
-    columns = [
-        *("run", "lines", "real tokens", "real, % of computed", "seconds", "real tokens a second"),
-        *("MB received a client", "MB sent a client"),
-    ]
-    caption = "Training: work, speed, and what one client would exchange with the server in all"
-    return Table("training", caption, columns, rows)
+        figure.write(
+            left + inner,
+            top + height + 36,
+            axes_names[0],
+            ha="right",
+            color=MUTE,
+            fontsize=SMALL * POINT,
+        )
+        low, high = limits(ends, 0.05)
+        axes.set_ylim(low, high)
+        xs = [x for line in drawn for x, _ in line.points]
+        axes.set_xlim(*((min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, min(xs) + 1)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
+        behind(axes)
+        for colour, line in zip(SERIES, drawn, strict=False):
+            along, up = zip(*line.points, strict=True)
+            if line.band:
+                lows, highs = zip(*line.band, strict=True)
+                axes.fill_between(along, lows, highs, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(along, up, "o-", color=colour, linewidth=2.2 * POINT, markersize=4 * POINT)
+        ordered = sorted(range(len(drawn)), key=lambda i: -drawn[i].points[-1][1])
+        wanted = [top + height * (high - drawn[i].points[-1][1]) / (high - low) for i in ordered]
+        for i, y in zip(ordered, spread(wanted, 16, top, top + height), strict=True):
+            figure.write(
+                left + inner + 8, y, drawn[i].name, va="center", color=SERIES[i], weight="bold"
+            )
+    return figure
 
 
-def difference_table(runs: Sequence[Run]) -> Table:
-    """The configuration's fields in which the runs differ."""
-    rows = [[n, *(show(run.config.get(n)) for run in runs)] for n in differing(runs)]
-    columns = ["field", *(run.label for run in runs)]
-    return Table("differences", "Where the configurations differ", columns, rows, len(columns))
+def weights(
+    title: str,
+    rows: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+    *,
+    width: float = WIDE,
+) -> Plot:
+    """Quantiles of weights from 0 to 1: for each row two boxes, of own and of foreign instances.
+
+    Args:
+      title: for those who cannot see it.
+      rows: name, and by "own" and "foreign" the 5, 25, 50, 75 and 95 % quantiles.
+      width: in pixels.
+    """
+    names = min(max(text_width(name) for name, _ in rows) + 14, 0.34 * width)
+    each, top = 40.0, 30.0
+    inner = width - names - 24
+    with style():
+        figure = new_plot(title, width, top + each * len(rows) + 46)
+        axes = figure.place(names, top, inner, each * len(rows))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(each * len(rows), 0)
+        axes.yaxis.set_visible(False)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
+        said = {"fontsize": SMALL * POINT, "color": MUTE}
+        figure.write(
+            names + inner,
+            top + each * len(rows) + 38,
+            "weight of the local adapter",
+            ha="right",
+            **said,
+        )
+        for s, side in enumerate(("own", "foreign")):
+            figure.write(names + 92 * s, 14, f"{side} tasks", color=SERIES[s], weight="bold")
+        for r, (name, sides) in enumerate(rows):
+            shown = fitted(name, names - 12)
+            figure.write(names - 12, top + each * (r + 0.5), shown, ha="right", va="center")
+            for s, side in enumerate(("own", "foreign")):
+                if side in sides:
+                    _box(axes, sides[side], each * r + 12 + 15 * s, SERIES[s])
+    return figure
 
 
-def fields_table(run: Run, fields: Mapping[str, Any], what: str) -> Table:
-    """All fields of a run's configuration or environment."""
-    rows = [[name, show(value)] for name, value in fields.items()]
-    return Table(
-        f"{what}_{run.label}", f"{what.capitalize()} of {run.label}", ["field", "value"], rows, 2
-    )
-
-
-def show(value: Any) -> str:
-    """A field's value as text."""
-    if isinstance(value, list):
-        return ", ".join(map(show, value))
-    return "–" if value is None else str(value)
+def _box(axes: Axes, quantiles: Sequence[float], y: float, colour: str) -> None:
+    q05, q25, q50, q75, q95 = quantiles
+    axes.plot([q05, q95], [y, y], color=colour, linewidth=1.6 * POINT)
+    axes.fill_between([q25, max(q75, q25 + 0.003)], y - 6, y + 6, color=colour, linewidth=0)
+    axes.plot([q50, q50], [y - 6, y + 6], color=PAGE, linewidth=2 * POINT, solid_capstyle="butt")

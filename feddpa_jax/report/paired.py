@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import METRICS, Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.report.content import Run
+from feddpa_jax.report.scores import Evaluation
 
 
 def differences(run: Run, first: Run) -> dict[str, Summary]:
@@ -20,34 +21,28 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
       Nothing where they do not answer the same instances of the same clients, or one of them was
       not evaluated in the mode that its method answers with.
     """
-    if not run.answers or run.summary is None or first.summary is None:
+    one, other = run.evaluation, first.evaluation
+    if one is None or other is None or not one.answers or not one.own_tasks:
         return {}
-    for one, summary in ((run, run.summary), (first, first.summary)):
-        if one.answers_with() != summary["answers_with"]:
+    for evaluation in (one, other):
+        if evaluation.answers_with() != evaluation.judged_by:
             return {}
-    if _instances(run) != _instances(first):
+    if _instances(one) != _instances(other):
         return {}
-    cells = {key: answer.task for key, answer in run.answers.items()}
-    if run.summary["own_tasks"] != first.summary["own_tasks"]:
+    if one.own_tasks != other.own_tasks:
         return {}
-    clients = list(run.summary["own_tasks"])
-    indexes = sorted({index for _, index in cells})
-    if len(cells) != len(clients) * len(indexes):
+    clients = list(one.own_tasks)
+    indexes = sorted({index for _, index in one.answers})
+    if len(one.answers) != len(clients) * len(indexes):
         return {}
-    names = tuple(run.summary["tasks"])
-    own = run.summary["own_tasks"]
-    tasks = Tasks(
-        names,
-        np.array([names.index(cells[clients[0], index]) for index in indexes]),
-        np.array([[name in own[client] for name in names] for client in clients]),
-    )
-    count, seed = int(run.config["eval.bootstrap"]), int(run.config["seed"])
+    tasks = _tasks(one, clients, indexes)
+    count, seed = int(run.config.get("eval.bootstrap", 1000)), int(run.config.get("seed", 0))
     resamples = Resamples.draw(tasks, count, seed)
     found = {}
-    for metric in METRICS:
+    for metric in one.told:
         of_both = [
-            [[one.answers[c, i].scores.get(metric) for i in indexes] for c in clients]
-            for one in (run, first)
+            [[own.answers[c, i].scores.get(metric) for i in indexes] for c in clients]
+            for own in (one, other)
         ]
         if all(value is not None for scores in of_both for row in scores for value in row):
             one_CI, other_CI = np.array(of_both, float)
@@ -55,5 +50,15 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
     return found
 
 
-def _instances(run: Run) -> dict[tuple[str, int], tuple[str, str]]:
-    return {key: (answer.task, answer.instance) for key, answer in run.answers.items()}
+def _tasks(evaluation: Evaluation, clients: list[str], indexes: list[int]) -> Tasks:
+    names, own = tuple(evaluation.tasks), evaluation.own_tasks
+    answers = evaluation.answers
+    return Tasks(
+        names,
+        np.array([names.index(answers[clients[0], index].task) for index in indexes]),
+        np.array([[name in own[client] for name in names] for client in clients]),
+    )
+
+
+def _instances(evaluation: Evaluation) -> dict[tuple[str, int], tuple[str, str]]:
+    return {key: (answer.task, answer.instance) for key, answer in evaluation.answers.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+import feddpa_jax
 from feddpa_jax.run.revision import code_revision
 
 _PACKAGES = ("feddpa_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
@@ -27,5 +28,5 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "packages": versions,
-        "git_revision": code_revision(Path(__file__).parent),
+        "git_revision": code_revision(Path(feddpa_jax.__path__[0])),
     }

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
-from feddpa_jax.evaluate.metrics import without_words
+from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
+from feddpa_jax.run.own_code import announce
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.rule import own_file, sources
+from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
@@ -46,12 +47,22 @@ def check_rule(config: Config) -> None:
     A run folder may come from somebody else: its rule's file is run only where it is needed.
 
     Raises:
-      UserError: an unknown rule, or one that does not work.
+      UserError: an unknown rule, one that does not work, or a hyperparameter that it does not have.
     """
-    file = own_file(config.weighting.rule)
-    if file is not None and file.is_file():
-        _log.info(f"weighting.rule: running the code in {file}")
-    make_weighting(config.weighting.rule, scale=1.0, scales="local")
+    announce(config, ["weighting.rule"])
+    weighting = config.weighting
+    make_weighting(weighting.rule, scale=1.0, scales="local", parameters=weighting.parameters)
+
+
+def check_metrics(config: Config) -> None:
+    """Finds the metrics; of those in the user's own files, says first that these are run.
+
+    Raises:
+      UserError: an unknown metric, or a file that does not work.
+    """
+    announce(config, ["eval.metrics"])
+    for name in config.eval.metrics:
+        METRICS.find(name)
 
 
 def made_up(
@@ -63,7 +74,7 @@ def made_up(
     return dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,
@@ -137,6 +148,7 @@ def evaluate_config(
     Raises:
       UserError: there are no test instances, or a mode is asked for that the method has not.
     """
+    check_metrics(config)
     weighting = weighting_settings(config)
     weighs = weighs_instances(config, available_modes(adapters))
     if weighs:
@@ -145,7 +157,7 @@ def evaluate_config(
         config, prepared, made_up(config, prepared, weighting) if weighs else ()
     )
     # Read before the work: a file may change, or go, meanwhile.
-    files = sources([weighting.rule]) if weighs else {}
+    files = RULES.sources([weighting.rule]) if weighs else {}
     results = evaluate(
         prepared.base.model,
         adapters,

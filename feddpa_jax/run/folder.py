@@ -15,6 +15,8 @@ from feddpa_jax.files.manifest import Checked
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.run.checkpoint import knows_sources, rounds_saved
 from feddpa_jax.run.environment import describe_environment
+from feddpa_jax.run.own_code import FOLDER as OWN_CODE
+from feddpa_jax.run.own_code import copies
 from feddpa_jax.types import UserError
 
 # What a process holds (`lock.hold`) within a run's folder, and what another one is told.
@@ -98,10 +100,15 @@ class RunFolder:
         with writing(self.path):
             make_folder(self.path)
             clear_leftovers(self.path)
+        own = copies(config)
+        if own:
+            make_folder(self.path / OWN_CODE)
+        for name, content in own.items():
+            self.write(name, content)
         self.write("config.yaml", to_yaml(config))
         self.write("environment.json", json.dumps(describe_environment(), indent=2) + "\n")
 
-    def write(self, name: str, content: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Replaces a file of the run itself.
 
         Raises:

@@ -11,6 +11,7 @@ import numpy as np
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config
 from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.run.own_code import digests
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
 
 
@@ -36,11 +37,15 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
     named = (config.init.global_adapter, config.init.local_adapter)
     if all(Path(name).expanduser().exists() for name in named if name is not None):
         found["init"] = init_digests(config, prepared)
-    return found
+    code = digests(config)
+    return {**found, "code": code} if code else found
 
 
 def data_digests(prepared: Prepared) -> dict[str, str]:
-    """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out."""
+    """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out.
+
+    Clients that are not worked on have none.
+    """
 
     def parts(place: int) -> Iterable[bytes]:
         client = prepared.federation.clients[place]
@@ -52,7 +57,11 @@ def data_digests(prepared: Prepared) -> dict[str, str]:
             for text in (example.instruction, example.input, example.output, example.task):
                 yield text.encode()
 
-    return {name: digest_of_parts(parts(place)) for place, name in enumerate(prepared.names)}
+    return {
+        name: digest_of_parts(parts(place))
+        for place, name in enumerate(prepared.names)
+        if prepared.training[place]
+    }
 
 
 def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:

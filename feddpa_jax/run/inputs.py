@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import Adapter, init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
     Attributes:
       base: model, tokenizer and fingerprint.
       federation: clients and test instances.
-      training: each client's tokenized examples.
+      training: each client's tokenized examples; none of clients that are not worked on.
       counts: each client's truncated and dropped examples.
       mesh: the devices; the base lies on them.
     """
@@ -64,7 +64,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: Config, *, devices: Sequence[Any] | None = None, weights: bool = True
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
+    weights: bool = True,
+    only: str | None = None,
 ) -> Prepared:
     """Loads data and model and tokenizes the training examples; data first, they fail faster.
 
@@ -72,14 +76,18 @@ def prepare(
       config: the configuration.
       devices: of the mesh; all that there are if None.
       weights: if not, the base's parameters have shapes alone.
+      only: the one client whose training examples are wanted; the others have none then.
 
     Raises:
-      UserError: anything that is wrong with either.
+      UserError: anything that is wrong with either, or no client is named `only`.
     """
-    get_template(config.data.template)
+    TEMPLATES.find(config.data.template)
     federation = load_data(config)
+    names = [client.name for client in federation.clients]
+    if only is not None and only not in names:
+        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
-    return prepare_values(config, base, federation, devices=devices)
+    return prepare_values(config, base, federation, devices=devices, only=only)
 
 
 def prepare_values(
@@ -88,6 +96,7 @@ def prepare_values(
     federation: Federation,
     *,
     devices: Sequence[Any] | None = None,
+    only: str | None = None,
 ) -> Prepared:
     """Tokenizes the training examples, and puts the base on the mesh.
 
@@ -96,6 +105,7 @@ def prepare_values(
       base: model and tokenizer.
       federation: clients and test instances.
       devices: of the mesh; all that there are if None.
+      only: the one client whose training examples are wanted; the others have none then.
 
     Raises:
       UserError: a size that the base cannot have, or a client without an example.
@@ -103,6 +113,10 @@ def prepare_values(
     _check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
+        if only not in (None, client.name):
+            training.append(())
+            counts.append(TokenCounts())
+            continue
         tokenized = encode(config, base.tokenizer, client.train)
         if not tokenized.examples:
             raise UserError(
@@ -168,7 +182,7 @@ def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) ->
     return encode_examples(
         examples,
         tokenizer,
-        get_template(config.data.template),
+        TEMPLATES.find(config.data.template),
         config.data.max_length,
         config.data.encoding,
     )
@@ -192,7 +206,7 @@ def load_data(config: Config) -> Federation:
 def training_data(config: Config, prepared: Prepared) -> TrainingData:
     """The clients' trainings; of a centralized method, one client with everybody's examples."""
     names, examples = prepared.names, prepared.training
-    if METHODS[config.fed.method].pooled:
+    if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
     return TrainingData(

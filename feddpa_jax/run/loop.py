@@ -17,8 +17,7 @@ from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.methods.clients import LocalAdapters, MemoryStore, Saved
-from feddpa_jax.methods.method import FedState, Method, Metrics, Parts
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.progress import Advance, OnProgress, follow
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import (
@@ -97,13 +96,14 @@ def restore(
     arrays = together(lambda: round_state.receive(sent)) if several() else sent
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
-    local = METHODS[config.fed.method].build(parts).init(run_key(config)).local
-    if local is None and clients:
-        local = LocalAdapters(parts.names, parts.store, fresh=None)
-    if local is not None:
-        local = dataclasses.replace(local, saved=clients)
-        if set(local.names) - set(clients):
-            local = start_local(config, prepared, local)
+    if clients and set(parts.names) <= set(clients):
+        local = LocalAdapters(parts.names, parts.store, fresh=None, saved=clients)
+    else:
+        local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
+        if local is None and clients:
+            local = LocalAdapters(parts.names, parts.store, fresh=None)
+        if local is not None:
+            local = start_local(config, prepared, dataclasses.replace(local, saved=clients))
     global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
     known = expected if init is None else {**expected, "init": init}
@@ -144,6 +144,7 @@ def make_parts(
         store=MemoryStore()
         if run is None
         else ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+        local_weight=config.fed.local_weight,
     )
 
 
@@ -163,14 +164,14 @@ def tell_data(config: Config, prepared: Prepared) -> None:
 
 
 def _rounds(config: Config) -> str:
-    personalizes = METHODS[config.fed.method].personalizes
+    personalizes = METHODS.find(config.fed.method).personalizes
     count = f"{config.fed.rounds} round{'s' if config.fed.rounds > 1 else ''}"
     return f"{count} and the personalization" if personalizes else count
 
 
 def total_rounds(config: Config) -> int:
     """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
-    return config.fed.rounds + METHODS[config.fed.method].personalizes
+    return config.fed.rounds + METHODS.find(config.fed.method).personalizes
 
 
 def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -> None:
@@ -181,7 +182,7 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -
         model or other adapters.
     """
     if run is None or not rounds_saved(run.checkpoints):
-        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
     elif is_first():
         check_fits(run.checkpoints, identity(config, prepared))
@@ -202,7 +203,7 @@ def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
     check_same({"init": json.dumps(known.get("init"))})
     found = None if run is None else restore(config, prepared, run, expected=known)
     if found is None:
-        method = METHODS[config.fed.method].build(make_parts(config, prepared, run))
+        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
         found = Start(start_from(config, prepared, method.init(run_key(config))), 0, known)
     else:
         _log.info(f"resuming after {found.rounds} of {total_rounds(config)} rounds")
@@ -242,7 +243,7 @@ def play(
         return
     progress: list[Advance] = []
     parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
-    method = METHODS[config.fed.method].build(parts)
+    method = METHODS.find(config.fed.method).build(parts)
     data = training_data(config, prepared)
     shapes = data.shapes(config.fed.rounds)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
@@ -327,5 +328,5 @@ def round_tokens(config: Config, data: TrainingData, number: int) -> int:
     clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
     # FedDPA-T has its local phase from the second round on; a personalization is one phase.
     whole = 0 < number < config.fed.rounds
-    phases = len(METHODS[config.fed.method].phases) if whole else 1
+    phases = len(METHODS.find(config.fed.method).phases) if whole else 1
     return phases * sum(data.tokens(client) for client in clients)

@@ -11,20 +11,21 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.data.templates import get_template
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.loop import resolved, restore
+from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
 from feddpa_jax.types import Federation, UserError
-from feddpa_jax.weighting.rule import own_file
+from feddpa_jax.weighting.rule import RULES, check_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +36,23 @@ def checked(config: Config) -> Config:
     Raises:
       UserError: what only the registries know is wrong, before anything is loaded.
     """
-    own_file(config.weighting.rule)
-    get_template(config.data.template)
+    check_names(config)
+    if RULES.own_file(config.weighting.rule) is None:
+        check_parameters(config.weighting.rule, config.weighting.parameters)
+    announce(config, OF_TRAINING)
+    METHODS.find(config.fed.method)
+    TEMPLATES.find(config.data.template)
     return resolved(config)
 
 
-def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> tuple[Adapters, int]:
+def restored(
+    config: Config,
+    prepared: Prepared,
+    run: RunFolder,
+    step: str,
+    *,
+    only: int | None = None,
+) -> tuple[Adapters, int]:
     """The adapters of a run's checkpoint, and its round.
 
     Args:
@@ -48,6 +60,7 @@ def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> t
       prepared: base, clients, tokenized examples.
       run: its folder; training may go on there.
       step: "last", "best" or a round's number.
+      only: the one client whose own adapter is wanted, by index; None for all of them.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -60,17 +73,21 @@ def restored(config: Config, prepared: Prepared, run: RunFolder, step: str) -> t
             found = restore(config, prepared, run, wanted)
             if found is None:
                 raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
-            return at_hand(config, found.state), found.rounds - 1
+            return at_hand(config, found.state, only), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
                 raise
             # Training goes on beside this, and has just removed what was being read.
 
 
-def at_hand(config: Config, state: FedState) -> Adapters:
-    """A state's adapters, all clients' in memory."""
-    local_C = None if state.local is None else jax.tree.map(jnp.asarray, state.local.all())
-    return Adapters(state.global_, local_C, config.lora.alpha / config.lora.rank)
+def at_hand(config: Config, state: FedState, only: int | None = None) -> Adapters:
+    """A state's adapters in memory: all clients', or one's alone."""
+    scale = config.lora.alpha / config.lora.rank
+    if state.local is None:
+        return Adapters(state.global_, None, scale)
+    if only is not None:
+        return Adapters(state.global_, state.local.take([only]), scale)
+    return Adapters(state.global_, jax.tree.map(jnp.asarray, state.local.all()), scale)
 
 
 def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:

@@ -12,6 +12,7 @@ from feddpa_jax.types import UserError
 SOURCES = {
     "data": ("the training data", "the data of these clients"),
     "init": ("the adapters of init", "these folders"),
+    "code": ("the code of your own", "these files from own_code in the run folder"),
 }
 
 
@@ -60,7 +61,9 @@ def _check_sources(
         if not isinstance(its, dict):
             unknown += [what] if ours else []
             continue
-        changed = [name for name in {**ours, **its} if ours.get(name) != its.get(name)]
+        # Which clients there are is compared by their names; data may be of some of them.
+        names = ours if key == "data" else {**ours, **its}
+        changed = [name for name in names if ours.get(name) != its.get(name)]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise UserError(

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.mesh import CLIENTS, gather, put, single_mesh
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.training.rows import BlockShape, Chunk, rows_like
-from feddpa_jax.training.step import make_step
+from feddpa_jax.training.step import Step, make_step
 from feddpa_jax.types import UserError
 
 
@@ -36,8 +37,9 @@ class Engine(NamedTuple):
     """The compiled training.
 
     Attributes:
-      train: `(adapters_C, chunk, *, key, frozen=None) -> (adapters_C, PhaseMetrics)`; adapters of
-        the chunk's slots, on the mesh.
+      train: `(adapters_C, chunk, *, key, frozen=None, local_weight=None) -> (adapters_C,
+        PhaseMetrics)`; adapters of the chunk's slots, on the mesh. Beside a frozen adapter they are
+        mixed at `local_weight`; by default the engine's.
       lower: `(adapter, slots, shape, *, frozen) -> jax.stages.Lowered`: the step's program for a
         client axis of so many slots and a block shape, with a frozen adapter beside the trained
         ones or without. Takes shapes alone, of the base too; what it compiles to is what `train`
@@ -88,7 +90,8 @@ def make_engine(
       dropout: LoRA dropout.
       learning_rate: at the first update; falls linearly to 0 over each client's training.
       max_grad_norm: each client's gradient is clipped to this norm.
-      local_weight: a, the local adapter's weight while it is trained beside the frozen global one.
+      local_weight: a, the local adapter's weight while it is trained beside the frozen global one,
+        where `train` is given no other.
       detach: no gradient through the frozen branch (the released code); exact otherwise.
       remat: layers are computed again in the backward pass, which saves their activations.
       on_block: called with (real, computed) tokens after every block.
@@ -97,17 +100,22 @@ def make_engine(
       The engine.
     """
     mesh = single_mesh() if mesh is None else mesh
-    start, step = make_step(
-        mesh,
-        base_mode=base_mode,
-        scale=scale,
-        dropout=dropout,
-        learning_rate=learning_rate,
-        max_grad_norm=max_grad_norm,
-        local_weight=local_weight,
-        detach=detach,
-        remat=remat,
-    )
+
+    @functools.cache
+    def step_at(weight: float) -> Step:
+        return make_step(
+            mesh,
+            base_mode=base_mode,
+            scale=scale,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            local_weight=weight,
+            detach=detach,
+            remat=remat,
+        )
+
+    start, step = step_at(local_weight)
 
     def spread(tree: Any, *spec: str) -> Any:
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
@@ -136,9 +144,15 @@ def make_engine(
         )
 
     def train(
-        adapters_C: Adapter, chunk: Chunk, *, key: jax.Array, frozen: Adapter | None = None
+        adapters_C: Adapter,
+        chunk: Chunk,
+        *,
+        key: jax.Array,
+        frozen: Adapter | None = None,
+        local_weight: float = local_weight,
     ) -> tuple[Adapter, PhaseMetrics]:
         """Trains the adapters in a chunk's slots, each on its own client's data."""
+        _, step = step_at(local_weight)
         key_C2 = jax.random.key_data(
             jax.vmap(lambda ident: jax.random.fold_in(key, ident))(chunk.id_C)
         )

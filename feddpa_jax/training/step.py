@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,7 @@ class Step(NamedTuple):
 
 def response_nll(model: Model, hidden_BTD: jax.Array, rows: Rows) -> jax.Array:
     """Negative log-likelihood of every response position's target, float32 [P]."""
+    chex.assert_equal_shape([rows.row_P, rows.place_P, rows.target_P, rows.weight_P])
     logits_PV = model.logits(hidden_BTD[rows.row_P, rows.place_P])
     at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(logits_PV, axis=1) - at_target_P
@@ -127,6 +129,7 @@ def client_losses(
     )
     loss_P = response_nll(model, hidden_BTD, rows) * rows.weight_P
     clients = jax.tree.leaves(adapters_C)[0].shape[0]
+    chex.assert_tree_shape_prefix(adapters_C, (clients,))
     return jax.ops.segment_sum(loss_P, rows.client_B[rows.row_P], num_segments=clients)
 
 
@@ -234,6 +237,7 @@ def make_step(
         total_C: jax.Array,
         ends_C: jax.Array,
     ) -> tuple[TrainState, jax.Array]:
+        chex.assert_tree_shape_prefix((state, key_C2, total_C), ends_C.shape)
         state = accumulate(model, state, frozen, rows, key_C2)
         loss_C = state.loss_C
         state = jax.lax.cond(

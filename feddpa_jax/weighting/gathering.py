@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from feddpa_jax.inference.scorer import Request, Scorer, Scores
+from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, Evidence
 from feddpa_jax.weighting.settings import Model, WeightingSettings
@@ -39,7 +39,7 @@ def prompt_alone(example: TokenizedExample) -> TokenizedExample:
 
 
 def look(
-    scorer: Scorer,
+    scorer: Scoring,
     examples: Sequence[Sequence[TokenizedExample]],
     model: Model,
     *,
@@ -88,7 +88,7 @@ def check_layer(settings: WeightingSettings, layers: int) -> None:
 
 
 def gather(
-    scorer: Scorer,
+    scorer: Scoring,
     ids: Sequence[int],
     training: Sequence[Sequence[TokenizedExample]],
     instances: Sequence[TokenizedExample],

@@ -1,130 +1,191 @@
-"""The registry of weighting rules, and rules in users' own files.
+"""The registry of weighting rules: what a rule sees, its hyperparameters, and its mistakes told.
 
-A rule is a pure function of fields of `Evidence`, by name, to one similarity a row:
+A rule is a pure function of fields of `Evidence`, by name, to one similarity per row:
 
-    def gate(query_BD, support_BMD): ...          # [B, D], [B, M, D] -> [B]
-    def apart(query_BLD, support_MLD): ...        # [B, L, D], [M, L, D] -> [B, L], a weight a layer
+    def gate(query_BD, support_BMD, *, ridge=0.01): ...   # [B, D], [B, M, D] -> [B]
+    def apart(query_BLD, support_MLD): ...                # [B, L, D], [M, L, D] -> [B, L]
 
-Adding one is writing it under `@register`, or in a file of your own, which
-`weighting.rule: my_rules.py:gate` names.
+Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
+are set by `weighting.parameters` and may be searched by the laboratory.
 """
 
 import functools
-import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.files.own_code import fails
+from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial
 
 Rule = Callable[..., jax.Array]
+# A hyperparameter's value.
+Value = bool | int | float | str
 
-RULES: dict[str, Rule] = {}
+
+class Values(dict[str, Value]):
+    """Hyperparameters by name; they do not change, and have a hash as the settings that have them.
+
+    >>> hash(Values(ridge=0.1)) == hash(Values(ridge=0.1))
+    True
+    """
+
+    def __hash__(self) -> int:
+        """Of the names and values."""
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
 
 
-def register(name: str) -> Callable[[Rule], Rule]:
-    """Decorator: makes a rule known as `weighting.rule: name`."""
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
-    def add(rule: Rule) -> Rule:
-        if name in RULES:
-            raise ValueError(f"a weighting rule named {name!r} exists already")
-        RULES[name] = rule
-        return rule
 
-    return add
+def _rule(function: Rule, *, search: Mapping[str, Sequence[Value]] | None = None) -> Rule:
+    """A rule as it is registered; `search` are the values that the laboratory tries.
+
+    Raises:
+      TypeError: it is no function.
+      ValueError: `search` has a name that is no hyperparameter of the rule, or no values.
+    """
+    if not callable(function):
+        raise TypeError("a rule is a function")
+    for name, values in (search or {}).items():
+        if name not in parameters(function):
+            raise ValueError(f"search: {_called(function)} has no hyperparameter {name!r}")
+        if isinstance(values, str) or not len(values):
+            raise ValueError(f"search: {name} needs a list of values, as (0.5, 1.0)")
+    return function
+
+
+RULES: Registry[Rule] = Registry(
+    "weighting rule",
+    "weighting.rule",
+    group="feddpa_jax.rules",
+    modules=("feddpa_jax.weighting.rules",),
+    wrap=_rule,
+)
+
+
+def _called(rule: Rule) -> str:
+    return getattr(rule, "__name__", None) or str(rule)
+
+
+def _signature(rule: Rule) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(rule).parameters
+    except (TypeError, ValueError) as error:
+        raise fails("weighting.rule", _called(rule), error) from None
 
 
 def sees(rule: Rule) -> tuple[str, ...]:
     """The fields of `Evidence` that a rule is a function of.
 
     Raises:
-      UserError: it has a parameter that is none of them, or none that is an instance's own.
+      UserError: it has a parameter that is none of them and has no default, or none that is an
+        instance's own.
     """
-    called = getattr(rule, "__name__", str(rule))
-    try:
-        names = tuple(inspect.signature(rule).parameters)
-    except ValueError as error:
-        raise _fails(called, error) from None
-    for name in names:
-        if name not in Evidence._fields:
+    found = _signature(rule)
+    names = tuple(name for name in found if name in Evidence._fields)
+    for name, parameter in found.items():
+        if name not in names and parameter.default is inspect.Parameter.empty:
             raise UserError(
-                f"weighting.rule: {called} asks for {name!r}; a rule's parameters are among "
-                f"{', '.join(Evidence._fields)}"
+                f"weighting.rule: {_called(rule)} asks for {name!r}; a rule's parameters are among "
+                f"{', '.join(Evidence._fields)}, or have a default"
             )
     if not set(names) & set(OF_INSTANCES):
         raise UserError(
-            f"weighting.rule: {called} does not look at the instance; one of its parameters must "
-            f"be among {', '.join(OF_INSTANCES)}"
+            f"weighting.rule: {_called(rule)} does not look at the instance; one of its parameters "
+            f"must be among {', '.join(OF_INSTANCES)}"
         )
     return names
 
 
-def own_file(name: str) -> Path | None:
-    """The user's own file that a rule is from, which is neither looked for nor run here.
+def parameters(rule: Rule) -> dict[str, Value]:
+    """The hyperparameters of a rule and their defaults.
 
-    Args:
-      name: as of `find_rule`.
-
-    Returns:
-      None for a registered rule.
+    >>> parameters(lambda query_BD, temperature=2.0: query_BD[:, 0])
+    {'temperature': 2.0}
 
     Raises:
-      UserError: the name is neither a registered one nor FILE.py:FUNCTION.
+      UserError: a default is no number, truth value or text.
     """
-    if name in RULES:
-        return None
-    file, colon, _ = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        known = ", ".join(sorted(RULES))
-        raise UserError(
-            f"weighting.rule: {name!r} is unknown; known: {known}; or FILE.py:FUNCTION of your own"
-        )
-    return Path(file).expanduser()
+    found = {
+        name: parameter.default
+        for name, parameter in _signature(rule).items()
+        if name not in Evidence._fields and parameter.default is not inspect.Parameter.empty
+    }
+    for name, default in found.items():
+        if type(default) not in _KINDS:
+            raise UserError(
+                f"weighting.rule: {_called(rule)} has the default {default!r} for {name}; a "
+                "hyperparameter's default is a number, true or false, or a text"
+            )
+    return found
 
 
-def find_rule(name: str) -> Rule:
-    """A registered rule, or one of the user's own.
+def check_parameters(rule: str | Rule, given: Mapping[str, Any]) -> dict[str, Value]:
+    """The values of hyperparameters, each of its default's type.
 
     Args:
-      name: a name in `RULES`, or "FILE.py:FUNCTION" with a path from the working directory.
+      rule: as of `find_rule`; the user's own file is run.
+      given: value by name.
+
+    Raises:
+      UserError: the rule has no such hyperparameter, or the value is of another type.
+    """
+    if not given:
+        return {}
+    function = RULES.find(rule)
+    called = rule if isinstance(rule, str) else _called(function)
+    known = parameters(function)
+    checked: dict[str, Value] = {}
+    for name, value in given.items():
+        if name not in known:
+            has = ", ".join(f"{known_name} ({value})" for known_name, value in known.items())
+            raise UserError(
+                f"weighting.parameters: {name!r} is unknown; the rule {called} has {has or 'none'}"
+            )
+        kind = type(known[name])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UserError(
+                f"weighting.parameters: {name} is {value!r}, not {_KINDS[kind]} as its default "
+                f"{known[name]!r} in the rule {called}"
+            )
+        checked[name] = value
+    return checked
+
+
+def find_rule(rule: str | Rule) -> Rule:
+    """A rule by its name, from the user's own file, or given as a function.
+
+    Args:
+      rule: a name in `RULES`, "FILE.py:NAME" with a path from the working directory, or a function.
 
     Returns:
-      The rule; one of the user's own raises UserError wherever it fails or gives something else
-      than a number a row.
+      The rule; one that is not the package's raises UserError wherever it fails or gives something
+      else than a number per row.
 
     Raises:
       UserError: there is none of that name, its file fails, it asks for what no rule may see, or it
         fails on a trial.
     """
-    path, function = own_file(name), name.rpartition(":")[2]
-    if path is None:
-        return RULES[name]
-    if not path.is_file():
-        raise UserError(
-            f"weighting.rule: {path} does not exist; name a file from here as "
-            f"--weighting.rule FILE.py:{function or 'FUNCTION'}, or another rule"
-        )
-    rule = _load(path, path.stat().st_mtime_ns, function)
-    sees(rule)
-    rule = _guarded(name, rule)
-    _trial(rule)
-    return rule
+    function = RULES.find(rule)
+    sees(function)
+    parameters(function)
+    if getattr(function, "__module__", "").startswith("feddpa_jax.weighting.rules."):
+        return function
+    guarded = _guarded(rule if isinstance(rule, str) else _called(function), function)
+    _trial(guarded)
+    return guarded
 
 
-def sources(names: Iterable[str]) -> dict[str, bytes]:
-    """The content of every file of the user's own that rules are from, by its path."""
-    files = {Path(name.rpartition(":")[0]) for name in names if name not in RULES}
-    return {str(file): file.expanduser().read_bytes() for file in sorted(files)}
-
-
-def weighs_layers(name: str) -> bool:
+def weighs_layers(rule: str | Rule) -> bool:
     """Whether a rule gives each layer its own weight."""
-    return len(_trial(find_rule(name)).shape) == 2
+    return len(_trial(find_rule(rule)).shape) == 2
 
 
 def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
@@ -136,61 +197,35 @@ def _guarded(name: str, rule: Rule) -> Rule:
     """A rule of the user's own whose mistakes are told as such."""
 
     @functools.wraps(rule)
-    def guarded(**seen: jax.Array) -> jax.Array:
+    def guarded(**given: Any) -> jax.Array:
         try:
-            given = rule(**seen)
-        except UserError:
+            result = rule(**given)
+        except (UserError, jax.errors.ConcretizationTypeError):
             raise
         except Exception as error:
-            raise _fails(name, error) from None
+            raise fails("weighting.rule", name, error) from None
+        seen = {key: part for key, part in given.items() if key in Evidence._fields}
         sizes = {
             letter: size
             for key, part in seen.items()
             for letter, size in zip(key.rpartition("_")[2], part.shape, strict=True)
         }
         allowed = [(sizes["B"],), *([(sizes["B"], sizes["L"])] if "L" in sizes else [])]
-        dtype = getattr(given, "dtype", None)
+        dtype = getattr(result, "dtype", None)
         if (
-            getattr(given, "shape", None) in allowed
+            getattr(result, "shape", None) in allowed
             and dtype is not None
             and jnp.issubdtype(dtype, jnp.floating)
         ):
-            return given
-        shown = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", given)
+            return result
+        shown = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", result)
         raise UserError(
             f"weighting.rule: {name} gave {shown} for "
             f"{', '.join(f'{key} {list(part.shape)}' for key, part in seen.items())}; a rule gives "
-            f"one floating-point similarity a row, here float32[{sizes['B']}]"
+            f"one floating-point similarity per row, here float32[{sizes['B']}]"
         )
 
     return guarded
-
-
-@functools.lru_cache
-def _load(file: Path, changed: int, function: str) -> Rule:
-    """A function of a user's file, which is run once as long as it is not changed."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise _fails(str(file), error) from None
-    rule = getattr(module, function, None)
-    if not callable(rule):
-        own = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, "__module__", None) == module.__name__ and callable(value)
-        ]
-        has = ", ".join(own) or "none"
-        raise UserError(f"weighting.rule: {file} has no function {function!r}; it has {has}")
-    return cast(Rule, rule)
-
-
-def _fails(name: str, error: BaseException) -> UserError:
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return UserError(f"weighting.rule: {name} fails with {type(error).__name__}: {reason}; fix it")
 
 
 def named(rule: Rule | str) -> str:
@@ -201,13 +236,13 @@ def named(rule: Rule | str) -> str:
     """
     if isinstance(rule, str):
         return rule
-    for name, known in RULES.items():
-        if known is rule:
-            return name
+    known = RULES.name_of(rule)
+    if known is not None:
+        return known
     name = getattr(rule, "__name__", "")
     theirs = getattr(RULES.get(name), "__module__", "").startswith("feddpa_jax.")
     if not name.isidentifier() or theirs:
         raise UserError(f"weighting.rule: {name or rule!r} is no name for a rule; use another")
     sees(rule)
-    RULES[name] = rule
+    RULES.register(name, rule)
     return name

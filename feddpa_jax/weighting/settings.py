@@ -3,11 +3,10 @@
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
+from pydantic import AfterValidator
 
-# Importing them registers them.
-import feddpa_jax.weighting.rules  # noqa: F401
-from feddpa_jax.settings import MOST, Count, Fraction, doc, settings
-from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.settings import MOST, Count, Finite, Fraction, doc, settings
+from feddpa_jax.weighting.rule import RULES, Values, sees
 
 Side = Literal["local", "global"]
 Model = Literal["local", "global", "base", "mixed"]
@@ -30,9 +29,10 @@ class WeightingSettings:
       resample: a new support for every instance.
       fixed: local weight of the mode "fixed".
       seed: of the draws; None: the run's.
+      parameters: the rule's hyperparameters that differ from their defaults, by name.
     """
 
-    rule: Annotated[str, doc("a registered rule, or your own as FILE.py:FUNCTION")] = "cosine"
+    rule: Annotated[str, doc("a registered rule, or your own as FILE.py:NAME")] = "cosine"
     scale: Annotated[float, Ge(0), Le(1e6), doc("what the similarity is multiplied by")] = 0.5
     support: Annotated[
         Count, Le(10_000), doc("training prompts that stand for a client's data")
@@ -56,7 +56,12 @@ class WeightingSettings:
         Annotated[int, Ge(0), Le(2**32 - 1)] | None,
         doc("of the draws of the support; null: the run's seed"),
     ] = None
+    parameters: Annotated[
+        dict[str, bool | int | Finite | str],
+        AfterValidator(Values),
+        doc("the rule's hyperparameters by name, as {ridge: 0.1}; the others keep their defaults"),
+    ] = Values()
 
     def sees(self) -> tuple[str, ...]:
         """The fields of `Evidence` that the rule is a function of."""
-        return sees(find_rule(self.rule))
+        return sees(RULES.find(self.rule))

@@ -8,16 +8,15 @@ for an instance b and M support examples s of the client's own training data. Th
 rule of many; each is a pure function of fields of `Evidence` to one similarity a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-# Importing them registers them.
-import feddpa_jax.weighting.rules  # noqa: F401
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import find_rule, sees
+from feddpa_jax.weighting.rule import Rule, Value, check_parameters, find_rule, sees
 
 
 class InstanceWeights(NamedTuple):
@@ -30,27 +29,39 @@ class InstanceWeights(NamedTuple):
 Weighting = Callable[[Evidence], InstanceWeights]
 
 
-def make_weighting(rule: str, *, scale: float, scales: str) -> Weighting:
+def make_weighting(
+    rule: str | Rule,
+    *,
+    scale: float,
+    scales: str,
+    parameters: Mapping[str, Value] | Sequence[tuple[str, Value]] = (),
+) -> Weighting:
     """The function from embeddings to weights, to be jitted by the caller.
 
     Args:
-      rule: a registered name, or "FILE.py:FUNCTION".
+      rule: a registered name, "FILE.py:NAME", or a function.
       scale: what the similarity is multiplied by.
       scales: "local": scale * similarity is the local adapter's weight (the paper's idea);
         "global": it is the global adapter's, and the local one gets the rest (as the released
         inference script has it).
+      parameters: values of the rule's hyperparameters, by name; the others keep their defaults.
 
     Returns:
       `Evidence -> InstanceWeights`, weights clipped to [0, 1].
 
     Raises:
-      UserError: an unknown rule, or one that does not work (see `find_rule`).
+      UserError: an unknown rule, one that does not work (see `find_rule`), or a hyperparameter
+        that it does not have.
     """
     function = find_rule(rule)
+    chosen = check_parameters(rule, dict(parameters))
     names = sees(function)
 
     def weigh(evidence: Evidence) -> InstanceWeights:
-        similarity_B = function(**evidence.pick(names))
+        similarity_B = function(**evidence.pick(names), **chosen)
+        chex.assert_rank(similarity_B, {1, 2})
+        chex.assert_axis_dimension(similarity_B, 0, evidence.rows())
+        chex.assert_type(similarity_B, float)
         # Paper: does not clip; a negative mean cosine would push an adapter away.
         return InstanceWeights(similarity_B, local_weight(similarity_B, scale, scales == "local"))
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,10 +248,10 @@ def test_every_target_and_layer_of_a_fresh_adapter_is_its_own():
     parts = [x for fresh in (same, other) for pair in fresh.values() for x in pair["a"]]
     flat = {np.asarray(x).ravel()[:12].tobytes() for x in parts}
     assert len(flat) == 2 * len(TARGETS) * 2
-    jax.tree.map(np.testing.assert_array_equal, same, again)
+    chex.assert_trees_all_equal(same, again)
     for target, pair in same.items():
         size_in, size_out = CONFIG.target_sizes()[target]
-        assert pair["a"].shape == (2, size_in, 3) and pair["b"].shape == (2, 3, size_out)
+        chex.assert_shape([pair["a"], pair["b"]], [(2, size_in, 3), (2, 3, size_out)])
         assert not pair["b"].any()
         bound = size_in**-0.5
         assert -bound <= pair["a"].min() < -0.7 * bound and 0.7 * bound < pair["a"].max() <= bound
@@ -306,3 +307,24 @@ def test_dropout_of_a_row_does_not_depend_on_its_batch():
     key_B2 = jnp.arange(8, dtype=jnp.uint32).reshape(4, 2)
     whole = dropout(x_BTD, key_B2, site=1, rate=0.5)
     np.testing.assert_array_equal(whole[2:3], dropout(x_BTD[2:3], key_B2[2:3], site=1, rate=0.5))
+
+
+@pytest.mark.parametrize("wrong", ["a_CDR", "client_B", "weight", "key_B2"])
+def test_one_row_does_not_stand_for_all(wrong: str):
+    """Arrays of one row or client, which JAX would repeat for the others, are refused."""
+    given = {
+        "a_CDR": jnp.ones((2, 4, 2)),
+        "b_CRE": jnp.ones((2, 2, 5)),
+        "client_B": jnp.array([0, 1, 0]),
+        "weight": jnp.ones(3),
+        "key_B2": jnp.ones((3, 2), jnp.uint32),
+    }
+    x_BTD = jnp.ones((3, 6, 4))
+
+    def apply(given: dict[str, jax.Array]) -> jax.Array:
+        key_B2, bank = given["key_B2"], {k: v for k, v in given.items() if k != "key_B2"}
+        return bank_delta(dropout(x_BTD, key_B2, site=0, rate=0.5), **bank)
+
+    assert apply(given).shape == (3, 6, 5)
+    with pytest.raises(AssertionError, match=r"assert_(shape|axis_dimension) failed"):
+        apply(given | {wrong: given[wrong][:1]})

@@ -8,6 +8,7 @@ import pytest
 
 from feddpa_jax.cli import fields
 from feddpa_jax.cli.program import main
+from feddpa_jax.config import describe_fields
 
 GENERATE = ["generate", "--run-dir", "run", "--client", "a", "--prompt", "b"]
 
@@ -132,3 +133,15 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
     monkeypatch.setattr(fields, "run", lambda *given: {}["x"])
     with pytest.raises(KeyError):
         main(["fields"])
+
+
+def test_fields_are_aligned_lines_with_nothing_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["fields"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    starts = [heading.index(name) for name in ("field", "type", "default", "what it is")]
+    cells = [
+        tuple(line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True))
+        for line in lines
+    ]
+    assert cells == describe_fields()

@@ -26,6 +26,26 @@ def test_no_cell_vanishes_on_a_narrow_terminal(width):
     assert max(map(len, shown.splitlines())) <= 60
 
 
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_row_is_a_line_where_there_is_no_terminal(monkeypatch, coloured):
+    """However wide it is, and whatever FORCE_COLOR makes rich take a file for."""
+    if coloured:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    table = Table(box=None, pad_edge=False)
+    row = ["a" * 150, "b " * 100 + "b", "c"]
+    for name in ("first", "second", "third"):
+        table.add_column(name)
+    table.add_row(*row)
+    table.add_row("d", "e", "f" * 50)
+    reporter = Reporter()
+    reporter.show(table)
+    file = reporter.console.file
+    assert isinstance(file, io.StringIO)
+    assert file.getvalue().splitlines()[1] == "  ".join(row)
+
+
 def _said(reporter: Reporter) -> str:
     with follow("training", 2, "tokens", reporter.on_progress) as advance:
         advance(1, "loss 0.5")

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from feddpa_jax.data.statistics import describe, render
-from feddpa_jax.data.templates import alpaca_short, get_template
+from feddpa_jax.data.templates import TEMPLATES, alpaca_short
 from feddpa_jax.data.tokenize import encode_examples, encode_prompt
 from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.types import Client, Example, Federation, UserError
@@ -20,7 +20,7 @@ def test_template_with_and_without_input():
     with_input = alpaca_short(Example("Say", "x", "it"))
     assert with_input == "### Instruction:\nSay\n\n### Input:\nit\n\n### Response:\n"
     with pytest.raises(UserError, match="alpaca_short"):
-        get_template("other")
+        TEMPLATES.find("other")
 
 
 def test_response_starts_after_the_prompt_and_ends_with_the_end_token():

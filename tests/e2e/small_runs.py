@@ -57,9 +57,9 @@ def quick() -> Iterator[None]:
     def of_evidence(collected: Any) -> tuple[bytes, ...]:
         return (collected.nll_CJW.tobytes(), *map(bytes, collected.support_nll_A))
 
-    def what_is_read(config: Config) -> tuple[Any, ...]:
+    def what_is_read(config: Config, **named: Any) -> tuple[Any, ...]:
         files = sorted(Path(config.data.path).rglob("*.jsonl"))
-        return (to_yaml(config), *(file.read_bytes() for file in files))
+        return (to_yaml(config), *named.items(), *(file.read_bytes() for file in files))
 
     with pytest.MonkeyPatch.context() as patch:
 

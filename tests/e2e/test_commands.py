@@ -101,7 +101,7 @@ def test_generate_answers_and_says_its_weight(run_dir, capsys):
     assert "global weight 0.0000, local weight 1.0000" in capsys.readouterr().out
 
 
-def test_generate_uses_the_weights_of_evaluation(run_dir, capsys):
+def test_generate_answers_as_an_evaluation_does(run_dir, capsys):
     lines = (run_dir / "eval" / "instances.jsonl").read_text().splitlines()
     found = next(
         line
@@ -114,7 +114,10 @@ def test_generate_uses_the_weights_of_evaluation(run_dir, capsys):
     prompt = test[found["index"]].instruction
     command = ["generate", "--run-dir", str(run_dir), "--client", "client_5", "--prompt", prompt]
     assert main(command) == 0
-    assert f"local weight {found['local_weight']:.4f}" in capsys.readouterr().out
+    told, _, answer = capsys.readouterr().out.partition("\n")
+    assert f"local weight {found['local_weight']:.4f}" in told
+    assert f"similarity {found['similarity']:.4f}" in told
+    assert answer == found["prediction"] + "\n"
 
 
 def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):

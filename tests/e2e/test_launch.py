@@ -77,6 +77,15 @@ def test_multi_gpu(tmp_path: Path):
     assert ran.returncode == 2 and "did you mean 'fed.rounds'" in ran.stderr
 
 
+def test_bench(tmp_path: Path):
+    env = os.environ | {"PYTHON": sys.executable}
+    (tmp_path / "bench.json").write_text("{}")
+    ran = launch("bench.sh", "--out", str(tmp_path), "--model.path", "tiny", env=env)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    line = f"launch/bench.sh: error: --out: {tmp_path} holds a bench.json already; name another"
+    assert ran.stderr.startswith(line) and ran.stderr.count("\n") == 1
+
+
 def test_gpu_course(tmp_path: Path):
     env = os.environ | {"PYTHON": sys.executable}
     ran = launch("gpu.sh", str(tmp_path / "out"), "--tiny", env=env)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 
 from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import alpaca_short
-from feddpa_jax.hf.tokenizer import Tokenizer
+from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder
 from feddpa_jax.types import Example
 
@@ -35,7 +35,7 @@ def write_model(folder: Path) -> Path:
     backend.train_from_iterator(texts * 3, trainer)
     backend.add_special_tokens([AddedToken("<|end|>", special=True, normalized=False)])
     backend.save(str(folder / "tokenizer.json"))
-    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer = folder_tokenizer(folder)
     for asked in PAIRS:
         prompt = alpaca_short(Example(asked, ""))
         ids = tokenizer.encode(prompt)

@@ -1,6 +1,7 @@
 """Scores, P, TTP and intervals by hand."""
 
 import dataclasses
+import math
 import tracemalloc
 
 import numpy as np
@@ -9,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from feddpa_jax.evaluate import metrics
-from feddpa_jax.evaluate.metrics import (
+from feddpa_jax.evaluate import personalization as metrics
+from feddpa_jax.evaluate.metrics import METRICS, exact_match, rouge1
+from feddpa_jax.evaluate.personalization import (
+    Interval,
     Resamples,
     Tasks,
-    exact_match,
     personalization,
-    rouge1,
     summarize,
     task_matrix,
 )
@@ -289,3 +290,17 @@ def test_memory_of_many_clients_is_bounded(monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2.5 * 2**20
+
+
+def test_intervals_as_text_and_as_json():
+    value, none = Interval(0.54321, 0.25, 1.75), Interval(math.nan, math.nan, math.nan)
+    assert value.text(2) == "0.54 [0.25, 1.75]" and none.text(2) == "–"
+    assert value.to_json() == {"value": 0.54321, "low": 0.25, "high": 1.75}
+    assert none.to_json() == {"value": None, "low": None, "high": None}
+    assert Interval.from_json(value.to_json()) == value
+    assert not Interval.from_json(none.to_json()).known and value.known
+    with pytest.raises(LookupError):
+        Interval.from_json({"value": 1.0})
+    assert METRICS["nll"].cell(value) == "0.54 [0.25, 1.75]"
+    assert METRICS["nll"].cell(value, fine=True) == "0.543 [0.250, 1.750]"
+    assert METRICS["exact_match"].cell(value) == "0.5 [0.2, 1.8]"

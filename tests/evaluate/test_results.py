@@ -206,4 +206,4 @@ def test_no_own_task_in_the_tests(tmp_path):
     file = io.StringIO()
     Reporter(Console(file=file)).show(render(made))
     (row,) = [line for line in file.getvalue().splitlines() if line.startswith("│ global")]
-    assert [cell.strip() for cell in row.strip("│").split("│")][1] == "-"
+    assert [cell.strip() for cell in row.strip("│").split("│")][1] == "–"

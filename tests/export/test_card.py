@@ -72,9 +72,8 @@ def test_results():
         "| mode | P: ROUGE-1 | TTP: ROUGE-1 | P: response NLL, nats | TTP: response NLL, nats |"
     )
     assert lines[start + 2 : start + 4] == [
-        "| global | 10.00 [9.88, 10.38] | 20.00 [19.88, 20.38] | 1.00 [0.88, 1.38] | "
-        "2.00 [1.88, 2.38] |",
-        "| local * | 30.00 [29.88, 30.38] | 40.00 [39.88, 40.38] | - | 4.00 [3.88, 4.38] |",
+        "| global | 10.0 [9.9, 10.4] | 20.0 [19.9, 20.4] | 1.00 [0.88, 1.38] | 2.00 [1.88, 2.38] |",
+        "| local * | 30.0 [29.9, 30.4] | 40.0 [39.9, 40.4] | – | 4.00 [3.88, 4.38] |",
     ]
     card = adapter_card(trained(None), "global", AdapterOut(ADAPTER, 12.0), STATISTICS, None)
     assert "This checkpoint was not evaluated." in card and "| mode |" not in card

@@ -35,7 +35,6 @@ COMMANDS = [
     "export",
     "weigh",
     "data",
-    "bench",
     "plan",
     "report",
     "fields",
@@ -58,17 +57,13 @@ OPTIONS = {
     "--by": ["nll", "exact_match,nll", "x", ""],
     "--exact": ["2", "-1", "x", "9" * 5000],
     "--make": ["new", "folder", "good.yaml"],
-    "--updates": ["1", "0", "1000000000000", "x"],
     "--clients": ["1,2", "3", "0", "1000000000000", "x", ""],
-    "--instances": ["1", "-1", "1000000000000"],
-    "--repeat": ["1", "0"],
     "--topology": ["x"],
 }
 FLAGS = [
     "--no-eval",
     "--check",
     "--fresh",
-    "--no-torch",
     "--",
     "-h",
     "--x",
@@ -164,7 +159,6 @@ def test_good_command_lines_reach_the_work(place, monkeypatch):
         ["export", "--run-dir", "run", "--out", "new"],
         ["weigh", "--run-dir", "run", "--scales", "1,2"],
         ["data", "--config", "good.yaml"],
-        ["bench", "--model.path", "tiny"],
         ["plan", "--model.path", "tiny"],
     ):
         code, said = run(words)

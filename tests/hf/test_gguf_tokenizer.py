@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer, merges_by_score
-from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder
 from feddpa_jax.types import UserError
 
@@ -310,7 +310,7 @@ def test_saved_tokenizer_is_read_by_transformers(tmp_path: Path, fields: dict[st
     tokenizer = gguf_tokenizer(fields | {"tokenizer.chat_template": template}, "file")
     tokenizer.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
-    back = Tokenizer.from_folder(tmp_path)
+    back = folder_tokenizer(tmp_path)
     for text in [*WORDS, *SENTENCEPIECE, "12 ab", "ab</s>1<tool>2"]:
         ids = tokenizer.encode(text)
         assert theirs.encode(text) == ids

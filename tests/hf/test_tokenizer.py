@@ -1,8 +1,11 @@
 import json
+import logging
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from tokenizers import pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -12,7 +15,8 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
+from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
+from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.testing import write_tiny_hf_folder
 from feddpa_jax.types import UserError
 
@@ -34,7 +38,7 @@ def test_saved_tokenizer_is_read_by_transformers(tmp_path: Path):
     write_tiny_hf_folder(tmp_path)  # config.json says "llama", as in an exported model
     tokenizer = byte_tokenizer()
     theirs = AutoTokenizer.from_pretrained(tmp_path)
-    back = Tokenizer.from_folder(tmp_path)
+    back = folder_tokenizer(tmp_path)
     for text in TEXTS:
         ids = tokenizer.encode(text)
         assert theirs.encode(text) == ids
@@ -55,7 +59,7 @@ def test_folder_first_token_stays_and_last_token_goes(tmp_path: Path):
     tokenizer.backend.enable_truncation(2)
     tokenizer.backend.enable_padding(length=9)
     tokenizer.save(tmp_path)
-    back = Tokenizer.from_folder(tmp_path)
+    back = folder_tokenizer(tmp_path)
     assert back.encode("aaa") == [first, a, a, a]
     assert back.encode("a<|end|>") == [first, a, end]  # the text's own end token stays
     assert back.encode_batch(["", "a"]) == [[first], [first, a]]
@@ -69,38 +73,38 @@ def edit(path: Path, **changes) -> None:
 def test_where_special_tokens_are_named(tmp_path: Path):
     write_tiny_hf_folder(tmp_path)
     settings, config = tmp_path / "tokenizer_config.json", tmp_path / "config.json"
-    edit(settings, eos_token={"content": "a"}, pad_token=None)
+    edit(settings, eos_token={"__type": "AddedToken", "content": "a"}, pad_token=None)
     byte_a = byte_tokenizer().encode("a")[0]
-    tokenizer = Tokenizer.from_folder(tmp_path)
+    tokenizer = folder_tokenizer(tmp_path)
     assert (tokenizer.eos_id, tokenizer.pad_id) == (byte_a, byte_a)
     edit(config, pad_token_id=-1)
-    assert Tokenizer.from_folder(tmp_path).pad_id == byte_a
+    assert folder_tokenizer(tmp_path).pad_id == byte_a
     settings.unlink()
     edit(config, eos_token_id=[7, 8], pad_token_id=9)
-    tokenizer = Tokenizer.from_folder(tmp_path)
+    tokenizer = folder_tokenizer(tmp_path)
     assert (tokenizer.eos_id, tokenizer.pad_id) == (7, 9)
     edit(tmp_path / "special_tokens_map.json", eos_token="<|end|>")
-    assert Tokenizer.from_folder(tmp_path).eos_id == 256
+    assert folder_tokenizer(tmp_path).eos_id == 256
 
 
 def test_every_token_that_ends_an_answer(tmp_path: Path):
     """The tokenizer's, then generation_config.json's, or config.json's where that is not there."""
     write_tiny_hf_folder(tmp_path)
-    assert Tokenizer.from_folder(tmp_path).stop_ids == (256,)
+    assert folder_tokenizer(tmp_path).stop_ids == (256,)
     edit(tmp_path / "config.json", eos_token_id=[9, 256, 2])
-    assert Tokenizer.from_folder(tmp_path).stop_ids == (256, 9, 2)
+    assert folder_tokenizer(tmp_path).stop_ids == (256, 9, 2)
     edit(tmp_path / "config.json", eos_token_id=9)
-    assert Tokenizer.from_folder(tmp_path).stop_ids == (256, 9)
+    assert folder_tokenizer(tmp_path).stop_ids == (256, 9)
     generation = tmp_path / "generation_config.json"
     edit(generation, eos_token_id=[5, 6, -1, 2**40])
-    tokenizer = Tokenizer.from_folder(tmp_path)
+    tokenizer = folder_tokenizer(tmp_path)
     assert (tokenizer.eos_id, tokenizer.stop_ids) == (256, (256, 5, 6))
     generation.write_text("{}")  # `transformers` does not look into config.json then.
-    assert Tokenizer.from_folder(tmp_path).stop_ids == (256,)
+    assert folder_tokenizer(tmp_path).stop_ids == (256,)
     for wrong in ("2", [2.0], [[2]], True, {"a": 2}):
         edit(generation, eos_token_id=wrong)
         with pytest.raises(UserError, match=r"eos_token_id .* neither a token id nor a list"):
-            Tokenizer.from_folder(tmp_path)
+            folder_tokenizer(tmp_path)
 
 
 def test_generation_of_transformers_ends_with_the_same_tokens(tmp_path: Path):
@@ -108,14 +112,14 @@ def test_generation_of_transformers_ends_with_the_same_tokens(tmp_path: Path):
         write_tiny_hf_folder(tmp_path / name)
         edit(tmp_path / name / name, eos_token_id=[256, 9, 2])
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name).generation_config
-        assert tuple(theirs.eos_token_id) == Tokenizer.from_folder(tmp_path / name).stop_ids
+        assert tuple(theirs.eos_token_id) == folder_tokenizer(tmp_path / name).stop_ids
 
 
 def test_the_end_token_in_a_text_is_recognised(tmp_path: Path):
     """A plain token of the vocabulary too, if it is named as the end, as `transformers` does."""
     write_tiny_hf_folder(tmp_path)
     edit(tmp_path / "tokenizer_config.json", eos_token="a", pad_token=None)
-    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), folder_tokenizer(tmp_path)
     for text in ("banana", "a", "xyz"):
         assert ours.encode(text) == theirs.encode(text)
         assert ours.decode(ours.encode(text)) == text.replace("a", "")
@@ -124,21 +128,127 @@ def test_the_end_token_in_a_text_is_recognised(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"additional_special_tokens": ["he"]}, "names the token 'he', which is no added token"),
+        ({"additional_special_tokens": ["he"]}, "names the token 'he', which is no token of"),
         ({"extra_special_tokens": {"image_token": "<i>"}}, "names the token '<i>', which is no"),
-        ({"extra_special_tokens": 5}, "names the token 5, which is no"),
+        ({"image_token": "<i>"}, "names the token '<i>', which is no token of tokenizer.json"),
         ({"added_tokens_decoder": {"300": {"content": "lo"}}}, "names the token 'lo', which is"),
         ({"split_special_tokens": True}, "split_special_tokens is not supported"),
+        ({"extra_special_tokens": 5}, r"transformers cannot read .* must be a list/tuple of"),
+        ({"eos_token": {"content": "a"}}, "transformers cannot read the tokenizer .Special"),
+        ({"padding_side": "up"}, "transformers cannot read the tokenizer .Padding side should"),
     ],
 )
 def test_tokens_that_tokenizer_json_does_not_have(tmp_path: Path, settings: dict, message: str):
     """`transformers` would add them, and cut texts at them."""
     write_tiny_hf_folder(tmp_path)
     edit(tmp_path / "tokenizer_config.json", additional_special_tokens=["<|end|>"])
-    assert Tokenizer.from_folder(tmp_path).encode("a<|end|>")[-1] == 256
+    assert folder_tokenizer(tmp_path).encode("a<|end|>")[-1] == 256
     edit(tmp_path / "tokenizer_config.json", **settings)
-    with pytest.raises(UserError, match=message):
-        Tokenizer.from_folder(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        folder_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"additional_special_tokens": ["a", "b"]},
+        {"image_token": "n"},
+        {"unk_token": "a", "pad_token": "b"},
+        {"pad_token": "<pad>"},
+        {"added_tokens_decoder": {"256": {"content": "<|end|>", "lstrip": True, "special": True}}},
+    ],
+)
+def test_tokens_that_the_settings_name(tmp_path: Path, settings: dict):
+    """Are recognised in a text as `transformers` does, be they added tokens or not."""
+    write_tiny_hf_folder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", **settings)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), folder_tokenizer(tmp_path)
+    for text in ("banana", "a  <|end|> b", "<pad>"):
+        ids = theirs.encode(text)
+        assert ours.encode(text) == ours.encode_batch([text])[0] == ids
+        assert ours.encode_continuation(text) == ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_pad_token_that_tokenizer_json_does_not_have(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", pad_token="<pad>")
+    assert folder_tokenizer(tmp_path).pad_id == 256
+    edit(tmp_path / "config.json", pad_token_id=7)
+    assert folder_tokenizer(tmp_path).pad_id == 7
+
+
+def test_spaces_are_not_cleaned_up(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", clean_up_tokenization_spaces=True, model_max_length=2)
+    tokenizer = folder_tokenizer(tmp_path)
+    text = "I 'm  here , you do n't ."
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode_continuation(tokenizer.encode_continuation(text)) == text
+
+
+def test_chat_templates(tmp_path: Path):
+    write_tiny_hf_folder(tmp_path)
+    assert folder_tokenizer(tmp_path).chat_template is None
+    several = [{"name": name, "template": name.upper()} for name in ("tool_use", "default")]
+    edit(tmp_path / "tokenizer_config.json", chat_template=several)
+    assert folder_tokenizer(tmp_path).chat_template == "DEFAULT"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert folder_tokenizer(tmp_path).chat_template == "{{ messages }}"
+
+
+def test_only_tokenizer_json_is_read_and_no_code_runs(tmp_path: Path):
+    """Whatever class, code or other files tokenizer_config.json names."""
+    write_tiny_hf_folder(tmp_path / "model")
+    folder = tmp_path / "model"
+    ids = folder_tokenizer(folder).encode(TEXTS[0])
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    other = json.loads((folder / "tokenizer.json").read_text())
+    other["model"]["vocab"]["H"], other["model"]["vocab"]["e"] = 0, 1
+    (tmp_path / "tokenizer.1.0.json").write_text(json.dumps(other))
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["own.Own", "own.Own"]},
+        tokenizer_class="Own",
+        trust_remote_code=True,
+        fast_tokenizer_files=["../tokenizer.1.0.json"],
+        tokenizer_file=str(tmp_path / "tokenizer.1.0.json"),
+        vocab_file=str(tmp_path / "tokenizer.1.0.json"),
+    )
+    assert folder_tokenizer(folder).encode(TEXTS[0]) == ids
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_is_asked_of_the_hub_or_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor is the form of old Mistral tokenizers, for which `transformers` looks into large ones."""
+    write_tiny_hf_folder(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {f"token {i}": i for i in range(257, 100_300)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    edit(tmp_path / "config.json", model_type="mistral", transformers_version="4.50.0")
+    edit(tmp_path / "tokenizer_config.json", model_max_length=3)
+    told: list[str] = []
+
+    def connect(*_: Any) -> None:
+        raise AssertionError("nothing is to be asked of the network")
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    theirs = logging.getLogger("transformers")
+    level, handler = theirs.level, Told()
+    theirs.addHandler(handler)
+    try:
+        assert folder_tokenizer(tmp_path).encode("a" * 9) == byte_tokenizer().encode("a" * 9)
+        assert told == [] and theirs.level == level
+        AutoTokenizer.from_pretrained(tmp_path)
+        assert "incorrect regex pattern" in told[0]
+    finally:
+        theirs.removeHandler(handler)
 
 
 SPACE = "\u2581"
@@ -178,7 +288,7 @@ def test_ids_of_transformers(tmp_path: Path, kind: str, settings: dict):
     kinds()[kind].save_pretrained(tmp_path)
     edit(tmp_path / "config.json", model_type=kind, eos_token_id=2)
     edit(tmp_path / "tokenizer_config.json", model_max_length=3, **settings)
-    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), folder_tokenizer(tmp_path)
     assert ours.eos_id == theirs.eos_token_id
     for text in ["hello a", " hello", "a\n b", "h\u00e9llo", "", f"a{theirs.eos_token}b", "  a"]:
         ids = theirs.encode(text)
@@ -189,14 +299,14 @@ def test_ids_of_transformers(tmp_path: Path, kind: str, settings: dict):
 
 def test_folder_errors(tmp_path: Path):
     with pytest.raises(UserError, match=r"no tokenizer.json"):
-        Tokenizer.from_folder(tmp_path)
+        folder_tokenizer(tmp_path)
     write_tiny_hf_folder(tmp_path)
     edit(tmp_path / "tokenizer_config.json", eos_token="<none>")
     with pytest.raises(UserError, match="no eos_token"):
-        Tokenizer.from_folder(tmp_path)
+        folder_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer_config.json, line 1: broken JSON"):
-        Tokenizer.from_folder(tmp_path)
+        folder_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer"):
-        Tokenizer.from_folder(tmp_path)
+        folder_tokenizer(tmp_path)

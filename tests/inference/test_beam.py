@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,17 +28,8 @@ SEEDS = (0, 1, 2, 3)
 
 _prefill = jax.jit(prefill, static_argnames="slots")
 _greedy = jax.jit(greedy, static_argnames="max_new_tokens")
-_traces: list[tuple] = []
-
-
-@functools.partial(jax.jit, static_argnames=("beams", "max_new_tokens", "length_penalty"))
-def _beam(model: Model, branches: tuple[Branch, ...], *arrays: Any, **settings: Any) -> Decoded:
-    """`beam_search`, noting what it is traced for."""
-    rows = arrays[0].shape[0]
-    static = (settings[name] for name in ("beams", "max_new_tokens"))
-    ends = len(settings["stop_ids"])
-    _traces.append((rows, len(branches), *static, settings.get("length_penalty"), ends))
-    return beam_search(model, branches, *arrays, **settings)
+_STATIC = ("beams", "max_new_tokens", "length_penalty")
+_beam = jax.jit(beam_search, static_argnames=_STATIC)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -303,7 +295,9 @@ def test_repeat_rows_leaves_the_bank_alone():
     assert repeat_rows(keyless, 2)[0].key_B2 is None
 
 
-def test_one_compilation_a_shape():
+def test_one_compilation_a_shape(monkeypatch: pytest.MonkeyPatch):
+    chex.clear_trace_counter()
+    once = chex.assert_max_traces(beam_search, n=1)
+    monkeypatch.setitem(globals(), "_beam", jax.jit(once, static_argnames=_STATIC))
     for seed in SEEDS:
         decode(seed, 2)
-    assert _traces.count((ROWS, 0, 2, ANSWER, None, 1)) == 1

@@ -12,7 +12,7 @@ import pytest
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.evaluate.metrics import Tasks
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Adapters, Scorer

@@ -53,11 +53,21 @@ def test_a_stop_between_parts_loses_only_the_part_at_work(tmp_path):
 @pytest.mark.parametrize("name", IDENTITY)
 def test_another_identity_is_refused_by_name(tmp_path, name):
     opened(tmp_path / "e").part("one", part)
-    with pytest.raises(UserError, match=rf"computed with another {name}; .* --fresh"):
+    with pytest.raises(UserError, match=rf"/e: {name} changed since the evidence .* --fresh"):
         opened(tmp_path / "e", **{name: "x"})
     cache = Cache(tmp_path / "e", IDENTITY | {name: "x"})
     cache.open(fresh=True)
     assert not cache.holds(["one"])
+
+
+def test_what_changed_is_one_sentence(tmp_path):
+    opened(tmp_path / "e")
+    with pytest.raises(UserError) as refused:
+        opened(tmp_path / "e", checkpoint="x", model="x", data="x")
+    assert str(refused.value) == (
+        f"{tmp_path / 'e'}: checkpoint, model and data changed since the evidence there was "
+        "computed; compute it again with --fresh"
+    )
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "parts.json", "identity.json"])

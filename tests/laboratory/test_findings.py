@@ -11,7 +11,7 @@ from rich.console import Console
 
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.findings_table import render
-from feddpa_jax.evaluate.metrics import Resamples, Tasks, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
 from feddpa_jax.laboratory.findings import (
@@ -193,7 +193,11 @@ def test_findings_as_json(collected, test_split):
 def test_all_settings_as_csv():
     settings = [
         WeightingSettings("cosine", 0.5, 5, "local", "mixed", "mean", 2, seed=7),
-        WeightingSettings("=1+1,x.py:f", 1.5, 9, "global", "base", "last", None, seed=8),
+        WeightingSettings(
+            *("=1+1,x.py:f", 1.5, 9, "global", "base", "last", None),
+            seed=8,
+            parameters={"ridge": 0.5},
+        ),
     ]
     score_NXZ = np.array([[[1.25, 2.5], [30, 40]], [[3.75, 4.5], [60, 70]]])
     text = to_csv(settings, score_NXZ)
@@ -204,6 +208,7 @@ def test_all_settings_as_csv():
         **{"nll P": "1.250000", "nll TTP": "2.500000"},
         **{"exact_match P": "30.000000", "exact_match TTP": "40.000000"},
     }
+    assert rows[1]["parameters"] == '{"ridge": 0.5}'
     assert rows[1]["rule"] == "'=1+1,x.py:f" and rows[1]["layer"] == ""
     assert (rows[1]["nll P"], rows[1]["exact_match TTP"]) == ("3.750000", "70.000000")
 
@@ -215,8 +220,11 @@ def test_settings_in_words_and_as_flags():
     assert flags(one) == (
         "--weighting.rule cosine --weighting.scale 0.5 --weighting.support 9 "
         "--weighting.scales global --weighting.embed_with base --weighting.pooling mean "
-        "--weighting.layer 3"
+        "--weighting.layer 3 --weighting.parameters '{}'"
     )
+    gate = dataclasses.replace(one, rule="gate", parameters={"ridge": 0.1})
+    assert describe(gate).endswith("layer 3, ridge 0.1")
+    assert flags(gate).endswith("""--weighting.parameters '{"ridge": 0.1}'""")
     last = dataclasses.replace(one, rule="a b.py:f", layer=None)
     assert "--weighting.rule 'a b.py:f'" in flags(last) and "--weighting.layer null" in flags(last)
 

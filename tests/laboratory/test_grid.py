@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.evaluate.metrics import Resamples, summarize
+from feddpa_jax.evaluate.personalization import Resamples, summarize
 from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
 from feddpa_jax.laboratory.grid import Grid, interpolate, make_curves, score_rule
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.settings import WeightingSettings
 
 GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
@@ -73,6 +74,66 @@ def test_one_compilation_a_rule(laboratory, caplog):
     assert len(scores) == 16 * 2 * 100
     compiled = [r.message for r in caplog.records if "Compiling" in r.message]
     assert sum("jit(score)" in message for message in compiled) == 1, compiled
+
+
+@pytest.fixture
+def powered():
+    """A rule with hyperparameters: one that may vary within a program, one that may not."""
+
+    @RULES.register(search={"power": (0.5, 1.0, 2.0), "top": (1, 2)})
+    def powered(query_BD, support_MD, power=1.0, top=1):
+        apart_BMD = query_BD[:, None] - support_MD[None]
+        near_BM = 1 / (1 + jax.numpy.abs(apart_BMD).mean(axis=-1))
+        return jax.lax.top_k(near_BM, top)[0].mean(axis=1) ** power
+
+    yield powered
+    RULES.remove("powered")
+
+
+def expected_of(laboratory, settings: list[WeightingSettings]) -> np.ndarray:
+    """P and TTP of settings as evaluation has them, one by one."""
+    collected, part = laboratory.collected, split(laboratory)
+    found = [judge(collected, part, weigh(collected, setting)) for setting in settings]
+    return np.array(
+        [[[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")] for one in found]
+    )
+
+
+def test_hyperparameters_are_searched(laboratory, powered, caplog):
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    few = Grid((0.5, 1.0), (3,), (2,), embed_with=("local",), poolings=("last",))
+    settings = few.settings("powered", 0)
+    tried = [dict(setting.parameters) for setting in settings[::4]]
+    assert tried == [{"top": t, "power": p} for t in (1, 2) for p in (0.5, 1.0, 2.0)]
+    with jax.log_compiles():
+        scores = score_rule("powered", few, collected, curves, part.rows, seed=0)
+    compiled = [r.message for r in caplog.records if "Compiling jit(score)" in r.message]
+    assert len(compiled) == 1
+    np.testing.assert_allclose(scores, expected_of(laboratory, settings), rtol=1e-4, atol=1e-4)
+    assert len(np.unique(scores[:, 0, 0].round(5))) > 6  # The values do matter.
+
+
+def test_a_hyperparameter_that_a_rule_decides_by(laboratory):
+    """It cannot be traced: each of its values is a program's own."""
+
+    @RULES.register
+    def decides(query_BD, sign=1.0):
+        return jax.nn.sigmoid(query_BD[:, 0] if sign > 0 else -query_BD[:, 0])
+
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    few = Grid(
+        (1.0,), (3,), (2,), ("local",), ("local",), ("last",), {"decides": {"sign": [1, -1]}}
+    )
+    settings = few.settings("decides", 0)
+    assert [setting.parameters for setting in settings] == [{"sign": 1.0}, {"sign": -1.0}]
+    try:
+        scores = score_rule("decides", few, collected, curves, part.rows, seed=0)
+        expected = expected_of(laboratory, settings)
+    finally:
+        RULES.remove("decides")
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_places_by_hand():

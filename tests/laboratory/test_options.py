@@ -12,7 +12,7 @@ from feddpa_jax.types import UserError
 
 def given(**values: str | int) -> argparse.Namespace:
     """The command's arguments, as argparse leaves them."""
-    left_out = dict.fromkeys(("rules", "scales", "supports", "layers"))
+    left_out = dict.fromkeys(("rules", "scales", "supports", "layers", "parameters"))
     return argparse.Namespace(**{**left_out, "by": "nll", "exact": 2, "fresh": False, **values})
 
 
@@ -25,6 +25,15 @@ def test_lists():
     found = Options(**read_options(given_))
     assert (found.scales, found.supports) == ((0.0, 1e6), (1, 10_000))
     assert (found.layers, found.rules) == ((0, 3), ("a", "b"))
+    assert found.parameters == {}
+    tried = read_options(given(parameters="gate: {ridge: [0.01, 1]}"))["parameters"]
+    assert tried == {"gate": {"ridge": [0.01, 1]}}
+
+
+@pytest.mark.parametrize("text", ["3", "gate: 3", "gate: {ridge: 3}", "gate: {ridge: []}"])
+def test_parameters_are_lists_by_rule_and_name(text):
+    with pytest.raises(UserError, match=r"^--parameters: .* write 'gate: \{ridge"):
+        read_options(given(parameters=text))
 
 
 @pytest.mark.parametrize(

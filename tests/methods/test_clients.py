@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,4 +135,4 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     file.unlink()
     assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
     assert find_damage(tmp_path / "00002") == ""
-    jax.tree.map(np.testing.assert_array_equal, found.state(), {})
+    chex.assert_trees_all_equal(found.state(), {})

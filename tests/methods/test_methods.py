@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.methods.method import FedState, Method, Parts, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Method, Parts, need
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine

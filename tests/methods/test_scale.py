@@ -10,8 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from feddpa_jax.methods.method import FedState, Method, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Method, need
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData

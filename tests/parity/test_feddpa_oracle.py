@@ -1,8 +1,10 @@
 """FedDPA-T and -F against the PyTorch loop of the reference: every loss, the final adapters."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.methods.method import FedState, Parts, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, FedState, Parts, need
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
@@ -98,17 +99,15 @@ def build_parts(base: Model, data: TrainingData, folder: Path, *, detach: bool =
         local_weight=LOCAL_WEIGHT,
         detach=detach,
     )
-    return parts_for(engine, lambda key: {}, data, folder)
+    parts = parts_for(engine, lambda key: {}, data, folder)
+    return parts._replace(local_weight=LOCAL_WEIGHT)
 
 
 def stacked(adapters: Sequence[dict]) -> dict:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapters)
 
 
-def assert_close(ours: dict, theirs: dict) -> None:
-    for target, pair in theirs.items():
-        for name, leaf in pair.items():
-            np.testing.assert_allclose(ours[target][name], leaf, atol=1e-4, rtol=0)
+assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("detached", [False, True])

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,7 @@ def test_our_adapter_in_peft(tmp_path: Path, case: str, targets: tuple[str, ...]
     assert np.abs(ours - our_logits(model, tokens_BT)).max() > 0.1  # it does something
     again = read_adapter(tmp_path / "out", model.config)
     assert (again.rank, again.alpha, again.base) == (RANK, ALPHA, base)
-    jax.tree.map(np.testing.assert_array_equal, again.adapter, adapter)
+    chex.assert_trees_all_equal(again.adapter, adapter)
 
 
 @pytest.mark.parametrize("case", ONE_EACH)

@@ -1,10 +1,14 @@
 """Run folders as the other commands leave them, with names that would break a careless page."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.lines import Line2D
+from matplotlib.path import Path as MatplotlibPath
 
 HOSTILE = ('<script>alert("x")</script>', "R&D's_team 50%", "Grüße_日本")
 TASKS = ("a<b", "c&d", "e")
@@ -101,68 +105,83 @@ def weight_of(mode: str, own: bool, index: int) -> float:
     return 0.8 + 0.02 * index if own else 0.2 - 0.02 * index
 
 
+def write_run(
+    root: Path,
+    name: str,
+    *,
+    method: str = "feddpa_f",
+    evaluated: bool = True,
+    weighed: bool = True,
+    nll: float = 1.0,
+) -> Path:
+    """Writes a run folder; parts can be left out."""
+    folder = root / name
+    (folder / "eval").mkdir(parents=True)
+    (folder / "weigh").mkdir()
+    (folder / "config.yaml").write_text(
+        f"seed: 0\nmodel: {{path: '<i>tiny</i>'}}\ndata: {{path: sample}}\n"
+        "eval: {bootstrap: 50}\n"
+        f"fed: {{method: {method}, rounds: 3}}\nlora: {{targets: [q_proj, v_proj]}}\n"
+    )
+    (folder / "environment.json").write_text(json.dumps({"packages": {"jax": "<1>"}, "cpus": 2}))
+    lines = [
+        {
+            "round": r,
+            "phases": {
+                phase: {client: {"mean": start - r + c / 8} for c, client in enumerate(HOSTILE)}
+                for phase, start in (("global", 3.0), ("local", 5.0))
+                if phase == "global" or r
+            },
+            **{"real_tokens": 1000 + 10 * r, "computed_tokens": 1250 + r, "seconds": 2.0 + r},
+            **{"client_bytes_received": 500_000 * (r + 1), "client_bytes_sent": 250_000 + r},
+        }
+        for r in range(3)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if evaluated:
+        (folder / "eval" / "summary.json").write_text(json.dumps(summary()))
+        instances = [
+            {
+                "mode": mode,
+                "client": client,
+                "task": task,
+                "index": index,
+                "instance": f"{index:016x}",
+                "local_weight": weight_of(mode, own, index),
+                "scores": {
+                    "nll": nll + 0.1 * index + own + 5 * (mode == "local"),
+                    "exact_match": 100.0 * own,
+                },
+            }
+            for mode in ("instance", "local")
+            for client, mine in zip(HOSTILE, TASKS, strict=True)
+            for index, task in enumerate(TASKS * 2)
+            for own in [task == mine]
+        ]
+        (folder / "eval" / "instances.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in instances)
+        )
+    if weighed:
+        (folder / "weigh" / "summary.json").write_text(json.dumps(laboratory()))
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path) -> Callable[..., Path]:
-    """Writes a run folder; parts can be left out."""
+    """`write_run` into the test's own folder."""
+    return functools.partial(write_run, tmp_path)
 
-    def make(
-        name: str,
-        *,
-        method: str = "feddpa_f",
-        evaluated: bool = True,
-        weighed: bool = True,
-        nll: float = 1.0,
-    ):
-        folder = tmp_path / name
-        (folder / "eval").mkdir(parents=True)
-        (folder / "weigh").mkdir()
-        (folder / "config.yaml").write_text(
-            f"seed: 0\nmodel: {{path: '<i>tiny</i>'}}\ndata: {{path: sample}}\n"
-            "eval: {bootstrap: 50}\n"
-            f"fed: {{method: {method}, rounds: 3}}\nlora: {{targets: [q_proj, v_proj]}}\n"
-        )
-        (folder / "environment.json").write_text(
-            json.dumps({"packages": {"jax": "<1>"}, "cpus": 2})
-        )
-        lines = [
-            {
-                "round": r,
-                "phases": {
-                    phase: {client: {"mean": start - r + c / 8} for c, client in enumerate(HOSTILE)}
-                    for phase, start in (("global", 3.0), ("local", 5.0))
-                    if phase == "global" or r
-                },
-                **{"real_tokens": 1000 + 10 * r, "computed_tokens": 1250 + r, "seconds": 2.0 + r},
-                **{"client_bytes_received": 500_000 * (r + 1), "client_bytes_sent": 250_000 + r},
-            }
-            for r in range(3)
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        if evaluated:
-            (folder / "eval" / "summary.json").write_text(json.dumps(summary()))
-            instances = [
-                {
-                    "mode": mode,
-                    "client": client,
-                    "task": task,
-                    "index": index,
-                    "instance": f"{index:016x}",
-                    "local_weight": weight_of(mode, own, index),
-                    "scores": {
-                        "nll": nll + 0.1 * index + own + 5 * (mode == "local"),
-                        "exact_match": 100.0 * own,
-                    },
-                }
-                for mode in ("instance", "local")
-                for client, mine in zip(HOSTILE, TASKS, strict=True)
-                for index, task in enumerate(TASKS * 2)
-                for own in [task == mine]
-            ]
-            (folder / "eval" / "instances.jsonl").write_text(
-                "".join(json.dumps(line) + "\n" for line in instances)
-            )
-        if weighed:
-            (folder / "weigh" / "summary.json").write_text(json.dumps(laboratory()))
-        return folder
 
-    return make
+def xs(line: Line2D) -> list[float]:
+    """Where a line's points are across."""
+    return np.asarray(line.get_xdata(), float).tolist()
+
+
+def ys(line: Line2D) -> list[float]:
+    """Where a line's points are up."""
+    return np.asarray(line.get_ydata(), float).tolist()
+
+
+def corners(path: MatplotlibPath) -> list[list[float]]:
+    """The x and y of a shape's corners."""
+    return np.asarray(path.vertices, float).tolist()

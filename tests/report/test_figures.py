@@ -1,47 +1,29 @@
-"""Every number of a table and every point of a plot, by hand."""
+"""Every point of a figure, by hand: what matplotlib was given to draw."""
 
-import json
 import re
-import xml.etree.ElementTree
-from collections.abc import Callable
 
+import matplotlib
+import numpy as np
 import pytest
+from matplotlib.collections import FillBetweenPolyCollection, PolyCollection
+from matplotlib.colors import to_hex
 
-from feddpa_jax.report import figures
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
+from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
-from feddpa_jax.report.page import make_page
-from tests.report.conftest import HOSTILE, TASKS
+from feddpa_jax.report.plot_style import NARROW, SERIES, WIDE, Plot, number
+from tests.report.conftest import HOSTILE, TASKS, corners, xs, ys
 
-NLL_ROWS = (
-    # mode, P, TTP: the modes' P are 1 apart, TTP is 0.5 more; intervals from -0.125 to +0.375.
-    ["base", "1.00 [0.88, 1.38]", "1.50 [1.38, 1.88]"],
-    ["global", "2.00 [1.88, 2.38]", "2.50 [2.38, 2.88]"],
-    ["local", "3.00 [2.88, 3.38]", "3.50 [3.38, 3.88]"],
-    ["instance", "4.00 [3.88, 4.38]", "4.50 [4.38, 4.88]"],
-)
+WIDTHS = pytest.mark.parametrize("width", [WIDE, NARROW])
 
 
-class Plot:
-    """A plot's elements: texts with their places, and points in the units of its axes."""
-
-    def __init__(self, svg: str):
-        self.root = xml.etree.ElementTree.fromstring(svg)
-
-    def all(self, tag: str, kind: str = "") -> list[xml.etree.ElementTree.Element]:
-        found = self.root.iter(tag)
-        return [
-            element for element in found if kind in element.get("class", "").split() or not kind
-        ]
-
-    def texts(self, kind: str = "") -> dict[str, tuple[float, float]]:
-        return {
-            element.text or "": (float(element.get("x", "nan")), float(element.get("y", "nan")))
-            for element in self.all("text", kind)
-        }
+def texts(figure: Plot) -> list[str]:
+    return [text.get_text() for text in figure.texts]
 
 
-def value_of(element: xml.etree.ElementTree.Element, name: str) -> float:
-    return float(element.get(name, "nan"))
+def curve(line) -> list[tuple[float, float]]:
+    return list(zip(xs(line), ys(line), strict=True))
 
 
 @pytest.fixture
@@ -50,325 +32,238 @@ def run(make_run) -> Run:
     return run
 
 
-def test_score_tables(run):
-    table = figures.score_table([run], "nll")
-    assert table.columns == ["run", "mode", "P: own task", "TTP: all tasks"]
-    assert table.rows == [["feddpa_f", *row] for row in NLL_ROWS]
-    assert table.marked == {3}
-    assert "lower is better" in table.caption
-    table = figures.score_table([run], "exact_match")
-    assert table.rows[1] == ["feddpa_f", "global", "22.0 [21.9, 22.4]", "22.5 [22.4, 22.9]"]
-    assert "higher is better" in table.caption
-
-
-def interval_rows(svg: str, panels: int) -> list[dict[str, list[float]]]:
-    """By panel and row name: value, low, high."""
-    plot = Plot(svg)
-    names = sorted((at[1], text) for text, at in plot.texts().items() if at[0] == 190.0)
-    width = (860.0 - 190 - 44 * panels) / panels
-    found = []
-    for p in range(panels):
-        left = 190 + p * (width + 44) + 22
-        marks = [
-            (value_of(element, "x"), float(element.text or ""))
-            for element in plot.all("text", "mute")
-            if left - 1 <= value_of(element, "x") <= left + width + 1
-        ]
-        (a, one), *_, (b, other) = sorted(marks)
-        rows: dict[str, list[float]] = {}
-        for y, name in names:
-
-            def value(at: float, a=a, b=b, one=one, other=other) -> float:
-                return round(one + (at - a) * (other - one) / (b - a), 2)
-
-            for circle in plot.all("circle"):
-                x = value_of(circle, "cx")
-                if abs(value_of(circle, "cy") - y + 4) < 1 and left - 1 <= x <= left + width + 1:
-                    rows[name] = [value(x)]
-            for line in plot.all("line", "bar"):
-                x = value_of(line, "x1")
-                if abs(value_of(line, "y1") - y + 4) < 1 and left - 1 <= x <= left + width + 1:
-                    rows[name] += [value(x), value(value_of(line, "x2"))]
-        found.append(rows)
+def spans_of(axes) -> dict[float, tuple[float, float, float]]:
+    """By height: value, low, high of a panel of intervals."""
+    found = {}
+    for line in axes.lines:
+        points = curve(line)
+        if len(points) == 2 and points[0][1] == points[1][1]:
+            (low, y), (high, _) = points
+            (value,) = [p[0][0] for p in map(curve, axes.lines) if len(p) == 1 and p[0][1] == y]
+            found[y] = (value, low, high)
     return found
 
 
-def near(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        assert found[name] == pytest.approx(values, abs=0.02), name
-
-
-def test_score_plots(run):
-    svg = figures.score_plot([run], "nll")
-    p, ttp = interval_rows(svg, 2)
-    near(
-        p,
-        {
-            m: [v, v - 0.125, v + 0.375]
-            for m, v in zip(("global", "local", "instance"), (2, 3, 4), strict=True)
-        },
-    )
-    near(
-        ttp,
-        {
-            m: [v, v - 0.125, v + 0.375]
-            for m, v in zip(("global", "local", "instance"), (2.5, 3.5, 4.5), strict=True)
-        },
-    )
-    plot = Plot(svg)
-    strong = plot.texts("strong")
-    assert list(strong) == ["P: own task", "instance", "TTP: all tasks"]
-    assert strong["P: own task"][0] < 500 < strong["TTP: all tasks"][0]
-    # What the method answers with has the first colour.
-    assert len(plot.all("circle", "s0")) == 2
-    (y,) = {value_of(circle, "cy") for circle in plot.all("circle", "s0")}
-    assert y == pytest.approx(plot.texts()["instance"][1] - 4)
-    assert [element.text for element in plot.all("title")] == ["P and TTP by response NLL, nats"]
-
-
-def test_heat_maps(run):
-    for metric, start, darkest in (("nll", 4.0, 0), ("exact_match", 26.0, 2)):
-        plot = Plot(figures.heat(run, "instance", metric))
-        cells = plot.all("rect")
-        assert len(cells) == 9
-        # Rows are clients, columns tasks: a client adds 1, a task 0.1.
-        numbers = [t for t in plot.all("text") if re.fullmatch(r"[\d.]+", t.text or "")]
-        digits = 1 if metric == "exact_match" else 2
-        told = [t.text for t in numbers]
-        assert told == [f"{start + c + 0.1 * t:.{digits}f}" for c in range(3) for t in range(3)]
-        xs, ys = ([value_of(t, name) for t in numbers] for name in ("x", "y"))
-        assert xs[:3] == sorted(set(xs)) and ys[::3] == sorted(set(ys))
-        rows = [text for text, at in plot.texts().items() if at[0] == 142.0]
-        assert rows == [name if len(name) <= 20 else name[:19] + "…" for name in HOSTILE]
-        tilted = [t for t in plot.all("text") if t.get("transform")]
-        assert [t.text for t in tilted] == list(TASKS)
-        places = [
-            float(re.findall(r"translate\(([\d.]+)", t.get("transform", ""))[0]) for t in tilted
-        ]
-        assert places == sorted(places) and abs(places[0] - xs[0]) < 10
-        # Own tasks lie on the diagonal here; the better in its column is the darker.
-        assert [cell.get("class") == "own" for cell in cells] == [True, False, False, False] * 2 + [
-            True
-        ]
-        red = [int(re.findall(r"rgb\((\d+)", cell.get("fill", ""))[0]) for cell in cells]
-        for column in range(3):
-            assert [red[3 * row + column] for row in range(3)].index(8) == darkest
-            assert red[3 * (2 - darkest) + column] == 238
-
-
-def test_own_cells_are_the_clients_own(run):
-    """Two clients of one task, and one of two: no diagonal."""
-    assert run.summary is not None
-    own = {HOSTILE[0]: ["e"], HOSTILE[1]: ["e"], HOSTILE[2]: ["a<b", "c&d"]}
-    run.summary["own_tasks"] = own  # type: ignore[index]
-    cells = Plot(figures.heat(run, "local", "nll")).all("rect")
-    assert [c.get("class") == "own" for c in cells] == [
-        *(False, False, True),
-        *(False, False, True),
-        *(True, True, False),
+@WIDTHS
+def test_intervals(width):
+    rows = [
+        figures.Row("a", False, (Interval(1.0, 0.875, 1.375), Interval(3.0, 2.5, 3.25))),
+        figures.Row("b", True, (Interval(2.0, 1.5, 2.25), Interval(4.0, 3.5, 5.0)), 1),
     ]
+    figure = figures.intervals("t", ["P", "TTP"], rows, METRICS["nll"], width=width)
+    p, ttp = figure.axes
+    assert spans_of(p) == {0.5: (1.0, 0.875, 1.375), 1.5: (2.0, 1.5, 2.25)}
+    assert spans_of(ttp) == {0.5: (3.0, 2.5, 3.25), 1.5: (4.0, 3.5, 5.0)}
+    assert {to_hex(line.get_color()) for line in p.lines if ys(line)[0] == 1.5} == {SERIES[1]}
+    bold = [text.get_text() for text in figure.texts if text.get_fontweight() == "bold"]
+    assert set(bold) == {"P", "TTP", "b"}
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert all(low < e < high for span in spans_of(axes).values() for e in span)
+    # Side by side, or P above TTP.
+    one, other = (axes.get_position() for axes in figure.axes)
+    if width == WIDE:
+        assert one.x1 < other.x0 and one.y0 == other.y0
+    else:
+        assert one.y0 > other.y1 and one.x0 == other.x0
+        assert one.width > 0.45
+
+
+def test_a_value_far_from_the_best_is_told_at_the_edge():
+    near = [figures.Row(f"n{k}", False, (Interval(k, k - 1.0, k + 1.0),)) for k in (40, 41)]
+    far = figures.Row("far", False, (Interval(2.5, 2.0, 3.0),))
+    figure = figures.intervals("t", ["P"], [*near, far], METRICS["exact_match"])
+    (axes,) = figure.axes
+    assert axes.get_xlim()[0] > 30 and "← 2.5" in texts(figure)
+    assert set(spans_of(axes)) == {0.5, 1.5}
+    # One that stands out is shown where it is.
+    rows = [*near, far._replace(stands_out=True)]
+    figure = figures.intervals("t", ["P"], rows, METRICS["exact_match"])
+    assert set(spans_of(figure.axes[0])) == {0.5, 1.5, 2.5}
+    # Lower is better: what is far above the best is at the right edge.
+    more = figures.Row("far", False, (Interval(90.0, 89.0, 91.0),))
+    figure = figures.intervals("t", ["P"], [*near, more], METRICS["nll"])
+    assert "90.00 →" in texts(figure)
+
+
+def test_differences_have_a_line_at_zero():
+    row = figures.Row("b", True, (Interval(2.0, 1.5, 2.25),), 1)
+    figure = figures.intervals("t", ["P"], [row], METRICS["nll"], zero=True)
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert low < 0 < 2.25 < high
+    assert [0.0, 0.0] in [xs(line) for line in axes.lines]
+
+
+def test_rows_without_a_value_are_empty():
+    none = Interval(*[float("nan")] * 3)
+    rows = [figures.Row("a", True, (none, Interval(1.0, 0.5, 1.5)))]
+    figure = figures.intervals("t", ["P", "TTP"], rows, METRICS["nll"])
+    assert spans_of(figure.axes[1]) == {0.5: (1.0, 0.5, 1.5)}
+    assert not figure.axes[0].lines
+
+
+def test_score_intervals(run):
+    drawing = run_figures.score_intervals([run], "nll")
+    figure = drawing.make(WIDE)
+    p, ttp = figure.axes
+    names = ("base", "global", "local", "instance")
+    expected = {k + 0.5: (v, v - 0.125, v + 0.375) for k, v in enumerate((1.0, 2.0, 3.0, 4.0))}
+    assert spans_of(p) == expected
+    more = {y: tuple(e + 0.5 for e in span) for y, span in expected.items()}
+    assert spans_of(ttp) == more
+    assert [text for text in texts(figure) if text in names] == list(names)
+    assert drawing.caption.startswith("Left is better")
+    assert run_figures.score_intervals([run], "rouge1").caption.startswith("Right is better")
+    assert figure.get_label() == "P and TTP by response NLL, nats"
+
+
+@WIDTHS
+def test_matrices(run, width):
+    assert run.evaluation is not None
+    for metric, start, best in (("nll", 4.0, 0), ("exact_match", 26.0, 2)):
+        drawing = run_figures.matrix(run, run.evaluation, "instance", metric, is_half=False)
+        figure = drawing.make(width)
+        numbers = [t for t in figure.texts if re.fullmatch(r"[\d.]+", t.get_text())]
+        digits = 1 if metric == "exact_match" else 2
+        # Rows are clients, columns tasks: a client adds 1, a task 0.1.
+        told = [f"{start + c + 0.1 * t:.{digits}f}" for c in range(3) for t in range(3)]
+        assert [text.get_text() for text in numbers] == told
+        across, up = zip(*(text.get_position() for text in numbers), strict=True)
+        assert list(across[:3]) == sorted(set(across))
+        assert list(up[::3]) == sorted(set(up), reverse=True)
+        heads = [t for t in figure.texts if t.get_text() in TASKS]
+        assert [text.get_text() for text in heads] == list(TASKS)
+        cells, frames = figure.axes[0].collections
+        # The better in its column is the darker.
+        strength = np.asarray(cells.get_facecolor())[:, 3].reshape(3, 3)
+        assert (strength.argmax(axis=0) == best).all() and strength.max() > 0.9
+        assert (strength[2 - best] < 0.06).all()
+        # Own tasks lie on the diagonal here.
+        assert isinstance(frames, PolyCollection)
+        first = [corners(path)[0] for path in frames.get_paths()]
+        w = figure.axes[0].get_xlim()[1] / 3
+        h = figure.axes[0].get_ylim()[0] / 3
+        assert [(int(x // w), int(y // h)) for x, y in first] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_own_cells_are_the_clients_own():
+    """Two clients of one task, and one of two: no diagonal."""
+    scores: dict[str, dict[str, float]] = {c: dict.fromkeys(TASKS, 1.0) for c in HOSTILE}
+    own = {HOSTILE[0]: ["e"], HOSTILE[1]: ["e"], HOSTILE[2]: ["a<b", "c&d"]}
+    figure = heat_map.matrix("t", scores, own, METRICS["nll"])
+    frames = figure.axes[0].collections[1]
+    w, h = figure.axes[0].get_xlim()[1] / 3, figure.axes[0].get_ylim()[0] / 3
+    first = [corners(path)[0] for path in frames.get_paths()]
+    assert [(int(y // h), int(x // w)) for x, y in first] == [(0, 2), (1, 2), (2, 0), (2, 1)]
+
+
+def test_many_tasks_make_a_wide_matrix():
+    scores = {"a": {f"t{k}": float(k) for k in range(60)}}
+    figure = heat_map.matrix("t", scores, {}, METRICS["nll"], width=NARROW)
+    assert figure.get_size_inches()[0] * 96 > 60 * 30
 
 
 def test_losses_over_rounds(run):
-    (phase, svg), (other, other_svg) = figures.training(run)
-    assert (phase, other) == ("global", "local")
-    for drawn, start, rounds in ((svg, 3.0, [1, 2, 3]), (other_svg, 5.0, [2, 3])):
-        plot = Plot(drawn)
-        x_of, y_of = _axes(plot)
-        lines = [
-            [
-                (round(x_of(float(x)), 1), round(y_of(float(y)), 2))
-                for x, y in (point.split(",") for point in line.get("points", "").split())
-            ]
-            for line in plot.all("polyline")
-        ]
+    for drawing, start, rounds in zip(
+        run_figures.training_losses(run), (3.0, 5.0), ([1, 2, 3], [2, 3]), strict=True
+    ):
+        figure = drawing.make(NARROW)
+        (axes,) = figure.axes
+        *clients, mean = map(curve, axes.lines)
         # Clients are 1/8 apart, and the mean is the second's; a round takes 1 off.
-        for line, more in zip(lines, (0, 0.125, 0.25, 0.125), strict=True):
-            assert [x for x, _ in line] == rounds
-            assert [y for _, y in line] == pytest.approx(
-                [start + 1 - r + more for r in rounds], abs=0.02
-            )
-        assert [line.get("class") for line in plot.all("polyline")] == ["thin s0"] * 3 + ["line s0"]
-        assert "mean" in plot.texts("t0")
-
-
-def _axes(plot: Plot) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """From coordinates of a line plot to values."""
-    marks = [
-        ((value_of(t, "x"), value_of(t, "y")), float(t.text or ""), t.get("text-anchor"))
-        for t in plot.all("text", "mute")
-        if re.fullmatch(r"-?[\d.]+", t.text or "")
+        for line, more in zip([*clients, mean], (0, 0.125, 0.25, 0.125), strict=True):
+            assert line == [(r, pytest.approx(start + 1 - r + more)) for r in rounds]
+        assert axes.lines[-1].get_linewidth() > axes.lines[0].get_linewidth()
+        assert "mean" in texts(figure) and "loss, nats a token" in texts(figure)
+    assert [d.name for d in run_figures.training_losses(run)] == [
+        "training_feddpa_f_global",
+        "training_feddpa_f_local",
     ]
-    found = []
-    for anchor, place, shift in (("middle", 0, 0.0), ("end", 1, -4.0)):
-        (a, one), *_, (b, other) = [
-            (at[place] + shift, value) for at, value, end in marks if end == anchor
-        ]
-        found.append(
-            lambda at, a=a, b=b, one=one, other=other: one + (at - a) * (other - one) / (b - a)
-        )
-    return found[0], found[1]
-
-
-def points(
-    text: str, x_of: Callable[[float], float], y_of: Callable[[float], float]
-) -> list[tuple[float, float]]:
-    pairs = (point.split(",") for point in text.split())
-    return [(x_of(float(x)), y_of(float(y))) for x, y in pairs]
 
 
 def test_curves(run):
-    assert run.laboratory is not None
-    for metric, own_first in (("nll", True), ("exact_match", False)):
-        plot = Plot(figures.curve_plot(run.laboratory, metric))
-        x_of, y_of = _axes(plot)
-        one, other = [points(line.get("points", ""), x_of, y_of) for line in plot.all("polyline")]
-        bands = [points(band.get("points", ""), x_of, y_of) for band in plot.all("polygon")]
-        own, foreign = [1 + w / 8 for w in range(9)], [4 - w / 8 for w in range(9)]
-        expected = (own, foreign) if own_first else (foreign, own)
-        for line, band, values in zip((one, other), bands, expected, strict=True):
-            assert [x for x, _ in line] == pytest.approx([w / 8 for w in range(9)], abs=0.01)
-            assert [y for _, y in line] == pytest.approx(values, abs=0.03)
-            edge = [v + 0.375 for v in values] + [v - 0.125 for v in values[::-1]]
-            assert [y for _, y in band] == pytest.approx(edge, abs=0.03)
-        kinds = [line.get("class") for line in plot.all("polyline")]
-        assert kinds == ["line s0", "line s1"]
-        (name,), (other_name,) = plot.texts("t0"), plot.texts("t1")
-        assert (name, other_name) == ("own tasks", "foreign tasks")
-        # Each name stands at its line's end.
-        for label, line in (("own tasks", one), ("foreign tasks", other)):
-            assert y_of(plot.texts()[label][1] - 4) == pytest.approx(line[-1][1], abs=0.2)
+    assert run.comparison is not None
+    own, foreign = [1 + w / 8 for w in range(9)], [4 - w / 8 for w in range(9)]
+    drawings = run_figures.weight_curves(run, run.comparison)
+    for drawing, expected in zip(drawings, ((own, foreign), (foreign, own)), strict=True):
+        figure = drawing.make(NARROW)
+        (axes,) = figure.axes
+        bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+        for line, band, values, name, colour in zip(
+            axes.lines, bands, expected, ("own tasks", "foreign tasks"), SERIES, strict=False
+        ):
+            assert curve(line) == [(w / 8, v) for w, v in enumerate(values)]
+            edge = [y for _, y in corners(band.get_paths()[0])]
+            assert {round(y, 6) for y in edge} == {
+                round(v + e, 6) for v in values for e in (-0.125, 0.375)
+            }
+            # Each name has its line's colour and stands at its end.
+            (label,) = [t for t in figure.texts if t.get_text() == name]
+            assert to_hex(label.get_color()) == to_hex(line.get_color()) == colour
+            box, (low, high) = axes.get_position(), axes.get_ylim()
+            end = box.y0 + (values[-1] - low) / (high - low) * box.height
+            assert label.get_position()[1] == pytest.approx(end, abs=0.03)
+            assert label.get_position()[0] > box.x1
 
 
-def test_rule_tables(run):
-    table = figures.rule_table(run)
-    rows = {row[0]: list(row[1:]) for row in table.rows}
-    assert list(rows) == ["paper (cosine)", "global alone (constant)", "bound: <b>"]
-    columns = table.columns[2:]
-    assert columns[:4] == ["NLL: P", "NLL: TTP", "exact match: P", "exact match: TTP"]
-    assert columns[4:8] == [f"{name}, minus the paper's" for name in columns[:4]]
-    exactly = [*columns[:4], "ROUGE-1: P", "ROUGE-1: TTP"]
-    assert columns[8:] == [f"{name}, run exactly" for name in exactly]
-    assert rows["paper (cosine)"] == [
-        "0.5 to local 0",
-        *("1.250 [1.125, 1.625]", "1.750 [1.625, 2.125]"),  # test, not validation's 7
-        *("20.0 [19.9, 20.4]", "20.5 [20.4, 20.9]"),
-        *("-3.000 [-3.125, -2.625]", "-2.500 [-2.625, -2.125]"),
-        *("-30.0 [-30.1, -29.6]", "-29.5 [-29.6, -29.1]"),
-        *("4.000 [3.875, 4.375]", "4.500 [4.375, 4.875]"),
-        *("40.0 [39.9, 40.4]", "40.5 [40.4, 40.9]"),
-        *("50.0 [49.9, 50.4]", "50.5 [50.4, 50.9]"),
-    ]
-    assert rows["global alone (constant)"][:3] == [
-        *("0.5 to local 1", "2.250 [2.125, 2.625]", "2.750 [2.625, 3.125]")
-    ]
-    assert rows["global alone (constant)"][9:] == [""] * 6
-    assert rows["bound: <b>"][0] == "a bound, no rule"
-    assert table.marked == {0}
+def test_rule_intervals(run):
+    assert run.comparison is not None
+    figure = run_figures.rule_intervals(run, run.comparison).make(WIDE)
+    p, ttp = figure.axes
+    starts = {0.5: 1.25, 1.5: 2.25, 2.5: 3.25}
+    assert spans_of(p) == {y: (v, v - 0.125, v + 0.375) for y, v in starts.items()}
+    assert spans_of(ttp) == {y: (v + 0.5, v + 0.375, v + 0.875) for y, v in starts.items()}
+    blue = [line for line in p.lines if to_hex(line.get_color()) == SERIES[0]]
+    assert {ys(line)[0] for line in blue} == {0.5}  # run exactly: the paper's
 
 
-def test_rule_plots(run):
-    p, ttp = interval_rows(figures.rule_plot(run), 2)
-    starts = {"paper (cosine)": 1.25, "global alone (constant)": 2.25, "bound: <b>": 3.25}
-    near(p, {name: [v, v - 0.125, v + 0.375] for name, v in starts.items()})
-    near(ttp, {name: [v + 0.5, v + 0.375, v + 0.875] for name, v in starts.items()})
-    assert len(Plot(figures.rule_plot(run)).all("circle", "s0")) == 2  # run exactly: the paper's
+@WIDTHS
+def test_boxes_of_weights(width):
+    rows = [("one", {"own": [0.1, 0.2, 0.4, 0.7, 0.9], "foreign": [0, 0.05, 0.15, 0.3, 1]})]
+    figure = figures.weights("t", [*rows, ("two", {"own": [0, 0.25, 0.5, 0.75, 1]})], width=width)
+    (axes,) = figure.axes
+    assert axes.get_xlim() == (0, 1)
+    whiskers, medians = axes.lines[::2], axes.lines[1::2]
+    assert [tuple(xs(line)) for line in whiskers] == [(0.1, 0.9), (0, 1), (0, 1)]
+    assert [xs(line)[0] for line in medians] == [0.4, 0.15, 0.5]
+    paths = [path for c in axes.collections for path in c.get_paths()]
+    boxes = [[x for x, _ in corners(path)] for path in paths]
+    assert [(min(box), max(box)) for box in boxes] == [(0.2, 0.7), (0.05, 0.3), (0.25, 0.75)]
+    for line, colour in zip(whiskers, (SERIES[0], SERIES[1], SERIES[0]), strict=True):
+        assert to_hex(line.get_color()) == colour
+    named = {t.get_text(): to_hex(t.get_color()) for t in figure.texts}
+    assert (named["own tasks"], named["foreign tasks"]) == (SERIES[0], SERIES[1])
 
 
-def test_boxes_of_weights(run):
-    svg = figures.weight_plot(
-        [("one", {"own": [0.1, 0.2, 0.4, 0.7, 0.9], "foreign": [0, 0.05, 0.15, 0.3, 1]})]
-    )
-    plot = Plot(svg)
-    at = {text: x for text, (x, _) in plot.texts("mute").items() if re.fullmatch(r"[\d.]+", text)}
-
-    def value(x: float) -> float:
-        return round((x - at["0"]) / (at["1"] - at["0"]), 2)
-
-    for series, quantiles in (("s0", (0.1, 0.2, 0.4, 0.7, 0.9)), ("s1", (0, 0.05, 0.15, 0.3, 1))):
-        (whisker,) = plot.all("line", series)
-        assert (value(value_of(whisker, "x1")), value(value_of(whisker, "x2"))) == quantiles[::4]
-        _, box = plot.all("rect", series)
-        left = value_of(box, "x")
-        assert (value(left), value(left + value_of(box, "width"))) == quantiles[1:4:2]
-        y = value_of(whisker, "y1")
-        (median,) = [
-            m for m in plot.all("line", "median") if value_of(m, "y1") < y < value_of(m, "y2")
-        ]
-        assert value(value_of(median, "x1")) == quantiles[2]
-    # The legend: own tasks have the first colour.
-    own, foreign = plot.texts()["own tasks"], plot.texts()["foreign tasks"]
-    legend = [value_of(plot.all("rect", s)[0], "x") for s in ("s0", "s1")]
-    assert [own[0] - 18, foreign[0] - 18] == legend
+def test_paired_differences(make_run):
+    runs = read_runs([make_run("a"), make_run("b", method="fedit", nll=1.25)])
+    drawing = run_figures.paired_intervals(runs, "nll")
+    assert drawing is not None
+    p, ttp = drawing.make(WIDE).axes
+    for axes in (p, ttp):
+        assert xs(axes.lines[-1])[0] == pytest.approx(0.25)
+    assert run_figures.paired_intervals(runs, "rouge1") is None  # no answer has its own
 
 
-def test_costs(run):
-    table = figures.cost_table([run])
-    assert table.columns == [
-        *("run", "lines", "real tokens", "real, % of computed", "seconds", "real tokens a second"),
-        *("MB received a client", "MB sent a client"),
-    ]
-    # 1000 + 1010 + 1020; of 1250 + 1251 + 1252; 2 + 3 + 4 s; 0.5 + 1 + 1.5 MB; 0.25 MB three times.
-    assert table.rows == [["feddpa_f", "3", "3,030", "81", "9", "337", "3.00", "0.75"]]
+def test_better_cells_are_darker():
+    for lower, shares in ((True, [1.0, 0.75, 0.0]), (False, [0.0, 0.25, 1.0])):
+        column = [1.0, 2.0, 5.0]
+        found = [heat_map.better_share(v, column, lower_is_better=lower) for v in column]
+        assert found == pytest.approx(shares)
+    assert heat_map.better_share(1.0, [1.0, 1.0], lower_is_better=True) == 0.5
 
 
-def cards(page: str) -> list[tuple[str, str, str]]:
-    kind = r'<div class="card"><span>(.*?)</span><b>(.*?)</b><span>(.*?)</span></div>'
-    return re.findall(kind, page)
+def test_ticks_have_no_digit_too_many():
+    assert [number(v) for v in (0.1 + 0.2, -2.0, 1e6, 0)] == ["0.3", "−2", "1000000", "0"]
 
 
-def test_main_numbers(run):
-    page, _ = make_page([run])
-    assert cards(page) == [
-        ("P, ROUGE-1", "33.0", "32.9 to 33.4; instance mode"),
-        ("TTP, ROUGE-1", "33.5", "33.4 to 33.9; instance mode"),
-        ("P, exact match, %", "26.0", "25.9 to 26.4; instance mode"),
-        ("TTP, exact match, %", "26.5", "26.4 to 26.9; instance mode"),
-        ("P, response NLL, nats", "4.00", "3.88 to 4.38; instance mode"),
-        ("TTP, response NLL, nats", "4.50", "4.38 to 4.88; instance mode"),
-    ]
-
-
-def test_the_best_of_several_runs(make_run):
-    one, two = read_runs([make_run("one"), make_run("two", method="fedit")])
-    assert two.summary is not None
-    for metric, by in (("nll", 0.5), ("exact_match", 1.0)):
-        for measure in ("P", "TTP"):
-            for end in ("value", "low", "high"):
-                two.summary["modes"]["instance"][metric][measure][end] += by
-    page, _ = make_page([one, two])
-    best = {title: (value, whose.rpartition("best: ")[2]) for title, value, whose in cards(page)}
-    # The second has the greater exact match, which is better, and the greater NLL, which is worse.
-    assert best["P, exact match, %"] == ("27.0", "fedit")
-    assert best["TTP, exact match, %"] == ("27.5", "fedit")
-    assert best["P, response NLL, nats"] == ("4.00", "feddpa_f")
-    assert best["TTP, response NLL, nats"] == ("4.50", "feddpa_f")
-
-
-def test_differences_between_runs(make_run):
-    first, second = make_run("a"), make_run("b", method="fedit", nll=1.25)
-    file = second / "eval" / "instances.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        line["scores"]["exact_match"] /= 2  # 100 on own tasks, 0 on the others
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    one, two = read_runs([first, second])
-    table, apart = figures.paired_table([one, two], ["exact_match", "nll"])
-    assert table is not None and apart == []
-    assert table.columns == [
-        "run",
-        *("exact match, %: P", "exact match, %: TTP"),
-        *("response NLL, nats: P", "response NLL, nats: TTP"),
-    ]
-    # The second minus the first: 50 less on the own task, one of three.
-    exact = ["-50.0 [-50.0, -50.0]", "-16.7 [-16.7, -16.7]"]
-    assert table.rows == [["fedit, instance", *exact, *["0.25 [0.25, 0.25]"] * 2]]
-    assert table.caption.startswith("Minus feddpa_f, instance")
-
-
-def test_fields_that_differ(make_run):
-    runs = read_runs([make_run("a"), make_run("b", method="fedit")])
-    table = figures.difference_table(runs)
-    assert table.columns == ["field", "feddpa_f", "fedit"]
-    assert table.rows == [["fed.method", "feddpa_f", "fedit"]]
+def test_the_users_own_style_changes_nothing(run):
+    drawing = run_figures.score_intervals([run], "nll")
+    before = drawing.make(WIDE)
+    settings = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"text.usetex": True, "axes.grid": False, "font.size": 30.0}):
+        after = drawing.make(WIDE)
+    assert [t.get_fontsize() for t in before.texts] == [t.get_fontsize() for t in after.texts]
+    assert not any(text.get_usetex() for text in after.texts)
+    assert dict(matplotlib.rcParams) == settings

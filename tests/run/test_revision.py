@@ -1,10 +1,14 @@
 """The revision that a run records is the one of the code that ran."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import feddpa_jax
+from feddpa_jax.run import environment
+from feddpa_jax.run.environment import describe_environment
 from feddpa_jax.run.revision import code_revision
 
 WHO = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
@@ -62,3 +66,30 @@ def test_no_repository_and_git_s_own_variables(
     assert code_revision(package) == head
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_revision(package) is None
+
+
+def test_a_run_records_the_whole_package_wherever_it_was_started(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the revision of the current folder's repository; nor of a part of the package alone."""
+    monkeypatch.chdir(package)
+    folders: list[Path] = []
+
+    def note(folder: Path) -> str | None:
+        folders.append(folder)
+        return code_revision(folder)
+
+    monkeypatch.setattr(environment, "code_revision", note)
+    recorded = describe_environment()["git_revision"]
+    assert recorded != git(package, "rev-parse", "HEAD")
+    assert folders == [Path(feddpa_jax.__file__).parent]
+
+
+def test_an_installed_copy_has_no_revision(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was started in a repository, or lies in an environment within one."""
+    monkeypatch.chdir(package)
+    for place in (tmp_path / "site-packages", package.parent / ".venv" / "site-packages"):
+        shutil.copytree(package, place / "package")
+        assert code_revision(place / "package") is None

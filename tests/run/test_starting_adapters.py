@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +62,6 @@ def fresh_state(prepared: Prepared, tmp_path: Path) -> FedState:
     return FedState(zero, local)
 
 
-def same(a: Any, b: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_nothing_named_changes_nothing(prepared: Prepared, tmp_path: Path):
     fresh = fresh_state(prepared, tmp_path)
     assert start_from(config_of(), prepared, fresh) == fresh
@@ -76,16 +73,16 @@ def test_both_adapters(tmp_path: Path, prepared: Prepared):
         write(tmp_path / "clients" / name, adapter(prepared, 2 + number), prepared)
     config = config_of(global_adapter=global_, local_adapter=str(tmp_path / "clients"))
     state = start_from(config, prepared, fresh_state(prepared, tmp_path))
-    same(state.global_, adapter(prepared, 1))
+    chex.assert_trees_all_equal(state.global_, adapter(prepared, 1))
     for number in range(len(prepared.names)):
         own = jax.tree.map(lambda leaf, at=number: leaf[at], need(state.local).all())
-        same(own, adapter(prepared, 2 + number))
+        chex.assert_trees_all_equal(own, adapter(prepared, 2 + number))
 
 
 def test_one_local_adapter_for_all(tmp_path: Path, prepared: Prepared):
     folder = write(tmp_path / "one", adapter(prepared, 3), prepared)
     state = start_from(config_of(local_adapter=folder), prepared, fresh_state(prepared, tmp_path))
-    same(need(state.local).all(), bank(adapter(prepared, 3)))
+    chex.assert_trees_all_equal(need(state.local).all(), bank(adapter(prepared, 3)))
     assert not jax.tree.leaves(state.global_)[0].any()
 
 
@@ -165,7 +162,7 @@ def test_the_printed_remedy_works(tmp_path: Path, prepared: Prepared, name: str)
     remedy = shlex.split(str(caught.value).partition("; to use it: ")[2])
     assert remedy[::2] == ["--lora.rank", "--lora.alpha", "--lora.targets"]
     config = load_config(None, [*command, *remedy])
-    same(start_from(config, prepared, fresh).global_, adapter(prepared, 1))
+    chex.assert_trees_all_equal(start_from(config, prepared, fresh).global_, adapter(prepared, 1))
     stated = json.loads(file.read_text())
     power = 0.5 if stated["use_rslora"] else 1.0
     assert config.lora.alpha / config.lora.rank == pytest.approx(

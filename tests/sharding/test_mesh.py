@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -9,8 +10,7 @@ import pytest
 
 from feddpa_jax.devices.mesh import CLIENTS, base_spec, make_mesh, put, put_base
 from feddpa_jax.methods.aggregate import weighted_sum
-from feddpa_jax.methods.method import copies, need
-from feddpa_jax.methods.table import METHODS
+from feddpa_jax.methods.method import METHODS, copies, need
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine
@@ -65,7 +65,7 @@ def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
 def test_same_numbers_as_one_device(tmp_path, clients, model, mode, changes):
     whole, metrics = play(tmp_path / "one", 1, 1)
     other, other_metrics = play(tmp_path / "many", clients, model, mode, **changes)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=0), whole, other)
+    chex.assert_trees_all_close(whole, other, atol=2e-5, rtol=0)
     for phase in metrics:
         for name, curve in metrics[phase].losses.items():
             np.testing.assert_allclose(other_metrics[phase].losses[name], curve, atol=2e-5)
@@ -124,11 +124,8 @@ def test_the_average_is_one_all_reduce():
     text = weighted_sum.lower(bank, share_C).compile().as_text()
     assert text and collectives(text) == ["all-reduce"]
     expected = sum(c * (c + 1) for c in range(16)) / 120
-    jax.tree.map(
-        lambda mean, leaf: np.testing.assert_allclose(mean, expected * np.asarray(leaf), rtol=1e-5),
-        weighted_sum(bank, share_C),
-        adapter,
-    )
+    mean = jax.tree.map(lambda leaf: expected * np.asarray(leaf), adapter)
+    chex.assert_trees_all_close(weighted_sum(bank, share_C), mean, rtol=1e-5)
 
 
 def test_more_devices_than_there_are():

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,7 +232,7 @@ def test_the_callers_adapters_stay_as_they_are(base: Model):
     bank = random_bank(1)
     before = take(jax.tree.map(np.array, bank), np.array([0]))
     engine.train(bank, chunk_of([(0, 0, 1.0)]), key=jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, bank, before)
+    chex.assert_trees_all_equal(bank, before)
 
 
 def test_settings_reach_the_step(base: Model):
@@ -279,7 +280,7 @@ def test_what_is_not_finite_is_never_forgotten(base: Model, changes: dict[str, f
             np.array([2], np.int32),
             np.array([True]),
         )
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.adapters_C))
+        chex.assert_tree_all_finite(state.adapters_C)
         found.append(bool(state.finite_C[0]))
     assert found == [True, False]
 

@@ -9,7 +9,14 @@ import pytest
 
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import RULES, find_rule, register, sources, weighs_layers
+from feddpa_jax.weighting.rule import (
+    RULES,
+    check_parameters,
+    find_rule,
+    parameters,
+    sees,
+    weighs_layers,
+)
 from feddpa_jax.weighting.rules.calibrated import (
     calibrated,
     calibrated_hard,
@@ -43,6 +50,11 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(cosine(QUERY_BD, SUPPORT_BMD), [0.5**0.5, 0.0], atol=1e-6)
 
 
+def test_one_support_does_not_stand_for_all():
+    with pytest.raises(AssertionError, match="assert_shape failed"):
+        cosine(QUERY_BD, SUPPORT_BMD[:1])
+
+
 def test_pearson_by_hand():
     # x = (1, 2, 3) and y = (2, 4, 6): 1; y = (3, 2, 1): -1; mean 0. Shifts do not matter.
     query = jnp.array([[1.0, 2.0, 3.0]])
@@ -69,7 +81,7 @@ def test_nearest_by_hand():
 
 def test_centred_by_hand():
     # Without the dreams' mean (5, 0): (1, 0) against (1, 0) and (0, 1).
-    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]])
+    support = jnp.array([[[6.0, 0.0], [5.0, 1.0]]] * 3)
     dreams = jnp.array([[4.0, 0.0], [6.0, 0.0]])
     found = centred(jnp.array([[7.0, 0.0], [5.0, 9.0], [4.0, 0.0]]), support, dreams)
     # (0, 1) and (-1, 0) against the same: 1/2 and -1/2.
@@ -221,18 +233,76 @@ def test_constant_is_a_fixed_mix():
     np.testing.assert_allclose(weights.local_weight_B, [0.3, 0.3])
 
 
-def test_adding_a_rule_is_one_function(monkeypatch):
-    monkeypatch.setattr("feddpa_jax.weighting.rule.RULES", dict(RULES))
+@pytest.fixture
+def furthest():
+    """A rule that a notebook registers."""
 
-    @register("furthest")
-    def furthest(query_BD, support_BMD):
-        return jnp.max(jnp.einsum("BD,BMD->BM", query_BD, support_BMD), axis=-1)
+    @RULES.register(search={"power": (1.0, 2.0)})
+    def furthest(query_BD, support_BMD, power=1.0, sign=1, flip=False):
+        dot_BM = sign * jnp.einsum("BD,BMD->BM", query_BD, support_BMD)
+        return jnp.max(-dot_BM if flip else dot_BM, axis=-1) ** power
+
+    yield furthest
+    RULES.remove("furthest")
+
+
+def test_adding_a_rule_is_one_function(furthest):
+    assert RULES.furthest is RULES.find("furthest") is furthest
 
     weigh = jax.jit(make_weighting("furthest", scale=0.1, scales="local"))
     # Row 0: max(2, 3) = 3; row 1: max(2, -2) = 2.
     np.testing.assert_allclose(weigh(EVIDENCE).local_weight_B, [0.3, 0.2])
-    with pytest.raises(ValueError, match="exists already"):
-        register("furthest")(furthest)
+    given = make_weighting(furthest, scale=0.1, scales="local")(EVIDENCE)
+    np.testing.assert_allclose(given.local_weight_B, [0.3, 0.2])
+
+
+def test_registering_a_rule_again_replaces(furthest):
+    RULES.register("furthest", lambda query_BD: query_BD[:, 1])
+    weights = make_weighting("furthest", scale=0.5, scales="local")(EVIDENCE)
+    np.testing.assert_allclose(weights.local_weight_B, [0.0, 1.0])
+    assert RULES.options("furthest") == {}
+
+
+def test_hyperparameters_of_a_rule(furthest):
+    assert sees(furthest) == ("query_BD", "support_BMD")
+    assert parameters(furthest) == {"power": 1.0, "sign": 1, "flip": False}
+    chosen = {"power": 2, "flip": True}  # 2 stands for 2.0.
+    weigh = make_weighting("furthest", scale=0.1, scales="local", parameters=chosen)
+    # Row 0: max(-2, -3)^2 = 4; row 1: max(-2, 2)^2 = 4.
+    np.testing.assert_allclose(jax.jit(weigh)(EVIDENCE).similarity_B, [4.0, 4.0])
+    assert RULES.options(furthest) == {"search": {"power": (1.0, 2.0)}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "given", "message"),
+    [
+        ("furthest", {"powr": 1.0}, r"'powr' is unknown; .* furthest has power \(1\.0\), sign"),
+        ("furthest", {"power": True}, r"power is True, not a number"),
+        ("furthest", {"sign": 1.5}, r"sign is 1\.5, not an integer"),
+        ("furthest", {"flip": 1}, r"flip is 1, not true or false"),
+        ("cosine", {"ridge": 0.1}, r"'ridge' is unknown; the rule cosine has none"),
+    ],
+)
+def test_hyperparameters_that_a_rule_does_not_have(furthest, rule, given, message):
+    with pytest.raises(UserError, match=rf"weighting\.parameters: {message}"):
+        check_parameters(rule, given)
+
+
+def test_a_default_that_no_configuration_can_write():
+    with pytest.raises(UserError, match=r"default \[1\] for bins; .* is a number"):
+        find_rule(lambda query_BD, bins=[1]: query_BD[:, 0])
+
+
+def test_search_names_hyperparameters():
+    for search, message in (({"scale": (1.0,)}, "scale"), ({"ridge": ()}, "list of values")):
+        with pytest.raises(ValueError, match=message):
+            RULES.register("gate_2", gate, search=search)
+    assert "gate_2" not in RULES
+
+
+def test_every_file_of_rules_is_registered():
+    assert {"cosine", "gate", "calibrated", "layerwise"} <= set(RULES)
+    assert all(RULES[name].__name__ == name for name in RULES)
 
 
 OWN = """
@@ -273,7 +343,7 @@ from math import hypot
 def test_a_rule_of_a_file_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_rules.py").write_text(OWN, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert sources(["cosine", "my_rules.py:gate", "./my_rules.py:flat"]) == {
+    assert RULES.sources(["cosine", "my_rules.py:gate", "./my_rules.py:flat"]) == {
         "my_rules.py": OWN.encode()
     }
     for name in ("my_rules.py:gate", f"{tmp_path}/my_rules.py:gate"):

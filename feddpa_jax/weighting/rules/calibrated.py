@@ -1,17 +1,20 @@
 """Rules that ask whether an instance is as usual for the client as its own training prompts are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from feddpa_jax.weighting.evidence import MODELS
-from feddpa_jax.weighting.rule import register
+from feddpa_jax.weighting.rule import RULES
 
 _GLOBAL, _LOCAL = MODELS.index("global"), MODELS.index("local")
 
 
 def _mean_similarities(query_BD: jax.Array, support_MD: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean cosine with the support: of each instance, and of each support example with the rest."""
+    chex.assert_rank([query_BD, support_MD], 2)
+    chex.assert_equal_shape_suffix([query_BD, support_MD], 1)
     query_BD, support_MD = (
         x_XD / jnp.maximum(jnp.linalg.norm(x_XD, axis=-1, keepdims=True), 1e-12)
         for x_XD in (query_BD, support_MD)
@@ -26,7 +29,7 @@ def _share_below(value_B: jax.Array, own_M: jax.Array) -> jax.Array:
     return (own_M[None, :] <= value_B[:, None]).mean(axis=1, dtype=jnp.float32)
 
 
-@register("calibrated")
+@RULES.register
 def calibrated(query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]) -> Float[Array, "B"]:
     """Where an instance's mean cosine falls among the support's own leave-one-out ones.
 
@@ -37,16 +40,16 @@ def calibrated(query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]) -
     return jnp.minimum(1.0, 2.0 * _share_below(query_B, own_M))
 
 
-@register("calibrated_hard")
+@RULES.register
 def calibrated_hard(
-    query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]
+    query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"], *, level: float = 0.05
 ) -> Float[Array, "B"]:
-    """1 where the conformal test of `calibrated` does not reject at 5 %, else 0."""
+    """1 where the conformal test of `calibrated` does not reject at `level`, else 0."""
     query_B, own_M = _mean_similarities(query_BD, support_MD)
-    return (query_B >= jnp.quantile(own_M, 0.05)).astype(jnp.float32)
+    return (query_B >= jnp.quantile(own_M, level)).astype(jnp.float32)
 
 
-@register("likelihood_ratio")
+@RULES.register
 def likelihood_ratio(query_nll_BA: Float[Array, "B A"]) -> Float[Array, "B"]:
     """p_local / (p_local + p_global), with p the prompt's likelihood per token under an adapter.
 
@@ -55,7 +58,7 @@ def likelihood_ratio(query_nll_BA: Float[Array, "B A"]) -> Float[Array, "B"]:
     return jax.nn.sigmoid(query_nll_BA[:, _GLOBAL] - query_nll_BA[:, _LOCAL])
 
 
-@register("calibrated_likelihood")
+@RULES.register
 def calibrated_likelihood(
     query_nll_BA: Float[Array, "B A"], support_nll_MA: Float[Array, "M A"]
 ) -> Float[Array, "B"]:
@@ -65,7 +68,7 @@ def calibrated_likelihood(
     return jnp.minimum(1.0, 2.0 * _share_below(query_B, own_M))
 
 
-@register("entropy")
+@RULES.register
 def entropy(entropy_BA: Float[Array, "B A"]) -> Float[Array, "B"]:
     """H_global / (H_global + H_local) of the answer's first token: who is surer gets more.
 

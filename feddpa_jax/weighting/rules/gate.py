@@ -1,20 +1,22 @@
 """A learned gate: a classifier of the client's own prompts against made-up ones."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from feddpa_jax.weighting.rule import register
+from feddpa_jax.weighting.rule import RULES
 
-_RIDGE = 1e-2
 _STEPS = 8
 
 
-@register("gate")
+@RULES.register
 def gate(
     query_BD: Float[Array, "B D"],
     support_MD: Float[Array, "M D"],
     dream_ND: Float[Array, "N D"],
+    *,
+    ridge: float = 1e-2,
 ) -> Float[Array, "B"]:
     """The probability that an instance is the client's own, by logistic regression.
 
@@ -28,6 +30,8 @@ def gate(
     sections 4.4.1 and 18.3.5).
     """
     M, N = support_MD.shape[0], dream_ND.shape[0]
+    chex.assert_rank([query_BD, support_MD, dream_ND], 2)
+    chex.assert_equal_shape_suffix([query_BD, support_MD, dream_ND], 1)
     both_XD = jnp.concatenate([support_MD, dream_ND])
     centre_D = 0.5 * (support_MD.mean(axis=0) + dream_ND.mean(axis=0))
     spread_D = jnp.maximum(both_XD.std(axis=0), 1e-6)
@@ -46,7 +50,7 @@ def gate(
         p_X = jax.nn.sigmoid(f_X)
         curvature_X = jnp.maximum(weight_X * p_X * (1.0 - p_X), 1e-6)
         target_X = f_X + weight_X * (label_X - p_X) / curvature_X
-        return jnp.linalg.solve(kernel_XX + jnp.diag(_RIDGE / curvature_X), target_X)
+        return jnp.linalg.solve(kernel_XX + jnp.diag(ridge / curvature_X), target_X)
 
     a_X = jax.lax.fori_loop(0, _STEPS, improve, jnp.zeros(M + N))
     return jax.nn.sigmoid(features(query_BD) @ (z_XD.T @ a_X))

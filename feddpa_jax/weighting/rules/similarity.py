@@ -1,19 +1,22 @@
 """Rules that compare an instance's embedding with those of the client's own training prompts."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from feddpa_jax.weighting.rule import register
+from feddpa_jax.weighting.rule import RULES
 
 
 def _cosines(query_BD: jax.Array, support_BMD: jax.Array) -> jax.Array:
+    B, D = query_BD.shape
+    chex.assert_shape(support_BMD, (B, None, D))
     query_BD = query_BD / jnp.maximum(jnp.linalg.norm(query_BD, axis=-1, keepdims=True), 1e-12)
     norm_BM1 = jnp.maximum(jnp.linalg.norm(support_BMD, axis=-1, keepdims=True), 1e-12)
     return jnp.einsum("BD,BMD->BM", query_BD, support_BMD / norm_BM1)
 
 
-@register("cosine")
+@RULES.register
 def cosine(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """The paper's rule: mean cosine between the instance and the support, in [-1, 1].
 
@@ -24,7 +27,7 @@ def cosine(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) ->
     return _cosines(query_BD, support_BMD).mean(axis=-1)
 
 
-@register("pearson")
+@RULES.register
 def pearson(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """Mean Pearson correlation: the cosine after each embedding's own mean is taken off.
 
@@ -36,7 +39,7 @@ def pearson(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -
     )
 
 
-@register("l2")
+@RULES.register
 def l2(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """Mean of 1 / (1 + d) with d the root-mean-square difference over features, in (0, 1].
 
@@ -48,13 +51,13 @@ def l2(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Flo
     return (1.0 / (1.0 + distance_BM)).mean(axis=-1)
 
 
-@register("constant")
+@RULES.register
 def constant(query_BD: Float[Array, "B D"]) -> Float[Array, "B"]:
     """Similarity 1 for everything: a fixed mix at weight `scale`, what every rule has to beat."""
     return jnp.ones(query_BD.shape[0], jnp.float32)
 
 
-@register("nearest")
+@RULES.register
 def nearest(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -> Float[Array, "B"]:
     """Cosine with the nearest support example.
 
@@ -64,7 +67,7 @@ def nearest(query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]) -
     return _cosines(query_BD, support_BMD).max(axis=-1)
 
 
-@register("nearest_3")
+@RULES.register
 def nearest_3(
     query_BD: Float[Array, "B D"], support_BMD: Float[Array, "B M D"]
 ) -> Float[Array, "B"]:
@@ -73,7 +76,7 @@ def nearest_3(
     return jax.lax.top_k(cosine_BM, min(3, cosine_BM.shape[-1]))[0].mean(axis=-1)
 
 
-@register("centred")
+@RULES.register
 def centred(
     query_BD: Float[Array, "B D"],
     support_BMD: Float[Array, "B M D"],
@@ -88,7 +91,7 @@ def centred(
     return cosine(query_BD - centre_D[None], support_BMD - centre_D[None, None])
 
 
-@register("whitened")
+@RULES.register
 def whitened(
     query_BD: Float[Array, "B D"],
     support_BMD: Float[Array, "B M D"],
@@ -114,7 +117,7 @@ def whitened(
         return cosine(whiten(query_BD), whiten(support_BMD))
 
 
-@register("layerwise")
+@RULES.register
 def layerwise(
     query_BLD: Float[Array, "B L D"], support_MLD: Float[Array, "M L D"]
 ) -> Float[Array, "B L"]:
@@ -135,7 +138,7 @@ def layerwise(
     return by_layer(query_BLD, support_MLD)
 
 
-@register("mahalanobis")
+@RULES.register
 def mahalanobis(
     query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]
 ) -> Float[Array, "B"]:

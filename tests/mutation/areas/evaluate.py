@@ -58,8 +58,8 @@ ENTRIES = [
     *edits(
         "evaluate/results.py",
         "evaluate/test_results.py",
-        ('"P": interval(summary.p)', '"P": interval(summary.ttp)'),
-        ('"TTP": interval(summary.ttp)', '"TTP": interval(summary.p)'),
+        ('"P": summary.p.to_json()', '"P": summary.ttp.to_json()'),
+        ('"TTP": summary.ttp.to_json()', '"TTP": summary.p.to_json()'),
         (
             "zip(tasks.names, row.tolist(), strict=True)",
             "zip(tasks.names[::-1], row.tolist(), strict=True)",
@@ -96,12 +96,8 @@ ENTRIES = [
             "[example.instruction, example.input, example.output]",
             "[example.instruction, example.input]",
         ),
-        (
-            "[{value.low:.{digits}f}, {value.high:.{digits}f}]",
-            "[{value.high:.{digits}f}, {value.low:.{digits}f}]",
-        ),
-        ("_cell(by_metric[name].p),\n", "_cell(by_metric[name].ttp),\n"),
-        ("_cell(by_metric[name].ttp),\n", "_cell(by_metric[name].p),\n"),
+        ("told.cell(by_metric[name].p),\n", "told.cell(by_metric[name].ttp),\n"),
+        ("told.cell(by_metric[name].ttp),\n", "told.cell(by_metric[name].p),\n"),
         ('f"{mode} *" if answers else mode', 'mode if answers else f"{mode} *"'),
         ("getattr(summary, measure)", "summary.p"),
         ("if own]", "if not own]"),
@@ -131,6 +127,6 @@ ENTRIES = [
         "evaluate/test_evaluation.py",
         ("beams=decoding.beams,\n", "beams=1,\n"),
         ("setting.instances[r % instances].output", "setting.instances[0].output"),
-        ("texts[(c % own.rows) * instances :]", "texts[0:]"),
+        ("pairs[(c % own.rows) * instances :]", "pairs[0:]"),
     ),
 ]

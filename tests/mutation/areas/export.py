@@ -27,12 +27,8 @@ ENTRIES = [
         "export/card.py",
         "export/test_card.py",
         (
-            '_cell(by_metric[name][measure]) for name in metrics for measure in ("P", "TTP")',
-            '_cell(by_metric[name][measure]) for name in metrics for measure in ("TTP", "P")',
-        ),
-        (
-            "[{interval['low']:.2f}, {interval['high']:.2f}]",
-            "[{interval['high']:.2f}, {interval['low']:.2f}]",
+            'in metrics.items()\n            for measure in ("P", "TTP")\n        ]',
+            'in metrics.items()\n            for measure in ("TTP", "P")\n        ]',
         ),
         ('star = " *" if mode == trained', 'star = " *" if mode != trained'),
         (

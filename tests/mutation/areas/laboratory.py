@@ -18,12 +18,12 @@ ENTRIES = [
         (".max(axis=2)", ".mean(axis=2)"),
         ('zip(("P", "TTP"), off_Z.tolist()', 'zip(("TTP", "P"), off_Z.tolist()'),
         (
-            '{"P": _interval(s.p), "TTP": _interval(s.ttp)}',
-            '{"P": _interval(s.p), "TTP": _interval(s.p)}',
+            '{"P": s.p.to_json(), "TTP": s.ttp.to_json()}',
+            '{"P": s.p.to_json(), "TTP": s.p.to_json()}',
         ),
         (
-            '{"P": _interval(s.p), "TTP": _interval(s.ttp)}',
-            '{"P": _interval(s.ttp), "TTP": _interval(s.p)}',
+            '{"P": s.p.to_json(), "TTP": s.ttp.to_json()}',
+            '{"P": s.ttp.to_json(), "TTP": s.p.to_json()}',
         ),
         (
             '(("own", split.own_cells()), ("foreign", ~split.own_cells()))',
@@ -59,15 +59,9 @@ ENTRIES = [
             "for value in (found[name].p, found[name].ttp)",
             "for value in (found[name].ttp, found[name].p)",
         ),
-        ("_cell(finding.minus_paper[name].ttp,", "_cell(finding.minus_paper[name].p,"),
+        (".cell(finding.minus_paper[name].ttp,", ".cell(finding.minus_paper[name].p,"),
         ("*_values(finding.test), against)", "*_values(finding.validation), against)"),
         ("*_values(finding.exact), answers)", "*_values(finding.test), answers)"),
-        (
-            "None if np.isnan(v) else v",
-            "v",
-            "",
-            "laboratory runs without own tests are not made: NaN would be no JSON",
-        ),
     ),
     *edits(
         "laboratory/grid.py",

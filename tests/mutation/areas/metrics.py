@@ -4,8 +4,11 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "evaluate/metrics.py",
+        "evaluate/personalization.py",
         "evaluate/test_metrics.py",
+        ("[{self.low:.{digits}f}, {self.high", "[{self.high:.{digits}f}, {self.low"),
+        ("None if math.isnan(part) else part for name", "part for name"),
+        ('for name in ("value", "low", "high")]', 'for name in ("value", "high", "low")]'),
         ("/ one_hot_IK.sum(axis=0)", "/ len(one_hot_IK)"),
         ("return own.mean(axis=-1)", "return own.sum(axis=-1)"),
         ("/ own_CK.sum(axis=-1)", ""),

@@ -18,7 +18,7 @@ ENTRIES = [
         ("participation=fed.participation", "participation=1.0"),
         ("clients_per_step=fed.clients_per_step", "clients_per_step=None"),
         ("fed.block_tokens or prepared", "prepared"),
-        ("METHODS[config.fed.method].pooled", "False"),
+        ("METHODS.find(config.fed.method).pooled", "False"),
         ("rank=config.lora.rank", "rank=int(config.lora.alpha)"),
         ("for target in config.lora.targets}", "for target in sizes}"),
         ("value > model.max_positions", "value > model.max_positions + 1"),
@@ -53,7 +53,7 @@ ENTRIES = [
         ("dropout=config.lora.dropout", "dropout=0.0"),
         ("learning_rate=config.fed.learning_rate", "learning_rate=1e-3"),
         ("max_grad_norm=config.fed.max_grad_norm", "max_grad_norm=1.0"),
-        ("local_weight=config.fed.local_weight", "local_weight=1 - config.fed.local_weight"),
+        ("local_weight=config.fed.local_weight,\n    )", "local_weight=0.5,\n    )"),
         ('frozen_branch_gradient == "detached"', 'frozen_branch_gradient == "exact"'),
         ("aggregation=config.fed.aggregation", 'aggregation="uniform"'),
         ("remat=config.model.remat", "remat=False"),
@@ -91,5 +91,10 @@ ENTRIES = [
         ('"seed": config.seed', '"seed": 0'),
         ('"alpha": config.lora.alpha', '"alpha": config.lora.rank'),
         ('"base": prepared.base.fingerprint', '"base": 0'),
+    ),
+    *edits(
+        "run/sources.py",
+        "e2e/test_files.py",
+        ('ours if key == "data" else {**ours, **its}', "{**ours, **its}"),
     ),
 ]

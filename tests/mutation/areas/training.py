@@ -129,8 +129,8 @@ ENTRIES = [
             "training/test_step.py::test_settings_reach_the_step",
         ),
         (
-            "        local_weight=local_weight,\n",
-            "        local_weight=0.5,\n",
+            "            local_weight=weight,\n",
+            "            local_weight=0.5,\n",
             "training/test_step.py::test_settings_reach_the_step",
         ),
         (
@@ -148,8 +148,8 @@ ENTRIES = [
         ("share_C[chunk.slots] =", "share_C[: len(chunk.slots)] =", "methods/test_slots.py"),
         ("jax.tree.map(jnp.add, total, part)", "part"),
         ("chunk, key=key)\n        share_C", "chunk, key=jax.random.key(0))\n        share_C"),
-        ("chunk, key=key, frozen=frozen)", "chunk, key=jax.random.key(0), frozen=frozen)"),
-        ("chunk, key=key, frozen=frozen)", "chunk, key=key)"),
+        ("chunk, key=key, frozen=frozen", "chunk, key=jax.random.key(0), frozen=frozen"),
+        ("chunk, key=key, frozen=frozen, local_weight=weight)", "chunk, key=key)"),
         ("if start is not None", "if start is None"),
         ("out[slots] = leaf", "out[: len(slots)] = leaf", "sharding/test_mesh.py"),
         (
@@ -172,12 +172,13 @@ ENTRIES = [
         "methods/test_methods.py training/test_engine.py",
         ("if data.number > 0", "if data.number >= 0"),
         ("if data.number > 0", "if data.number > 1"),
-        ("frozen=global_\n", "frozen=None\n"),
+        ("frozen=global_,\n", "frozen=None,\n"),
+        ("local_weight=parts.local_weight", "local_weight=0.9"),
         ("parts.new_adapter(global_key)", "parts.new_adapter(local_key)"),
         ("parts.new_adapter(global_key)", "parts.new_adapter(jax.random.key(0))"),
         ("fresh_local(parts, local_key)", "fresh_local(parts, jax.random.key(0))"),
-        ("FedState(global_, local), metrics", "FedState(global_, need(state.local)), metrics"),
-        ("FedState(global_, local), metrics", "FedState(state.global_, local), metrics"),
+        ("FedState(need(average), local)", "FedState(need(average), need(state.local))"),
+        ("FedState(need(average), local)", "FedState(state.global_, local)"),
     ),
     *edits(
         "methods/feddpa_f.py",
@@ -203,11 +204,13 @@ ENTRIES = [
         ("FedState(None, own)", "FedState(None, state.local)"),
     ),
     *edits(
-        "methods/table.py",
+        "methods/fedlora.py",
         "methods/test_methods.py",
-        ('fedlora, answers_with="local"', 'fedlora, answers_with="instance"'),
-        ('fedit, answers_with="global")', 'fedit, answers_with="global", personalizes=True)'),
-        ('"local": True, "global": False', '"local": False, "global": False'),
+        ('answers_with="local"', 'answers_with="instance"'),
+    ),
+    *edits(
+        "methods/centralized.py",
+        "methods/test_methods.py",
         ("pooled=True", "pooled=False"),
     ),
     *edits(

@@ -38,9 +38,9 @@ ENTRIES = [
     *edits(
         "weighting/rules/calibrated.py",
         "weighting/test_rules.py",
-        ("jnp.quantile(own_M, 0.05)", "jnp.quantile(own_M, 0.5)"),
-        ("jnp.quantile(own_M, 0.05)", "jnp.quantile(own_M, 0.0)"),
-        ("jnp.quantile(own_M, 0.05)", "jnp.quantile(own_M, 0.95)"),
+        ("level: float = 0.05", "level: float = 0.5"),
+        ("level: float = 0.05", "level: float = 0.0"),
+        ("level: float = 0.05", "level: float = 0.95"),
         ("query_B >= jnp.quantile", "query_B < jnp.quantile"),
         ("total_D - 1.0)", "total_D)"),
         ("query_BD @ total_D / M", "query_BD @ total_D"),
@@ -48,8 +48,8 @@ ENTRIES = [
         ("(own_M[None, :] <= value_B", "(own_M[None, :] < value_B"),
         ("(own_M[None, :] <= value_B", "(own_M[None, :] >= value_B"),
         (
-            '2.0 * _share_below(query_B, own_M))\n\n\n@register("calibrated_hard")',
-            '1.0 * _share_below(query_B, own_M))\n\n\n@register("calibrated_hard")',
+            "2.0 * _share_below(query_B, own_M))\n\n\n@RULES.register\ndef calibrated_hard",
+            "1.0 * _share_below(query_B, own_M))\n\n\n@RULES.register\ndef calibrated_hard",
         ),
         (
             "jax.nn.sigmoid(query_nll_BA[:, _GLOBAL] - query_nll_BA[:, _LOCAL])",
@@ -65,7 +65,7 @@ ENTRIES = [
     *edits(
         "weighting/rules/gate.py",
         "weighting/test_rules.py",
-        ("_RIDGE = 1e-2", "_RIDGE = 1e-1"),
+        ("ridge: float = 1e-2", "ridge: float = 1e-1"),
         ("_STEPS = 8", "_STEPS = 1"),
         ("[jnp.ones(M), jnp.zeros(N)]", "[jnp.zeros(M), jnp.ones(N)]"),
         (
@@ -112,12 +112,16 @@ ENTRIES = [
     *edits(
         "weighting/rule.py",
         "weighting/test_rules.py",
-        ("if name in RULES:\n            raise", "if False:\n            raise"),
-        ("if name not in Evidence._fields", "if False"),
+        (
+            "if name not in names and parameter.default is inspect.Parameter.empty:",
+            "if False:",
+        ),
         ("== 2\n", "== 1\n"),
         ("if not set(names) & set(OF_INSTANCES)", "if False"),
         ("jnp.issubdtype(dtype, jnp.floating)", "True"),
-        ("@functools.lru_cache\n", ""),
-        ("if name not in RULES}", "if name in RULES}"),
+        ("if kind is float and type(value) is int:", "if False:"),
+        ("if type(value) is not kind:", "if False:"),
+        ("if type(default) not in _KINDS:", "if False:"),
+        ("if name not in parameters(function):", "if False:"),
     ),
 ]

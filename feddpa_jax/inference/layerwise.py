@@ -1,0 +1,258 @@
+"""One prompt at a time, layer by layer: a layer is compiled once, and run for all of them.
+
+A whole model as one program runs many prompts fastest, and takes long to compile: every layer of it
+anew, for the prompt and for the answer. For one prompt that is nearly all of the time. Here a layer
+is a program, called once for each, of one row in one of a few lengths.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.inference.likelihood import likelihoods
+from feddpa_jax.models.decoder import Model, Sight, Sights, run_block
+from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache
+
+Weight = float | np.ndarray
+
+
+class Passed(NamedTuple):
+    """What a pass leaves behind.
+
+    Attributes:
+      states: L + 1 residual streams [1, T, D], before each layer and after the last one.
+      cache: each layer's keys and values.
+    """
+
+    states: list[jax.Array]
+    cache: Cache
+
+
+class Layerwise:
+    """A base with one client's adapters, run layer by layer on one row.
+
+    Attributes:
+      model: the frozen base.
+      length: T, the tokens that prompts are padded to.
+      slots: S, those that the cache has room for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        global_: Adapter | None,
+        local_1: Adapter | None,
+        *,
+        scale: float,
+        longest: int,
+        max_new_tokens: int,
+    ):
+        """Splits what all layers share into layers.
+
+        Args:
+          model: the frozen base.
+          global_: the shared adapter, {target: {"a": [L, in, R], "b": [L, R, out]}}.
+          local_1: the client's own, with a leading axis of 1.
+          scale: LoRA scale.
+          longest: tokens of the longest prompt.
+          max_new_tokens: most tokens of an answer.
+        """
+        self.model = model
+        self.length = padded(longest)
+        self.slots = self.length + max_new_tokens
+        self._scale = scale
+        layers = range(model.config.layers)
+        split = [nnx.split(layer) for layer in model.module().layers]
+        self._definitions = [definition for definition, _ in split]
+        self._parameters = [parameters for _, parameters in split]
+        # On the host, so that nothing is compiled for it.
+        shared, own = (jax.tree.map(np.asarray, adapter) for adapter in (global_, local_1))
+        self._adapters = jax.device_put(
+            [
+                (
+                    jax.tree.map(lambda leaf, at=at: leaf[at], shared),
+                    jax.tree.map(lambda leaf, at=at: leaf[:, at], own),
+                )
+                for at in layers
+            ]
+        )
+
+    def prompt(self, tokens_T: np.ndarray, global_weight: Weight, local_weight: Weight) -> Passed:
+        """A pass over a prompt of at most `length` tokens, with room for its answer.
+
+        Args:
+          tokens_T: token ids.
+          global_weight: g, or each layer's [L].
+          local_weight: l, likewise.
+        """
+        tokens_1T = np.zeros((1, self.length), np.int32)
+        tokens_1T[0, : len(tokens_T)] = tokens_T
+        empty = _empty(self.model.config, 1, self.slots, self.model.dtype)
+        return self._pass(tokens_1T, 0, empty, global_weight, local_weight)
+
+    def step(
+        self,
+        token_B: np.ndarray,
+        position: int,
+        cache: Cache,
+        global_weight: Weight,
+        local_weight: Weight,
+    ) -> Passed:
+        """A pass over the token of each row at one position.
+
+        The cache of the tokens before it is used up.
+        """
+        return self._pass(
+            np.asarray(token_B, np.int32)[:, None], position, cache, global_weight, local_weight
+        )
+
+    def last(self, passed: Passed, tokens: int = 1) -> tuple[jax.Array, jax.Array]:
+        """Final hidden state at the last of so many tokens, and their mean; each [B, D]."""
+        return _leave(self.model, passed.states[-1], np.int32(tokens))
+
+    def embeddings(self, passed: Passed, tokens: int, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `last`, each [D], but after so many layers; after all of them, of final states."""
+        if layer == self.model.config.layers:
+            last_BD, mean_BD = self.last(passed, tokens)
+        else:
+            last_BD, mean_BD = _pool(passed.states[layer], np.int32(tokens))
+        return np.asarray(last_BD)[0], np.asarray(mean_BD)[0]
+
+    def likelihoods(
+        self, passed: Passed, target_T: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the tokens that follow each token; see `likelihoods`, each [T]."""
+        padded_T = np.zeros(self.length, np.int32)
+        padded_T[: len(target_T)] = target_T
+        found = _told(self.model, passed.states[-1], padded_T)
+        nll_T, correct_T, entropy_T = (np.asarray(part)[: len(target_T)] for part in found)
+        return nll_T, correct_T, entropy_T
+
+    def likeliest(self, hidden_BD: jax.Array) -> np.ndarray:
+        """Each row's likeliest next token."""
+        return np.asarray(_likeliest(self.model, hidden_BD))
+
+    def _pass(
+        self,
+        tokens_BT: np.ndarray,
+        start: int,
+        cache: Cache,
+        global_weight: Weight,
+        local_weight: Weight,
+    ) -> Passed:
+        config = self.model.config
+        weights_2L1 = np.stack(
+            [
+                np.broadcast_to(np.asarray(weight, np.float32), (config.layers,))
+                for weight in (global_weight, local_weight)
+            ]
+        )[..., None]
+        position_1T = np.arange(start, start + tokens_BT.shape[1], dtype=np.int32)[None]
+        x_BTD, sights = _enter(self.model, tokens_BT, position_1T, slots=self.slots)
+        states, new = [x_BTD], []
+        for layer in range(config.layers):
+            x_BTD, own = _layer(
+                self._parameters[layer],
+                self._adapters[layer],
+                weights_2L1[:, layer],
+                x_BTD,
+                position_1T,
+                sights.of_layer(layer, config),
+                cache[layer],
+                definition=self._definitions[layer],
+                scale=self._scale,
+            )
+            states.append(x_BTD)
+            new.append(own)
+        return Passed(states, tuple(new))
+
+
+def padded(tokens: int) -> int:
+    """The length that a prompt is padded to: few lengths, so that few programs serve all prompts.
+
+    >>> [padded(n) for n in (1, 33, 48, 49, 65)]
+    [32, 48, 48, 64, 96]
+    """
+    size = 32
+    while size < tokens:
+        if size + size // 2 >= tokens:
+            return size + size // 2
+        size *= 2
+    return size
+
+
+_empty = jax.jit(empty_cache, static_argnums=(0, 1, 2, 3))
+
+
+@functools.partial(jax.jit, static_argnames="slots")
+def _enter(
+    model: Model, tokens_BT: jax.Array, position_BT: jax.Array, *, slots: int
+) -> tuple[jax.Array, Sights]:
+    mask_BTS = cache_mask(position_BT, slots)
+    return model.module().enter(tokens_BT, position_BT, mask_BTS, slots)
+
+
+@functools.partial(jax.jit, static_argnames=("definition", "scale"), donate_argnames="cache")
+def _layer(
+    parameters: Any,
+    adapters: tuple[Adapter | None, Adapter | None],
+    weights_2B: jax.Array,
+    x_BTD: jax.Array,
+    position_BT: jax.Array,
+    sight: Sight,
+    cache: LayerCache,
+    *,
+    definition: Any,
+    scale: float,
+) -> tuple[jax.Array, LayerCache]:
+    global_, local_1 = adapters
+    branches = dual_branches(
+        global_,
+        local_1,
+        jnp.zeros(1, jnp.int32),
+        weights_2B[1],
+        scale=scale,
+        global_weight=weights_2B[0],
+    )
+    x_BTD, new = run_block(
+        definition,
+        False,
+        parameters,
+        x_BTD,
+        layer=0,  # Numbers dropout masks, and there is no dropout.
+        position_BT=position_BT,
+        **sight._asdict(),
+        cache=cache,
+        branches=branches,
+    )
+    assert new is not None
+    return x_BTD, new
+
+
+@jax.jit
+def _leave(model: Model, x_BTD: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _pool(model.module().norm(x_BTD), tokens)
+
+
+@jax.jit
+def _pool(x_BTD: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    inside_1T1 = (jnp.arange(x_BTD.shape[1]) < tokens)[None, :, None]
+    return x_BTD[:, tokens - 1], jnp.where(inside_1T1, x_BTD, 0.0).sum(axis=1) / tokens
+
+
+@jax.jit
+def _likeliest(model: Model, hidden_BD: jax.Array) -> jax.Array:
+    return jnp.argmax(model.logits(hidden_BD), axis=-1).astype(jnp.int32)
+
+
+@jax.jit
+def _told(
+    model: Model, x_1TD: jax.Array, target_T: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return likelihoods(model.logits(model.module().norm(x_1TD)[0]), target_T)

@@ -1,0 +1,148 @@
+"""Scores and answers of single prompts for one client, with little to compile."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from feddpa_jax.inference.beam import Beams, begin, best, follow, unfinished
+from feddpa_jax.inference.layerwise import Layerwise, Weight
+from feddpa_jax.inference.scorer import Request, Scores
+from feddpa_jax.models.decoder import Model
+
+
+class SingleScorer:
+    """Scores requests of one client one after another: a `Scorer` for a handful of prompts.
+
+    Prompts are embedded, or, where no layer is asked for, likelihoods are computed; not both.
+    """
+
+    def __init__(self, layerwise: Layerwise):
+        """Args: the base with the client's adapters."""
+        self.layerwise = layerwise
+
+    @property
+    def model(self) -> Model:
+        """The base."""
+        return self.layerwise.model
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        on_done: Callable[[int], None] = lambda done: None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores all requests; `client` is not read.
+
+        Args: as of `Scorer`.
+
+        Returns:
+          Their scores; what was not asked for is NaN.
+        """
+        layers = (self.model.config.layers,) if layers is None else tuple(layers)
+        count = len(requests)
+        embedded = (count, len(layers), self.model.config.width)
+        scores = Scores(
+            np.full(count, np.nan),
+            np.zeros(count, bool),
+            np.full(count, np.nan, np.float32),
+            np.zeros(embedded, np.float32),
+            np.zeros(embedded, np.float32),
+        )
+        for i, (_, (tokens_T, prompt), g, l) in enumerate(requests):
+            passed = self.layerwise.prompt(tokens_T[:prompt] if layers else tokens_T, g, l)
+            for place, layer in enumerate(layers):
+                scores.last_ILD[i, place], scores.mean_ILD[i, place] = self.layerwise.embeddings(
+                    passed, prompt, layer
+                )
+            if not layers:
+                nll_T, correct_T, entropy_T = self.layerwise.likelihoods(passed, tokens_T[1:])
+                scores.nll_I[i] = nll_T[prompt - 1 :].mean(dtype=np.float64)
+                scores.greedy_I[i] = correct_T[prompt - 1 :].all()
+                scores.entropy_I[i] = entropy_T[prompt - 1]
+            on_done(1)
+        return scores
+
+
+def answer_greedily(
+    layerwise: Layerwise,
+    tokens_T: np.ndarray,
+    global_weight: Weight,
+    local_weight: Weight,
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+) -> np.ndarray:
+    """The likeliest token at every step, until an end token or `max_new_tokens`.
+
+    Args:
+      layerwise: the base with the client's adapters.
+      tokens_T: the prompt.
+      global_weight: g, or each layer's [L].
+      local_weight: l, likewise.
+      stop_ids: the tokens of which any ends the answer.
+      max_new_tokens: most tokens of it.
+
+    Returns:
+      The answer's tokens without the end token, int32.
+    """
+    passed = layerwise.prompt(tokens_T, global_weight, local_weight)
+    (hidden_1D, _), answer = layerwise.last(passed, len(tokens_T)), []
+    while True:
+        (token,) = token_1 = layerwise.likeliest(hidden_1D)
+        if token in stop_ids:
+            break
+        answer.append(token)
+        if len(answer) == max_new_tokens:
+            break
+        position = len(tokens_T) + len(answer) - 1
+        passed = layerwise.step(token_1, position, passed.cache, global_weight, local_weight)
+        hidden_1D, _ = layerwise.last(passed)
+    return np.array(answer, np.int32)
+
+
+def answer_with_beams(
+    layerwise: Layerwise,
+    tokens_T: np.ndarray,
+    global_weight: Weight,
+    local_weight: Weight,
+    *,
+    beams: int,
+    stop_ids: tuple[int, ...],
+    max_new_tokens: int,
+) -> np.ndarray:
+    """The best answer of a beam search, see `generate.beam`.
+
+    Args: as of `answer_greedily`; and the number of beams.
+    """
+    passed = layerwise.prompt(tokens_T, global_weight, local_weight)
+    hidden_1D, _ = layerwise.last(passed, len(tokens_T))
+    every_X = np.zeros(beams, np.int32)
+    hidden_XD, cache = _rows(hidden_1D, every_X), _rows(passed.cache, every_X)
+    found = _begin(1, beams, pad_id=0, max_new_tokens=max_new_tokens)
+    for position in range(len(tokens_T), len(tokens_T) + max_new_tokens):
+        found, row_X, token_X, goes_on = _follow(layerwise.model, hidden_XD, found, stop_ids)
+        if not goes_on:
+            break
+        cache = _rows(cache, row_X)
+        passed = layerwise.step(token_X, position, cache, global_weight, local_weight)
+        cache, (hidden_XD, _) = passed.cache, layerwise.last(passed)
+    answer_1T, length_1 = jax.device_get(best(found, 0))
+    return answer_1T[0, : length_1[0]]
+
+
+_begin = jax.jit(begin, static_argnums=(0, 1), static_argnames=("pad_id", "max_new_tokens"))
+
+
+@jax.jit
+def _rows(tree: Any, row_X: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[row_X], tree)
+
+
+@functools.partial(jax.jit, static_argnames="stop_ids")
+def _follow(model: Model, hidden_XD: jax.Array, found: Beams, stop_ids: tuple[int, ...]) -> Any:
+    followed = follow(found, model.logits(hidden_XD), stop_ids=stop_ids)
+    return *followed, unfinished(followed.beams)

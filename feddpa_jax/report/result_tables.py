@@ -1,0 +1,248 @@
+"""Tables of runs: as pandas data frames, and as CSV, Markdown and LaTeX."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.personalization import Interval
+from feddpa_jax.files.escape import csv_text, latex, markdown
+from feddpa_jax.report.comparison import RULE_METRICS, Comparison
+from feddpa_jax.report.content import Run, differing, metrics_of
+from feddpa_jax.report.paired import differences
+from feddpa_jax.report.scores import MEASURES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NONE = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+      heading: at its top.
+      values: texts, numbers or intervals; None for nothing.
+      show: a value as text.
+    """
+
+    heading: str
+    values: Sequence[Any]
+    show: Callable[[Any], str] = str
+
+    @property
+    def is_words(self) -> bool:
+        """Whether it holds words rather than numbers."""
+        return any(isinstance(value, str) for value in self.values)
+
+    def texts(self) -> list[str]:
+        """The values as people read them."""
+        return ["" if value is None else self.show(value) for value in self.values]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of values.
+
+    Attributes:
+      name: of its files.
+      caption: what it shows.
+      columns: of equal lengths.
+      marked: rows that stand out.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    marked: frozenset[int] = frozenset()
+
+    def headings(self) -> list[str]:
+        """Of the columns."""
+        return [column.heading for column in self.columns]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of each row as text."""
+        return list(zip(*(column.texts() for column in self.columns), strict=True))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The values; an interval is three columns, its value and its low and high end."""
+        import pandas as pd
+
+        parts: list[tuple[str, Sequence[Any]]] = []
+        for column in self.columns:
+            if not any(isinstance(value, Interval) for value in column.values):
+                parts.append((column.heading, column.values))
+                continue
+            spans = [_NONE if value is None else value for value in column.values]
+            parts.append((column.heading, [span.value for span in spans]))
+            parts.append((f"{column.heading}, low", [span.low for span in spans]))
+            parts.append((f"{column.heading}, high", [span.high for span in spans]))
+        frame = pd.DataFrame({place: values for place, (_, values) in enumerate(parts)})
+        return frame.set_axis([name for name, _ in parts], axis="columns")
+
+    def to_csv(self) -> str:
+        """The frame as comma-separated values; no text in it is a formula to a spreadsheet."""
+        frame = self.to_frame()
+        frame.columns = [csv_text(name) for name in frame.columns]
+        safe = frame.map(lambda value: csv_text(value) if isinstance(value, str) else value)
+        return safe.to_csv(index=False, lineterminator="\n")
+
+    def to_markdown(self) -> str:
+        """A pipe table."""
+
+        def row(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(map(markdown, cells))} |"
+
+        kinds = " | ".join("---" if column.is_words else "---:" for column in self.columns)
+        lines = [row(self.headings()), f"| {kinds} |", *map(row, self.rows())]
+        return "\n".join(lines) + "\n"
+
+    def to_latex(self) -> str:
+        """A `tabular` with booktabs' rules, in a `table` with its caption."""
+        import pandas as pd
+
+        cells = [[latex(cell) for cell in row] for row in self.rows()]
+        frame = pd.DataFrame(cells, columns=[latex(name) for name in self.headings()])
+        text = frame.style.hide(axis="index").to_latex(
+            column_format="".join("l" if column.is_words else "r" for column in self.columns),
+            hrules=True,
+            caption=latex(self.caption),
+            position_float="centering",
+        )
+        return f"% needs \\usepackage{{booktabs}}\n{text}"
+
+
+def score_table(runs: Sequence[Run], metric: str) -> Table:
+    """P and TTP of every run and mode."""
+    found = [
+        (run, mode, by_metric[metric].intervals, mode == run.evaluation.answers_with())
+        for run in runs
+        if run.evaluation is not None
+        for mode, by_metric in run.evaluation.modes.items()
+        if metric in by_metric
+    ]
+    told = metrics_of(runs)[metric]
+    return Table(
+        f"scores_{metric}",
+        f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals",
+        [
+            Column("run", [run.label for run, *_ in found]),
+            Column("mode", [mode for _, mode, *_ in found]),
+            *(
+                Column(heading, [spans[measure] for _, _, spans, _ in found], told.cell)
+                for measure, heading in MEASURES.items()
+            ),
+        ],
+        frozenset(place for place, (*_, stands_out) in enumerate(found) if stands_out),
+    )
+
+
+def paired_table(runs: Sequence[Run]) -> tuple[Table | None, Sequence[Run]]:
+    """What runs answer with, against the first run; and the runs that cannot be set against it."""
+    rows, apart = [], []
+    for run in runs[1:]:
+        found = differences(run, runs[0])
+        if found and run.evaluation is not None:
+            rows.append((f"{run.label}, {run.evaluation.answers_with()}", found))
+        else:
+            apart.append(run)
+    if not rows or runs[0].evaluation is None:
+        return None, apart
+    columns = [
+        Column(
+            f"{told.title}: {measure}",
+            [
+                getattr(found[metric], measure.lower()) if metric in found else None
+                for _, found in rows
+            ],
+            told.cell,
+        )
+        for metric, told in metrics_of(runs).items()
+        if any(metric in found for _, found in rows)
+        for measure in MEASURES
+    ]
+    caption = (
+        f"Minus {runs[0].label}, {runs[0].evaluation.answers_with()}, with 95 % bootstrap "
+        "intervals of the difference on the same test instances"
+    )
+    named = Column("run", [name for name, _ in rows])
+    return Table("differences_of_scores", caption, [named, *columns]), apart
+
+
+def rule_table(label: str, comparison: Comparison) -> Table:
+    """What `feddpa weigh` found: interpolated scores on the test, beside the exact ones."""
+    rules = comparison.rules
+    kinds = [
+        ("", [rule.test for rule in rules], RULE_METRICS),
+        (", minus the paper's", [rule.minus_paper for rule in rules], RULE_METRICS),
+        (", run exactly", [rule.exact for rule in rules], (*RULE_METRICS, "rouge1")),
+    ]
+    short = {"nll": "NLL", "exact_match": "exact match", "rouge1": "ROUGE-1"}
+    columns = [
+        Column(
+            f"{short[metric]}: {measure}{said}",
+            [own[metric][measure] if metric in own else None for own in scores],
+            lambda value, metric=metric: METRICS[metric].cell(value, fine=True),
+        )
+        for said, scores, metrics in kinds
+        for metric in metrics
+        for measure in MEASURES
+    ]
+    return Table(
+        f"rules_{label}",
+        f"Weighting rules on the test instances, {label}; chosen on held-out examples",
+        [
+            Column("rule", [rule.title for rule in rules]),
+            Column("setting", [rule.words for rule in rules]),
+            *columns,
+        ],
+        frozenset(place for place, rule in enumerate(rules) if rule.exact),
+    )
+
+
+def cost_table(runs: Sequence[Run]) -> Table:
+    """Speed and communication."""
+    real = [sum(done.real_tokens for done in run.rounds) for run in runs]
+    computed = [sum(done.computed_tokens for done in run.rounds) for run in runs]
+    seconds = [sum(done.seconds for done in run.rounds) for run in runs]
+    share = [100 * a / b if b else None for a, b in zip(real, computed, strict=True)]
+    speed = [a / b if b else None for a, b in zip(real, seconds, strict=True)]
+    received = [sum(done.received for done in run.rounds) / 1e6 for run in runs]
+    sent = [sum(done.sent for done in run.rounds) / 1e6 for run in runs]
+    return Table(
+        "training",
+        "Training: work, speed, and what one client would exchange with the server in all",
+        [
+            Column("run", [run.label for run in runs]),
+            Column("lines", [len(run.rounds) for run in runs]),
+            Column("real tokens", real, "{:,}".format),
+            Column("real, % of computed", share, "{:.0f}".format),
+            Column("seconds", seconds, "{:,.0f}".format),
+            Column("real tokens a second", speed, "{:,.0f}".format),
+            Column("MB received a client", received, "{:.2f}".format),
+            Column("MB sent a client", sent, "{:.2f}".format),
+        ],
+    )
+
+
+def difference_table(runs: Sequence[Run]) -> Table:
+    """The configuration's fields in which the runs differ."""
+    names = differing(runs)
+    columns = [Column(run.label, [_field(run.config.get(n)) for n in names]) for run in runs]
+    title = "Where the configurations differ"
+    return Table("differences", title, [Column("field", names), *columns])
+
+
+def fields_table(name: str, caption: str, fields: Mapping[str, Any]) -> Table:
+    """All fields of a configuration or an environment."""
+    values = Column("value", list(map(_field, fields.values())))
+    return Table(name, caption, [Column("field", list(fields)), values])
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_field, value))
+    return "–" if value is None else str(value)

@@ -1,0 +1,108 @@
+"""The guides on how to add something: every block of each page runs, in its order."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from feddpa_jax.cli.program import main
+from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.methods.method import METHODS
+from feddpa_jax.registry import Registry
+from feddpa_jax.weighting.rule import RULES
+
+GUIDES = Path(__file__).parents[2] / "docs/guides"
+_BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+REGISTRIES: dict[str, Registry] = {
+    "rules": RULES,
+    "methods": METHODS,
+    "templates": TEMPLATES,
+    "metrics": METRICS,
+}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Forgets what a page registers."""
+    known = {kind: set(registry) for kind, registry in REGISTRIES.items()}
+    yield
+    for kind, registry in REGISTRIES.items():
+        for name in set(registry) - known[kind]:
+            registry.remove(name)
+
+
+def follow(page: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a page's blocks in the working directory; what they print."""
+    said, names = "", {"__name__": "notebook"}
+    for language, title, text in _BLOCK.findall((GUIDES / page).read_text()):
+        if title:
+            Path(title).write_text(text)
+        elif language == "python":
+            exec(compile(text, page, "exec"), names)
+        elif language == "bash":
+            for line in text.strip().splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "feddpa"
+                code = main(arguments)
+                printed = capsys.readouterr()
+                said += printed.out
+                assert code == 0, f"{line}\n{printed.err}"
+        elif language == "toml":
+            (group,) = tomllib.loads(text)["project"]["entry-points"]
+            assert group.removeprefix("feddpa_jax.") in REGISTRIES
+        said += capsys.readouterr().out
+    return said
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    """Pages write into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_adding_a_rule(capsys):
+    said = follow("adding_a_rule.md", capsys)
+    assert "weighting.rule: running the code in my_rules.py" in said
+    assert "[0.25 0.04]" in said
+    summary = json.loads(Path("runs/a/eval/summary.json").read_text())
+    assert summary["weighting"]["parameters"] == {"width": 0.5}
+    assert Path("runs/a/eval/rules/my_rules.py").read_text() == Path("my_rules.py").read_text()
+    settings = Path("runs/a/weigh/settings.csv").read_text()
+    assert '""width"": 0.5' in settings and '""width"": 1.0' in settings
+
+
+def test_adding_a_method(capsys):
+    said = follow("adding_a_method.md", capsys)
+    assert said.count("fed.method: running the code in my_methods.py") == 3
+    assert "True local" in said
+    run = Path("runs/lazy")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [sorted(line["phases"]) for line in lines] == [["global"], ["global", "local"]]
+    assert (run / "own_code/my_methods.py").read_text() == Path("my_methods.py").read_text()
+    assert "lazy FedDPA-T" in Path("exports/lazy/README.md").read_text()
+    assert "arXiv" not in Path("exports/lazy/README.md").read_text()
+    # Another code is another run.
+    Path("my_methods.py").write_text(Path("my_methods.py").read_text() + "\n# changed\n")
+    for command in ("eval", "generate --client client_0 --prompt Hello"):
+        name, *more = command.split()
+        assert main([name, "--run-dir", "runs/lazy", *more]) == 2
+        error = capsys.readouterr().err
+        assert "the code of your own changed since the run began: fed.method" in error
+        assert "own_code" in error
+
+
+def test_adding_a_template(capsys):
+    said = follow("adding_a_template.md", capsys)
+    assert "data.template: running the code in my_templates.py" in said
+    assert "Add. 2 and 3:\n" in said
+
+
+def test_adding_a_metric(capsys):
+    said = follow("adding_a_metric.md", capsys)
+    assert "eval.metrics: running the code in my_metrics.py" in said
+    assert "length error, words (lower is better)" in said
+    assert "perplexity (lower is better)" in said
