@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ from feddpa_jax.run.round import Round
 from feddpa_jax.run.session import Session
 from feddpa_jax.run.trackers import check_installed, of_evaluation, of_round
 from feddpa_jax.types import Federation
-from feddpa_jax.weighting.rule import Rule, named
+from feddpa_jax.weighting.rule import Rule, Value, named
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -404,6 +404,7 @@ class Experiment:
         by: Sequence[str] = ("nll",),
         exact: int = 2,
         fresh: bool = False,
+        parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
     ) -> Laboratory:
         """Tries thousands of weighting settings, chosen on held-out examples (`data.validation`).
 
@@ -415,6 +416,8 @@ class Experiment:
           by: what settings are chosen by: "nll", "exact_match", or places in both.
           exact: how many of the best rules, beside the paper's, are run again with answers.
           fresh: compute the evidence again, if the run folder has some.
+          parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
+            is tried with the values of its registration, or its defaults.
 
         Raises:
           UserError: there are no two adapters, or nothing was held out.
@@ -427,6 +430,7 @@ class Experiment:
             by=tuple(by),
             exact=exact,
             fresh=fresh,
+            parameters={} if parameters is None else dict(parameters),
         )
         adapters, number = self._adapters()
         folder = None if self.run is None else self.run.path / LABORATORY
