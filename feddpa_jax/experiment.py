@@ -54,14 +54,14 @@ _log = logging.getLogger(__name__)
 
 
 class Experiment:
-    """A federation in training, and what comes of it.
+    """A federation that trains, answers, is evaluated and is exported.
 
-    Without a run folder everything lies in memory, the clients' own adapters included. With one,
-    the experiment writes and resumes what `feddpa train` does, and its other results go there too.
+    Without a run folder everything stays in memory, the clients' own adapters included. With one,
+    the experiment writes and resumes what `feddpa train` does, and saves its other results there.
 
     Attributes:
-      config: with what depends on base, federation and machine settled.
-      prepared: the base on the devices, clients, tokenized examples.
+      config: the configuration; "auto" values are replaced by what base, data and machine give.
+      prepared: the base on the devices, the clients, the tokenized examples.
       run: the run's folder, or None.
 
     >>> from feddpa_jax import Config, load_base, load_federation
@@ -81,19 +81,19 @@ class Experiment:
         run_dir: Path | str | None = None,
         on_progress: OnProgress | None = None,
     ):
-        """Makes an experiment of values.
+        """Makes an experiment from values.
 
         Args:
           base: model and tokenizer; many experiments may share it.
           data: clients and test instances.
-          config: all else; the defaults if None. `model.path`, `model.dtype` and what `data` was
-            loaded with follow the base and the federation.
-          run_dir: the run's folder, new or of a run with the same settings, or gs://bucket/folder;
-            None for memory alone.
-          on_progress: told how far long work is.
+          config: all settings; the defaults if None. `model.path`, `model.dtype` and the settings
+            that `data` was loaded with are taken from `base` and `data`.
+          run_dir: a new folder, or that of a run with the same settings, or gs://bucket/folder;
+            None: memory alone.
+          on_progress: called with a `Progress` during long work.
 
         Raises:
-          UserError: what does not fit together, or the folder is another run's.
+          UserError: base, data and settings do not fit together, or the folder is another run's.
         """
         config = checked(settled(config or Config(), base, data))
         if data.source is None:
@@ -130,16 +130,16 @@ class Experiment:
         evaluates: bool = False,
         on_progress: OnProgress | None = None,
     ) -> "Experiment":
-        """An experiment whose base and data the configuration names.
+        """An experiment whose base and data are loaded as the configuration says.
 
         Args:
-          config: `model.path` and `data.path` are loaded.
+          config: names the base (`model.path`) and the data (`data.path`).
           run_dir: as of the class.
-          evaluates: try the weighting rule now, so that a fault is not found after the training.
+          evaluates: try the weighting rule now, to find an error in it before the training.
           on_progress: as of the class.
 
         Raises:
-          UserError: what cannot be loaded or does not fit together.
+          UserError: something cannot be loaded or does not fit together.
         """
         config = checked(config)
         check_installed(config.track.to)
@@ -174,7 +174,7 @@ class Experiment:
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
-          only: the one client that will be asked, which saves reading the others' data.
+          only: load the data of this client alone, if no other one will be asked.
           on_progress: as of the class.
 
         Raises:
@@ -194,7 +194,7 @@ class Experiment:
         *,
         on_progress: OnProgress | None = None,
     ) -> "Experiment":
-        """An experiment that evaluates the PEFT folders that `init` names, whoever trained them.
+        """An experiment that evaluates the PEFT folders that `init` names, trained anywhere.
 
         Raises:
           UserError: `init` names none, one does not fit, or the folder has checkpoints of its own.
@@ -213,19 +213,19 @@ class Experiment:
 
     @property
     def total_rounds(self) -> int:
-        """Rounds of the whole training, a personalization at its end included."""
+        """Number of rounds of the whole training, including a personalization at its end."""
         return total_rounds(self.config)
 
     @property
     def state(self) -> FedState:
-        """What the last round left; before the first one the method's fresh state."""
+        """The state after the last round; before the first round, the method's fresh state."""
         if self._start is None:
             self._start = begin(self.config, self.prepared, self.run)
         return self._start.state
 
     @property
     def adapters(self) -> Adapters:
-        """The adapters that answers are made with, all clients' in memory.
+        """The adapters of all clients, in memory.
 
         Raises:
           UserError: the run folder has no such checkpoint, or it is damaged.
@@ -233,7 +233,7 @@ class Experiment:
         return self._adapters()[0]
 
     def _adapters(self) -> tuple[Adapters, int | None]:
-        """The adapters and the round that they are from."""
+        """The adapters, and the round that they come from."""
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
@@ -254,10 +254,10 @@ class Experiment:
         return adapters._replace(local_C=local)
 
     def rounds(self) -> Iterator[Round]:
-        """Plays the rounds that are left.
+        """Trains the remaining rounds.
 
-        The iterator may be left at any round; the next call goes on behind it. With a run folder, a
-        round is on disk before it is given, and no other process trains there meanwhile.
+        You can leave the iterator after any round; the next call continues from there. With a run
+        folder, each round is saved, and no other process can train there at the same time.
 
         Raises:
           UserError: a loss or update is not finite, or nothing can be written; the last good
@@ -274,7 +274,7 @@ class Experiment:
                 yield done
 
     def train(self) -> FedState:
-        """Plays all rounds that are left; returns the final state."""
+        """Trains all remaining rounds and returns the final state."""
         for _ in self.rounds():
             pass
         return self.state
@@ -353,7 +353,7 @@ class Experiment:
         rule: Rule | str | None = None,
         weighting: WeightingSettings | None = None,
     ) -> Weight:
-        """What a client's weighting rule makes of one prompt.
+        """The weights of a client's adapters for one prompt.
 
         Args:
           client: whose adapters and training data.
@@ -384,7 +384,7 @@ class Experiment:
           client: whose adapters answer.
           prompt: the instruction.
           input: its context, if any.
-          mode: how the adapters are mixed; the method's own way if None.
+          mode: how the adapters are mixed; None: as the method does.
           rule: as of `evaluate`, for the mode "instance".
           weighting: as of `evaluate`.
 
@@ -410,10 +410,10 @@ class Experiment:
 
         Args:
           rules: functions, names or "FILE.py:FUNCTION"; None for all registered ones.
-          scales: what similarities are multiplied by.
-          supports: numbers of training prompts of a client; None for the run's, and all.
-          layers: prompts are embedded after so many; None for each quarter of the model.
-          by: what settings are chosen by: "nll", "exact_match", or places in both.
+          scales: factors of the similarities.
+          supports: numbers of training prompts per client; None: the run's, and all.
+          layers: after how many layers prompts are embedded; None: each quarter of the model.
+          by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
           exact: how many of the best rules, beside the paper's, are run again with answers.
           fresh: compute the evidence again, if the run folder has some.
           parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
@@ -454,8 +454,9 @@ class Experiment:
 
         Args:
           out: the target; new, or empty.
-          mixed: also both adapters of every client at this local weight, as one of twice the rank.
-          merged: also a full model: "global", "NAME" or "NAME:W" (a client, and a local weight).
+          mixed: also write both adapters of every client, mixed at this local weight, as one
+            adapter of twice the rank.
+          merged: also write a full model: "global", "NAME" or "NAME:W" (a client, a local weight).
 
         Returns:
           The folder.

@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
             "--step",
             default="last",
             metavar="last|best|N",
-            help="which checkpoint: the last, the one of the lowest training loss, or a round's",
+            help="which checkpoint: the last, the one with the lowest loss, or that of a round",
         )
 
 

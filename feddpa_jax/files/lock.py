@@ -33,7 +33,7 @@ def hold(
     Args:
       path: what is worked on; the folder that it is in is made if need be.
       remedy: what to do if another process holds it.
-      warn: told if the file system has no locks; the work goes on without one.
+      warn: called with a message if the file system has no locks; work continues without one.
       shown: what messages name instead of the path.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a command found, as files; and titles as names of files."""
+"""Results as files; and file names from titles."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ from feddpa_jax.files.disk import clear_leftovers, discard, make_folder, writing
 
 
 def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
-    """Writes what a command found, and beside it the user's own files that its rules are from.
+    """Writes a command's results, and copies of the user's files that its rules came from.
 
     Args:
       folder: of the results; its folder `rules` then holds the rules' files and no others.

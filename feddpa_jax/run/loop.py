@@ -293,7 +293,7 @@ def report_memory(
     _log.info(f"memory of each device: {plan.line()}")
     remedy = plan.remedy()
     if remedy is not None:
-        _log.warning(f"that is more than there is: {remedy}")
+        _log.warning(f"this is more than the device has: {remedy}")
 
 
 def play_round(
