@@ -80,6 +80,12 @@ def at_once(work: Callable[[], None]) -> Future[None]:
     return done
 
 
+def in_order(done: list[str]) -> list[str]:
+    """Operations without those of Orbax, which works on its own files in several threads."""
+    own = ("/record.json", "/manifest.json", ".writing")
+    return [what for what in done if ".writing/" not in what or what.endswith(own)]
+
+
 # A checkpoint is written beside the next round: before everything that this does to files, or after
 # it. What lies between is tried by time in `test_checkpoint.py`.
 ORDERS = {"first": at_once, "last": Late}
@@ -114,7 +120,9 @@ def test_killed_anywhere_and_started_again(
             main(command)
         what = f"killed at operation {at}: {whole.done[at]}"
         assert killed.dead, what
-        assert killed.done == whole.done[: at + 1], what
+        assert len(killed.done) == at + 1, what
+        begun = in_order(killed.done)
+        assert begun == in_order(whole.done)[: len(begun)], what
         if name == "export" and (root / "exports" / "one").exists():
             # It was whole, so it is not made again; what was killed is the removal of the lock.
             assert at >= len(whole.done) - 2, what
