@@ -10,10 +10,10 @@ from feddpa_jax.data.folders import check_made
 from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.results import Evaluation
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from feddpa_jax.devices.processes import from_first, is_first, several
+from feddpa_jax.federated.clients import Saved
 from feddpa_jax.files.bucket import folder_at, in_bucket
 from feddpa_jax.files.disk import (
     aside_of,
@@ -31,7 +32,6 @@ from feddpa_jax.files.disk import (
     to_json,
     write_new,
 )
-from feddpa_jax.methods.clients import Saved
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import leaf_shapes, prune, rounds_saved, sums_of
 from feddpa_jax.types import UserError
