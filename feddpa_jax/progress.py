@@ -1,6 +1,6 @@
-"""What long work tells while it goes on: one callback, given values.
+"""Progress of long work: one callback, called with values.
 
-What there is to say in words goes to `logging`, to the loggers below `feddpa_jax`.
+Messages in words go to `logging`, to the loggers below `feddpa_jax`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a task is.
+    """The progress of a task.
 
     Attributes:
       task: its name: "training", "scoring", "answering", "collecting" or "trying".
@@ -19,7 +19,7 @@ class Progress:
       total: the whole.
       unit: "tokens", "answers" or "rules".
       note: a remark, such as the last loss.
-      finished: whether this is the last that is told of the task.
+      finished: whether this is the last call for the task.
     """
 
     task: str
@@ -34,7 +34,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Advance(Protocol):
-    """What a task calls as it goes on."""
+    """The function that a task calls to report progress."""
 
     def __call__(self, amount: float, note: str = "") -> None:
         """`amount` more is done; `note` is a remark."""
@@ -45,7 +45,7 @@ class Advance(Protocol):
 def follow(
     task: str, total: float, unit: str, on_progress: OnProgress | None = None
 ) -> Iterator[Advance]:
-    """Follows a task of `total` units; yields the function to call as it goes on.
+    """Follows a task of `total` units; yields the function that reports progress.
 
     Args:
       task: its name.

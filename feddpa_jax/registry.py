@@ -5,8 +5,8 @@ A thing is registered once, where it is defined, and there is no second list of 
     @fd.rules.register
     def gate(query_BD, support_BMD): ...
 
-What the package brings is registered when its modules are imported, on first use. Others come from
-a notebook or script (as above; registering again replaces), from a user's file, named as
+The package's own things are registered when its modules are imported, on first use. Others come
+from a notebook or script (as above; registering again replaces), from a user's file, named as
 FILE.py:NAME wherever a name is expected, or from an entry point of an installed package.
 """
 
@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from feddpa_jax.files.own_code import load_own, split_name
+from feddpa_jax.files.own_files import load_own, split_name
 from feddpa_jax.types import UserError
 
 _logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Args:
           name: by default the thing's `__name__`.
           thing: what is registered, if it is not decorated.
-          options: what else the kind knows of a thing.
+          options: what else is registered about the thing.
 
         Returns:
           The thing itself, so that a decorated function stays what it is.
@@ -253,11 +253,11 @@ class Registry(Mapping[str, T], Generic[T]):
                 continue
             try:
                 thing = point.load()
-                # A module, or what a decorator registered: nothing is left to do.
+                # A module, or what a decorator registered already: nothing to do.
                 if not inspect.ismodule(thing) and point.name not in self._entries:
                     self._add(point.name, thing, {})
             except Exception as error:
-                # It is another package's: what does not need it goes on.
+                # It belongs to another package: work that does not need it continues.
                 _logger.warning(
                     "the %s %r of an installed package (%s) cannot be loaded: %s: %s; "
                     "update or uninstall the package",

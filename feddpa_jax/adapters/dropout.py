@@ -2,7 +2,7 @@
 
 A mask depends on the row's key, the site (layer, target, branch) and the position in the row, never
 on the batch around the row. The hash is two rounds of MurmurHash3's 32-bit finalizer (Appleby,
-public domain), some ten integer operations an element, where Threefry takes sixty.
+public domain), some ten integer operations per element; Threefry takes sixty.
 """
 
 import chex
@@ -21,7 +21,7 @@ def dropout(x_BTD: jax.Array, key_B2: jax.Array, *, site: int, rate: float) -> j
 
     Args:
       x_BTD: values.
-      key_B2: two words a row, uint32 (`jax.random.key_data` of the row's key).
+      key_B2: two words per row, uint32 (`jax.random.key_data` of the row's key).
       site: a number that no other dropout of the same forward pass uses.
       rate: probability of a zero, in [0, 1); rounded to a multiple of 2**-32.
 

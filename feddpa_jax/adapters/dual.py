@@ -42,7 +42,7 @@ def dual_branches(
       detach_global: stop gradients at the global branch's output.
 
     Returns:
-      One branch for each adapter that is there, global first.
+      One branch for each given adapter, global first.
     """
     weight = global_weight
     if weight is None:

@@ -4,7 +4,7 @@ Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.0968
 
     y = x W + alpha / rank * dropout(x) A B,      A ~ U(-1/sqrt(in), 1/sqrt(in)),  B = 0.
 
-An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter a client:
+An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter per client:
 the same tree with a leading client axis. A `Branch` says which adapter of a bank each row uses, and
 how much of it; a forward pass takes any number of branches and adds them up.
 """

@@ -17,7 +17,7 @@ def add_arguments(parser: Parser) -> None:
         "--mixed",
         type=float,
         metavar="W",
-        help="also both adapters of every client at local weight W as one of twice the rank",
+        help="also both adapters of every client, mixed at local weight W, as one adapter",
     )
     parser.add_argument(
         "--merged",

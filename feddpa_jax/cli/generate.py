@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--mode",
         choices=("base", "global", "local", "fixed", "instance"),
-        help="how the adapters are mixed; the method's own way if left out",
+        help="how the adapters are mixed; if left out, as the method does",
     )
     parser.add_step()
 

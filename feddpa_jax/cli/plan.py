@@ -17,13 +17,15 @@ def add_arguments(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_config()
     parser.add_argument(
-        "--topology", metavar="NAME", help="a TPU slice, v5p:4x4x4; the devices at hand if left out"
+        "--topology",
+        metavar="NAME",
+        help="a TPU slice, as v5p:4x4x4; this machine's devices if left out",
     )
     parser.add_argument(
         "--clients",
         type=int,
         metavar="N",
-        help="so many, with the configured clients' data in turn",
+        help="number of clients, which use the configured clients' data in turn",
     )
     parser.add_argument("--out", type=path, metavar="DIR", help="folder of plan.json")
 

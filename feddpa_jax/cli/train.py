@@ -8,7 +8,7 @@ from feddpa_jax.cli.arguments import Parser
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.join import HEARTBEAT, WAIT
 
-HELP = "Train a federation, or go on with one that was stopped, and evaluate it at the end."
+HELP = "Train a federation, or resume a run, and evaluate it at the end."
 
 
 def add_arguments(parser: Parser) -> None:
@@ -19,28 +19,28 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes; how many, and where, JAX finds out on TPU pods and SLURM",
+        help="one of several processes, whose number and addresses JAX finds on TPU pods and SLURM",
     )
     parser.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="outside TPU pods and SLURM: address of process 0, and a port that is free there",
+        help="address of process 0, outside TPU pods and SLURM, and a free port there",
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
-    parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    parser.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    parser.add_argument("--process", type=int, metavar="I", help="number of this process, from 0")
     parser.add_argument(
         "--wait",
         type=float,
         default=WAIT,
         metavar="SECONDS",
-        help=f"processes that have not all come by then end ({WAIT:g})",
+        help=f"stop if not all processes have started within this time ({WAIT:g})",
     )
     parser.add_argument(
         "--heartbeat",
         type=float,
         default=HEARTBEAT,
         metavar="SECONDS",
-        help="a process that is silent for so long counts as gone, and the others end "
+        help="a process that is silent for this time counts as lost, and the others stop "
         f"({HEARTBEAT:g})",
     )
 

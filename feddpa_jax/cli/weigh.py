@@ -25,19 +25,23 @@ def add_arguments(parser: Parser) -> None:
         help="values of hyperparameters to try, as 'gate: {ridge: [0.01, 0.1]}' (the rules' own)",
     )
     parser.add_argument(
-        "--scales", metavar="LIST", help="what similarities are multiplied by (0.25,0.5,0.75,1,1.5)"
+        "--scales", metavar="LIST", help="factors of the similarities (0.25,0.5,0.75,1,1.5)"
     )
     parser.add_argument(
-        "--supports", metavar="LIST", help="training prompts of a client (the run's, and all)"
+        "--supports",
+        metavar="LIST",
+        help="numbers of training prompts per client (the run's, and all)",
     )
     parser.add_argument(
-        "--layers", metavar="LIST", help="embed after so many layers (each quarter of the model)"
+        "--layers",
+        metavar="LIST",
+        help="numbers of layers after which prompts are embedded (each quarter of the model)",
     )
     parser.add_argument(
         "--by",
         default="nll",
         metavar="LIST",
-        help="what settings are chosen by: nll, exact_match, or places in both (nll)",
+        help="metric that settings are chosen by: nll, exact_match, or ranks in both (nll)",
     )
     parser.add_argument(
         "--exact",

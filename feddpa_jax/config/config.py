@@ -53,7 +53,7 @@ class Config:
     """
 
     # jax.random.key drops the bits above 32 in silence.
-    seed: Annotated[int, Ge(0), Le(2**32 - 1), doc("of everything random in a run")] = 0
+    seed: Annotated[int, Ge(0), Le(2**32 - 1), doc("seed of everything random in a run")] = 0
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     init: InitSection = InitSection()

@@ -42,11 +42,11 @@ class ModelSection:
     ] = "smollm2-135m"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        doc("of its products; auto: bfloat16 where the device is fast at it, else float32"),
+        doc("of products; auto: bfloat16 where the device computes it fast, else float32"),
     ] = "auto"
-    remat: Annotated[
-        bool, doc("compute layers again in the backward pass: less memory, slower")
-    ] = False
+    remat: Annotated[bool, doc("recompute layers in the backward pass: less memory, slower")] = (
+        False
+    )
 
 
 @settings("data")
@@ -59,18 +59,26 @@ class DataSection:
     )
     encoding: Annotated[
         Literal["separate", "joint"],
-        doc("of prompt and response; joint: as one text, as in the released code"),
+        doc(
+            "separate: prompt and response each alone; joint: as one text, as in the released code"
+        ),
     ] = "separate"
-    max_length: Annotated[Count, doc("most tokens of an example; the rest is cut")] = 512
+    max_length: Annotated[Count, doc("maximum number of tokens of an example; the rest is cut")] = (
+        512
+    )
     shuffle: Annotated[bool, doc("a new order of the examples in every epoch")] = True
-    max_train: Annotated[Count | None, doc("most training examples a client; null: all")] = None
+    max_train: Annotated[
+        Count | None, doc("maximum number of training examples per client; null: all")
+    ] = None
     validation: Annotated[
         int,
         Ge(0),
         Le(MOST),
-        doc("training examples a client holds out, for choosing weighting rules"),
+        doc("training examples held out per client, for choosing weighting rules"),
     ] = 0
-    max_test: Annotated[Count | None, doc("most test instances a task; null: all")] = None
+    max_test: Annotated[
+        Count | None, doc("maximum number of test instances per task; null: all")
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuses values out of range, and templates that nobody knows."""
@@ -87,7 +95,7 @@ class InitSection:
     ] = None
     local_adapter: Annotated[
         str | None,
-        doc("PEFT folder for every client's local adapter, or a folder with one a client"),
+        doc("PEFT folder of all clients' local adapters, or a folder with one per client"),
     ] = None
 
 
@@ -118,31 +126,36 @@ class FedSection:
     batch_size: Annotated[Count, doc("examples of a client in one update")] = 64
     micro_batch_size: Annotated[
         Count | None,
-        doc("the loss is a mean over each micro-batch's response tokens; null: batch_size"),
+        doc("the loss is a mean over the response tokens of each micro-batch; null: batch_size"),
     ] = 32
     learning_rate: Annotated[
-        float, Gt(0), Le(1e3), doc("AdamW, falling linearly to 0 in each phase")
+        float, Gt(0), Le(1e3), doc("of AdamW; falls linearly to 0 in each phase")
     ] = 3e-4
-    max_grad_norm: Annotated[Finite, Gt(0), doc("each client's gradient is clipped to it")] = 1.0
+    max_grad_norm: Annotated[
+        Finite, Gt(0), doc("norm that each client's gradient is clipped to")
+    ] = 1.0
     local_weight: Annotated[Fraction, doc("local adapter's weight in FedDPA-T's local phase")] = 0.5
     aggregation: Annotated[
         Literal["uniform", "examples"],
-        doc("server's mean: uniform, or by number of examples"),
+        doc("the server's mean: uniform, or weighted by number of examples"),
     ] = "uniform"
     frozen_branch_gradient: Annotated[
         Literal["exact", "detached"],
-        doc("through the frozen global branch; detached as in the released code"),
+        doc("gradient through the frozen global adapter; detached: none, as in the released code"),
     ] = "exact"
     block_tokens: Annotated[
-        Count | None, doc("most tokens computed at once; null: as many as suit the device")
+        Count | None, doc("maximum number of tokens computed at once; null: suited to the device")
     ] = None
-    clients_per_step: Annotated[Count | None, doc("clients trained at once; null: all")] = None
+    clients_per_step: Annotated[
+        Count | None, doc("number of clients trained at once; null: all")
+    ] = None
     clients_in_memory: Annotated[
-        Count, doc("local adapters kept in memory; the others are read from disk when needed")
+        Count,
+        doc("number of local adapters kept in memory; the others are read from disk when needed"),
     ] = 64
     keep_checkpoints: Annotated[
         Count,
-        doc("how many of the last rounds' checkpoints stay, beside that of the lowest loss"),
+        doc("number of last checkpoints to keep, besides the one with the lowest loss"),
     ] = 3
 
     def __post_init__(self) -> None:
@@ -156,8 +169,8 @@ class EvalSection:
     """Evaluation."""
 
     decoding: Annotated[Literal["greedy", "beam"], doc("how answers are generated")] = "greedy"
-    beams: Annotated[Count, Le(256), doc("beams of beam search")] = 4
-    max_new_tokens: Annotated[Count, doc("most tokens of an answer")] = 80
+    beams: Annotated[Count, Le(256), doc("number of beams of beam search")] = 4
+    max_new_tokens: Annotated[Count, doc("maximum number of tokens of an answer")] = 80
     metrics: Annotated[
         tuple[str, ...],
         Field(min_length=1),
@@ -166,11 +179,13 @@ class EvalSection:
     modes: Annotated[
         tuple[Mode, ...] | None,
         Field(min_length=1),
-        doc("of base, global, local, fixed, instance; null: all that the method has"),
+        doc("some of base, global, local, fixed, instance; null: all that the method has"),
     ] = None
-    bootstrap: Annotated[Count, Le(100_000), doc("resamples behind the 95 % intervals")] = 1000
+    bootstrap: Annotated[
+        Count, Le(100_000), doc("number of bootstrap resamples for the 95 % intervals")
+    ] = 1000
     batch_tokens: Annotated[
-        Count | None, doc("most tokens computed at once; null: as many as suit the device")
+        Count | None, doc("maximum number of tokens computed at once; null: suited to the device")
     ] = None
 
     def __post_init__(self) -> None:
@@ -183,12 +198,14 @@ class EvalSection:
 class MeshSection:
     """The devices."""
 
-    clients: Annotated[Count | None, doc("devices that clients are spread over; null: all")] = None
-    model: Annotated[Count, doc("devices that share each copy of the base")] = 1
+    clients: Annotated[
+        Count | None, doc("number of devices that clients are spread over; null: all")
+    ] = None
+    model: Annotated[Count, doc("number of devices that share one copy of the base")] = 1
     base: Annotated[
         Literal["tensor", "full"],
         doc(
-            "how they share it: tensor: each a part of every product; full: gathered layer by layer"
+            "how they share it; tensor: each a part of every product; full: gathered layer by layer"
         ),
     ] = "tensor"
 
@@ -199,6 +216,6 @@ class TrackSection:
 
     to: Annotated[
         tuple[Literal["tensorboard", "wandb", "trackio"], ...],
-        doc("where metrics go beside metrics.jsonl; each is an optional install"),
+        doc("trackers that get the metrics too: tensorboard, wandb, trackio (optional installs)"),
     ] = ()
-    project: Annotated[str, doc("the project's name there")] = "feddpa"
+    project: Annotated[str, doc("the project's name in the tracker")] = "feddpa"

@@ -1,4 +1,4 @@
-"""Federations in: the sample, the paper's folders, client folders, Hugging Face data sets."""
+"""Loads federations: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
 import os
 import re
@@ -30,12 +30,12 @@ def load_federation(
         - "sample": eight small built-in tasks, made from the seed;
         - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout;
           clients are named client_0, client_1, ...), or its `<N>` folder;
-        - a folder with `clients/<name>/train.jsonl` and, if there is any, `test.jsonl`;
+        - a folder with `clients/<name>/train.jsonl` and optionally `test.jsonl`;
         - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`).
       seed: of the sample, and of the choices that `max_train`, `validation` and `max_test` make.
-      max_train: most examples a client keeps, chosen from its name and the seed.
-      validation: of these, examples that it holds out, chosen in the same way.
-      max_test: most test instances a task keeps, chosen from its name and the seed.
+      max_train: most examples per client, chosen by its name and the seed.
+      validation: how many of these each client holds out, chosen in the same way.
+      max_test: most test instances per task, chosen by its name and the seed.
 
     Raises:
       UserError: anything wrong with the data, naming file and line.

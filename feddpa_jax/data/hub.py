@@ -36,7 +36,7 @@ def load_hub(path: str) -> Federation:
     `datasets.load_dataset` reads, or one that `save_to_disk` wrote. Columns are those of records:
     instruction, output, and where they exist input, task and category. The client column holds text
     or whole numbers. A test split that is not named may be absent. No code of a data set is run.
-    What a CSV file holds is text as it stands there, digits and `NA` included.
+    Values of a CSV file are read as text exactly as written, digits and `NA` included.
 
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
@@ -123,7 +123,7 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
     place = user_path(name)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    # Errors are told below, in one line.
+    # Errors are reported below, in one line.
     for library in (datasets.logging, huggingface_hub.utils.logging):
         library.set_verbosity(logging.CRITICAL)
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()

@@ -1,4 +1,4 @@
-"""Records of data files: read, checked, and every mistake named with file and line."""
+"""Reads and checks the records of data files; every mistake is named with file and line."""
 
 import re
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def to_example(record: Any, source: str, *, task: str = "") -> Example:
     if not isinstance(record, dict):
         raise UserError(f"{source}: not an object with instruction and output")
     for name in record:
-        # Any other field is somebody's own; this one is most likely meant.
+        # Other fields are the user's own; this one is most likely a misspelling.
         if name not in _FIELDS and name.strip().lower() in _FIELDS:
             raise UserError(
                 f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
@@ -89,7 +89,7 @@ def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
 
 
 def read_json_lines(path: Path, *, task: str = "") -> tuple[Example, ...]:
-    """The examples of a file with one JSON object a line; empty lines are passed over.
+    """The examples of a file with one JSON object per line; empty lines are skipped.
 
     Raises:
       UserError: broken JSON or a bad record, with its line.

@@ -250,7 +250,7 @@ TASKS: tuple[tuple[str, str, int, Draw], ...] = (
 
 
 def _draws(task: int, seed: int) -> Iterator[Example]:
-    """Different examples of a task, labels in turn; ends when no new one turns up."""
+    """Different examples of a task, labels in turn; ends when no new one is found."""
     name, category, labels, draw = TASKS[task]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     seen: set[object] = set()
@@ -272,11 +272,11 @@ def sample_federation(seed: int, *, train: int = 96, test: int = 24) -> Federati
 
     Args:
       seed: every example follows from it.
-      train: training examples a client.
-      test: test instances a task; none of them is in training.
+      train: training examples per client.
+      test: test instances per task; none of them is in training.
 
     Raises:
-      UserError: the rules do not make so many different examples.
+      UserError: the rules cannot make that many different examples.
     """
     clients, tests = [], []
     for k, (name, *_) in enumerate(TASKS):

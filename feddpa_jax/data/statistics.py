@@ -71,7 +71,7 @@ def describe(
 
 
 def render(statistics: FederationStatistics) -> Table:
-    """The statistics as a table, a line a client."""
+    """The statistics as a table, one line per client."""
     table = Table(title="training data", title_justify="left")
     table.add_column("client")
     table.add_column("tasks", overflow="fold")

@@ -1,4 +1,4 @@
-"""Files that look like data and would not be read: they are refused, not passed over."""
+"""Refuses files that look like data but would not be read, instead of skipping them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _OTHER = re.compile(
     r"(?<![a-z])(validation|valid|val|dev|args|ids?|index|indices|info|log|loss|meta|metadata|"
     r"metrics|results|state|stats|statistics)(?![a-z])"
 )
-# Folders that systems make anywhere.
+# Folders that operating systems make.
 _OF_SYSTEMS = (
     *("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"),
     "System Volume Information",
@@ -26,7 +26,7 @@ _OF_SYSTEMS = (
 
 
 def is_of_system(name: str) -> bool:
-    """Whether a folder of that name is hidden, or one that systems make anywhere."""
+    """Whether a folder of that name is hidden, or made by an operating system."""
     return name.startswith(".") or name in _OF_SYSTEMS
 
 
@@ -38,7 +38,7 @@ def refuse_strays(
     words: Sequence[str],
     all_lines: bool,
 ) -> None:
-    """Refuses a folder in which something looks like data and is not read.
+    """Refuses a folder with something that looks like data and is not read.
 
     That is a file of records by its ending whose name has one of some words. Passed over are hidden
     files, other formats of a file that is read (`train.json` beside `train.jsonl`), and names that

@@ -1,7 +1,7 @@
-"""CSV and JSON files as records, with every value as it is written there.
+"""CSV and JSON files as records, with every value exactly as written.
 
-`datasets` guesses types: `007` becomes 7, `NA` nothing, and a column of `2024-01-01` dates. A CSV
-file holds text alone; a JSON file says itself what is text.
+`datasets` guesses types: `007` becomes 7, `NA` becomes null, and a column of `2024-01-01` dates.
+Here all values of a CSV file are text; a JSON file marks its texts itself.
 """
 
 import csv
@@ -30,7 +30,7 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
     """The records of some files, one after the other.
 
     Args:
-      files: "csv" with a header, or "json": one list of objects, or one object a line.
+      files: "csv" with a header, or "json": one list of objects, or one object per line.
       kind: which of the two.
       separator: between a CSV file's columns.
 
@@ -68,7 +68,7 @@ def _json_records(file: Path) -> list[Any]:
 
 
 def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, str]]]:
-    # Texts may be longer than the module's default allows.
+    # Texts may be longer than the csv module allows by default.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=separator, strict=True)
     columns: list[str] = []

@@ -13,7 +13,7 @@ Encoding = Literal["separate", "joint"]
 
 
 class TokenCounts(NamedTuple):
-    """What became of some examples: how many, how many were cut, and how many had to go.
+    """Numbers of examples, of those that were cut, and of those that were dropped.
 
     An example is dropped when no response token is left after the cut. `other_prompt` counts those
     whose prompt has other ids before its response than alone, as at inference; 0 with the encoding

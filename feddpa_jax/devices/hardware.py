@@ -1,4 +1,4 @@
-"""What devices have: memory, peak rates and bandwidth."""
+"""Device memory, peak rates and bandwidth."""
 
 import os
 from typing import Any, NamedTuple
@@ -13,8 +13,8 @@ class Chip(NamedTuple):
 
     Attributes:
       memory_bytes: of its HBM.
-      flops: peak of dense bfloat16 products, a second.
-      bandwidth: of its HBM, bytes a second.
+      flops: peak rate of dense bfloat16 products, per second.
+      bandwidth: of its HBM, bytes per second.
     """
 
     memory_bytes: int
@@ -51,6 +51,6 @@ def memory_of(device: Any) -> int | None:
     try:
         return device.memory_stats()["bytes_limit"]
     except (jax.errors.JaxRuntimeError, TypeError, KeyError):
-        # A device that is not at hand, or one that does not tell.
+        # A device that is not there, or one that does not report its memory.
         chip = chip_of(device)
         return None if chip is None else chip.memory_bytes

@@ -37,7 +37,7 @@ def make_mesh(clients: int | None = None, model: int = 1, devices: Any = None) -
       devices: all there are if None.
 
     Raises:
-      UserError: there are not so many devices.
+      UserError: there are fewer devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     if clients is None:

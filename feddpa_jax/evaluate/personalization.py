@@ -148,7 +148,7 @@ class Resamples:
 
     @property
     def kept(self) -> bool:
-        """Whether all weights are at hand."""
+        """Whether all weights are in memory."""
         return len(self.weight_SI) == self.count
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -193,7 +193,7 @@ def _restored(state: Mapping[str, Any]) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a mode's scores come to in one metric.
+    """P, TTP and the client-by-task means of one mode in one metric.
 
     Attributes:
       p: personalization.

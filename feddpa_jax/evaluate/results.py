@@ -1,4 +1,4 @@
-"""What an evaluation found: a value, a data frame, summary.json and instances.jsonl."""
+"""The result of an evaluation: a value, a data frame, summary.json and instances.jsonl."""
 
 import dataclasses
 import hashlib
@@ -12,19 +12,19 @@ from feddpa_jax.evaluate.metrics import about
 from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
-from feddpa_jax.files.results import write_results
+from feddpa_jax.files.result_files import write_results
 from feddpa_jax.types import Example
 
 if TYPE_CHECKING:
     import pandas
 
-# What the paper compares: (mode, other mode, measure).
+# The paper's comparisons: (mode, other mode, measure).
 COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Everything that an evaluation says; `found["nll"]["instance"].p` is an interval.
+    """The result of an evaluation; `found["nll"]["instance"].p` is an interval.
 
     Attributes:
       settings: what describes the evaluation (method, weighting, decoding, ...).
@@ -73,7 +73,7 @@ class Evaluation:
         return _summary(self)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A row a metric and mode: P and TTP, each with its interval."""
+        """One row per metric and mode: P and TTP, each with its interval."""
         import pandas
 
         rows = [
@@ -180,7 +180,7 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
 
 
 def _digest(example: Example) -> str:
-    """What tells an instance from any other, whatever its place in the test set."""
+    """A digest that identifies an instance, whatever its place in the test set."""
     text = json.dumps([example.instruction, example.input, example.output])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """Checksums of the files that later commands read: a `manifest.json` in their folder.
 
-Results (`eval/`, `weigh/`) are a set: the manifest is written after all of them, and a set that was
-only partly written does not match it. The files of the run itself change one by one: before one is
+Results (`eval/`, `weigh/`) are a set: the manifest is written last, so an incomplete set does not
+match it. The files of the run itself change one by one: before one is
 replaced its entry names both states, so that a kill at any moment leaves a folder that matches.
 """
 
@@ -46,7 +46,7 @@ def digest_of(content: bytes) -> str:
 
 
 def _own_digest(content: Mapping[str, Any]) -> str:
-    """What tells whether the manifest itself is whole."""
+    """The manifest's digest of itself, which shows whether it is complete."""
     return digest_of(json.dumps(content).encode())
 
 
@@ -131,7 +131,7 @@ class Checked:
         self.manifest = read_manifest(folder, remedy)
 
     def say_if_unchecked(self, say: Callable[[str], None], more: str = "") -> None:
-        """Says so if there are no checksums, and what may go unseen without them."""
+        """Warns if there are no checksums, and says what may go unnoticed without them."""
         if self.manifest is None:
             say(
                 f"{self.folder}: has no checksums ({NAME}), as of an older version; damage to its "

@@ -1,4 +1,4 @@
-"""Errors of the system in one line, where nobody nearer to the cause has said it better."""
+"""Errors of the operating system in one line, unless a caller has a better message."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""JSON read by one function: whatever is wrong with a file is one line that names it.
+"""One function that reads JSON: any error is one line that names the file.
 
 Beyond what `json` refuses: a key that appears twice, NaN and Infinity (unless they are allowed),
 numbers that no float holds, halves of surrogate pairs, and nesting beyond `DEPTH`.

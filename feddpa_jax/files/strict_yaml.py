@@ -1,8 +1,8 @@
-"""YAML as its version 1.2 has it (core schema), without what a configuration has no use for.
+"""YAML 1.2 (core schema) without the features that a configuration does not need.
 
 `yes` is text, `010` is refused (version 1.1 reads eight, 1.2 ten), `1_000` and `1:30` are text,
-dates are text, and a key stands once. Tags, anchors and aliases are refused: the former run code
-elsewhere, the latter can stand for more than memory holds.
+dates are text, and a key stands once. Tags, anchors and aliases are refused: tags run code
+elsewhere, aliases can expand to more than memory holds.
 """
 
 import re
@@ -14,7 +14,7 @@ import yaml
 from feddpa_jax.files.strict_json import DIGITS, is_text
 from feddpa_jax.types import UserError
 
-# A larger file is no configuration, and would take minutes to parse.
+# A larger file is not a configuration, and would take minutes to parse.
 LARGEST = 1_000_000
 DEPTH = 20
 

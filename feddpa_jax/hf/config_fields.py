@@ -1,4 +1,4 @@
-"""What every known field of a `config.json` means for the logits: read, without effect, or refused.
+"""Every known field of a `config.json`: read, without effect on the logits, or refused.
 
 The tables follow the configuration classes of `transformers` 5.23 and what its models read of them.
 A field that is in no table is one that `transformers` does not know either: it has no effect there,

@@ -1,7 +1,7 @@
 """The part of a tokenizer that reads and writes text in the middle of a sequence.
 
-A response goes on where its prompt ends. A tokenizer of whole texts may put a space before the
-first word (Llama 2, T5), and takes a leading space off when it decodes; a continuation must do
+A response continues where its prompt ends. A tokenizer of whole texts may put a space before the
+first word (Llama 2, T5), and removes a leading space when it decodes; a continuation must do
 neither, or responses that start with white space change.
 """
 

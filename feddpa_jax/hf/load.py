@@ -1,4 +1,4 @@
-"""Base models in: an alias, a Hugging Face folder, a GGUF file, or a hub id."""
+"""Loads base models: an alias, a Hugging Face folder, a GGUF file, or a hub id."""
 
 import contextlib
 import dataclasses
@@ -76,8 +76,8 @@ class Base(NamedTuple):
       tokenizer: its tokenizer.
       source: where it came from, as it was named.
       fingerprint: a short hash of its sizes and weights.
-      hf_config: its `config.json`, made where its source has none.
-      folder: the Hugging Face folder that it was read from; None for what came from elsewhere.
+      hf_config: its `config.json`; made if the source has none.
+      folder: the Hugging Face folder that it was read from; None for other sources.
     """
 
     model: Model

@@ -1,8 +1,8 @@
-"""Parameter names: one table a family, between the files' names and our dotted paths.
+"""Parameter names: one table per family, between the files' names and our dotted paths.
 
 A row is (the file's name, our path, whether the file's matrix is [out, in] and ours [in, out]); `*`
 stands for the layer's number. The same rows read files and write them. A row without a path is for
-tensors that old checkpoints store and nobody needs.
+tensors that old checkpoints store and no model uses.
 """
 
 import math

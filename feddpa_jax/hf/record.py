@@ -1,4 +1,4 @@
-"""What an export says of itself and of each adapter: a `feddpa.json` with its files' digests."""
+"""The record of an export and of each adapter: a `feddpa.json` with the digests of its files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Full models out: folders that `transformers.AutoModelForCausalLM` loads."""
+"""Saves full models as folders that `transformers.AutoModelForCausalLM` loads."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import read_json, write_tensors
 
-# Taken over from the base's folder as they are, where it has them.
+# Copied unchanged from the base's folder, if it has them.
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",

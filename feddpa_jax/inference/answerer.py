@@ -17,7 +17,7 @@ from feddpa_jax.models.decoder import Model
 
 
 def compile_tokens(platform: str) -> int:
-    """What a prompt length that batches are padded to costs, as it must be compiled, in tokens.
+    """The cost of compiling for one more padded prompt length, in tokens.
 
     Two CPU cores, SmolLM2: 17 s at 1,200 tokens a second. An accelerator: a guess.
     """
@@ -30,8 +30,8 @@ class Prompt:
 
     Weights are numbers, or [L]: each layer's own.
 
-    `expected` is a guess at the answer's length; prompts of like guesses share a batch, which ends
-    with its longest answer.
+    `expected` is a guess of the answer's length. Prompts with similar guesses share a batch,
+    because a batch ends with its longest answer.
     """
 
     client: int

@@ -1,4 +1,4 @@
-"""Made-up prompts: instructions that the bare base model writes when it is given the template."""
+"""Base prompts: instructions that the base model alone writes when it is given the template."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def dream(
     seed: int,
     max_length: int,
 ) -> tuple[TokenizedExample, ...]:
-    """Prompts that no client wrote, for rules that ask what is not a client's own.
+    """Base prompts: prompts that no client wrote, for rules that need examples of other prompts.
 
     The base continues the template's text before the instruction by drawing tokens, up to the end
     token or the text that the template has after the instruction. No client's data are looked at.

@@ -14,7 +14,7 @@ from feddpa_jax.models.kv_cache import Cache, cache_mask, empty_cache
 
 
 class Prefilled(NamedTuple):
-    """What a prompt leaves behind.
+    """The state after a prompt.
 
     Attributes:
       cache: keys and values, with room for the answer.
@@ -46,7 +46,7 @@ def prefill(
       branches: adapters of the rows.
       tokens_BT: prompts.
       length_B: their lengths, at least 1.
-      slots: cache slots a row, prompt and answer together.
+      slots: cache slots per row, for prompt and answer together.
     """
     B, T = tokens_BT.shape
     chex.assert_shape(length_B, (B,))

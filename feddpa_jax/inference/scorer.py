@@ -2,8 +2,8 @@
 
 One forward pass gives an example's response likelihood, whether greedy decoding would reproduce the
 response (it does if and only if the argmax is the target at every response position), and what the
-model makes of the prompt, which a causal model computes before it sees the response: embeddings,
-and how sure it is of the answer's first token.
+model computes of the prompt before it sees the response: embeddings, and the entropy of the
+answer's first token.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from feddpa_jax.training.packing import PackedRow, Segment, pack_rows
 from feddpa_jax.training.rows import BlockShape, Rows
 from feddpa_jax.types import TokenizedExample
 
-# Block shapes are chosen on about so many examples.
+# About how many examples block shapes are chosen on.
 SAMPLED = 512
 
 
@@ -64,7 +64,7 @@ class Scores:
 
 
 class Adapters(NamedTuple):
-    """What is at hand at inference: the shared adapter, every client's own, and the LoRA scale."""
+    """The adapters at inference: the shared one, every client's own, and the LoRA scale."""
 
     global_: Adapter | None
     local_C: Adapter | None
@@ -98,7 +98,7 @@ class _Prompts(NamedTuple):
 
 
 def by_layer(weight: jax.Array, axes: int) -> jax.Array | tuple[jax.Array, ...]:
-    """Weights of so many axes as they are; with a leading axis of layers, a tuple of each one's."""
+    """Splits a leading layer axis into a tuple, if there is one."""
     return weight if weight.ndim == axes else tuple(jnp.unstack(weight))
 
 

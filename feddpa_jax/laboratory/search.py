@@ -19,7 +19,7 @@ from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.personalization import Resamples, Summary, summarize
 from feddpa_jax.files.disk import to_json
-from feddpa_jax.files.results import write_results
+from feddpa_jax.files.result_files import write_results
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.inference.scorer import Adapters, Scorer
 from feddpa_jax.laboratory import candidates
@@ -53,11 +53,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Laboratory:
-    """What a search for weighting rules found.
+    """The result of a search for weighting rules.
 
     Attributes:
       findings: the fixed points, every rule at its best, and the bounds, with their scores.
-      notes: what is to be known about them, in sentences.
+      notes: remarks on them, in sentences.
       best: (label, settings) of every rule at its best, the best rule first.
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with its validation scores, as CSV.
@@ -97,7 +97,7 @@ def search(
     if "instance" not in available_modes(adapters):
         if METHODS.find(config.fed.method).answers_with == "instance":
             raise UserError(
-                f"--step: the checkpoint of round {round_number} is from before clients had "
+                f"--step: in the checkpoint of round {round_number} clients have no "
                 "adapters of their own; use --step last, once training is at its end"
             )
         raise UserError(

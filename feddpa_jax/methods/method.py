@@ -1,6 +1,6 @@
-"""What a federated method is: functions on a state, what they are given, and the two phases.
+"""Federated methods: functions on a state, their inputs, and the two phases.
 
-A method is a function of `Parts`, registered with what the run around it must know:
+A method is a function of `Parts`, registered with what a run must know about it:
 
     @METHODS.register(answers_with="instance", phases={"local": True, "global": False})
     def feddpa_t(parts): ...
@@ -26,7 +26,7 @@ from feddpa_jax.training.rounds import RoundData
 
 
 class FedState(NamedTuple):
-    """What a federation carries from round to round.
+    """The state of a federation between rounds.
 
     Attributes:
       global_: the adapter that all clients share, or None if the method has none.
@@ -42,7 +42,7 @@ Part = TypeVar("Part")
 
 
 class Parts(NamedTuple):
-    """What methods are built from.
+    """What a method is built from.
 
     Attributes:
       engine: trains many clients' adapters at once.
@@ -85,8 +85,8 @@ class Entry(NamedTuple):
       answers_with: the inference mode that it is judged by.
       personalizes: whether one personalization of all clients follows the last round.
       pooled: whether all clients' data are trained on as one client's.
-      phases: the phases of a round; of each, whether a frozen adapter lies beside the trained ones.
-      title: what it is called in texts.
+      phases: the phases of a round; for each, whether a frozen adapter is beside the trained ones.
+      title: its name in texts.
     """
 
     build: Callable[[Parts], Method]
@@ -247,7 +247,7 @@ def _in_slots(adapters_C: Adapter, slots: np.ndarray, count: int) -> Adapter:
 
 
 def merge_metrics(parts: list[PhaseMetrics]) -> PhaseMetrics:
-    """What the chunks of a phase did together."""
+    """The metrics of all chunks of a phase together."""
     losses: Mapping[str, list[float]] = {
         name: curve for part in parts for name, curve in part.losses.items()
     }

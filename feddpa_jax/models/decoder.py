@@ -226,7 +226,7 @@ class Model:
           mask_BTS: what each query may see: other tokens of the row, or the cache's slots.
           branches: adapters of the rows.
           cache: keys and values so far, or None to attend within the rows.
-          remat: keep no activations of a layer for the backward pass, but compute it again.
+          remat: keep no activations for the backward pass; compute each layer again.
           gathered: the parameters are split over the mesh, and a layer's are made whole where it is
             computed; with `remat` they are split again until the backward pass.
 

@@ -16,7 +16,7 @@ MOST = 2**31 - 1
 
 
 def check_size(name: str, value: object, most: int = MOST) -> None:
-    """Refuses what is no size of an array.
+    """Refuses values that cannot be an array's size.
 
     Raises:
       UserError: it is not an integer from 1 to `most`.
@@ -107,7 +107,7 @@ class ModelConfig:
       query_scale: what queries are multiplied by; None for H ** -0.5.
       embedding_scale: what embeddings are multiplied by, in the weights' dtype (Gemma).
       tied: whether the head is the embedding.
-      max_positions: longest sequence that the model was made for.
+      max_positions: longest sequence that the model supports.
     """
 
     vocab_size: int
@@ -164,7 +164,7 @@ class ModelConfig:
 
     @property
     def frozen_flops(self) -> int:
-        """FLOPs that training takes a token: the products of the layers' maps, forward and back."""
+        """Training FLOPs per token: the products of the layers' maps, forward and backward."""
         return 4 * self.layers * sum(a * b for a, b in self.target_sizes().values())
 
     def target_sizes(self) -> dict[str, tuple[int, int]]:

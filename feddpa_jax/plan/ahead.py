@@ -1,4 +1,4 @@
-"""`feddpa plan`: the round compiled ahead of time, for devices at hand or a TPU slice."""
+"""`feddpa plan`: a round compiled ahead of time, for this machine's devices or a TPU slice."""
 
 import logging
 import sys
@@ -29,7 +29,7 @@ class Options(NamedTuple):
     """What is planned for.
 
     Attributes:
-      topology: a TPU slice such as "v5p:4x4x4"; None for the devices at hand.
+      topology: a TPU slice such as "v5p:4x4x4"; None for this machine's devices.
       clients: how many, with the examples of the configured ones in turn; None for those.
       out: the folder of plan.json; None to write none.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
 
-# A round's blocks are counted on about so many examples, and scaled.
+# About how many examples a round's blocks are counted on; the counts are then scaled.
 COUNTED_EXAMPLES = 20_000
 
 
@@ -27,7 +27,7 @@ class RoundWork(NamedTuple):
 
 
 def many_clients(data: TrainingData, clients: int) -> TrainingData:
-    """As many clients as asked for; those there are lend their examples in turn."""
+    """A wanted number of clients, which use the examples of the given ones in turn."""
     lenders = [client % len(data.names) for client in range(clients)]
     return dataclasses.replace(
         data,

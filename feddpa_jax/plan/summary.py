@@ -12,7 +12,7 @@ _MARKS = {"compiler": "", "roofline": " *"}
 
 
 def render(plan: dict[str, Any]) -> Group:
-    """What a round is made of, what it takes on each device, and how fast it could be."""
+    """A round's programs, its memory on each device, and a bound on its speed."""
     return Group(_programs(plan), _memory(plan), "\n".join(_notes(plan)))
 
 

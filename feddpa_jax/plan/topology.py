@@ -1,4 +1,4 @@
-"""TPU slices that are not at hand, for the compiler alone."""
+"""TPU slices that this machine does not have, for the compiler alone."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def prepare_environment() -> None:
 
 
 def quiet_compiler() -> None:
-    """Keeps the TPU compiler, where it is installed without a TPU, from complaining of that."""
+    """Silences the TPU compiler's warnings where it is installed without a TPU."""
     if not any(Path("/dev").glob("accel*")) and not Path("/dev/vfio").is_dir():
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         _answer_for_the_machine()

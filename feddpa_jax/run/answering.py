@@ -40,7 +40,7 @@ def weigh_prompt(
     prompt: str,
     context: str = "",
 ) -> Weight:
-    """What a client's weighting rule makes of one prompt.
+    """The weights of a client's adapters for one prompt.
 
     Args:
       config: the run's.
@@ -82,7 +82,7 @@ def answer_prompt(
       client: its name.
       prompt: the instruction.
       context: its input, if any.
-      mode: how the adapters are mixed; the method's own way if None.
+      mode: how the adapters are mixed; None: as the method does.
 
     Raises:
       UserError: no such client, or the adapters do not allow the mode.

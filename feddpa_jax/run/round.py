@@ -1,4 +1,4 @@
-"""A round that has ended, and its line in metrics.jsonl."""
+"""A completed round, and its line in metrics.jsonl."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from feddpa_jax.methods.method import FedState, Metrics
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """A round that has ended.
+    """A completed round.
 
     Attributes:
-      number: which, from 0; the personalization after the last round has the next number.
-      state: what the federation carries to the next round.
+      number: counted from 0; the personalization after the last round has the next number.
+      state: the federation's state after the round.
       line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
         and last loss), tokens, `seconds`, and the bytes that a client would send and receive.
     """
@@ -27,7 +27,7 @@ class Round:
 
     @property
     def loss(self) -> float:
-        """Mean over clients of the mean loss in the last phase, in nats a response token."""
+        """Mean over clients of the mean loss in the last phase, in nats per response token."""
         return self.line["loss"]
 
     @property
@@ -52,7 +52,7 @@ class Round:
 
     @property
     def client_bytes(self) -> tuple[int, int]:
-        """What a client would receive and send, in bytes."""
+        """Bytes that a client would receive and send."""
         return self.line["client_bytes_received"], self.line["client_bytes_sent"]
 
 

@@ -145,7 +145,9 @@ def tracking(
                 act(open_[name])
             except Exception as error:
                 del open_[name]
-                _log.warning(f"track.to: {name} failed ({_reason(error)}); going on without it")
+                _log.warning(
+                    f"track.to: {name} failed ({_reason(error)}); training continues without it"
+                )
 
     try:
         yield lambda step, values: each(lambda tracker: tracker.log(step, values))

@@ -1,9 +1,9 @@
 """From rows to blocks: the arrays that the compiled step computes on, in a few fixed shapes.
 
-A block takes rows of one length, of any clients whose update under way has some left. Clients need
-not keep step with each other: whoever has all rows of an update behind it is updated after that
-block, and its next update's rows may come in the block after. So blocks are full nearly to the end,
-however unequal the clients are.
+A block holds rows of one length, of any clients with an unfinished update. Clients need not keep in
+step with each other: when all rows of a client's update are computed, the client is updated after
+that block, and rows of its next update may be in the next block. So blocks stay nearly full until
+the end, however unequal the clients are.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from feddpa_jax.training.costs import Costs
 from feddpa_jax.training.packing import PackedRow, Segment, pack, pack_rows
 from feddpa_jax.training.rows import BlockShape, Rows
 
-# Row lengths are chosen on about so many examples: packing takes time too.
+# About how many examples row lengths are chosen on: packing takes time too.
 LENGTHS_FROM = 2000
 
 
@@ -48,7 +48,7 @@ Work = Sequence[Sequence[PackedRow]]
 
 
 class _Client:
-    """A client's rows that are still to be computed; those of the update under way by length."""
+    """A client's remaining rows; those of the current update by length."""
 
     def __init__(self, place: int, work: Work):
         self.place = place
@@ -76,7 +76,7 @@ class _Client:
 
 
 class _Shard:
-    """A shard's clients that are not at their end, and how many rows of each length they have."""
+    """A shard's unfinished clients, and how many rows of each length they have."""
 
     def __init__(self, work: Sequence[Work]):
         self.clients = [_Client(place, own) for place, own in enumerate(work) if own]
@@ -225,7 +225,7 @@ def choose_shapes(
 
 
 def _some(updates: Sequence[Sequence[Segment]], examples: int) -> list[Sequence[Segment]]:
-    """Updates drawn from all, until they have so many examples; the same ones every time."""
+    """A fixed random selection of the updates with about the wanted number of examples."""
     drawn, count = [], 0
     for index in np.random.default_rng(0).permutation(len(updates)):
         if count >= examples:
@@ -245,8 +245,8 @@ def choose_lengths(
 ) -> list[list[int]]:
     """Sets of row lengths, each with one more than the one before that saves the most.
 
-    The first set is one length that holds the longest example. A length is added as long as it
-    pays for its compilation.
+    The first set is one length that holds the longest example. A length is added while it saves
+    more than its compilation costs.
 
     Args:
       updates: the lengths of the examples in each of a sample of clients' updates.

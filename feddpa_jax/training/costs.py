@@ -10,7 +10,7 @@ class Costs(NamedTuple):
 
     Attributes:
       block: of a block (dispatch, the clients' optimizers).
-      compilation: of a program.
+      compilation: of compiling a program.
       attention_length: a token in a row of T attends to T others; at this T attention costs as much
         as the frozen maps.
     """

@@ -41,8 +41,8 @@ class Engine(NamedTuple):
         PhaseMetrics)`; adapters of the chunk's slots, on the mesh. Beside a frozen adapter they are
         mixed at `local_weight`; by default the engine's.
       lower: `(adapter, slots, shape, *, frozen) -> jax.stages.Lowered`: the step's program for a
-        client axis of so many slots and a block shape, with a frozen adapter beside the trained
-        ones or without. Takes shapes alone, of the base too; what it compiles to is what `train`
+        client axis of `slots` places and a block shape, with or without a frozen adapter beside
+        the trained ones. Takes shapes alone, of the base too; what it compiles to is what `train`
         runs, without a second compilation.
       step: the compiled step itself.
       mesh: where the clients lie.
@@ -174,7 +174,7 @@ def make_engine(
             state, loss_C = step(model, state, frozen, rows, key_C2, total_C, ends_C)
             waiting.append((loss_C, block.ends_C))
             if len(waiting) > 1:
-                # One block stays in flight, so that progress is what was computed.
+                # One block stays in flight, so progress counts what was computed.
                 settle()
             real, computed = real + block.real_tokens, computed + block.computed_tokens
             on_block(block.real_tokens, block.computed_tokens)

@@ -1,4 +1,4 @@
-"""The memory that training takes on each device, and how many tokens suit a device at once."""
+"""Device memory, training's share of it, and how many tokens a device should compute at once."""
 
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ _REMEDIES = {
 def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
     """How many tokens a device computes best at once, where the configuration does not say.
 
-    A CPU is busy with few. An accelerator wants many (an H200's step of SmolLM2 did 266,000 tokens
-    a second by 4,096 and 367,000 by 32,768), as far as their activations fit in a third of its
-    memory: 22 D + 8 F bytes a layer and token in bfloat16, which is what that one model took.
+    A CPU is busy with few tokens. An accelerator needs many (an H200's step of SmolLM2 computed
+    266,000 tokens per second in blocks of 4,096, and 367,000 in blocks of 32,768), as long as their
+    activations fit in a third of its memory: 22 D + 8 F bytes per layer and token in bfloat16, as
+    measured for that model.
 
     Args:
       device: the device.

@@ -1,7 +1,7 @@
 """From examples to rows: the updates of a local training, and examples packed into rows.
 
-Rows come in a few lengths, chosen once for a run. A row holds examples of one client, each of which
-attends to itself alone.
+Rows come in a few lengths, chosen once for a run. A row holds examples of one client; each example
+attends only to itself.
 """
 
 import bisect
@@ -66,8 +66,8 @@ def local_updates(
     Args:
       count: the client's number of examples.
       epochs: passes over them.
-      batch_size: examples an update; the last one of an epoch may be smaller.
-      micro_batch_size: examples a micro-batch.
+      batch_size: examples in an update; the last update of an epoch may be smaller.
+      micro_batch_size: examples in a micro-batch.
       rng: shuffles every epoch; None keeps the order of the data.
     """
     updates = []

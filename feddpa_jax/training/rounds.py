@@ -14,9 +14,9 @@ from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rows import Block, BlockShape, Chunk
 from feddpa_jax.types import TokenizedExample, client_id
 
-# About so many clients' updates of a run are packed beforehand to choose the block shapes.
+# About how many updates of a run are packed beforehand to choose the block shapes.
 SAMPLED_UPDATES = 64
-# Beyond so many clients a part of the shards stands for all.
+# With more clients than this, a part of the shards represents all.
 SAMPLED_CLIENTS = 256
 
 
@@ -46,8 +46,8 @@ class TrainingData:
       examples: each client's examples.
       seed: of the run.
       epochs: passes over the data in a local training.
-      batch_size: examples an update.
-      micro_batch_size: examples a micro-batch, over whose response tokens the loss is a mean.
+      batch_size: examples in an update.
+      micro_batch_size: examples in a micro-batch; the loss is a mean over its response tokens.
       shuffle: a new order in every epoch.
       participation: fraction of the clients in a round.
       clients_per_step: clients trained at once; None for all.
@@ -96,7 +96,7 @@ class TrainingData:
         )
 
     def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
-        """The block shapes of a run of so many rounds, from a sample of its first one."""
+        """The block shapes of a run of `rounds` rounds, from a sample of the first one."""
         longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         members = self._groups(self.participants(0))[0]
         every = self._shards(members)

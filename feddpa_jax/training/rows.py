@@ -1,4 +1,4 @@
-"""What the compiled client step eats: blocks of packed rows, each row of one client."""
+"""The input of the compiled client step: blocks of packed rows, each row of one client."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class BlockShape(NamedTuple):
-    """Rows B, tokens a row T, and response positions P of a block, on each shard."""
+    """Rows B, tokens per row T, and response positions P of a block, on each shard."""
 
     rows: int
     length: int

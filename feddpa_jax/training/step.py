@@ -38,8 +38,8 @@ class TrainState:
     Attributes:
       adapters_C: the adapters in training.
       moments_C: optimizer state.
-      grads_C: gradient sums of the update under way.
-      loss_C: loss of the update under way.
+      grads_C: gradient sums of the unfinished update.
+      loss_C: loss of the unfinished update.
       finite_C: whether all losses and gradients so far were finite.
       step_C: updates done.
     """
@@ -101,7 +101,7 @@ def client_losses(
       local_weight: a.
       detach: stop gradients at the frozen branch's output.
       remat: compute each layer again in the backward pass.
-      gathered: make each layer's parameters whole where it is computed.
+      gathered: gather each layer's parameters where the layer is computed.
     """
     count = rows.client_B.shape[0]
     if frozen is None:

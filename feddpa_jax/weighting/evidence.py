@@ -26,8 +26,8 @@ class Evidence(NamedTuple):
       support_MD: the same where all instances share them (not with `weighting.resample`).
       query_BLD: the prompts embedded before each layer, for a rule that weighs layers apart.
       support_MLD: the shared support before each layer.
-      dream_ND: N prompts that the bare base model made up, embedded alike: what prompts look like
-        that are not the client's own.
+      dream_ND: N base prompts (prompts that the base model alone wrote), embedded alike: examples
+        of prompts that are not the client's own.
       query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
       support_nll_MA: the same of the support's prompts.
       entropy_BA: entropy of the answer's first token under each of `MODELS`, in nats.

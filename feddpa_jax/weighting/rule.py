@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from feddpa_jax.files.own_code import fails
+from feddpa_jax.files.own_files import fails
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial
@@ -176,7 +176,7 @@ def find_rule(rule: str | Rule) -> Rule:
     function = RULES.find(rule)
     sees(function)
     parameters(function)
-    if getattr(function, "__module__", "").startswith("feddpa_jax.weighting.rules."):
+    if (getattr(function, "__module__", None) or "").startswith("feddpa_jax.weighting.rules."):
         return function
     guarded = _guarded(rule if isinstance(rule, str) else _called(function), function)
     _trial(guarded)
@@ -240,7 +240,7 @@ def named(rule: Rule | str) -> str:
     if known is not None:
         return known
     name = getattr(rule, "__name__", "")
-    theirs = getattr(RULES.get(name), "__module__", "").startswith("feddpa_jax.")
+    theirs = (getattr(RULES.get(name), "__module__", None) or "").startswith("feddpa_jax.")
     if not name.isidentifier() or theirs:
         raise UserError(f"weighting.rule: {name or rule!r} is no name for a rule; use another")
     sees(rule)

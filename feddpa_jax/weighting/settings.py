@@ -1,4 +1,4 @@
-"""How instances are weighed: the rule, and what it is given."""
+"""How instances are weighed: the rule and its settings."""
 
 from typing import Annotated, Literal
 
@@ -19,38 +19,40 @@ class WeightingSettings:
 
     Attributes:
       rule: name of the rule.
-      scale: what the similarity is multiplied by.
-      support: M, training examples that stand for a client's data.
-      scales: the adapter that the scaled similarity goes to, "local" or "global".
-      embed_with: the model under which prompts are embedded: "local", "global", "base", or
-        "mixed", half of each adapter.
+      scale: factor of the similarity.
+      support: M, the number of training prompts that represent a client's data.
+      scales: the adapter whose weight is the scaled similarity, "local" or "global".
+      embed_with: the adapters under which prompts are embedded: "local", "global", "base"
+        (none), or "mixed" (half of each).
       pooling: "last" prompt token, or "mean" over the prompt.
-      layer: after how many layers; None: after the last.
+      layer: number of layers after which prompts are embedded; None: all.
       resample: a new support for every instance.
       fixed: local weight of the mode "fixed".
-      seed: of the draws; None: the run's.
+      seed: of the support's draw; None: the run's.
       parameters: the rule's hyperparameters that differ from their defaults, by name.
     """
 
     rule: Annotated[str, doc("a registered rule, or your own as FILE.py:NAME")] = "cosine"
-    scale: Annotated[float, Ge(0), Le(1e6), doc("what the similarity is multiplied by")] = 0.5
+    scale: Annotated[float, Ge(0), Le(1e6), doc("factor of the similarity")] = 0.5
     support: Annotated[
-        Count, Le(10_000), doc("training prompts that stand for a client's data")
+        Count, Le(10_000), doc("number of training prompts that represent a client's data")
     ] = 5
     scales: Annotated[
         Side,
-        doc("the adapter that scale * similarity goes to; global as in the released code"),
+        doc("the adapter whose weight is scale * similarity; global: as in the released code"),
     ] = "local"
     embed_with: Annotated[
         Model,
-        doc("the model under which prompts are embedded; mixed: half of each adapter"),
+        doc("the adapters under which prompts are embedded; mixed: half of each"),
     ] = "local"
-    pooling: Annotated[Pooling, doc("last prompt token, or mean over it")] = "last"
+    pooling: Annotated[
+        Pooling, doc("last: embed a prompt by its last token; mean: by the mean over its tokens")
+    ] = "last"
     layer: Annotated[
         Annotated[int, Ge(0), Le(MOST)] | None,
-        doc("prompts are embedded after so many; null: after all"),
+        doc("number of layers after which prompts are embedded; null: all"),
     ] = None
-    resample: Annotated[bool, doc("draw the support anew for every instance")] = False
+    resample: Annotated[bool, doc("draw a new support for every instance")] = False
     fixed: Annotated[Fraction, doc("local weight of the fixed mix")] = 0.5
     seed: Annotated[
         Annotated[int, Ge(0), Le(2**32 - 1)] | None,

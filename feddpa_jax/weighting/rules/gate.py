@@ -1,4 +1,4 @@
-"""A learned gate: a classifier of the client's own prompts against made-up ones."""
+"""A learned gate: a classifier of the client's own prompts against base prompts."""
 
 import chex
 import jax
@@ -20,8 +20,8 @@ def gate(
 ) -> Float[Array, "B"]:
     """The probability that an instance is the client's own, by logistic regression.
 
-    Trained on the support (1) against prompts that the bare base model made up (0), both sides
-    weighing the same, so it needs no data but the client's. Features are standardized; with more of
+    Trained on the support (1) against base prompts (0), both sides with the same total weight, so
+    it needs no data but the client's. Features are standardized; with more of
     them than examples the fit is done on the examples' inner products:
 
         min_a  sum_i c_i log(1 + exp(-y_i f_i)) + ridge/2 a^T K a,   f = K a,   K = Z Z^T / D

@@ -82,7 +82,7 @@ def centred(
     support_BMD: Float[Array, "B M D"],
     dream_ND: Float[Array, "N D"],
 ) -> Float[Array, "B"]:
-    """Mean cosine after the mean embedding of made-up prompts is taken off.
+    """Mean cosine after subtracting the mean embedding of the base prompts.
 
     Sentence embeddings share a large common part, and only what is beside it tells them apart
     (Mu and Viswanath, arXiv 1702.01417); here that part is what any prompt in the template has.
@@ -97,7 +97,7 @@ def whitened(
     support_BMD: Float[Array, "B M D"],
     dream_ND: Float[Array, "N D"],
 ) -> Float[Array, "B"]:
-    """Mean cosine after centring and whitening by made-up prompts (Su et al., arXiv 2103.15316).
+    """Mean cosine after centring and whitening by base prompts (Su et al., arXiv 2103.15316).
 
     There are fewer prompts than features, so the covariance C is shrunk half-way to a multiple of
     the identity; (C/2 + c/2)^(-1/2) scales the N directions of the prompts and leaves the rest.

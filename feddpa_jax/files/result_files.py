@@ -1,17 +1,16 @@
-"""What a command found, as files; and titles as names of files."""
+"""Results as files; and file names from titles."""
 
 import re
-import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from feddpa_jax.files import manifest
-from feddpa_jax.files.disk import clear_leftovers, make_folder, writing
+from feddpa_jax.files.disk import clear_leftovers, discard, make_folder, writing
 
 
 def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
-    """Writes what a command found, and beside it the user's own files that its rules are from.
+    """Writes a command's results, and copies of the user's files that its rules came from.
 
     Args:
       folder: of the results; its folder `rules` then holds the rules' files and no others.
@@ -25,8 +24,7 @@ def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, by
     with writing(folder):
         make_folder(folder)
         clear_leftovers(folder)
-        if (folder / "rules").exists():
-            shutil.rmtree(folder / "rules")
+        discard(folder / "rules")
         if own:
             make_folder(folder / "rules")
         manifest.write_set(folder, {**own, **files})
