@@ -34,7 +34,9 @@ def test_every_public_name_is_on_an_api_page(site: Path) -> None:
     names = [name for name in feddpa_jax.__all__ if name != "__version__"]
     assert len(names) > 20
     # Registries are values, which have no docstring of their own.
-    told = (f'id="feddpa_jax.{name}"' in text or f"<code>fd.{name}</code>" in text for name in names)
+    told = (
+        f'id="feddpa_jax.{name}"' in text or f"<code>fd.{name}</code>" in text for name in names
+    )
     assert [name for name, is_told in zip(names, told, strict=True) if not is_told] == []
 
 
