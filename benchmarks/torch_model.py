@@ -10,8 +10,9 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, kernel_path
 from feddpa_jax.config import Config
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import Base
-from feddpa_jax.hf.names import TABLES, file_name
+from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.save import save_model
 
 
@@ -77,7 +78,7 @@ class TorchModel:
             for target, pair in adapter.items():
                 factors = {name: np.asarray(stack_LXY) for name, stack_LXY in pair.items()}
                 for layer in range(self._layers):
-                    name, _ = file_name(kernel_path(target, layer), TABLES[self._family])
+                    name, _ = file_name(kernel_path(target, layer), FAMILIES[self._family].names)
                     lora = inner.get_submodule(name.removesuffix(".weight"))
                     for part, module in (("a", lora.lora_A), ("b", lora.lora_B)):
                         value = torch.from_numpy(factors[part][layer].T.copy())

@@ -66,6 +66,7 @@ _HOMES = {
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
+    "families": "hf.family",
     "load_base": "hf.load",
     "load_config": "config",
     "load_federation": "data.folders",
@@ -78,7 +79,13 @@ _HOMES = {
     "write_report": "report",
 }
 # Their names there, where these differ.
-_INNER = {"metrics": "METRICS", "plot": "plot_scores", "rules": "RULES", "templates": "TEMPLATES"}
+_INNER = {
+    "families": "FAMILIES",
+    "metrics": "METRICS",
+    "plot": "plot_scores",
+    "rules": "RULES",
+    "templates": "TEMPLATES",
+}
 
 __all__ = ["__version__", "methods", *_HOMES]
 

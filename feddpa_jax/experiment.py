@@ -1,34 +1,24 @@
 """An experiment: from a base, a federation and a configuration to rounds, answers and exports."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
+from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
-from feddpa_jax.evaluate.modes import available_modes
-from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
-from feddpa_jax.export.contents import Trained
-from feddpa_jax.export.export_folder import check as check_export
-from feddpa_jax.export.export_folder import check_target
-from feddpa_jax.export.export_folder import export as write_export
-from feddpa_jax.files.lock import hold
+from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.laboratory.options import Options
-from feddpa_jax.laboratory.search import Laboratory, search
 from feddpa_jax.methods.method import METHODS, FedState
+from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
-from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
-from feddpa_jax.run.evaluating import check_metrics, check_rule, evaluate_config, weighs_instances
-from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
+from feddpa_jax.run.answering import place_of
+from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
+from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
 from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
 from feddpa_jax.run.opening import (
@@ -45,14 +35,12 @@ from feddpa_jax.run.opening import (
 from feddpa_jax.run.round import Round
 from feddpa_jax.run.session import Session
 from feddpa_jax.run.trackers import check_installed, of_evaluation, of_round
-from feddpa_jax.types import Federation
-from feddpa_jax.weighting.rule import Rule, named
-from feddpa_jax.weighting.settings import WeightingSettings
+from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
 
 
-class Experiment:
+class Experiment(Outcome):
     """A federation that trains, answers, is evaluated and is exported.
 
     Without a run folder everything stays in memory, the clients' own adapters included. With one,
@@ -87,7 +75,8 @@ class Experiment:
           data: clients and test instances.
           config: all settings; the defaults if None. `model.path`, `model.dtype` and the settings
             that `data` was loaded with are taken from `base` and `data`.
-          run_dir: a new folder, or that of a run with the same settings; None: memory alone.
+          run_dir: a new folder, or that of a run with the same settings, or gs://bucket/folder;
+            None: memory alone.
           on_progress: called with a `Progress` during long work.
 
         Raises:
@@ -108,6 +97,7 @@ class Experiment:
         run: RunFolder | None,
         on_progress: OnProgress | None,
     ) -> None:
+        keep_compiled_programs()
         self.config = config
         self.prepared = prepared
         self.run = run
@@ -172,13 +162,14 @@ class Experiment:
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
-          only: load the data of this client alone, if no other one will be asked.
+          only: load the data of this client alone. Only `generate` and `weigh` of this client
+            are possible then.
           on_progress: as of the class.
 
         Raises:
           UserError: there is no run, it is damaged, or an override touches its training.
         """
-        run, config = reread(Path(run_dir), overrides)
+        run, config = reread(folder_at(run_dir), overrides)
         made = cls.__new__(cls)
         made._set_up(config, prepare(config, only=only), run, on_progress)
         made._step, made._only = step, only
@@ -197,17 +188,12 @@ class Experiment:
         Raises:
           UserError: `init` names none, one does not fit, or the folder has checkpoints of its own.
         """
-        config, run = checked(config), RunFolder(Path(run_dir))
+        config, run = checked(config), RunFolder(folder_at(run_dir))
         check_named(config, run)
         made = cls.__new__(cls)
         made._set_up(config, prepare(config), run, on_progress)
         made._named = named_adapters(config, made.prepared)
         return made
-
-    @property
-    def clients(self) -> tuple[str, ...]:
-        """The clients' names."""
-        return self.prepared.names
 
     @property
     def total_rounds(self) -> int:
@@ -218,20 +204,13 @@ class Experiment:
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
         if self._start is None:
+            self._check_everyone()
             self._start = begin(self.config, self.prepared, self.run)
         return self._start.state
 
-    @property
-    def adapters(self) -> Adapters:
-        """The adapters of all clients, in memory.
-
-        Raises:
-          UserError: the run folder has no such checkpoint, or it is damaged.
-        """
-        return self._adapters()[0]
-
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
+        self._check_everyone()
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
@@ -242,14 +221,24 @@ class Experiment:
         assert self._start is not None
         return at_hand(self.config, state), self._start.rounds - 1
 
+    def _check_everyone(self) -> None:
+        """Refuses what rests on clients that were not read."""
+        if self._only is not None:
+            raise UserError(
+                f"only: this experiment was opened for {self._only!r} alone; open it without only"
+            )
+
     def _of(self, client: str) -> Adapters:
-        """The global adapter and a client's own, which has a leading axis of 1."""
+        """The global adapter and a client's own; read alone, if the others' are not wanted."""
+        if self._only != client or self.run is None:
+            return super()._of(client)
         place = place_of(self.prepared, client)
-        if self._only == client and self.run is not None:
-            return restored(self.config, self.prepared, self.run, self._step, only=place)[0]
-        adapters = self.adapters
-        local = adapters.local_C and take(adapters.local_C, np.array([place]))
-        return adapters._replace(local_C=local)
+        return restored(self.config, self.prepared, self.run, self._step, only=place)[0]
+
+    def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
+        if self._named is not None:
+            assert self.run is not None
+            start_alone(self.config, self.run, held)
 
     def rounds(self) -> Iterator[Round]:
         """Trains the remaining rounds.
@@ -261,6 +250,7 @@ class Experiment:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        self._check_everyone()
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:
@@ -293,193 +283,3 @@ class Experiment:
             found = self.evaluate()
             log(self.total_rounds - 1, of_evaluation(found.summary()))
             return found
-
-    def evaluate(
-        self,
-        *,
-        rule: Rule | str | None = None,
-        weighting: WeightingSettings | None = None,
-        modes: Sequence[str] | None = None,
-        metrics: Sequence[str] | None = None,
-    ) -> Evaluation:
-        """Every client answers every test instance, in every inference mode.
-
-        Args:
-          rule: a weighting rule: a function, a registered name, or "FILE.py:FUNCTION".
-          weighting: how instances are weighed; the configuration's if None.
-          modes: of "base", "global", "local", "fixed" and "instance"; the configuration's if None.
-          metrics: names of metrics; the configuration's if None.
-
-        Returns:
-          P and TTP with intervals by metric and mode, and every answer; with a run folder, they
-          are also written to its `eval/`.
-
-        Raises:
-          UserError: there are no test instances, or a mode that the adapters do not allow.
-        """
-        config = self._changed(rule, weighting)
-        changes = {"modes": modes, "metrics": metrics}
-        changes = {name: tuple(value) for name, value in changes.items() if value is not None}
-        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
-        adapters, number = self._adapters()
-        possible = available_modes(adapters)
-        answers_with = METHODS.find(config.fed.method).answers_with
-        with contextlib.ExitStack() as held:
-            if self._named is not None:
-                assert self.run is not None
-                start_alone(self.config, self.run, held)
-            if self.run is not None:
-                place = self.run.path / EVALUATION
-                held.enter_context(hold(place, "wait for it, then use feddpa eval", _log.warning))
-            found = evaluate_config(
-                config,
-                self.prepared,
-                adapters,
-                answers_with=answers_with if answers_with in possible else possible[-1],
-                round_number=number,
-                folder=self.run and self.run.evaluation,
-                on_progress=self.on_progress,
-            )
-        return found
-
-    def weigh(
-        self,
-        client: str,
-        prompt: str,
-        *,
-        input: str = "",
-        rule: Rule | str | None = None,
-        weighting: WeightingSettings | None = None,
-    ) -> Weight:
-        """The weights of a client's adapters for one prompt.
-
-        Args:
-          client: whose adapters and training data.
-          prompt: the instruction.
-          input: its context, if any.
-          rule: as of `evaluate`.
-          weighting: as of `evaluate`.
-
-        Raises:
-          UserError: there is no such client, or there are no two adapters to mix.
-        """
-        config = self._changed(rule, weighting)
-        return weigh_prompt(config, self.prepared, self._of(client), client, prompt, input)
-
-    def generate(
-        self,
-        client: str,
-        prompt: str,
-        *,
-        input: str = "",
-        mode: str | None = None,
-        rule: Rule | str | None = None,
-        weighting: WeightingSettings | None = None,
-    ) -> Answer:
-        """A client's answer to one prompt.
-
-        Args:
-          client: whose adapters answer.
-          prompt: the instruction.
-          input: its context, if any.
-          mode: how the adapters are mixed; None: as the method does.
-          rule: as of `evaluate`, for the mode "instance".
-          weighting: as of `evaluate`.
-
-        Raises:
-          UserError: there is no such client, or the adapters do not allow the mode.
-        """
-        config = self._changed(rule, weighting)
-        return answer_prompt(config, self.prepared, self._of(client), client, prompt, input, mode)
-
-    def laboratory(
-        self,
-        rules: Sequence[Rule | str] | None = None,
-        *,
-        scales: Sequence[float] = Options().scales,
-        supports: Sequence[int] | None = None,
-        layers: Sequence[int] | None = None,
-        by: Sequence[str] = ("nll",),
-        exact: int = 2,
-        fresh: bool = False,
-    ) -> Laboratory:
-        """Tries thousands of weighting settings, chosen on held-out examples (`data.validation`).
-
-        Args:
-          rules: functions, names or "FILE.py:FUNCTION"; None for all registered ones.
-          scales: factors of the similarities.
-          supports: numbers of training prompts per client; None: the run's, and all.
-          layers: after how many layers prompts are embedded; None: each quarter of the model.
-          by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
-          exact: how many of the best rules, beside the paper's, are run again with answers.
-          fresh: compute the evidence again, if the run folder has some.
-
-        Raises:
-          UserError: there are no two adapters, or nothing was held out.
-        """
-        options = Options(
-            rules=None if rules is None else tuple(map(named, rules)),
-            scales=tuple(scales),
-            supports=None if supports is None else tuple(supports),
-            layers=None if layers is None else tuple(layers),
-            by=tuple(by),
-            exact=exact,
-            fresh=fresh,
-        )
-        adapters, number = self._adapters()
-        folder = None if self.run is None else self.run.path / LABORATORY
-        with contextlib.ExitStack() as held:
-            if folder is not None:
-                held.enter_context(hold(folder, "wait for it", _log.warning))
-            return search(
-                self.config,
-                self.prepared,
-                adapters,
-                options,
-                round_number=number,
-                folder=folder,
-                on_progress=self.on_progress,
-            )
-
-    def export(
-        self, out: Path | str, *, mixed: float | None = None, merged: str | None = None
-    ) -> Path:
-        """Writes the adapters as PEFT folders, reads them back, and compares.
-
-        Args:
-          out: the target; new, or empty.
-          mixed: also write both adapters of every client, mixed at this local weight, as one
-            adapter of twice the rank.
-          merged: also write a full model: "global", "NAME" or "NAME:W" (a client, a local weight).
-
-        Returns:
-          The folder.
-
-        Raises:
-          UserError: the target is not empty or cannot be written, or an adapter is missing.
-        """
-        check_target(Path(out))
-        write_export(self._trained(), Path(out), mixed=mixed, merged=merged)
-        return Path(out)
-
-    def check_export(self, out: Path | str) -> None:
-        """Compares an export with the experiment, tensor by tensor.
-
-        Raises:
-          UserError: it is no export, or of another run or round, or differs.
-        """
-        check_export(self._trained(), Path(out))
-
-    def _trained(self) -> Trained:
-        adapters, number = self._adapters()
-        summary = None if self.run is None else self.run.read_summary()
-        if summary is not None and summary.get("round") != number:
-            summary = None
-        return Trained(self.config, self.prepared, adapters, number or 0, summary)
-
-    def _changed(self, rule: Rule | str | None, weighting: WeightingSettings | None) -> Config:
-        """The configuration with other weighting settings."""
-        own = weighting or self.config.weighting
-        if rule is not None:
-            own = dataclasses.replace(own, rule=named(rule))
-        return dataclasses.replace(self.config, weighting=own)

@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from feddpa_jax.files.own_code import load_own, split_name
+from feddpa_jax.files.own_files import load_own, split_name
 from feddpa_jax.types import UserError
 
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
 import pydantic
 from annotated_types import Ge, Le
@@ -118,7 +118,7 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.replace("array", "list").replace("tuple", "list")
         message += _REMEDIES.get(first["type"], "")
-        if isinstance(value, dict):
+        if get_origin(get_args(kind)[0] if get_args(kind) else kind) is dict:
             message = "give names with a number, true or false, or a text each, as {ridge: 0.1}"
         raise UserError(f"{name}: {show(first['input'])}: {message}") from None
     if isinstance(found, tuple) and len(set(found)) != len(found):

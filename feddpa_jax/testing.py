@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.hf.families import write_hf_config
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import TINY
-from feddpa_jax.hf.names import GGUF, TABLES, file_name
+from feddpa_jax.hf.names import GGUF, file_name
 from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.models.decoder import Model, parameter_shapes, random_model
 from feddpa_jax.models.model_config import ModelConfig, Rope
@@ -71,7 +72,7 @@ def write_tiny_hf_folder(
     byte_tokenizer().save(folder)
     tensors = {}
     for ours, array in tiny_parameters(config, seed).items():
-        name, transpose = file_name(ours, TABLES[config.family])
+        name, transpose = file_name(ours, FAMILIES[config.family].names)
         turned = array.T if transpose else array
         tensors[name] = np.array(turned, jnp.dtype(dtype), order="C")
     if shards == 1:

@@ -1,40 +1,150 @@
-"""What tests share: eight CPU devices, strict arithmetic, compiled programs, the paper's data."""
+"""What tests share: eight CPU devices, strict arithmetic, compiled programs, the paper's data.
 
+Also how they are shared between workers, selected and measured (`selection.py`).
+"""
+
+import collections
+import ctypes
+import gc
 import os
+import resource
 import shutil
 import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
+from tests.selection import (
+    QUICK_TESTS,
+    ROOT,
+    has_quick_tests,
+    is_short,
+    name_of,
+    record,
+    seconds_of,
+)
+
+# Tiny models compute for microseconds and compile for seconds, so the compiler does not optimize.
+# `XLA_FLAGS= bash launch/test.sh` tests what users run.
+_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", _FAST)
 jax.config.update("jax_platforms", os.environ.setdefault("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Shared with the commands that tests start: a program is compiled once a session, or, by mutation
-# tests, once for many sessions.
-_KEPT = os.environ.get("FEDDPA_TESTS_COMPILED")
-_COMPILED = _KEPT or tempfile.mkdtemp(prefix="feddpa-compiled-")
+# Every program, eager operations included, is compiled once a session: by one of its workers, or by
+# a command that a test starts. Mutation tests keep the programs for many sessions.
+_GIVEN = os.environ.get("FEDDPA_TESTS_COMPILED")
+_COMPILED = _GIVEN or tempfile.mkdtemp(prefix="feddpa-compiled-")
+os.environ["FEDDPA_TESTS_COMPILED"] = _COMPILED
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
-# What is kept for many sessions is worth keeping however soon it is compiled.
-_SECONDS = 0.0 if _KEPT else 0.2
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(_SECONDS)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Of a program that another process is writing, or was killed while it wrote: it is compiled again.
+os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry:UserWarning"
+
+# CPU seconds of each file's tests; and of each process, with the commands that it started, and its
+# largest bytes of memory.
+_spent: collections.Counter[str] = collections.Counter()
+_processes: list[tuple[float, int]] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for the whole suite or a marker's share of it, none for chosen tests."""
+    chosen = config.option.keyword or config.args != config.getini("testpaths")
+    return 0 if chosen else min(2, os.cpu_count() or 1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m quick`, files without quick tests are not even imported."""
+    if config.option.markexpr != "quick" or collection_path.suffix != ".py":
+        return None
+    return None if has_quick_tests(collection_path) else True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is quick; workers start with the longest files, and with new ones."""
+    for item in items:
+        if is_short(item.path) or item.nodeid.partition("[")[0] in QUICK_TESTS:
+            item.add_marker("quick")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: -seconds_of(item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Measures a test, with the fixtures that begin and end with it."""
+    before = _cpu_seconds()
+    result = yield
+    _spent[name_of(item.path)] += _cpu_seconds() - before
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keeps what this process took; a worker sends it."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Workers count for themselves.
+    alone = not getattr(session.config.option, "numprocesses", None)
+    _processes.append((sum(os.times()[: 4 if alone else 2]), size))
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["took"] = (dict(_spent), _processes[-1])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a worker sends."""
+    spent, process = getattr(node, "workeroutput", {}).get("took", ({}, (0.0, 0)))
+    _spent.update(spent)
+    _processes.append(tuple(process))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what the session took, and records it where asked."""
+    seconds = sum(seconds for seconds, _ in _processes)
+    sizes = ", ".join(f"{size / 2**30:.1f}" for _, size in _processes)
+    terminalreporter.write_line(f"CPU time: {seconds:.0f} s; GB of memory by process: {sizes}")
+    if os.environ.get("FEDDPA_RECORD_COSTS"):
+        record(_spent)
 
 
 def pytest_unconfigure() -> None:
     """Removes the session's compiled programs."""
-    if not _KEPT:
+    if not _GIVEN:
         shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_ends_with_its_module() -> Iterator[None]:
+    """Compiled programs go, and the C library gives back what it holds for later."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The data of the paper, which are not part of the repository."""
-    folder = (Path(__file__).parents[1] / "../shared/data/feddpa_flan").resolve()
+    folder = (ROOT / "../shared/data/feddpa_flan").resolve()
     if not folder.is_dir():
         pytest.skip("the paper's data are not there: ../shared/data/feddpa_flan")
     return folder

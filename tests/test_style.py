@@ -33,6 +33,7 @@ TIERS = (
     {"config"},
     {"run"},
     {"testing", "plan", "report", "laboratory", "export"},
+    {"outcome"},
     {"experiment"},
     {"cli"},
     {"__main__"},

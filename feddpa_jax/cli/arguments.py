@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.problems import check_path
 from feddpa_jax.types import UserError
 
@@ -27,7 +28,11 @@ class Parser(argparse.ArgumentParser):
     def add_run_dir(self) -> None:
         """--run-dir."""
         self.add_argument(
-            "--run-dir", type=path, required=True, metavar="DIR", help="the run's folder"
+            "--run-dir",
+            type=folder,
+            required=True,
+            metavar="DIR",
+            help="the run's folder, or gs://bucket/folder",
         )
 
     def add_step(self) -> None:
@@ -50,6 +55,18 @@ def path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; name a path, . for this folder")
     return Path(text)
+
+
+def folder(text: str) -> Path:
+    """A folder that an argument names, on a disk or in a bucket.
+
+    Raises:
+      ArgumentTypeError: it is empty, or cannot be used.
+    """
+    try:
+        return folder_at(text) if "://" in text else path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def make_parser(commands: Mapping[str, Any]) -> Parser:

@@ -121,14 +121,17 @@ class Reporter:
         """Says what the library logs, from INFO on, as lines."""
         handler = _Lines(self)
         logger = logging.getLogger("feddpa_jax")
-        before = logger.level
+        before = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        # Orbax's logging gives the root a handler of its own, which would print the lines again.
+        logger.propagate = False
         try:
             yield
         finally:
             logger.removeHandler(handler)
-            logger.setLevel(before)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
             self.close()
 
     def _start(self, event: Event) -> "_Task":

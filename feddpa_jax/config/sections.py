@@ -1,11 +1,33 @@
 """The configuration's sections: each field with a type, a default, a range and a description."""
 
-from typing import Annotated, Literal
+import importlib
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
-from feddpa_jax.settings import MOST, Count, Finite, Fraction, doc, settings
+from feddpa_jax.settings import MOST, Count, Finite, Fraction, check, doc, settings
+
+
+def check_known(made: Any, field: str, module: str, inner: str) -> None:
+    """Refuses a name that a registry does not know; the user's own files are not run.
+
+    The registry is imported only for names that are not the default.
+
+    Args:
+      made: the section.
+      field: the field with a name, or several.
+      module: where the registry is.
+      inner: its name there.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    value, default = getattr(made, field), getattr(type(made), field)
+    names = {value} if isinstance(value, str) else set(value) - set(default)
+    for name in sorted(names - {default} if isinstance(default, str) else names):
+        getattr(importlib.import_module(module), inner).check(name)
+
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Mode = Literal["base", "global", "local", "fixed", "instance"]
@@ -57,6 +79,11 @@ class DataSection:
     max_test: Annotated[
         Count | None, doc("maximum number of test instances per task; null: all")
     ] = None
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and templates that nobody knows."""
+        check(self)
+        check_known(self, "template", "feddpa_jax.data.templates", "TEMPLATES")
 
 
 @settings("init")
@@ -131,6 +158,11 @@ class FedSection:
         doc("number of last checkpoints to keep, besides the one with the lowest loss"),
     ] = 3
 
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and methods that nobody knows."""
+        check(self)
+        check_known(self, "method", "feddpa_jax.methods.method", "METHODS")
+
 
 @settings("eval")
 class EvalSection:
@@ -155,6 +187,11 @@ class EvalSection:
     batch_tokens: Annotated[
         Count | None, doc("maximum number of tokens computed at once; null: suited to the device")
     ] = None
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and metrics that nobody knows."""
+        check(self)
+        check_known(self, "metrics", "feddpa_jax.evaluate.metrics", "METRICS")
 
 
 @settings("mesh")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from feddpa_jax.evaluate.words import words
-from feddpa_jax.files.own_code import fails
+from feddpa_jax.files.own_files import fails
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
 

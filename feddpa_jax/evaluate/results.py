@@ -12,7 +12,7 @@ from feddpa_jax.evaluate.metrics import about
 from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
-from feddpa_jax.files.results import write_results
+from feddpa_jax.files.result_files import write_results
 from feddpa_jax.types import Example
 
 if TYPE_CHECKING:

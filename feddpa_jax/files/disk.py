@@ -2,6 +2,8 @@
 
 Everything is written aside under a name that `is_leftover` knows, flushed, renamed, and the folder
 flushed. What a kill leaves has such a name: it blocks nothing, and the next command removes it.
+
+In a bucket (`files/bucket.py`) a file is an object, which is written whole and stays by itself.
 """
 
 import contextlib
@@ -10,10 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.files import bucket
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.types import UserError
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
@@ -50,7 +55,7 @@ def clear_leftovers(folder: Path, *, locks: bool = False) -> None:
       folder: the folder; nothing is done where it is none.
       locks: lock files too, which does no harm only where nobody works.
     """
-    if not folder.is_dir():
+    if in_bucket(folder) or not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
         if not is_leftover(path) or (path.name.endswith(_LOCK) and not locks):
@@ -62,7 +67,13 @@ def clear_leftovers(folder: Path, *, locks: bool = False) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a folder, if it is there, so that half of it never has its name."""
+    """Removes a folder, if it is there, so that half of it never has its name.
+
+    In a bucket its manifest goes first, without which the rest counts for nothing.
+    """
+    if in_bucket(folder):
+        bucket.remove_folder(folder, first="manifest.json")
+        return
     aside = folder.with_name(f"{_FOLDER_ASIDE}old-{folder.name}")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -108,7 +119,9 @@ def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) ->
       OSError: it cannot be written; no part of it stays.
     """
     data = content.encode() if isinstance(content, str) else content
-
+    if in_bucket(path):
+        path.write_bytes(data)
+        return
     write_through(path, lambda aside: write_new(aside, data, mode=mode))
 
 
@@ -118,6 +131,9 @@ def write_new(path: Path, content: bytes, *, mode: int | None = None) -> None:
     Raises:
       OSError: it cannot be written.
     """
+    if in_bucket(path):
+        path.write_bytes(content)
+        return
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     descriptor = os.open(path, flags, 0o666 if mode is None else mode)
     try:
@@ -135,6 +151,11 @@ def write_through(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
       OSError: it cannot be written; no part of it stays.
     """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder, path.name))
+            path.write_bytes(Path(folder, path.name).read_bytes())
+        return
     aside = aside_of(path)
     try:
         write(aside)
@@ -153,6 +174,9 @@ def append_line(path: Path, line: str) -> None:
     Raises:
       OSError: it cannot be written.
     """
+    if in_bucket(path):
+        bucket.append(path, f"{line}\n".encode())
+        return
     new = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -174,7 +198,7 @@ def make_folder(path: Path, *, mode: int = 0o777) -> None:
     Raises:
       OSError: it cannot be made.
     """
-    if path.is_dir():
+    if in_bucket(path) or path.is_dir():
         return
     make_folder(path.parent)
     with contextlib.suppress(FileExistsError):
@@ -192,7 +216,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def check_room(folder: Path, size: int) -> None:
     """Fails early if the disk is full, before anything is written half."""
-    path = folder / "room"
+    if in_bucket(folder):
+        return
+    path = aside_of(folder / "room")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         os.posix_fallocate(descriptor, 0, size)
@@ -217,6 +243,8 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 def sync(path: Path) -> None:
     """Sees a file or folder onto the disk."""
+    if in_bucket(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -226,5 +254,7 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Sees a folder and everything in it onto the disk."""
+    if in_bucket(folder):
+        return
     for path in [folder, *folder.rglob("*")]:
         sync(path)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import lock_of, make_folder, writing
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.types import UserError
@@ -38,6 +39,10 @@ def hold(
     Raises:
       UserError: another process holds it, which is named; or the lock file cannot be written.
     """
+    if in_bucket(path):
+        warn(f"{shown or path}: a bucket has no locks; make sure that no other process works there")
+        yield
+        return
     file = lock_of(path)
     with writing(path):
         made = not file.parent.exists()

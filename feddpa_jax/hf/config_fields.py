@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
+from feddpa_jax.hf.family import FAMILIES, Types
 from feddpa_jax.types import UserError
-
-Types = tuple[type, ...]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -22,8 +21,6 @@ _SHORT.maxstring = _SHORT.maxother = 60
 _INT: Types = (int,)
 _BOOL: Types = (bool,)
 _NUMBER: Types = (int, float)
-_MAYBE_INT: Types = (int, NoneType)
-_MAYBE_LIST: Types = (list, NoneType)
 _MAYBE_DICT: Types = (dict, NoneType)
 _KINDS = {
     int: "an integer",
@@ -51,54 +48,6 @@ _READ: dict[str, Types] = {
     # Null where rope_parameters have their own.
     "rope_theta": (*_NUMBER, NoneType),
 }
-_WINDOW: dict[str, Types] = {
-    "use_sliding_window": _BOOL,
-    "sliding_window": _MAYBE_INT,
-    "max_window_layers": _INT,
-    "layer_types": _MAYBE_LIST,
-}
-_GLOBAL_ONLY: dict[str, Types] = {"hidden_act": (str,), "layer_types": _MAYBE_LIST}
-_READ_BY_FAMILY: dict[str, dict[str, Types]] = {
-    "llama": {
-        **_GLOBAL_ONLY,
-        "num_key_value_heads": _MAYBE_INT,
-        "head_dim": _MAYBE_INT,
-        "attention_bias": _BOOL,
-        "mlp_bias": _BOOL,
-    },
-    "mistral": {
-        **_GLOBAL_ONLY,
-        "num_key_value_heads": _INT,
-        "head_dim": _MAYBE_INT,
-        "sliding_window": _MAYBE_INT,
-    },
-    "qwen2": {
-        **_WINDOW,
-        "hidden_act": (str,),
-        "num_key_value_heads": _MAYBE_INT,
-        # Not a field of the class, but its model reads it; null there is an error.
-        "head_dim": _INT,
-    },
-    "qwen3": {
-        **_WINDOW,
-        "hidden_act": (str,),
-        "num_key_value_heads": _MAYBE_INT,
-        "head_dim": _INT,
-        "attention_bias": _BOOL,
-    },
-    "gemma3_text": {
-        "hidden_activation": (str,),
-        "num_key_value_heads": _INT,
-        "head_dim": _INT,
-        "attention_bias": _BOOL,
-        "query_pre_attn_scalar": _INT,
-        "sliding_window": _MAYBE_INT,
-        "sliding_window_pattern": (*_KINDS,),  # Of any type where layer_types are given.
-        "layer_types": _MAYBE_LIST,
-        "rope_local_base_freq": (*_NUMBER, NoneType),
-    },
-}
-
 # They would change the logits, or which weights are loaded; accepted with these values alone.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "attention_chunk_size": (None,),
@@ -116,15 +65,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "text_encoder": (None,),
     "transformers_weights": (None,),
 }
-_ONLY_BY_FAMILY: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": {"sliding_window": (None,)},
-    "gemma3_text": {
-        "attn_logit_softcapping": (None,),
-        "final_logit_softcapping": (None,),
-        "use_bidirectional_attention": (None, False),
-    },
-}
-
 # Token ids, training, classification, bookkeeping, and how results are returned.
 NO_EFFECT = frozenset(
     {
@@ -159,8 +99,8 @@ def known_fields(family: str) -> frozenset[str]:
     >>> "mlp_bias" in known_fields("llama"), "mlp_bias" in known_fields("qwen3")
     (True, False)
     """
-    read = {**_READ, **_READ_BY_FAMILY[family]}
-    only = {**_ONLY, **_ONLY_BY_FAMILY.get(family, {})}
+    read = {**_READ, **FAMILIES[family].reads}
+    only = {**_ONLY, **FAMILIES[family].only}
     return NO_EFFECT | set(read) | set(only)
 
 
@@ -176,10 +116,10 @@ def check_fields(raw: Mapping[str, Any], family: str) -> None:
 
     >>> check_fields({"hidden_size": 4, "use_cache": None, "of_nobody": 1}, "llama")
     """
-    for name, types in {**_READ, **_READ_BY_FAMILY[family]}.items():
+    for name, types in {**_READ, **FAMILIES[family].reads}.items():
         if name in raw:
             check_type(name, raw[name], types)
-    for name, values in {**_ONLY, **_ONLY_BY_FAMILY.get(family, {})}.items():
+    for name, values in {**_ONLY, **FAMILIES[family].only}.items():
         if name in raw and not any(_same(raw[name], value) for value in values):
             allowed = " or ".join(dict.fromkeys(shown(value) for value in values))
             remedy = _REMEDIES.get(name, "use another model")

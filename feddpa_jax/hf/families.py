@@ -1,16 +1,19 @@
 """Hugging Face's `config.json` of every supported family, read and written.
 
-A family is a row of `_FAMILIES`: what its `transformers` configuration class assumes where the file
-is silent, and a function that reads what only this family has.
+A family is one registration in `FAMILIES`: what its `transformers` class assumes where the file is
+silent, the fields and parameters that it has, and a function that reads its features.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
 
 from feddpa_jax.hf.config_fields import check_fields, shown
 from feddpa_jax.hf.config_rope import GLOBAL as _GLOBAL
 from feddpa_jax.hf.config_rope import LOCAL as _LOCAL
 from feddpa_jax.hf.config_rope import read_gemma_ropes, read_rope
+from feddpa_jax.hf.family import FAMILIES, Family, Types
+from feddpa_jax.hf.names import GEMMA3, LLAMA, MISTRAL, QWEN2, QWEN3
 from feddpa_jax.models.model_config import MOST, MOST_LAYERS, ModelConfig, Rope, check_size
 from feddpa_jax.types import UserError
 
@@ -25,14 +28,6 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _Raw = Mapping[str, Any]
-
-
-class _Family(NamedTuple):
-    """Defaults of the file, and what the family has of its own."""
-
-    architecture: str
-    defaults: dict[str, Any]
-    features: Callable[[_Raw], dict[str, Any]]
 
 
 def _llama(raw: _Raw) -> dict[str, Any]:
@@ -118,38 +113,131 @@ def _local(kinds: list[Any], raw: _Raw) -> tuple[int, ...]:
     return tuple(layer for layer, kind in enumerate(kinds) if kind == _LOCAL)
 
 
-# What `transformers` assumes where a file is silent.
-_FAMILIES = {
-    "llama": _Family("LlamaForCausalLM", {"max_position_embeddings": 2048}, _llama),
-    "mistral": _Family(
+def _sliding(config: ModelConfig) -> dict[str, Any]:
+    return {"sliding_window": config.window}
+
+
+def _kinds(config: ModelConfig) -> list[str]:
+    return [_LOCAL if i in config.local_layers else _GLOBAL for i in range(config.layers)]
+
+
+def _qwen_fields(config: ModelConfig) -> dict[str, Any]:
+    uses = config.window is not None
+    return {**_sliding(config), "use_sliding_window": uses, "layer_types": _kinds(config)}
+
+
+def _gemma3_fields(config: ModelConfig) -> dict[str, Any]:
+    return {
+        **_sliding(config),
+        "layer_types": _kinds(config),
+        "query_pre_attn_scalar": round((config.query_scale or config.head_dim**-0.5) ** -2),
+        "rope_parameters": {
+            _GLOBAL: _write_rope(config.rope),
+            _LOCAL: _write_rope(config.local_rope or config.rope),
+        },
+    }
+
+
+_MAYBE_INT: Types = (int, NoneType)
+_MAYBE_LIST: Types = (list, NoneType)
+_WINDOW: dict[str, Types] = {
+    "use_sliding_window": (bool,),
+    "sliding_window": _MAYBE_INT,
+    "max_window_layers": (int,),
+    "layer_types": _MAYBE_LIST,
+    "hidden_act": (str,),
+    "num_key_value_heads": _MAYBE_INT,
+    # Of Qwen2 not a field of the class, but its model reads it; null there is an error.
+    "head_dim": (int,),
+}
+_GLOBAL_ONLY: dict[str, Types] = {
+    "hidden_act": (str,),
+    "layer_types": _MAYBE_LIST,
+    "head_dim": _MAYBE_INT,
+}
+_QWEN_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
+FAMILIES.register(
+    "llama",
+    Family(
+        "LlamaForCausalLM",
+        _llama,
+        LLAMA,
+        reads={
+            **_GLOBAL_ONLY,
+            "num_key_value_heads": _MAYBE_INT,
+            "attention_bias": (bool,),
+            "mlp_bias": (bool,),
+        },
+        only={"sliding_window": (None,)},
+        defaults={"max_position_embeddings": 2048},
+        writes=lambda config: {"mlp_bias": set(_MLP) <= set(config.biased)},
+        whole_heads=True,
+    ),
+)
+FAMILIES.register(
+    "mistral",
+    Family(
         "MistralForCausalLM",
-        {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
         _mistral,
+        MISTRAL,
+        reads={**_GLOBAL_ONLY, "num_key_value_heads": (int,), "sliding_window": _MAYBE_INT},
+        defaults={"max_position_embeddings": 131072}
+        | {"num_key_value_heads": 8, "sliding_window": 4096},
+        writes=_sliding,
     ),
-    "qwen2": _Family(
+)
+FAMILIES.register(
+    "qwen2",
+    Family(
         "Qwen2ForCausalLM",
-        {
-            "max_position_embeddings": 32768,
-            "num_key_value_heads": 32,
-            "sliding_window": 4096,
-            "max_window_layers": 28,
-        },
         _qwen2,
+        QWEN2,
+        reads=_WINDOW,
+        defaults=_QWEN_DEFAULTS,
+        writes=_qwen_fields,
     ),
-    "qwen3": _Family(
+)
+FAMILIES.register(
+    "qwen3",
+    Family(
         "Qwen3ForCausalLM",
-        {
-            "max_position_embeddings": 32768,
-            "num_key_value_heads": 32,
-            "head_dim": 128,
-            "sliding_window": 4096,
-            "max_window_layers": 28,
-        },
         _qwen3,
+        QWEN3,
+        reads={**_WINDOW, "attention_bias": (bool,)},
+        defaults={**_QWEN_DEFAULTS, "head_dim": 128},
+        writes=_qwen_fields,
     ),
-    "gemma3_text": _Family(
+)
+FAMILIES.register(
+    "gemma3_text",
+    Family(
         "Gemma3ForCausalLM",
-        {
+        _gemma3,
+        GEMMA3,
+        reads={
+            "hidden_activation": (str,),
+            "num_key_value_heads": (int,),
+            "head_dim": (int,),
+            "attention_bias": (bool,),
+            "query_pre_attn_scalar": (int,),
+            "sliding_window": _MAYBE_INT,
+            # Of any type where layer_types are given.
+            "sliding_window_pattern": (int, float, bool, str, list, dict, NoneType),
+            "layer_types": _MAYBE_LIST,
+            "rope_local_base_freq": (int, float, NoneType),
+        },
+        only={
+            "attn_logit_softcapping": (None,),
+            "final_logit_softcapping": (None,),
+            "use_bidirectional_attention": (None, False),
+        },
+        defaults={
             "max_position_embeddings": 131072,
             "num_key_value_heads": 4,
             "head_dim": 256,
@@ -158,10 +246,11 @@ _FAMILIES = {
             "query_pre_attn_scalar": 256,
             "tie_word_embeddings": True,
         },
-        _gemma3,
+        writes=_gemma3_fields,
+        activation="hidden_activation",
+        whole_heads=True,
     ),
-}
-SUPPORTED = tuple(_FAMILIES)
+)
 
 
 def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
@@ -175,15 +264,15 @@ def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
       UserError: an unsupported model type or feature, or a missing or senseless value.
     """
     model_type = raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
             f"{source}: model_type {shown(model_type)} is not supported; "
-            f"supported: {', '.join(SUPPORTED)}"
+            f"supported: {', '.join(FAMILIES)}"
         )
     missing = [name for name in _SIZES.values() if name not in raw]
     if missing:
         raise UserError(f"{source}: {', '.join(missing)} missing")
-    family = _FAMILIES[model_type]
+    family = FAMILIES[model_type]
     try:
         check_fields(raw, model_type)
         return _read({**family.defaults, **raw}, family)
@@ -191,15 +280,15 @@ def read_hf_config(raw: _Raw, source: str) -> ModelConfig:
         raise UserError(f"{source}: {error}") from None
 
 
-def _read(raw: _Raw, family: _Family) -> ModelConfig:
+def _read(raw: _Raw, family: Family) -> ModelConfig:
     sizes = {ours: raw[theirs] for ours, theirs in _SIZES.items()}
     for name in _SIZES.values():
         check_size(name, raw[name], MOST_LAYERS if name == "num_hidden_layers" else MOST)
-    name = "hidden_activation" if raw["model_type"] == "gemma3_text" else "hidden_act"
-    activation = raw.get(name, "silu")
+    activation = raw.get(family.activation, "silu")
     if activation not in _ACTIVATIONS:
         raise UserError(
-            f"{name} {shown(activation)} is not supported; supported: {', '.join(_ACTIVATIONS)}"
+            f"{family.activation} {shown(activation)} is not supported; "
+            f"supported: {', '.join(_ACTIVATIONS)}"
         )
     kv_heads, head_dim = raw.get("num_key_value_heads"), raw.get("head_dim")
     config = ModelConfig(
@@ -213,7 +302,7 @@ def _read(raw: _Raw, family: _Family) -> ModelConfig:
         max_positions=raw["max_position_embeddings"],
         **family.features(raw),
     )
-    if config.family in ("llama", "gemma3_text") and config.width % config.heads:
+    if family.whole_heads and config.width % config.heads:
         # As `transformers` does, although head_dim says what a head has.
         raise UserError(
             f"hidden_size {config.width} is not a multiple of num_attention_heads {config.heads}"
@@ -229,38 +318,22 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any]:
     >>> read_hf_config(write_hf_config(config), "test") == config
     True
     """
-    kinds = [_LOCAL if i in config.local_layers else _GLOBAL for i in range(config.layers)]
-    raw = {
-        "architectures": [_FAMILIES[config.family].architecture],
+    family = FAMILIES[config.family]
+    names = {name: theirs for theirs, name in reversed(_ACTIVATIONS.items())}
+    return {
+        "architectures": [family.architecture],
         "model_type": config.family,
         **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
+        family.activation: names[config.activation],
         "rope_parameters": _write_rope(config.rope),
         "rms_norm_eps": config.rms_eps,
         "tie_word_embeddings": config.tied,
         "max_position_embeddings": config.max_positions,
         "attention_bias": set(_ATTENTION) <= set(config.biased),
+        **family.writes(config),
     }
-    if config.family == "llama":
-        raw["mlp_bias"] = set(_MLP) <= set(config.biased)
-    else:
-        raw["sliding_window"] = config.window
-    if config.family in ("qwen2", "qwen3"):
-        raw |= {"use_sliding_window": config.window is not None, "layer_types": kinds}
-    if config.family == "gemma3_text":
-        del raw["hidden_act"]
-        raw |= {
-            "hidden_activation": "gelu_pytorch_tanh",
-            "layer_types": kinds,
-            "query_pre_attn_scalar": round((config.query_scale or config.head_dim**-0.5) ** -2),
-            "rope_parameters": {
-                _GLOBAL: _write_rope(config.rope),
-                _LOCAL: _write_rope(config.local_rope or config.rope),
-            },
-        }
-    return raw
 
 
 def _write_rope(rope: Rope) -> dict[str, Any]:

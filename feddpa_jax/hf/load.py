@@ -16,10 +16,11 @@ import numpy as np
 
 from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
 from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
-from feddpa_jax.hf.names import TABLES, Place, check_layers, check_shape, map_names
+from feddpa_jax.hf.names import Place, check_layers, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.decoder import (
@@ -274,7 +275,7 @@ def _read_safetensors(
             for pair in zip(*(stored_blocks(files[name], name) for name in ends), strict=True)
         )
         config = dataclasses.replace(config, tied=same)
-    table = TABLES[config.family]
+    table = FAMILIES[config.family].names
     check_layers(files, config.layers, str(folder))
     shapes = parameter_shapes(config)
     parameters = {}

@@ -76,14 +76,6 @@ GEMMA3: Table = (
     ("model.layers.*.pre_feedforward_layernorm.weight", "layers.*.mlp_norm.scale", False),
     ("model.layers.*.post_feedforward_layernorm.weight", "layers.*.mlp_post_norm.scale", False),
 )
-TABLES: dict[str, Table] = {
-    "llama": LLAMA,
-    "mistral": MISTRAL,
-    "qwen2": QWEN2,
-    "qwen3": QWEN3,
-    "gemma3_text": GEMMA3,
-}
-
 # llama.cpp has one set of names for all families; a row is only used where the family has the part.
 GGUF: Table = (
     ("token_embd.weight", "embed.embedding", False),

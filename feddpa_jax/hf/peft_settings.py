@@ -15,7 +15,8 @@ import regex
 
 from feddpa_jax.adapters.lora import TARGETS, kernel_path
 from feddpa_jax.files.escape import short
-from feddpa_jax.hf.names import TABLES, file_name
+from feddpa_jax.hf.family import FAMILIES
+from feddpa_jax.hf.names import file_name
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.types import UserError
 
@@ -278,7 +279,7 @@ def adapted_module(target: str, layer: int, config: ModelConfig) -> str:
     >>> adapted_module("q_proj", 3, tiny_config())
     'model.layers.3.self_attn.q_proj'
     """
-    name, _ = file_name(kernel_path(target, layer), TABLES[config.family])
+    name, _ = file_name(kernel_path(target, layer), FAMILIES[config.family].names)
     return name.removesuffix(".weight")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import Base
-from feddpa_jax.hf.names import TABLES, file_name
+from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import read_json, write_tensors
 
@@ -115,7 +116,7 @@ def _special_ids(base: Base) -> dict[str, Any]:
 def _write_weights(
     folder: Path, base: Base, change: Change, shard_bytes: int, private: bool
 ) -> None:
-    table = TABLES[base.model.config.family]
+    table = FAMILIES[base.model.config.family].names
     shards = _plan(base, shard_bytes)
     number = {path: index for index, paths in enumerate(shards) for path in paths}
     weight_map: dict[str, str] = {}

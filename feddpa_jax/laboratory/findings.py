@@ -177,8 +177,9 @@ def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
     measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
     lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
-        values = (getattr(setting, name) for name in fields)
-        row = ["" if value is None else str(value) for value in values]
+        own = told(setting)
+        own["parameters"] = json.dumps(own["parameters"])
+        row = ["" if own[name] is None else str(own[name]) for name in fields]
         lines.append(csv_row([*row, *(f"{value:.6f}" for value in score_XZ.reshape(-1))]))
     return "".join(lines)
 

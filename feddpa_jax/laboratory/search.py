@@ -19,7 +19,7 @@ from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.personalization import Resamples, Summary, summarize
 from feddpa_jax.files.disk import to_json
-from feddpa_jax.files.results import write_results
+from feddpa_jax.files.result_files import write_results
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.inference.scorer import Adapters, Scorer
 from feddpa_jax.laboratory import candidates

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from feddpa_jax.files.disk import clear_leftovers, make_folder, write_whole, writing
 from feddpa_jax.files.lock import hold
-from feddpa_jax.files.results import file_names
+from feddpa_jax.files.result_files import file_names
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import Page, make_page
 from feddpa_jax.report.plot_style import PAPER, to_pdf, to_svg

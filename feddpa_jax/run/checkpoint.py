@@ -1,6 +1,7 @@
-"""Checkpoints: one folder a round, written aside and renamed, with sums of every file.
+"""Checkpoints: one folder a round, with sums of every file (`run/saver.py` writes them).
 
-- `checkpoints/00003/state.safetensors`: the arrays that all clients share.
+- `checkpoints/00003/`: an Orbax checkpoint of the arrays that all clients share
+  (`run/round_state.py`).
 - `checkpoints/00003/record.json`: settings, metrics, and dtype and shape of every array.
 - `checkpoints/00003/manifest.json`: size and sha256 of every other file.
 - `checkpoints/clients/<name>/00003.safetensors`: a client's own adapter as that round left it; the
@@ -9,46 +10,48 @@
 
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from feddpa_jax.files.disk import (
-    aside_of,
-    check_room,
-    clear_leftovers,
-    discard,
-    make_folder,
-    sha256,
-    sync,
-    sync_tree,
-    to_json,
-    write_new,
-    writing,
-)
+from feddpa_jax.files.bucket import files_below, in_bucket, size_of
+from feddpa_jax.files.disk import clear_leftovers, discard, sha256, writing
 from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.methods.clients import Saved
+from feddpa_jax.run import round_state
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.sources import SOURCES, check_record
 from feddpa_jax.types import UserError
 
 CLIENTS = "clients"
-STATE = "state.safetensors"
 
 
 class Restored(NamedTuple):
-    """A checkpoint: the round it was written after, the state, its record, the clients' files."""
+    """A good checkpoint that fits.
+
+    Attributes:
+      round_number: the round it was written after.
+      place: its folder.
+      record: what was written with it.
+      clients: the clients' files.
+    """
 
     round_number: int
-    state: dict[str, Any]
+    place: Path
     record: dict[str, Any]
     clients: dict[str, Saved]
+
+    def state(self) -> dict[str, Any]:
+        """Its arrays, bit for bit.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        state = round_state.read(self.place)
+        assert leaf_shapes(state) == self.record["shapes"]
+        return state
 
 
 def leaf_shapes(state: Any) -> dict[str, list[Any]]:
@@ -63,91 +66,38 @@ def rounds_saved(folder: Path) -> list[int]:
     """The rounds that have a checkpoint, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal())
+    there = [p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+    if in_bucket(folder):  # Nothing is renamed there: one without a manifest is being written.
+        there = [p for p in there if (p / "manifest.json").exists()]
+    return sorted(int(p.name) for p in there)
 
 
-def save(
-    folder: Path,
-    round_number: int,
-    state: Mapping[str, Any],
-    record: Mapping[str, Any],
-    *,
-    keep: int,
-    clients: Mapping[str, Saved] | None = None,
-) -> Path:
-    """Writes the checkpoint of a round; it is there whole or not at all.
-
-    Args:
-      folder: holds a run's checkpoints.
-      round_number: the round that has ended, from 0.
-      state: dictionaries of arrays.
-      record: JSON that goes with it.
-      keep: how many of the last checkpoints stay, beside the one whose record has the lowest
-        "loss".
-      clients: the files of the clients' own adapters, which the checkpoint is whole with alone.
-
-    Returns:
-      The checkpoint's folder.
-
-    Raises:
-      UserError: it could not be written; earlier ones are untouched.
-    """
-    assert keep > 0
-    final = folder / f"{round_number:05d}"
-    aside = aside_of(final)
-    try:
-        make_folder(folder)
-        clear_leftovers(folder)
-        aside.mkdir()
-        # As numpy arrays: a checkpoint knows nothing of the devices that it was written from.
-        arrays = jax.tree.map(np.asarray, dict(state))
-        check_room(aside, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16)
-        # A method without a global adapter has none.
-        flat: dict[str, Any] = dict(flatten_dict(arrays, sep="/"))
-        write_new(aside / STATE, safetensors.numpy.save(flat))
-        own = {name: list(saved) for name, saved in (clients or {}).items()}
-        told = {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
-        write_new(aside / "record.json", to_json(told).encode())
-        write_new(aside / "manifest.json", to_json(_manifest(aside)).encode())
-        sync_tree(aside)
-        discard(final)  # A damaged checkpoint of this round, passed over on resuming.
-        aside.rename(final)
-        sync(folder)
-    except Exception as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        reason = error.strerror or str(error)
-        kept = [number for number in rounds_saved(folder) if number < round_number]
-        rest = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is no earlier one"
-        raise UserError(
-            f"{final}: the checkpoint of round {round_number} could not be written ({reason}); "
-            f"{rest}; make room and start the same command again"
-        ) from None
-    prune(folder, round_number, keep)
-    return final
-
-
-def prune(folder: Path, round_number: int, keep: int) -> None:
+def prune(folder: Path, round_number: int, keep: int, *, under_way: bool = False) -> None:
     """Removes what need not be kept after a round: older checkpoints, and what `tidy` does.
 
     Args:
       folder: holds a run's checkpoints.
       round_number: the last one that has ended.
-      keep: as of `save`.
+      keep: as of `Saver`.
+      under_way: whether the next round may be writing its clients' files, which are left alone.
 
     Raises:
       UserError: something cannot be removed.
     """
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
-    for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
-        discard(folder / f"{old:05d}")
-    tidy(folder)
+    with writing(folder):
+        for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
+            discard(folder / f"{old:05d}")
+    tidy(folder, up_to=round_number if under_way else None)
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path, *, up_to: int | None = None) -> None:
     """Removes what killed runs left, and clients' files that no checkpoint is whole with.
+
+    Args:
+      folder: holds a run's checkpoints.
+      up_to: what a later round has written or is writing for clients stays; None: there is none.
 
     Raises:
       UserError: something cannot be removed.
@@ -159,7 +109,7 @@ def tidy(folder: Path) -> None:
             used = {
                 (name, saved.round_number) for own in named if own for name, saved in own.items()
             }
-            ClientFiles(folder / CLIENTS, cached=0).tidy(used)
+            ClientFiles(folder / CLIENTS, cached=0).tidy(used, up_to=up_to)
 
 
 def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
@@ -244,7 +194,7 @@ def at_step(
 def load(
     place: Path, expected: Mapping[str, Any], *, warn: Callable[[str], None] = lambda line: None
 ) -> Restored:
-    """Reads one undamaged checkpoint, bit for bit.
+    """An undamaged checkpoint, if it fits.
 
     Args:
       place: its folder.
@@ -256,10 +206,8 @@ def load(
     """
     record = read_object(place / "record.json", finite=False)
     check_record(place, record, expected, warn)
-    state = unflatten_dict(safetensors.numpy.load_file(place / STATE), sep="/")
-    assert leaf_shapes(state) == record["shapes"]
     clients = {name: Saved(*saved) for name, saved in record["clients_saved"].items()}
-    return Restored(int(place.name), state, record, clients)
+    return Restored(int(place.name), place, record, clients)
 
 
 def check_fits(folder: Path, expected: Mapping[str, Any]) -> None:
@@ -301,12 +249,12 @@ def find_damage(place: Path) -> str:
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in listed.items()}
     except (ValueError, TypeError, AttributeError, KeyError):
         return "manifest.json is missing or unreadable"
-    if not {"record.json", STATE} <= files.keys():
+    if "record.json" not in files or not round_state.is_listed(files):
         return "manifest.json is not complete"
     for name, (size, digest) in files.items():
         path = place / name
         try:
-            found = path.stat().st_size
+            found = size_of(path)
             if found != size:
                 return f"{name} has {found} bytes, not {size}"
             if sha256(path) != digest:
@@ -325,7 +273,7 @@ def _find_damaged_client(place: Path) -> str:
     for name, (number, size, digest) in (_clients_of(place) or {}).items():
         path = files.path(name, number)
         try:
-            if path.stat().st_size != size or sha256(path) != digest:
+            if size_of(path) != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"
         except (OSError, ValueError):
             return f"{path.relative_to(place.parent)} is missing"
@@ -343,9 +291,9 @@ def _clients_of(place: Path) -> dict[str, Saved] | None:
         return None
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files
+def sums_of(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of every file below a folder, by name."""
+    return {
+        path.relative_to(folder).as_posix(): (size_of(path), sha256(path))
+        for path in files_below(folder)
     }
-    return {"files": sums}

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
@@ -92,13 +93,15 @@ class ClientFiles:
             return []
         return from_first(lambda: [self.read(name, own) for name, own in saved.items()])
 
-    def tidy(self, used: Container[tuple[str, int]]) -> None:
+    def tidy(self, used: Container[tuple[str, int]], *, up_to: int | None = None) -> None:
         """Removes files that no checkpoint is whole with, and what a killed run left.
 
         Those that stay become private, which older versions did not see to.
 
         Args:
           used: name and round of the files that stay.
+          up_to: what later rounds than this have written or are writing stays as well; None: there
+            are none.
 
         Raises:
           OSError: something cannot be removed.
@@ -107,10 +110,14 @@ class ClientFiles:
             return
         _make_private(self.folder, PRIVATE_FOLDER)
         for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
-            clear_leftovers(folder)
+            if up_to is None:
+                clear_leftovers(folder)
             _make_private(folder, PRIVATE_FOLDER)
             for path in folder.glob("*.safetensors"):
-                if path.stem.isdecimal() and (folder.name, int(path.stem)) not in used:
+                number = int(path.stem) if path.stem.isdecimal() else None
+                if up_to is not None and number is not None and number > up_to:
+                    continue
+                if number is not None and (folder.name, number) not in used:
                     path.unlink()
                 else:
                     _make_private(path, PRIVATE_FILE)
@@ -121,13 +128,13 @@ class ClientFiles:
         Raises:
           UserError: its file is missing or damaged.
         """
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         key = (name, saved.round_number)
         if key not in self._recent:
             path = self.path(name, saved.round_number)
             try:
-                flat = load_file(path)
+                flat = load(path.read_bytes())
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: missing or damaged ({error})") from None
             adapter: HostAdapter = {}
@@ -146,6 +153,8 @@ class ClientFiles:
 
 def _make_private(path: Path, mode: int) -> None:
     """Takes permissions away; not every file system has them, and not every file is the user's."""
+    if in_bucket(path):
+        return
     with contextlib.suppress(OSError):
         if path.stat().st_mode & 0o777 & ~mode:
             path.chmod(mode)

@@ -1,7 +1,6 @@
 """A training run: rounds, metrics and checkpoints in one loop around a method's pure functions."""
 
 import dataclasses
-import functools
 import json
 import logging
 import time
@@ -15,25 +14,24 @@ import numpy as np
 from feddpa_jax.config import Config
 from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
-from feddpa_jax.devices.processes import check_same, from_first, is_first
+from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.methods.clients import LocalAdapters, MemoryStore, Saved
 from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.progress import Advance, OnProgress, follow
+from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import (
     CLIENTS,
     at_step,
     check_fits,
     latest,
-    prune,
     rounds_saved,
-    save,
 )
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.history import append_round, keep_rounds
 from feddpa_jax.run.identity import identity
 from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
+from feddpa_jax.run.recording import forget, record, saving
 from feddpa_jax.run.round import Round, metrics_line
 from feddpa_jax.run.starting_adapters import check_start, start_from, start_local
 from feddpa_jax.training.engine import NonFiniteError, make_engine
@@ -81,20 +79,21 @@ def restore(
     """
     expected = identity(config, prepared) if expected is None else expected
 
-    def read() -> list[Any] | None:
+    def find() -> list[Any] | None:
         if step == "last":
             found = latest(run.checkpoints, expected, warn=_log.warning)
         else:
             found = at_step(run.checkpoints, step, expected, warn=_log.warning)
         if found is None:
             return None
-        arrays = jax.tree.map(np.asarray, found.state)
-        return [found.round_number, arrays, found.clients, found.record.get("init")]
+        state = round_state.send(found.place) if several() else found.state()
+        return [found.round_number, state, found.clients, found.record.get("init")]
 
-    found = from_first(read)
+    found = from_first(find)
     if found is None:
         return None
-    number, arrays, clients, init = found
+    number, sent, clients, init = found
+    arrays = together(lambda: round_state.receive(sent)) if several() else sent
     clients = {name: Saved(*saved) for name, saved in clients.items()}
     parts = make_parts(config, prepared, run)
     if clients and set(parts.names) <= set(clients):
@@ -212,7 +211,7 @@ def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
         _log.info("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
     if run is not None:
         folder = run
-        from_first(lambda: _tidy(folder, found.rounds, config.fed.keep_checkpoints))
+        from_first(lambda: forget(folder, found.rounds, config.fed.keep_checkpoints))
     return found
 
 
@@ -223,7 +222,9 @@ def play(
     start: Start,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Round]:
-    """Plays the rounds that are left; each is on disk, if there is a folder, before it is given.
+    """Plays the rounds that are left; each is being written, if there is a folder, as it is given.
+
+    All are on disk once the iterator has ended or is closed.
 
     Args:
       config: resolved.
@@ -252,42 +253,19 @@ def play(
     )
     report_memory(config, prepared, data, parts, shapes)
     amount = sum(round_tokens(config, data, number) for number in left)
-    with follow("training", amount, "tokens", on_progress) as advance:
+    with (
+        follow("training", amount, "tokens", on_progress) as advance,
+        saving(run, keep=config.fed.keep_checkpoints) as saver,
+    ):
         progress.append(advance)
         for number in left:
             began = time.perf_counter()
             state, metrics = play_round(method, state, data, shapes, config, number)
             line = metrics_line(number, metrics, state, time.perf_counter() - began)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
-            if run is not None:
-                from_first(functools.partial(record, config, known, run, number, state, line))
+            if run is not None and saver is not None:
+                record(saver, known, run, number, state, line)
             yield Round(number, state, line)
-
-
-def record(
-    config: Config,
-    known: dict[str, Any],
-    run: RunFolder,
-    number: int,
-    state: FedState,
-    line: dict[str, Any],
-) -> None:
-    """Writes a round's line of metrics and its checkpoint, which notes the run's `identity`."""
-    append_round(run.path, line)
-    save(
-        run.checkpoints,
-        number,
-        {} if state.global_ is None else {"global_": state.global_},
-        {**known, "loss": line["loss"], "metrics": line},
-        keep=config.fed.keep_checkpoints,
-        clients=None if state.local is None else state.local.saved,
-    )
-
-
-def _tidy(run: RunFolder, count: int, keep: int) -> None:
-    """Removes what belongs to no finished round, and what a kill kept from being removed."""
-    keep_rounds(run.path, count)
-    prune(run.checkpoints, count - 1, keep)
 
 
 def report_memory(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
@@ -153,7 +154,7 @@ def folder_of(run_dir: Path | str | None, config: Config) -> RunFolder | None:
     """A run's folder, or None; refused early as by `check_folder`."""
     if run_dir is None:
         return None
-    run = RunFolder(Path(run_dir))
+    run = RunFolder(folder_at(run_dir))
     from_first(lambda: check_folder(config, run))
     return run
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from feddpa_jax.files.own_code import fails
+from feddpa_jax.files.own_files import fails
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial

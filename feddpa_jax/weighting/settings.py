@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
-from feddpa_jax.settings import MOST, Count, Finite, Fraction, doc, settings
+from feddpa_jax.settings import MOST, Count, Finite, Fraction, check, doc, settings
 from feddpa_jax.weighting.rule import RULES, Values, sees
 
 Side = Literal["local", "global"]
@@ -63,6 +63,11 @@ class WeightingSettings:
         AfterValidator(Values),
         doc("the rule's hyperparameters by name, as {ridge: 0.1}; the others keep their defaults"),
     ] = Values()
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and rules that nobody knows; no file is run."""
+        check(self)
+        RULES.check(self.rule)
 
     def sees(self) -> tuple[str, ...]:
         """The fields of `Evidence` that the rule is a function of."""

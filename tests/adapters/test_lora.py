@@ -1,5 +1,6 @@
 """The algebra of adapters: what a bank adds, and when it adds nothing."""
 
+import functools
 from typing import Any
 
 import chex
@@ -26,6 +27,7 @@ from feddpa_jax.models.model_config import ModelConfig
 CONFIG = ModelConfig(29, 12, 2, 4, 2, 4, 20)
 
 
+@functools.partial(jax.jit, static_argnames=("targets", "zero_b"))
 def adapter(seed: int, *, targets=TARGETS, zero_b=False) -> dict:
     sizes = {target: CONFIG.target_sizes()[target] for target in targets}
     fresh = init_adapter(jax.random.key(seed), sizes, layers=2, rank=3)
@@ -45,6 +47,7 @@ def model():
     return random_model(CONFIG, jax.random.key(0))
 
 
+@jax.jit
 def logits(model, branches):
     tokens_BT = jax.random.randint(jax.random.key(4), (3, 7), 0, 29)
     position_BT = jnp.broadcast_to(jnp.arange(7), (3, 7))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ from feddpa_jax.cli.interrupt import LINE
 
 ROOT = Path(__file__).parents[2]
 STOPPED = (130, "", f"{LINE}\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def not_ignored() -> Iterator[None]:
+    """Also where the tests run in the background of a script, and ignore SIGINT like all there."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(*command: str) -> subprocess.Popen[str]:
@@ -42,7 +53,10 @@ def stop(process: subprocess.Popen[str], *delays: float) -> tuple[int, str, str]
     for delay in delays:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    try:
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()  # Nothing is left to run for ever beside other tests.
     return process.returncode, out, error
 
 
@@ -64,7 +78,7 @@ def test_while_the_compiler_works():
 
 
 def program(body: str) -> str:
-    lines = ["import gc, hashlib, os, sys, time", "from feddpa_jax import interrupt"]
+    lines = ["import gc, hashlib, os, sys, time", "from feddpa_jax.cli import interrupt"]
     lines += ["interrupt.install()", "print('ready', flush=True)", *body.splitlines()]
     return "\n".join(lines)
 

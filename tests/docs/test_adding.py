@@ -11,6 +11,8 @@ import pytest
 from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.hf.family import FAMILIES
+from feddpa_jax.hf.names import file_name
 from feddpa_jax.methods.method import METHODS
 from feddpa_jax.registry import Registry
 from feddpa_jax.weighting.rule import RULES
@@ -22,6 +24,7 @@ REGISTRIES: dict[str, Registry] = {
     "methods": METHODS,
     "templates": TEMPLATES,
     "metrics": METRICS,
+    "families": FAMILIES,
 }
 
 
@@ -106,3 +109,9 @@ def test_adding_a_metric(capsys):
     assert "eval.metrics: running the code in my_metrics.py" in said
     assert "length error, words (lower is better)" in said
     assert "perplexity (lower is better)" in said
+
+
+def test_adding_a_model_family(capsys):
+    assert "8 (0, 1)" in follow("adding_a_model_family.md", capsys)
+    table = FAMILIES["windowed_llama"].names
+    assert file_name("embed.embedding", table) == ("model.tokens.weight", False)

@@ -67,7 +67,7 @@ def quick() -> Iterator[None]:
             patch.setattr(owner, name, remembered(getattr(owner, name), key))
 
         for name in ("prepare", "prepare_together"):
-            remember(experiment, name, lambda config, *rest: what_is_read(config))
+            remember(experiment, name, lambda config, *rest, **named: what_is_read(config, **named))
         remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
         remember(evaluation, "evaluate", of_adapters)
         remember(collect, "_look", of_scorer)
@@ -90,6 +90,9 @@ def quick() -> Iterator[None]:
         remember(export_folder, "make_weightings", lambda trained: of_adapters(None, trained[2]))
         patch.setattr(train, "report_memory", lambda *arguments: None)
         patch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+        # Orbax notes when it began and ended.
+        clock = SimpleNamespace(time=lambda: 0.0, time_ns=lambda: 0)
+        patch.setattr("orbax.checkpoint.experimental.v1._src.saving.execution.time", clock)
         yield
 
 

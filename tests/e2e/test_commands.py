@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from feddpa_jax.cli.program import main
+from feddpa_jax.experiment import Experiment
 from feddpa_jax.run.checkpoint import load, rounds_saved
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
+from feddpa_jax.types import UserError
 
 SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32"),
@@ -44,7 +46,7 @@ def final_state(folder: Path) -> dict[str, np.ndarray]:
     adapters = {name: files.read(name, saved) for name, saved in found.clients.items()}
     return {
         f"{side}/{target}/{name}": np.asarray(leaf)
-        for side, adapter in {**found.state, **adapters}.items()
+        for side, adapter in {**found.state(), **adapters}.items()
         for target, pair in adapter.items()
         for name, leaf in pair.items()
     }
@@ -118,6 +120,17 @@ def test_generate_answers_as_an_evaluation_does(run_dir, capsys):
     assert f"local weight {found['local_weight']:.4f}" in told
     assert f"similarity {found['similarity']:.4f}" in told
     assert answer == found["prediction"] + "\n"
+
+
+def test_an_experiment_that_is_opened_for_one_client(run_dir):
+    whole = Experiment.open(run_dir)
+    one = Experiment.open(run_dir, only="client_3")
+    assert one.generate("client_3", "Hi") == whole.generate("client_3", "Hi")
+    assert one.weigh("client_3", "Hi") == whole.weigh("client_3", "Hi")
+    assert one.weigh("client_3", "Hi") != whole.weigh("client_1", "Hi")
+    for work in (one.train, one.evaluate, one.laboratory, lambda: one.weigh("client_1", "Hi")):
+        with pytest.raises(UserError, match="opened for 'client_3' alone"):
+            work()
 
 
 def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):
@@ -297,11 +310,11 @@ def test_full_disk_keeps_what_is_there(run_dir, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "00001")
     code = (
         "import resource, sys; from feddpa_jax.cli.program import main;"
-        "import feddpa_jax.run.loop as t; save = t.save\n"
+        "from feddpa_jax.run.saver import Saver; save = Saver.save\n"
         "def full(*args, **kwargs):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "    return save(*args, **kwargs)\n"
-        "t.save = full; sys.exit(main(sys.argv[1:]))"
+        "Saver.save = full; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "train", "--run-dir", str(copy), *SMALL]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

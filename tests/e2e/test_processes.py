@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from feddpa_jax.cli.program import main
@@ -18,6 +19,7 @@ from feddpa_jax.cli.supervise import LOST
 from feddpa_jax.config import load_config
 from feddpa_jax.devices.processes import _pack, _unpack, from_first
 from feddpa_jax.run.checkpoint import rounds_saved
+from feddpa_jax.run.round_state import read
 from feddpa_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +31,13 @@ RUN = [
 ]
 
 
-def start(run_dir: Path, devices: int, *more: str) -> subprocess.Popen[str]:
+def start(run_dir: Path, devices: int, *more: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "feddpa_jax", "train", "--run-dir", str(run_dir)]
     return subprocess.Popen(
         [*command, *RUN, *more],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -61,6 +64,23 @@ def start_two(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.P
     ]
 
 
+def start_apart(tmp_path: Path, *more: str, devices: int = 2) -> list[subprocess.Popen[str]]:
+    """Two processes on machines that share no disk: of one name, a folder is another in each."""
+    where = f"127.0.0.1:{free_port()}"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    return [
+        start(
+            Path("/proc/self/cwd/run"),
+            devices,
+            *("--coordinator", where, "--processes", "2", "--process", str(process)),
+            *more,
+            cwd=tmp_path / name,
+        )
+        for process, name in enumerate(("first", "second"))
+    ]
+
+
 def finish(*processes: subprocess.Popen[str]) -> list[str]:
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
@@ -77,7 +97,8 @@ def results(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
         for name, (number, *_) in record["clients_saved"].items()
         for key, array in load_file(folder / "clients" / name / f"{number:05d}.safetensors").items()
     }
-    adapters |= load_file(folder / "00001" / "state.safetensors")
+    state = flatten_dict(read(folder / "00001"), sep=".")
+    adapters |= {name: np.asarray(array) for name, array in state.items()}
     return adapters, [line["phases"] for line in lines]
 
 
@@ -112,9 +133,10 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, single: Path):
 
 
 def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single: Path):
+    """The processes share no disk: the others restore from what the first sends them."""
     split = ("--mesh.clients", "1", "--mesh.model", "2")
-    both = start_two(tmp_path, *split, devices=1)
-    folder = tmp_path / "first" / "checkpoints"
+    both = start_apart(tmp_path, *split, devices=1)
+    folder = tmp_path / "first" / "run" / "checkpoints"
     until = time.monotonic() + 100
     while not rounds_saved(folder) and time.monotonic() < until:
         time.sleep(0.05)
@@ -122,9 +144,10 @@ def test_killed_and_resumed_with_a_base_across_processes(tmp_path: Path, single:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert rounds_saved(folder)
-    first, _ = finish(*start_two(tmp_path, *split, devices=1))
+    first, _ = finish(*start_apart(tmp_path, *split, devices=1))
     assert "resuming after" in first
-    same(single, tmp_path / "first")
+    same(single, tmp_path / "first" / "run")
+    assert list((tmp_path / "second").iterdir()) == []
 
 
 def test_processes_with_other_settings_are_refused(tmp_path: Path):

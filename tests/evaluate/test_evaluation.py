@@ -32,6 +32,7 @@ MODEL, TOKENIZER = BASE.model, BASE.tokenizer
 SCALE = 2.0
 
 
+@jax.jit
 def random_adapter(seed: int) -> dict:
     sizes = {t: MODEL.config.target_sizes()[t] for t in ("q_proj", "v_proj")}
     fresh = init_adapter(jax.random.key(seed), sizes, layers=2, rank=2)
@@ -80,6 +81,15 @@ def results():
     return run()
 
 
+@jax.jit
+def forward(tokens_T, branches):
+    """The states and log-probabilities of one example alone."""
+    T = len(tokens_T)
+    mask = causal_mask(jnp.ones((1, T), jnp.int32))
+    hidden_BTD, _ = MODEL.hidden(tokens_T[None], jnp.arange(T)[None], mask, branches)
+    return hidden_BTD, jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
+
+
 def plain(example, client: int, g, l):
     """One example alone: mean response NLL, greedy?, last and mean prompt state."""
     tokens_T, prompt = example
@@ -92,9 +102,8 @@ def plain(example, client: int, g, l):
         scale=SCALE,
         global_weight=tuple(jnp.array([w]) for w in g) if np.ndim(g) else jnp.array([g]),
     )
-    mask = causal_mask(jnp.ones((1, T), jnp.int32))
-    hidden_BTD, _ = MODEL.hidden(jnp.asarray(tokens_T)[None], jnp.arange(T)[None], mask, branches)
-    logp_TV = jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
+    hidden_BTD, logp_TV = forward(tokens_T, branches)
+    hidden_BTD = np.asarray(hidden_BTD)
     target_T = tokens_T[prompt:]
     at = np.arange(prompt - 1, T - 1)
     nll = -np.asarray(logp_TV)[at, target_T].mean()

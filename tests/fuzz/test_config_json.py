@@ -18,7 +18,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from feddpa_jax.hf.config_fields import NO_EFFECT
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.hf.names import TABLES, map_names
+from feddpa_jax.hf.family import FAMILIES as KNOWN
+from feddpa_jax.hf.names import map_names
 from feddpa_jax.models.decoder import causal_mask, from_parameters, parameter_shapes
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.types import UserError
@@ -132,7 +133,7 @@ def _theirs(raw: dict[str, Any]) -> Any:
 
 def _our_logits(config: ModelConfig, state: dict[str, Any], tokens_BT: np.ndarray) -> np.ndarray:
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
-    mapped = map_names(tensors, parameter_shapes(config), TABLES[config.family], "theirs")
+    mapped = map_names(tensors, parameter_shapes(config), KNOWN[config.family].names, "theirs")
     parameters = {
         path: tensors[name].T if transpose else tensors[name]
         for name, (path, transpose) in mapped.items()

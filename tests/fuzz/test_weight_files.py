@@ -14,8 +14,9 @@ from gguf import GGUFReader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import Base, load_base
-from feddpa_jax.hf.names import TABLES, map_names
+from feddpa_jax.hf.names import map_names
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.testing import tiny_config, tiny_parameters, write_tiny_gguf, write_tiny_hf_folder
 from feddpa_jax.types import UserError
@@ -142,7 +143,7 @@ def test_safetensors(content: bytes):
         return
     read, names = held(content), set(header_of(content)) - {"__metadata__"}
     shapes = parameter_shapes(base.model.config)
-    mapped = map_names(names, shapes, TABLES["llama"], "file")
+    mapped = map_names(names, shapes, FAMILIES["llama"].names, "file")
     for name, (ours, transpose) in mapped.items():
         stored = read(name).astype(np.float32)
         np.testing.assert_array_equal(

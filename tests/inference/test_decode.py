@@ -25,6 +25,7 @@ def model():
     return random_model(CONFIG, jax.random.key(2))
 
 
+@jax.jit
 def random_adapter(seed: int) -> dict:
     sizes = {t: CONFIG.target_sizes()[t] for t in ("q_proj", "v_proj", "up_proj")}
     fresh = init_adapter(jax.random.key(seed), sizes, layers=2, rank=2)

@@ -59,6 +59,7 @@ def tokenize(base: Any, examples: tuple[Example, ...]):
 def laboratory(tmp_path_factory) -> Laboratory:
     base = load_base("tiny", "float32")
 
+    @jax.jit
     def adapter(seed: int) -> dict:
         sizes = {t: base.model.config.target_sizes()[t] for t in ("q_proj", "v_proj")}
         fresh = init_adapter(jax.random.key(seed), sizes, layers=2, rank=2)

@@ -205,6 +205,7 @@ def test_all_settings_as_csv():
     assert rows[0] == {
         **{"rule": "cosine", "scale": "0.5", "scales": "local", "support": "5"},
         **{"embed_with": "mixed", "pooling": "mean", "layer": "2", "seed": "7"},
+        "parameters": "{}",
         **{"nll P": "1.250000", "nll TTP": "2.500000"},
         **{"exact_match P": "30.000000", "exact_match TTP": "40.000000"},
     }

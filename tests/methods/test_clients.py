@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from feddpa_jax.methods.clients import LocalAdapters
-from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load, save
+from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.types import UserError
+from tests.saved import save
 
 NAMES = ("anna", "ben", "clara")
 
@@ -134,4 +135,4 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     file.unlink()
     assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
     assert find_damage(tmp_path / "00002") == ""
-    chex.assert_trees_all_equal(found.state, {})
+    chex.assert_trees_all_equal(found.state(), {})

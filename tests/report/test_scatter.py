@@ -118,6 +118,12 @@ def test_points_near_the_best_are_shown_large(width):
         assert one.x1 < other.x0
 
 
+def test_the_bare_model_is_named_once():
+    base = [point(f"{run} base", 0.0, 2.0, mode="base", group=k) for k, run in enumerate("xy")]
+    names = [text.get_text() for text in p_against_ttp([*FAR[:2], *base], EXACT).texts]
+    assert "base" in names and not any("x base" in name for name in names)
+
+
 def test_all_are_near_where_leaving_some_out_gains_little():
     points = [point("a", 40.0, 41.0), point("b", 41.0, 40.0), point("c", 39.0, 38.0)]
     assert contenders(points, EXACT) == points

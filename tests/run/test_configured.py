@@ -9,7 +9,7 @@ import pytest
 
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.files.results import file_names
+from feddpa_jax.files.result_files import file_names
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, adapter_factory, load_data, prepare, training_data
 from feddpa_jax.training.rounds import TrainingData

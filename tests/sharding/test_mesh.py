@@ -52,6 +52,11 @@ def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
     return jax.device_get((state.global_, need(state.local).all())), metrics
 
 
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory: pytest.TempPathFactory):
+    return play(tmp_path_factory.mktemp("one"), 1, 1)
+
+
 @pytest.mark.parametrize(
     ("clients", "model", "mode", "changes"),
     [
@@ -62,9 +67,9 @@ def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
         (2, 4, "full", {}),
     ],
 )
-def test_same_numbers_as_one_device(tmp_path, clients, model, mode, changes):
-    whole, metrics = play(tmp_path / "one", 1, 1)
-    other, other_metrics = play(tmp_path / "many", clients, model, mode, **changes)
+def test_same_numbers_as_one_device(tmp_path, on_one_device, clients, model, mode, changes):
+    whole, metrics = on_one_device
+    other, other_metrics = play(tmp_path, clients, model, mode, **changes)
     chex.assert_trees_all_close(whole, other, atol=2e-5, rtol=0)
     for phase in metrics:
         for name, curve in metrics[phase].losses.items():
@@ -101,12 +106,12 @@ def test_a_split_base_takes_its_share_of_memory(mode):
     _, whole, _ = on_mesh(1, 1)
     mesh, base, engine = on_mesh(2, 4, mode)
 
-    def on_one_device(model: Model) -> int:
+    def share(model: Model) -> int:
         return sum(
             np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(model.params)
         )
 
-    assert on_one_device(base) < 0.35 * on_one_device(whole)
+    assert share(base) < 0.35 * share(whole)
     text = engine.step.lower(*arguments(mesh, base, engine, 2)).compile().as_text()
     found = set(collectives(text))
     assert ("all-gather" in found) if mode == "full" else ("all-reduce" in found)

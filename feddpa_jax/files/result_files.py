@@ -1,13 +1,12 @@
 """Results as files; and file names from titles."""
 
 import re
-import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from feddpa_jax.files import manifest
-from feddpa_jax.files.disk import clear_leftovers, make_folder, writing
+from feddpa_jax.files.disk import clear_leftovers, discard, make_folder, writing
 
 
 def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
@@ -25,8 +24,7 @@ def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, by
     with writing(folder):
         make_folder(folder)
         clear_leftovers(folder)
-        if (folder / "rules").exists():
-            shutil.rmtree(folder / "rules")
+        discard(folder / "rules")
         if own:
             make_folder(folder / "rules")
         manifest.write_set(folder, {**own, **files})

@@ -1,0 +1,269 @@
+"""What comes of a federation: answers, weights, evaluations, exports."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from feddpa_jax.adapters.lora import take
+from feddpa_jax.config import Config
+from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.prompt import Weight
+from feddpa_jax.evaluate.results import Evaluation
+from feddpa_jax.export.contents import Trained
+from feddpa_jax.export.export_folder import check as check_export
+from feddpa_jax.export.export_folder import check_target
+from feddpa_jax.export.export_folder import export as write_export
+from feddpa_jax.files.lock import hold
+from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.laboratory.options import Options
+from feddpa_jax.laboratory.search import Laboratory, search
+from feddpa_jax.methods.method import METHODS
+from feddpa_jax.progress import OnProgress
+from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
+from feddpa_jax.run.evaluating import evaluate_config
+from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
+from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.weighting.rule import Rule, Value, named
+from feddpa_jax.weighting.settings import WeightingSettings
+
+_log = logging.getLogger(__name__)
+
+
+class Outcome:
+    """Adapters of a federation, and what can be asked of them; `Experiment` is one.
+
+    Attributes:
+      config: the configuration.
+      prepared: the base on the devices, the clients, the tokenized examples.
+      run: the run's folder, or None.
+      on_progress: told how far long work is, or None.
+    """
+
+    config: Config
+    prepared: Prepared
+    run: RunFolder | None
+    on_progress: OnProgress | None
+
+    def _adapters(self) -> tuple[Adapters, int | None]:
+        """The adapters, all clients' in memory, and the round that they are from."""
+        raise NotImplementedError
+
+    def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
+        """Takes what an evaluation needs of the run's folder."""
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The clients' names."""
+        return self.prepared.names
+
+    @property
+    def adapters(self) -> Adapters:
+        """The adapters that answers are made with, all clients' in memory.
+
+        Raises:
+          UserError: the run folder has no such checkpoint, or it is damaged.
+        """
+        return self._adapters()[0]
+
+    def _of(self, client: str) -> Adapters:
+        """The global adapter and a client's own, which has a leading axis of 1."""
+        place = place_of(self.prepared, client)
+        adapters = self.adapters
+        local = adapters.local_C and take(adapters.local_C, np.array([place]))
+        return adapters._replace(local_C=local)
+
+    def evaluate(
+        self,
+        *,
+        rule: Rule | str | None = None,
+        weighting: WeightingSettings | None = None,
+        modes: Sequence[str] | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Every client answers every test instance, in every inference mode.
+
+        Args:
+          rule: a weighting rule: a function, a registered name, or "FILE.py:FUNCTION".
+          weighting: how instances are weighed; the configuration's if None.
+          modes: of "base", "global", "local", "fixed" and "instance"; the configuration's if None.
+          metrics: names of metrics; the configuration's if None.
+
+        Returns:
+          P and TTP with intervals by metric and mode, and every answer; with a run folder, they
+          are also written to its `eval/`.
+
+        Raises:
+          UserError: there are no test instances, or a mode that the adapters do not allow.
+        """
+        config = self._changed(rule, weighting)
+        changes = {"modes": modes, "metrics": metrics}
+        changes = {name: tuple(value) for name, value in changes.items() if value is not None}
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
+        adapters, number = self._adapters()
+        possible = available_modes(adapters)
+        answers_with = METHODS.find(config.fed.method).answers_with
+        with contextlib.ExitStack() as held:
+            self._folder_for_evaluation(held)
+            if self.run is not None:
+                place = self.run.path / EVALUATION
+                held.enter_context(hold(place, "wait for it, then use feddpa eval", _log.warning))
+            found = evaluate_config(
+                config,
+                self.prepared,
+                adapters,
+                answers_with=answers_with if answers_with in possible else possible[-1],
+                round_number=number,
+                folder=self.run and self.run.evaluation,
+                on_progress=self.on_progress,
+            )
+        return found
+
+    def weigh(
+        self,
+        client: str,
+        prompt: str,
+        *,
+        input: str = "",
+        rule: Rule | str | None = None,
+        weighting: WeightingSettings | None = None,
+    ) -> Weight:
+        """The weights of a client's adapters for one prompt.
+
+        Args:
+          client: whose adapters and training data.
+          prompt: the instruction.
+          input: its context, if any.
+          rule: as of `evaluate`.
+          weighting: as of `evaluate`.
+
+        Raises:
+          UserError: there is no such client, or there are no two adapters to mix.
+        """
+        config = self._changed(rule, weighting)
+        return weigh_prompt(config, self.prepared, self._of(client), client, prompt, input)
+
+    def generate(
+        self,
+        client: str,
+        prompt: str,
+        *,
+        input: str = "",
+        mode: str | None = None,
+        rule: Rule | str | None = None,
+        weighting: WeightingSettings | None = None,
+    ) -> Answer:
+        """A client's answer to one prompt.
+
+        Args:
+          client: whose adapters answer.
+          prompt: the instruction.
+          input: its context, if any.
+          mode: how the adapters are mixed; None: as the method does.
+          rule: as of `evaluate`, for the mode "instance".
+          weighting: as of `evaluate`.
+
+        Raises:
+          UserError: there is no such client, or the adapters do not allow the mode.
+        """
+        config = self._changed(rule, weighting)
+        return answer_prompt(config, self.prepared, self._of(client), client, prompt, input, mode)
+
+    def laboratory(
+        self,
+        rules: Sequence[Rule | str] | None = None,
+        *,
+        scales: Sequence[float] = Options().scales,
+        supports: Sequence[int] | None = None,
+        layers: Sequence[int] | None = None,
+        by: Sequence[str] = ("nll",),
+        exact: int = 2,
+        fresh: bool = False,
+        parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
+    ) -> Laboratory:
+        """Tries thousands of weighting settings, chosen on held-out examples (`data.validation`).
+
+        Args:
+          rules: functions, names or "FILE.py:FUNCTION"; None for all registered ones.
+          scales: factors of the similarities.
+          supports: numbers of training prompts per client; None: the run's, and all.
+          layers: after how many layers prompts are embedded; None: each quarter of the model.
+          by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
+          exact: how many of the best rules, beside the paper's, are run again with answers.
+          fresh: compute the evidence again, if the run folder has some.
+          parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
+            is tried with the values of its registration, or its defaults.
+
+        Raises:
+          UserError: there are no two adapters, or nothing was held out.
+        """
+        options = Options(
+            rules=None if rules is None else tuple(map(named, rules)),
+            scales=tuple(scales),
+            supports=None if supports is None else tuple(supports),
+            layers=None if layers is None else tuple(layers),
+            by=tuple(by),
+            exact=exact,
+            fresh=fresh,
+            parameters={} if parameters is None else dict(parameters),
+        )
+        adapters, number = self._adapters()
+        folder = None if self.run is None else self.run.path / LABORATORY
+        with contextlib.ExitStack() as held:
+            if folder is not None:
+                held.enter_context(hold(folder, "wait for it", _log.warning))
+            return search(
+                self.config,
+                self.prepared,
+                adapters,
+                options,
+                round_number=number,
+                folder=folder,
+                on_progress=self.on_progress,
+            )
+
+    def export(
+        self, out: Path | str, *, mixed: float | None = None, merged: str | None = None
+    ) -> Path:
+        """Writes the adapters as PEFT folders, reads them back, and compares.
+
+        Args:
+          out: the target; new, or empty.
+          mixed: also write both adapters of every client, mixed at this local weight, as one
+            adapter of twice the rank.
+          merged: also write a full model: "global", "NAME" or "NAME:W" (a client, a local weight).
+
+        Returns:
+          The folder.
+
+        Raises:
+          UserError: the target is not empty or cannot be written, or an adapter is missing.
+        """
+        check_target(Path(out))
+        write_export(self._trained(), Path(out), mixed=mixed, merged=merged)
+        return Path(out)
+
+    def check_export(self, out: Path | str) -> None:
+        """Compares an export with the experiment, tensor by tensor.
+
+        Raises:
+          UserError: it is no export, or of another run or round, or differs.
+        """
+        check_export(self._trained(), Path(out))
+
+    def _trained(self) -> Trained:
+        adapters, number = self._adapters()
+        summary = None if self.run is None else self.run.read_summary()
+        if summary is not None and summary.get("round") != number:
+            summary = None
+        return Trained(self.config, self.prepared, adapters, number or 0, summary)
+
+    def _changed(self, rule: Rule | str | None, weighting: WeightingSettings | None) -> Config:
+        """The configuration with other weighting settings."""
+        own = weighting or self.config.weighting
+        if rule is not None:
+            own = dataclasses.replace(own, rule=named(rule))
+        return dataclasses.replace(self.config, weighting=own)

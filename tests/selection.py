@@ -1,0 +1,48 @@
+"""Which tests are quick, and which files are long: `costs.json` has the CPU seconds of each file.
+
+`FEDDPA_RECORD_COSTS=1 bash launch/test.sh` measures them anew.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COSTS = Path(__file__).with_name("costs.json")
+_MEASURED: dict[str, float] = json.loads(COSTS.read_text())
+# Files whose tests take no longer are quick, and of the others these tests: every area has some.
+_QUICK_SECONDS = 1.0
+QUICK_TESTS = {
+    "tests/adapters/test_lora.py::test_a_mix_is_what_its_formula_says",
+    "tests/adapters/test_lora.py::test_bank_delta_by_hand",
+    "tests/e2e/test_commands.py::test_a_run_leaves_what_the_contract_says",
+    "tests/sharding/test_mesh.py::test_how_a_base_is_split",
+    "tests/sharding/test_mesh.py::test_the_average_is_one_all_reduce",
+    "tests/training/test_step.py::test_the_loss_is_the_weighted_nll_of_the_responses",
+}
+
+
+def name_of(file: Path) -> str:
+    """A file's path from the root."""
+    return file.relative_to(ROOT).as_posix()
+
+
+def seconds_of(file: Path) -> float:
+    """CPU seconds of a file's tests; without end if it was never measured, as it may be long."""
+    return _MEASURED.get(name_of(file), float("inf"))
+
+
+def is_short(file: Path) -> bool:
+    """Whether all tests of a file are quick."""
+    return seconds_of(file) <= _QUICK_SECONDS
+
+
+def has_quick_tests(file: Path) -> bool:
+    """Whether any test of a file is quick."""
+    return is_short(file) or any(test.startswith(f"{name_of(file)}::") for test in QUICK_TESTS)
+
+
+def record(seconds: Mapping[str, float]) -> None:
+    """Writes what each file's tests took."""
+    costs = {name: round(spent, 1) for name, spent in sorted(seconds.items())}
+    COSTS.write_text(json.dumps(costs, indent=1) + "\n")
