@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
-    from feddpa_jax.laboratory.search import Laboratory
+    from feddpa_jax.laboratory.laboratory import Laboratory
     from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
@@ -57,7 +57,7 @@ _HOMES = {
     "FedState": "methods.method",
     "Federation": "types",
     "Interval": "evaluate.personalization",
-    "Laboratory": "laboratory.search",
+    "Laboratory": "laboratory.laboratory",
     "Method": "methods.method",
     "Progress": "progress",
     "Registry": "registry",

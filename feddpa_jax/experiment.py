@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
@@ -19,7 +20,15 @@ from feddpa_jax.run.answering import place_of
 from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
-from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
+from feddpa_jax.run.loop import (
+    Start,
+    begin,
+    check_beginning,
+    last_or_fresh,
+    play,
+    tell_data,
+    total_rounds,
+)
 from feddpa_jax.run.opening import (
     at_hand,
     check_named,
@@ -106,6 +115,7 @@ class Experiment(Outcome):
         self._session = Session(config, run)
         self._named: Adapters | None = None
         self._restored: tuple[Adapters, int] | None = None
+        self._rounds: Callable[[], Generator[Round] | None] = lambda: None
 
     @classmethod
     def from_config(
@@ -200,9 +210,10 @@ class Experiment(Outcome):
     @property
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
-        if self._start is None:
-            self._start = begin(self.config, self.prepared, self.run)
-        return self._start.state
+        if self._start is None and self.run is None:
+            self._start = begin(self.config, self.prepared, None)
+        start = self._start or last_or_fresh(self.config, self.prepared, self.run)
+        return start.state
 
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
@@ -214,7 +225,8 @@ class Experiment(Outcome):
             return self._restored
         state = self.state
         assert self._start is not None
-        return at_hand(self.config, state), self._start.rounds - 1
+        rounds = self._start.rounds
+        return at_hand(self.config, state), rounds - 1 if rounds else None
 
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
@@ -231,13 +243,23 @@ class Experiment(Outcome):
     def rounds(self) -> Iterator[Round]:
         """Trains the remaining rounds.
 
-        You can leave the iterator after any round; the next call continues from there. With a run
-        folder, each round is saved, and no other process can train there at the same time.
+        You can leave the iterator after any round; the next call continues from there, and ends an
+        iterator that you kept. With a run folder, each round is saved, and until the iterator is
+        left or closed nobody else can train there.
 
         Raises:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        before = self._rounds()
+        if before is not None:
+            before.close()
+        rounds = self._play()
+        # No more than a reference: an iterator that is left ends, and gives the folder back.
+        self._rounds = weakref.ref(rounds)
+        return rounds
+
+    def _play(self) -> Generator[Round]:
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:
