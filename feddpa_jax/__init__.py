@@ -20,14 +20,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
+    from feddpa_jax.data import templates as _templates
     from feddpa_jax.data.folders import load_federation
+    from feddpa_jax.evaluate import metrics as _metrics
     from feddpa_jax.evaluate.personalization import Interval, Summary
     from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
+    from feddpa_jax.hf import family as _family
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
     from feddpa_jax.laboratory.search import Laboratory
+    from feddpa_jax.methods import method as _method
     from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
@@ -37,9 +41,13 @@ if TYPE_CHECKING:
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
+    from feddpa_jax.weighting import rule as _rule
     from feddpa_jax.weighting.evidence import Evidence
     from feddpa_jax.weighting.settings import WeightingSettings
     from feddpa_jax.weighting.weights import make_weighting
+
+    families, methods, metrics = _family.FAMILIES, _method.METHODS, _metrics.METRICS
+    rules, templates = _rule.RULES, _templates.TEMPLATES
 
 # Where each public name is; imported when it is first asked for, so that `import feddpa_jax` and
 # `feddpa --help` wait for nothing.
@@ -87,7 +95,43 @@ _INNER = {
     "templates": "TEMPLATES",
 }
 
-__all__ = ["__version__", "methods", *_HOMES]
+__all__ = [
+    "__version__",
+    "Adapters",
+    "Answer",
+    "Base",
+    "Client",
+    "Config",
+    "Engine",
+    "Evaluation",
+    "Evidence",
+    "Example",
+    "Experiment",
+    "FedState",
+    "Federation",
+    "Interval",
+    "Laboratory",
+    "Method",
+    "Progress",
+    "Registry",
+    "Round",
+    "Summary",
+    "UserError",
+    "Weight",
+    "WeightingSettings",
+    "families",
+    "load_base",
+    "load_config",
+    "load_federation",
+    "make_engine",
+    "make_weighting",
+    "methods",
+    "metrics",
+    "plot",
+    "rules",
+    "templates",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

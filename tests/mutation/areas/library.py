@@ -16,7 +16,6 @@ ENTRIES = [
         ("self._import_modules()\n        self._import_group()", "self._import_modules()"),
         ("if given is thing or self._entries[name] is thing", "if given is thing"),
         ("if given is thing or self._entries[name] is thing", "if self._entries[name] is thing"),
-        ("if point.name in self._entries:\n                continue", ""),
         ("        self._entries |= before\n", ""),
         ("name in self or split_name(name) is not None", "name in self"),
         ('if name.startswith("_") or name not in self', "if name not in self._entries"),
