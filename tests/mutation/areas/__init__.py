@@ -69,7 +69,7 @@ AREAS = {
         "run/test_configured.py run/test_loop.py run/test_starting_adapters.py",
     ),
     "library": _area(
-        "registry.py settings.py experiment.py outcome.py run/session.py run/recording.py",
+        "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
         "test_registry.py config/test_config.py test_experiment.py",
     ),
 }

@@ -31,6 +31,10 @@ ENTRIES = [
             "example.task == task for example in federation.test",
             "True for example in federation.test",
         ),
+    ),
+    *edits(
+        "cli/data_table.py",
+        "data/test_tokenize.py",
         (
             "map(str, (client.counts.truncated, client.counts.dropped",
             "map(str, (client.counts.dropped, client.counts.truncated",

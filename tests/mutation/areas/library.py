@@ -23,7 +23,7 @@ ENTRIES = [
         ('if hasattr(module, "__path__"):', "if False:"),
     ),
     *edits(
-        "settings.py",
+        "checked_settings.py",
         "config/test_config.py",
         ("Annotated[int, Ge(1), Le(MOST)]", "Annotated[int, Ge(0), Le(MOST)]"),
         ("Annotated[int, Ge(1), Le(MOST)]", "Annotated[int, Ge(1)]"),
