@@ -6,7 +6,7 @@ A sample of the operations is tried; FEDDPA_ALL_KILLS=1 tries all of them.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def chosen(count: int, sample: int) -> list[int]:
 class Late(Future):
     """Work that is done when it is waited for, and not before."""
 
-    def __init__(self, work: Callable[[], None]):
+    def __init__(self, worker: Executor, work: Callable[[], None]):
         super().__init__()
         self.work = work
 
@@ -72,7 +72,7 @@ class Late(Future):
         self.work()
 
 
-def at_once(work: Callable[[], None]) -> Future[None]:
+def at_once(worker: Executor, work: Callable[[], None]) -> Future[None]:
     """Work that is done before anything else is."""
     work()
     done: Future[None] = Future()

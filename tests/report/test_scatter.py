@@ -61,6 +61,8 @@ def test_a_point_for_each_method_and_mode(make_run, width):
     for label in ("feddpa_f", "fedit"):
         for mode in ("base", "global", "local", "instance"):
             assert any(f"{label} {mode}" in name for name in names)
+    bold = {text.get_text() for text in figure.texts if text.get_fontweight() == "bold"}
+    assert bold - {"All modes"} == {"feddpa_f instance", "fedit instance"}
     # Lower is better: the axes run the other way.
     assert axes.get_xlim()[0] > axes.get_xlim()[1] and axes.get_ylim()[0] > axes.get_ylim()[1]
     assert "both axes run from high to low" in drawing.caption
