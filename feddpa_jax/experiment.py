@@ -7,12 +7,13 @@ from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
+from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.results import Evaluation
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
@@ -34,7 +35,7 @@ from feddpa_jax.run.opening import (
 from feddpa_jax.run.round import Round
 from feddpa_jax.run.session import Session
 from feddpa_jax.run.trackers import check_installed, of_evaluation, of_round
-from feddpa_jax.types import Federation
+from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Experiment(Outcome):
         run: RunFolder | None,
         on_progress: OnProgress | None,
     ) -> None:
+        keep_compiled_programs()
         self.config = config
         self.prepared = prepared
         self.run = run
@@ -160,7 +162,8 @@ class Experiment(Outcome):
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
-          only: load the data of this client alone, if no other one will be asked.
+          only: load the data of this client alone. Only `generate` and `weigh` of this client
+            are possible then.
           on_progress: as of the class.
 
         Raises:
@@ -201,11 +204,13 @@ class Experiment(Outcome):
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
         if self._start is None:
+            self._check_everyone()
             self._start = begin(self.config, self.prepared, self.run)
         return self._start.state
 
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
+        self._check_everyone()
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
@@ -215,6 +220,13 @@ class Experiment(Outcome):
         state = self.state
         assert self._start is not None
         return at_hand(self.config, state), self._start.rounds - 1
+
+    def _check_everyone(self) -> None:
+        """Refuses what rests on clients that were not read."""
+        if self._only is not None:
+            raise UserError(
+                f"only: this experiment was opened for {self._only!r} alone; open it without only"
+            )
 
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
@@ -238,6 +250,7 @@ class Experiment(Outcome):
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        self._check_everyone()
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:
