@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from feddpa_jax.federated.method import FedState, Method
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
-    from feddpa_jax.laboratory.search import Laboratory
+    from feddpa_jax.laboratory.laboratory import Laboratory
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
     from feddpa_jax.report import plot_scores as plot
@@ -55,7 +55,7 @@ _HOMES = {
     "FedState": "federated.method",
     "Federation": "types",
     "Interval": "evaluate.personalization",
-    "Laboratory": "laboratory.search",
+    "Laboratory": "laboratory.laboratory",
     "Method": "federated.method",
     "Progress": "progress",
     "Registry": "registry",

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
@@ -20,7 +21,15 @@ from feddpa_jax.run.answering import place_of
 from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
-from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
+from feddpa_jax.run.loop import (
+    Start,
+    begin,
+    check_beginning,
+    last_or_fresh,
+    play,
+    tell_data,
+    total_rounds,
+)
 from feddpa_jax.run.opening import (
     at_hand,
     check_named,
@@ -108,6 +117,7 @@ class Experiment(Outcome):
         self._session = Session(config, run)
         self._named: Adapters | None = None
         self._restored: tuple[Adapters, int] | None = None
+        self._rounds: Callable[[], Generator[Round] | None] = lambda: None
 
     @classmethod
     def from_config(
@@ -203,10 +213,11 @@ class Experiment(Outcome):
     @property
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
-        if self._start is None:
-            self._check_everyone()
-            self._start = begin(self.config, self.prepared, self.run)
-        return self._start.state
+        self._check_everyone()
+        if self._start is None and self.run is None:
+            self._start = begin(self.config, self.prepared, None)
+        start = self._start or last_or_fresh(self.config, self.prepared, self.run)
+        return start.state
 
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
@@ -219,7 +230,8 @@ class Experiment(Outcome):
             return self._restored
         state = self.state
         assert self._start is not None
-        return at_hand(self.config, state), self._start.rounds - 1
+        rounds = self._start.rounds
+        return at_hand(self.config, state), rounds - 1 if rounds else None
 
     def _check_everyone(self) -> None:
         """Refuses what rests on clients that were not read."""
@@ -243,14 +255,24 @@ class Experiment(Outcome):
     def rounds(self) -> Iterator[Round]:
         """Trains the remaining rounds.
 
-        You can leave the iterator after any round; the next call continues from there. With a run
-        folder, each round is saved, and no other process can train there at the same time.
+        You can leave the iterator after any round; the next call continues from there, and ends an
+        iterator that you kept. With a run folder, each round is saved, and until the iterator is
+        left or closed nobody else can train there.
 
         Raises:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
         self._check_everyone()
+        before = self._rounds()
+        if before is not None:
+            before.close()
+        rounds = self._play()
+        # No more than a reference: an iterator that is left ends, and gives the folder back.
+        self._rounds = weakref.ref(rounds)
+        return rounds
+
+    def _play(self) -> Generator[Round]:
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.config import Config, load_config
+from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
 from feddpa_jax.federated.method import METHODS, FedState
@@ -129,10 +130,6 @@ def start_alone(config: Config, run: RunFolder, held: contextlib.ExitStack) -> N
     held.enter_context(hold(run.path / TRAINING, BUSY, _log.warning, shown=run.path))
     run.check(config)
     run.start(config)
-
-
-# What `data.path` says of a federation that was made in memory.
-IN_MEMORY = "in memory"
 
 
 def settled(config: Config, base: Base, data: Federation) -> Config:
