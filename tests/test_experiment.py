@@ -68,7 +68,7 @@ def test_an_experiment_with_a_folder_writes_what_the_command_writes(
     # One client's adapter is read alone.
     alone = fd.Experiment.open(tmp_path / "run", only="ben")
     assert alone.weigh("ben", "Hi") == opened.weigh("ben", "Hi")
-    with pytest.raises(fd.UserError, match="'carl'.*anna, ben"):
+    with pytest.raises(fd.UserError, match=r"'carl'.*anna, ben"):
         opened.weigh("carl", "Hi")
 
 
@@ -221,7 +221,7 @@ def test_a_federation_made_in_memory(made: Small, expected: dict, tmp_path: Path
     # The same data in a folder will do.
     overrides = ["--data.path", made.config.data.path]
     assert main(["train", "--run-dir", str(folder), *made.options]) in (0, 2)
-    with pytest.raises(fd.UserError, match="data.validation: 1 -> 0|another configuration"):
+    with pytest.raises(fd.UserError, match=r"data\.validation: 1 -> 0|another configuration"):
         fd.Experiment.open(folder, [*overrides, "--data.validation", "1"])
 
 

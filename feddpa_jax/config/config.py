@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 
 from annotated_types import Ge, Le
 
+from feddpa_jax.checked_settings import check, doc, settings, show
 from feddpa_jax.config.sections import (
     DataSection,
     EvalSection,
@@ -18,7 +19,6 @@ from feddpa_jax.config.sections import (
     ModelSection,
     TrackSection,
 )
-from feddpa_jax.settings import check, doc, settings, show
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.settings import WeightingSettings
 

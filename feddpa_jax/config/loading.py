@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.checked_settings import show, to_tree
 from feddpa_jax.config.config import Config
 from feddpa_jax.files.problems import check_fields
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
-from feddpa_jax.settings import show, to_tree
 from feddpa_jax.types import UserError
 
 # What stands at the top: sections, and a field that is in none.
