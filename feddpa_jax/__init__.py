@@ -12,8 +12,6 @@ Models*, NeurIPS 2024, arXiv 2403.19211.
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
     from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
+    from feddpa_jax.federated.method import FedState, Method
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
     from feddpa_jax.laboratory.laboratory import Laboratory
-    from feddpa_jax.methods.method import FedState, Method
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
     from feddpa_jax.report import plot_scores as plot
@@ -54,11 +52,11 @@ _HOMES = {
     "Evidence": "weighting.evidence",
     "Example": "types",
     "Experiment": "experiment",
-    "FedState": "methods.method",
+    "FedState": "federated.method",
     "Federation": "types",
     "Interval": "evaluate.personalization",
     "Laboratory": "laboratory.laboratory",
-    "Method": "methods.method",
+    "Method": "federated.method",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
@@ -72,6 +70,7 @@ _HOMES = {
     "load_federation": "data.folders",
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
+    "methods": "federated.method",
     "metrics": "evaluate.metrics",
     "plot": "report",
     "rules": "weighting.rule",
@@ -81,13 +80,14 @@ _HOMES = {
 # Their names there, where these differ.
 _INNER = {
     "families": "FAMILIES",
+    "methods": "METHODS",
     "metrics": "METRICS",
     "plot": "plot_scores",
     "rules": "RULES",
     "templates": "TEMPLATES",
 }
 
-__all__ = ["__version__", "methods", *_HOMES]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -96,22 +96,6 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
     globals()[name] = found
     return found
-
-
-class _Package(ModuleType):
-    """The package, whose attribute `methods` is the registry and not the folder of that name."""
-
-    @property
-    def methods(self) -> Any:
-        """The registry of federated methods."""
-        return importlib.import_module("feddpa_jax.methods.method").METHODS
-
-    @methods.setter
-    def methods(self, module: ModuleType) -> None:
-        """What the import system sets once it has imported the folder."""
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

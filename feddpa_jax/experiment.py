@@ -8,12 +8,13 @@ from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
+from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.results import Evaluation
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
@@ -43,7 +44,7 @@ from feddpa_jax.run.opening import (
 from feddpa_jax.run.round import Round
 from feddpa_jax.run.session import Session
 from feddpa_jax.run.trackers import check_installed, of_evaluation, of_round
-from feddpa_jax.types import Federation
+from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Experiment(Outcome):
         run: RunFolder | None,
         on_progress: OnProgress | None,
     ) -> None:
+        keep_compiled_programs()
         self.config = config
         self.prepared = prepared
         self.run = run
@@ -170,7 +172,8 @@ class Experiment(Outcome):
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
-          only: load the data of this client alone, if no other one will be asked.
+          only: load the data of this client alone. Only `generate` and `weigh` of this client
+            are possible then.
           on_progress: as of the class.
 
         Raises:
@@ -210,6 +213,7 @@ class Experiment(Outcome):
     @property
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
+        self._check_everyone()
         if self._start is None and self.run is None:
             self._start = begin(self.config, self.prepared, None)
         start = self._start or last_or_fresh(self.config, self.prepared, self.run)
@@ -217,6 +221,7 @@ class Experiment(Outcome):
 
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
+        self._check_everyone()
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
@@ -227,6 +232,13 @@ class Experiment(Outcome):
         assert self._start is not None
         rounds = self._start.rounds
         return at_hand(self.config, state), rounds - 1 if rounds else None
+
+    def _check_everyone(self) -> None:
+        """Refuses what rests on clients that were not read."""
+        if self._only is not None:
+            raise UserError(
+                f"only: this experiment was opened for {self._only!r} alone; open it without only"
+            )
 
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
@@ -251,6 +263,7 @@ class Experiment(Outcome):
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        self._check_everyone()
         before = self._rounds()
         if before is not None:
             before.close()

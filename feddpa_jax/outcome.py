@@ -17,12 +17,12 @@ from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
 from feddpa_jax.export.export_folder import check_target
 from feddpa_jax.export.export_folder import export as write_export
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.lock import hold
 from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import search
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
 from feddpa_jax.run.evaluating import evaluate_config

@@ -61,7 +61,7 @@ class FakeGcs(AbstractFileSystem):
     cachable = False
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> Any:
-        name = self._strip_protocol(path)
+        name = str(self._strip_protocol(path))
         if "w" in mode:
             return _Upload(name)
         if name not in OBJECTS:
@@ -70,7 +70,7 @@ class FakeGcs(AbstractFileSystem):
 
     def info(self, path: str, **named: Any) -> dict[str, Any]:
         """Size and kind."""
-        name = self._strip_protocol(path)
+        name = str(self._strip_protocol(path))
         if name in OBJECTS:
             return {"name": name, "size": len(OBJECTS[name]), "type": "file"}
         if any(other.startswith(f"{name}/") for other in OBJECTS):
@@ -79,7 +79,7 @@ class FakeGcs(AbstractFileSystem):
 
     def ls(self, path: str, detail: bool = True, **named: Any) -> list[Any]:
         """What is in a folder."""
-        name = self._strip_protocol(path)
+        name = str(self._strip_protocol(path))
         start = f"{name}/"
         below = {start + o[len(start) :].split("/")[0] for o in OBJECTS if o.startswith(start)}
         if not below and name not in OBJECTS:
@@ -95,7 +95,7 @@ class FakeGcs(AbstractFileSystem):
 
     def rm_file(self, path: str) -> None:
         """Removes an object."""
-        drop(self._strip_protocol(path))
+        drop(str(self._strip_protocol(path)))
 
     def mv(self, *arguments: Any, **named: Any) -> None:
         """Is not possible."""

@@ -26,7 +26,7 @@ TIERS = (
     {"hf"},
     {"data"},
     {"training"},
-    {"methods"},
+    {"federated"},
     {"inference"},
     {"weighting"},
     {"evaluate"},

@@ -17,6 +17,7 @@ from feddpa_jax.evaluate.known_answers import can_match
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.personalization import Resamples, Summary, summarize
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
 from feddpa_jax.inference.base_prompts import DREAMS, dream
@@ -39,7 +40,6 @@ from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_r
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.origin import identify
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding, make_setting
 from feddpa_jax.run.inputs import Prepared, encode

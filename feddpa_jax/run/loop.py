@@ -15,9 +15,9 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
+from feddpa_jax.federated.clients import LocalAdapters, MemoryStore, Saved
+from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.hf.load import resolve_dtype
-from feddpa_jax.methods.clients import LocalAdapters, MemoryStore, Saved
-from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.progress import Advance, OnProgress, follow
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import (

@@ -14,11 +14,11 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared

@@ -46,9 +46,9 @@ def _area(files: str, tests: str) -> Area:
 
 AREAS = {
     "training": _area(
-        "training methods",
-        "training/test_participation.py methods/test_clients.py training/test_step.py "
-        "methods/test_methods.py training/test_engine.py training",
+        "training federated",
+        "training/test_participation.py federated/test_clients.py training/test_step.py "
+        "federated/test_methods.py training/test_engine.py training",
     ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
