@@ -168,7 +168,7 @@ def test_an_evaluation_as_a_data_frame(seen: Seen):
     measures = [f"{z}{end}" for z in ("P", "TTP") for end in ("", "_low", "_high")]
     assert list(frame.columns) == ["metric", "mode", *measures]
     assert len(frame) == 3 * 5
-    for _, row in frame.iterrows():
+    for row in frame.to_dict("records"):
         summary = seen.scores[row["metric"]][row["mode"]]
         assert (row["P"], row["P_low"], row["P_high"]) == (
             summary.p.value,
@@ -382,7 +382,7 @@ def test_a_figure_of_an_evaluation(seen: Seen):
         (round(float(x), 5), round(float(y), 5))
         for axes in figure.axes
         for line in axes.lines
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        for x, y in np.asarray(line.get_xydata()).tolist()
     }
     for mode in seen.scores.modes:
         summary = seen.scores["nll"][mode]

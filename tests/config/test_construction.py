@@ -16,7 +16,9 @@ from feddpa_jax.settings import section_of
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.settings import WeightingSettings
 
-SECTIONS = {
+# Of any values: what a type checker would refuse.
+Made: Any = Config
+SECTIONS: dict[str, Any] = {
     field.name: type(field.default)
     for field in dataclasses.fields(Config)
     if dataclasses.is_dataclass(field.default)
@@ -28,7 +30,7 @@ def limits() -> list[tuple[str, Any]]:
     found = []
     for name, *_ in describe_fields():
         section, _, inner = name.rpartition(".")
-        cls = SECTIONS[section] if section else Config
+        cls = SECTIONS[section] if section else Made
         (field,) = (field for field in dataclasses.fields(cls) if field.name == inner)
 
         def walk(kind: Any) -> list[Any]:
@@ -36,15 +38,20 @@ def limits() -> list[tuple[str, Any]]:
 
         if "parameters" in name:
             continue
+        part: Any
         for part in walk(field.type):
             match part:
-                case Ge(ge=bound):
+                case Ge():
+                    bound: Any = part.ge
                     found.append((name, bound - 1))
-                case Gt(gt=bound):
+                case Gt():
+                    bound: Any = part.gt
                     found.append((name, bound))
-                case Le(le=bound):
+                case Le():
+                    bound: Any = part.le
                     found.append((name, bound + 1 if bound < 1e20 else bound * 2))
-                case Lt(lt=bound):
+                case Lt():
+                    bound: Any = part.lt
                     found.append((name, bound))
     return found
 
@@ -117,7 +124,7 @@ def told(make: Any) -> str:
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: str(value)[:30])
 def test_python_yaml_and_command_line_say_the_same(tmp_path: Path, name: str, value: Any):
     outer, _, inner = name.partition(".")
-    python = told(lambda: Config(**{outer: {inner: value} if inner else value}))
+    python = told(lambda: Made(**{outer: {inner: value} if inner else value}))
     assert outer in python
     line = told(lambda: load_config(None, [f"--{name}", yaml_of(value)]))
     assert line == f"command line: {python}"
@@ -158,16 +165,16 @@ def test_sections_are_given_as_mappings_or_made():
     assert dataclasses.replace(made, fed={"rounds": 4}).fed == FedSection(rounds=4)
     # Another section's class is no mapping.
     with pytest.raises(UserError, match=r"^fed is a section; write its fields below it$"):
-        Config(fed=LoraSection())  # pyright: ignore
+        Made(fed=LoraSection())
     assert fd.Config is Config
 
 
 def test_configurations_do_not_change_and_have_a_hash(tmp_path: Path):
-    config = Config(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"a": 1}})
+    config = Made(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"a": 1}})
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.seed = 1  # pyright: ignore
+        config.seed = 1
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.fed.rounds = 1  # pyright: ignore
+        config.fed.rounds = 1
     file = tmp_path / "c.yaml"
     file.write_text(to_yaml(config))
     assert load_config(file) == config
@@ -194,7 +201,7 @@ def test_values_of_numpy_and_paths_become_pythons_own(cls, name: str, given: Any
     assert value == kept
     assert type(value) is type(kept) or isinstance(kept, dict)
     if name != "parameters":
-        to_yaml(Config(**{section_of(cls): {name: given}}))
+        to_yaml(Made(**{section_of(cls): {name: given}}))
 
 
 @pytest.mark.parametrize(
@@ -212,4 +219,4 @@ def test_values_of_numpy_and_paths_become_pythons_own(cls, name: str, given: Any
     ],
 )
 def test_other_values_are_refused_in_one_line(section: str, name: str, given: Any, words: str):
-    assert told(lambda: Config(**{section: {name: given}})).startswith(words)
+    assert told(lambda: Made(**{section: {name: given}})).startswith(words)
