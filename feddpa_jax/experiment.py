@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
@@ -254,7 +254,7 @@ class Experiment(Outcome):
             assert self.run is not None
             start_alone(self.config, self.run, held)
 
-    def rounds(self) -> Iterator[Round]:
+    def rounds(self) -> Generator[Round]:
         """Trains the remaining rounds.
 
         You can leave the iterator after any round; the next call continues from there, and ends an
