@@ -114,10 +114,13 @@ ENTRIES = [
             'judge(collected, splits["test"], of_paper_CJ, candidate.weight_CJ)',
         ),
         ('c.label == "paper")', 'c.label == "released code")'),
+    ),
+    *edits(
+        "laboratory/agreement.py",
+        "laboratory/test_findings.py",
         (
             "getattr(exact, z).value - getattr(test, z).value",
             "getattr(exact, z).value",
-            "laboratory/test_findings.py",
         ),
     ),
     *edits(
