@@ -10,7 +10,7 @@ import jax.monitoring
 import jax.numpy as jnp
 
 from feddpa_jax.adapters.lora import Adapter, take
-from feddpa_jax.methods.method import copies, merge_metrics
+from feddpa_jax.federated.method import copies, merge_metrics
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape

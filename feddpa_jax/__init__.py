@@ -12,27 +12,25 @@ Models*, NeurIPS 2024, arXiv 2403.19211.
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
-    from feddpa_jax.data import templates as _templates
     from feddpa_jax.data.folders import load_federation
-    from feddpa_jax.evaluate import metrics as _metrics
+    from feddpa_jax.data.templates import TEMPLATES as templates
+    from feddpa_jax.evaluate.metrics import METRICS as metrics
     from feddpa_jax.evaluate.personalization import Interval, Summary
     from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
-    from feddpa_jax.hf import family as _family
+    from feddpa_jax.federated.method import METHODS as methods
+    from feddpa_jax.federated.method import FedState, Method
+    from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
-    from feddpa_jax.laboratory.search import Laboratory
-    from feddpa_jax.methods import method as _method
-    from feddpa_jax.methods.method import FedState, Method
+    from feddpa_jax.laboratory.laboratory import Laboratory
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
     from feddpa_jax.report import plot_scores as plot
@@ -41,13 +39,10 @@ if TYPE_CHECKING:
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
-    from feddpa_jax.weighting import rule as _rule
     from feddpa_jax.weighting.evidence import Evidence
+    from feddpa_jax.weighting.rule import RULES as rules
     from feddpa_jax.weighting.settings import WeightingSettings
     from feddpa_jax.weighting.weights import make_weighting
-
-    families, methods, metrics = _family.FAMILIES, _method.METHODS, _metrics.METRICS
-    rules, templates = _rule.RULES, _templates.TEMPLATES
 
 # Where each public name is; imported when it is first asked for, so that `import feddpa_jax` and
 # `feddpa --help` wait for nothing.
@@ -62,11 +57,11 @@ _HOMES = {
     "Evidence": "weighting.evidence",
     "Example": "types",
     "Experiment": "experiment",
-    "FedState": "methods.method",
+    "FedState": "federated.method",
     "Federation": "types",
     "Interval": "evaluate.personalization",
-    "Laboratory": "laboratory.search",
-    "Method": "methods.method",
+    "Laboratory": "laboratory.laboratory",
+    "Method": "federated.method",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
@@ -80,6 +75,7 @@ _HOMES = {
     "load_federation": "data.folders",
     "make_engine": "training.engine",
     "make_weighting": "weighting.weights",
+    "methods": "federated.method",
     "metrics": "evaluate.metrics",
     "plot": "report",
     "rules": "weighting.rule",
@@ -89,6 +85,7 @@ _HOMES = {
 # Their names there, where these differ.
 _INNER = {
     "families": "FAMILIES",
+    "methods": "METHODS",
     "metrics": "METRICS",
     "plot": "plot_scores",
     "rules": "RULES",
@@ -140,22 +137,6 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(f"feddpa_jax.{_HOMES[name]}"), _INNER.get(name, name))
     globals()[name] = found
     return found
-
-
-class _Package(ModuleType):
-    """The package, whose attribute `methods` is the registry and not the folder of that name."""
-
-    @property
-    def methods(self) -> Any:
-        """The registry of federated methods."""
-        return importlib.import_module("feddpa_jax.methods.method").METHODS
-
-    @methods.setter
-    def methods(self, module: ModuleType) -> None:
-        """What the import system sets once it has imported the folder."""
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
+import numpy as np
 import pydantic
 from annotated_types import Ge, Le
 from pydantic import Field
@@ -99,15 +100,14 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
     Args:
       name: the field's dotted name, for the message.
       kind: its annotated type.
-      value: what was given; a tuple and a list are the same, and so are a path and its text.
+      value: what was given; a tuple and a list are the same, and so are a path and its text, and
+        a number or array of NumPy's and Python's own.
 
     Raises:
       UserError: it is of another type, out of range, or a list that names something twice.
     """
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
     try:
-        text = json.dumps(value)
+        text = json.dumps(value, default=_plain)
     except (TypeError, ValueError):
         what = f"{show(str(value))} is no number, text or list; quote text inside the YAML"
         raise UserError(f"{name}: {what}") from None
@@ -124,6 +124,15 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
     if isinstance(found, tuple) and len(set(found)) != len(found):
         raise UserError(f"{name}: {list(found)} names one twice; name each once")
     return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: a path as its text, NumPy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError
 
 
 @functools.cache

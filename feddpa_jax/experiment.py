@@ -2,24 +2,34 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
+from feddpa_jax.devices.compilation_cache import keep_compiled_programs
 from feddpa_jax.devices.processes import several, together
 from feddpa_jax.evaluate.results import Evaluation
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
 from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
-from feddpa_jax.run.loop import Start, begin, check_beginning, play, tell_data, total_rounds
+from feddpa_jax.run.loop import (
+    Start,
+    begin,
+    check_beginning,
+    last_or_fresh,
+    play,
+    tell_data,
+    total_rounds,
+)
 from feddpa_jax.run.opening import (
     at_hand,
     check_named,
@@ -34,7 +44,7 @@ from feddpa_jax.run.opening import (
 from feddpa_jax.run.round import Round
 from feddpa_jax.run.session import Session
 from feddpa_jax.run.trackers import check_installed, of_evaluation, of_round
-from feddpa_jax.types import Federation
+from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +106,7 @@ class Experiment(Outcome):
         run: RunFolder | None,
         on_progress: OnProgress | None,
     ) -> None:
+        keep_compiled_programs()
         self.config = config
         self.prepared = prepared
         self.run = run
@@ -106,6 +117,7 @@ class Experiment(Outcome):
         self._session = Session(config, run)
         self._named: Adapters | None = None
         self._restored: tuple[Adapters, int] | None = None
+        self._rounds: Callable[[], Generator[Round] | None] = lambda: None
 
     @classmethod
     def from_config(
@@ -160,7 +172,8 @@ class Experiment(Outcome):
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
           step: "last", "best" (the lowest loss) or a round's number.
-          only: load the data of this client alone, if no other one will be asked.
+          only: load the data of this client alone. Only `generate` and `weigh` of this client
+            are possible then.
           on_progress: as of the class.
 
         Raises:
@@ -200,12 +213,15 @@ class Experiment(Outcome):
     @property
     def state(self) -> FedState:
         """The state after the last round; before the first round, the method's fresh state."""
-        if self._start is None:
-            self._start = begin(self.config, self.prepared, self.run)
-        return self._start.state
+        self._check_everyone()
+        if self._start is None and self.run is None:
+            self._start = begin(self.config, self.prepared, None)
+        start = self._start or last_or_fresh(self.config, self.prepared, self.run)
+        return start.state
 
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
+        self._check_everyone()
         if self._named is not None:
             return self._named, None
         if self._start is None and self.run is not None:
@@ -214,7 +230,15 @@ class Experiment(Outcome):
             return self._restored
         state = self.state
         assert self._start is not None
-        return at_hand(self.config, state), self._start.rounds - 1
+        rounds = self._start.rounds
+        return at_hand(self.config, state), rounds - 1 if rounds else None
+
+    def _check_everyone(self) -> None:
+        """Refuses what rests on clients that were not read."""
+        if self._only is not None:
+            raise UserError(
+                f"only: this experiment was opened for {self._only!r} alone; open it without only"
+            )
 
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
@@ -231,13 +255,24 @@ class Experiment(Outcome):
     def rounds(self) -> Iterator[Round]:
         """Trains the remaining rounds.
 
-        You can leave the iterator after any round; the next call continues from there. With a run
-        folder, each round is saved, and no other process can train there at the same time.
+        You can leave the iterator after any round; the next call continues from there, and ends an
+        iterator that you kept. With a run folder, each round is saved, and until the iterator is
+        left or closed nobody else can train there.
 
         Raises:
           UserError: a loss or update is not finite, or nothing can be written; the last good
             round is kept.
         """
+        self._check_everyone()
+        before = self._rounds()
+        if before is not None:
+            before.close()
+        rounds = self._play()
+        # No more than a reference: an iterator that is left ends, and gives the folder back.
+        self._rounds = weakref.ref(rounds)
+        return rounds
+
+    def _play(self) -> Generator[Round]:
         with self._session.open() as log:
             tell_data(self.config, self.prepared)
             if self._start is None or self.run is not None:

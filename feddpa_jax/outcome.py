@@ -17,11 +17,12 @@ from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
 from feddpa_jax.export.export_folder import check_target
 from feddpa_jax.export.export_folder import export as write_export
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.lock import hold
 from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.options import Options
-from feddpa_jax.laboratory.search import Laboratory, search
-from feddpa_jax.methods.method import METHODS
+from feddpa_jax.laboratory.search import search
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
 from feddpa_jax.run.evaluating import evaluate_config
@@ -264,6 +265,9 @@ class Outcome:
     def _changed(self, rule: Rule | str | None, weighting: WeightingSettings | None) -> Config:
         """The configuration with other weighting settings."""
         own = weighting or self.config.weighting
-        if rule is not None:
-            own = dataclasses.replace(own, rule=named(rule))
+        name = own.rule if rule is None else named(rule)
+        if name != own.rule:
+            # The configuration's hyperparameters are its own rule's.
+            kept = {} if weighting is None else own.parameters
+            own = dataclasses.replace(own, rule=name, parameters=kept)
         return dataclasses.replace(self.config, weighting=own)

@@ -43,11 +43,22 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """A client's name and its private examples: those it trains on, and those it holds out."""
+    """A client's name and its private examples: those it trains on, and those it holds out.
+
+    Attributes:
+      name: it serves as a folder's name too.
+      train: what it trains on; any iterable, kept as a tuple.
+      validation: what it holds out, for choosing weighting rules; likewise.
+    """
 
     name: str
     train: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Makes tuples of lists."""
+        object.__setattr__(self, "train", tuple(self.train))
+        object.__setattr__(self, "validation", tuple(self.validation))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -87,6 +98,11 @@ class Federation:
     clients: tuple[Client, ...]
     test: tuple[Example, ...] = ()
     source: Source | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Makes tuples of lists."""
+        object.__setattr__(self, "clients", tuple(self.clients))
+        object.__setattr__(self, "test", tuple(self.test))
 
 
 class TokenizedExample(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import describe_fields
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.federated.method import FedState
 
 ROOT = Path(__file__).parents[1]
 TEXTS = sorted(

@@ -1,120 +1,263 @@
-"""Experiments in memory and in a folder: stopped, continued, and asked with other settings."""
+"""Experiments: the command's bits from Python, in memory and on disk, stopped and resumed."""
 
+import copy
 import dataclasses
-import json
-from collections.abc import Mapping
+import logging
+import weakref
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
-from feddpa_jax.config import Config
-from feddpa_jax.experiment import Experiment
-from feddpa_jax.hf.load import Base, load_base
-from feddpa_jax.methods.method import FedState
-from feddpa_jax.run.session import Session
-from feddpa_jax.run.trackers import of_round
-from feddpa_jax.types import Client, Example, Federation, UserError
-from feddpa_jax.weighting.settings import WeightingSettings
-
-GREET = tuple(Example(f"Greet {name}.", f"Hi {name}!", task="greet") for name in ("Al", "Bo"))
-SUM = tuple(Example(f"1 + {n}?", str(n + 1), task="sum") for n in (1, 2, 3))
-DATA = Federation((Client("anna", GREET[:1]), Client("ben", SUM[:2])), (GREET[1], SUM[2]))
-CONFIG = Config(
-    # One of the two clients takes part in a round: the other keeps its fresh adapter.
-    fed={"rounds": 2, "local_epochs": 1, "batch_size": 2, "participation": 0.5},
-    lora={"rank": 2},
-    eval={"max_new_tokens": 2, "bootstrap": 50, "modes": ["global"], "metrics": ["nll"]},
-)
+import feddpa_jax as fd
+from feddpa_jax.cli.program import main
+from feddpa_jax.files.lock import holder_of
+from feddpa_jax.run import loop
+from feddpa_jax.run.folder import TRAINING
+from tests.small_experiment import Small, bits, saved, small
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    return load_base("tiny")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return small(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def trained(base: Base) -> Experiment:
-    """In memory, stopped after its first round and continued."""
-    made = Experiment(base, DATA, CONFIG)
-    for done in made.rounds():
+def commanded(made: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `feddpa train` leaves."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--run-dir", str(folder), *made.options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(made: Small, commanded: Path) -> dict:
+    found = saved(made, commanded)
+    assert found["rounds"] == 3
+    assert list(found["eval"]) == ["instances.jsonl", "manifest.json", "summary.json"]
+    return found
+
+
+def test_an_experiment_in_memory_has_the_commands_bits(made: Small, expected: dict):
+    experiment = made.experiment()
+    rounds = list(experiment.rounds())
+    assert [done.number for done in rounds] == [0, 1, 2] == list(range(experiment.total_rounds))
+    lines = [{**done.line, "seconds": None} for done in rounds]
+    assert lines == expected["metrics.jsonl"]
+    assert [done.loss for done in rounds] == [line["loss"] for line in lines]
+    adapters = experiment.adapters
+    assert bits(adapters.global_) == expected["global"]
+    assert bits(adapters.local_C) == expected["local"]
+    assert all(len(leaf) == 2 for leaf in jax.tree.leaves(adapters.local_C))
+    assert experiment.run is None
+    # The state is the last round's, and earlier rounds keep their own.
+    assert bits(experiment.state.global_) == bits(rounds[2].state.global_) == expected["global"]
+    assert bits(rounds[1].state.global_) != expected["global"]
+    assert list(experiment.rounds()) == []
+
+
+def test_an_experiment_with_a_folder_writes_what_the_command_writes(
+    made: Small, expected: dict, tmp_path: Path
+):
+    found = made.experiment(run_dir=tmp_path / "run").train_and_evaluate()
+    assert found is not None
+    assert saved(made, tmp_path / "run") == expected
+    opened = fd.Experiment.open(tmp_path / "run")
+    assert opened.clients == ("anna", "ben")
+    assert bits(opened.adapters.local_C) == expected["local"]
+    # One client's adapter is read alone.
+    alone = fd.Experiment.open(tmp_path / "run", only="ben")
+    assert alone.weigh("ben", "Hi") == opened.weigh("ben", "Hi")
+    with pytest.raises(fd.UserError, match=r"'carl'.*anna, ben"):
+        opened.weigh("carl", "Hi")
+
+
+def test_an_experiment_resumes_the_commands_run(
+    made: Small, expected: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = loop.play_round
+
+    def stopped(*given, **named):
+        if given[-1] == 2:
+            raise KeyboardInterrupt
+        return whole(*given, **named)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "play_round", stopped)
+        assert main(["train", "--run-dir", str(folder), *made.options]) == 130
+    experiment = made.experiment(run_dir=folder)
+    # Looking at the state changes nothing.
+    assert bits(experiment.state.global_) != expected["global"]
+    numbers = [done.number for done in experiment.rounds()]
+    assert numbers == [2]
+    experiment.evaluate()
+    assert saved(made, folder) == expected
+
+
+def test_the_command_resumes_an_experiments_run(made: Small, expected: dict, tmp_path: Path):
+    folder = tmp_path / "run"
+    for done in made.experiment(run_dir=folder).rounds():
+        if done.number == 1:
+            break
+    assert saved(made, folder)["rounds"] == 2
+    assert main(["train", "--run-dir", str(folder), *made.options]) == 0
+    assert saved(made, folder) == expected
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_rounds_are_stopped_and_continued(
+    made: Small, expected: dict, tmp_path: Path, on_disk: bool
+):
+    experiment = made.experiment(run_dir=tmp_path / "run" if on_disk else None)
+    for done in experiment.rounds():
         assert done.number == 0
         break
-    assert [done.number for done in made.rounds()] == [1]
-    assert list(made.rounds()) == []
-    return made
+    kept = experiment.rounds()
+    assert next(kept).number == 1
+    assert [done.number for done in experiment.rounds()] == [2]
+    # The kept iterator ended when the next began: no round is played twice.
+    assert list(kept) == []
+    assert bits(experiment.adapters.global_) == expected["global"]
+    assert bits(experiment.adapters.local_C) == expected["local"]
+    if on_disk:
+        experiment.evaluate()
+        assert saved(made, tmp_path / "run") == expected
 
 
-def values(state: FedState) -> list[bytes]:
-    """The bits of all adapters."""
-    assert state.local is not None
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves((state.global_, state.local.all()))]
+def test_a_folder_is_for_one_experiment_at_a_time(made: Small, expected: dict, tmp_path: Path):
+    folder = tmp_path / "run"
+    experiment, second = (made.experiment(run_dir=folder) for _ in range(2))
+    assert not holder_of(folder / TRAINING)
+    rounds = experiment.rounds()
+    next(rounds)
+    assert holder_of(folder / TRAINING)
+    busy = r"^\S+/run: .*; wait for it, or use another --run-dir$"
+    with pytest.raises(fd.UserError, match=busy):
+        made.experiment(run_dir=folder)
+    with pytest.raises(fd.UserError, match=busy):
+        next(iter(second.rounds()))
+    # Results may be read meanwhile.
+    reader = fd.Experiment.open(folder)
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert reader.state.global_ is not None
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    rounds.close()
+    assert not holder_of(folder / TRAINING)
+    assert next(iter(second.rounds())).number == 1
+    assert not holder_of(folder / TRAINING)
+    dropped = experiment.rounds()
+    assert next(dropped).number == 2
+    gone = weakref.ref(dropped)
+    del dropped
+    assert gone() is None
+    assert not holder_of(folder / TRAINING)
+    experiment.evaluate()
+    assert saved(made, folder) == expected
 
 
-def test_settings_are_those_of_base_and_data(trained: Experiment) -> None:
-    assert (trained.config.model.path, trained.config.data.path) == ("tiny", "in memory")
-    assert trained.config.model.dtype == str(trained.prepared.base.model.dtype)
-    assert (trained.clients, trained.total_rounds) == (("anna", "ben"), 2)
+def test_a_base_is_loaded_once_and_shared(made: Small, expected: dict):
+    before = copy.deepcopy(jax.device_get(made.base.model.params))
+    first, second = made.experiment(), made.experiment()
+    mine = first.prepared.base.model.params
+    for leaf, other, own in zip(
+        *map(jax.tree.leaves, (mine, second.prepared.base.model.params, made.base.model.params)),
+        strict=True,
+    ):
+        place = {
+            shard.device: shard.data.unsafe_buffer_pointer() for shard in own.addressable_shards
+        }
+        for array in (leaf, other):
+            for shard in array.addressable_shards:
+                if shard.device in place:
+                    assert shard.data.unsafe_buffer_pointer() == place[shard.device]
+    assert [done.number for done, _ in zip(first.rounds(), range(2), strict=False)] == [0, 1]
+    second.train()
+    assert bits(second.adapters.global_) == expected["global"]
+    assert bits(made.base.model.params) == bits(before)
 
 
-def test_a_folder_is_continued_to_the_same_bits(
-    base: Base, trained: Experiment, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    for done in Experiment(base, DATA, CONFIG, run_dir=run).rounds():
-        assert (done.number, done.line["round"]) == (0, 0)
+def test_settings_come_from_base_and_data(made: Small, caplog: pytest.LogCaptureFixture):
+    config = dataclasses.replace(made.config, model=fd.Config().model, data=fd.Config().data)
+    with caplog.at_level(logging.INFO, "feddpa_jax"):
+        experiment = fd.Experiment(made.base, made.data, config)
+    assert (experiment.config.model.path, experiment.config.model.dtype) == ("tiny", "float32")
+    assert experiment.config.data.path == made.config.data.path
+    assert experiment.config.data.validation == 1
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, "feddpa_jax"):
+        fd.Experiment(made.base, made.data, dataclasses.replace(config, seed=5))
+    assert "loaded with seed 0" in caplog.text
+
+
+def in_memory(made: Small) -> fd.Federation:
+    """The clients as somebody's own code makes them, in lists."""
+    return fd.Federation(
+        clients=[fd.Client(c.name, list(c.train), list(c.validation)) for c in made.data.clients],
+        test=list(made.data.test),
+    )
+
+
+def test_a_federation_made_in_memory(made: Small, expected: dict, tmp_path: Path, capsys):
+    data = in_memory(made)
+    folder = tmp_path / "run"
+    experiment = fd.Experiment(made.base, data, made.config, run_dir=folder)
+    for _ in experiment.rounds():
         break
-    again = Experiment(base, DATA, CONFIG, run_dir=run)
-    assert values(again.train()) == values(trained.state)
-    assert list(again.rounds()) == []
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["round"] for line in lines] == [0, 1]
-    read = Experiment(base, DATA, CONFIG, run_dir=run).adapters
-    for ours, theirs in zip(jax.tree.leaves(read), jax.tree.leaves(trained.adapters), strict=True):
-        assert np.array_equal(ours, theirs)
-    other = dataclasses.replace(CONFIG, seed=7)
-    with pytest.raises(UserError, match="seed"):
-        Experiment(base, DATA, other, run_dir=run)
+    found = fd.Experiment(made.base, data, made.config, run_dir=folder).train_and_evaluate()
+    assert found is not None
+    with_path = saved(made, folder, experiment.config)
+    for part in ("rounds", "global", "local", "metrics.jsonl", "eval"):
+        assert with_path[part] == expected[part]
+    for command in (
+        ["eval", "--run-dir", str(folder)],
+        ["weigh", "--run-dir", str(folder)],
+        ["generate", "--run-dir", str(folder), "--client", "anna", "--prompt", "Hi"],
+        ["export", "--run-dir", str(folder), "--out", str(tmp_path / "out")],
+    ):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "made in memory" in line and "Experiment(base, data, config, run_dir=...)" in line
+    # The same data in a folder will do.
+    overrides = ["--data.path", made.config.data.path]
+    assert main(["train", "--run-dir", str(folder), *made.options]) in (0, 2)
+    with pytest.raises(fd.UserError, match=r"data\.validation: 1 -> 0|another configuration"):
+        fd.Experiment.open(folder, [*overrides, "--data.validation", "1"])
 
 
-def test_a_finished_training_tells_its_followers(base: Base, monkeypatch) -> None:
-    told: dict[int, Mapping[str, float]] = {}
-    made = Experiment(base, DATA, CONFIG)
-    monkeypatch.setattr(made._session, "_begin", lambda held: told.__setitem__)
-    rounds = list(made.rounds())
-    assert told == {done.number: of_round(done.line) for done in rounds}
-    found = made.train_and_evaluate()
-    assert found is not None and set(found.summaries) == {"global"}
-    assert told.keys() == {0, 1} and told[1] != of_round(rounds[1].line)
+EXAMPLE = fd.Example("Say hi.", "hi", task="greet")
+ANNA = fd.Client("anna", (EXAMPLE,))
 
 
-def test_answers_with_other_settings(trained: Experiment) -> None:
-    found = trained.evaluate(rule="constant", modes=["instance"], metrics=["exact_match"])
-    assert list(found.summaries) == ["instance"]
-    assert list(found.summaries["instance"]) == ["exact_match"]
-    assert found.settings["weighting"]["rule"] == "constant"
-    assert found.settings["round"] == 1
-    one = trained.weigh("ben", "1 + 4?", weighting=WeightingSettings(scale=0.0))
-    assert one.local_weight == 0.0
-    for client, mode in (("anna", "global"), ("ben", None)):
-        answer = trained.generate(client, "Greet Bo.", mode=mode)
-        assert answer.mode == (mode or "instance")
-    with pytest.raises(UserError, match="carl"):
-        trained.generate("carl", "Greet Bo.")
-
-
-def test_a_clients_adapters_are_its_own(trained: Experiment) -> None:
-    every = trained.adapters.local_C
-    for place, name in enumerate(trained.clients):
-        own = jax.tree.leaves(trained._of(name).local_C)
-        wanted = [leaf[place] for leaf in jax.tree.leaves(every)]
-        assert all(np.array_equal(a[0], b) for a, b in zip(own, wanted, strict=True))
-
-
-def test_an_open_session_is_not_opened_again() -> None:
-    session = Session(CONFIG, None)
-    with session.open() as log, session.open() as inner:
-        assert inner is log
-    with session.open() as later:
-        assert later is not log
+@pytest.mark.parametrize(
+    ("clients", "test", "words"),
+    [
+        ((), (EXAMPLE,), "federation has no client"),
+        ((ANNA, fd.Client("Anna", (EXAMPLE,))), (), "federation: client 'Anna' is there twice"),
+        ((ANNA, ANNA), (), "federation: client 'anna' is there twice"),
+        ((fd.Client("../x", (EXAMPLE,)),), (), "federation: client name '../x' cannot be"),
+        ((fd.Client("", (EXAMPLE,)),), (), "federation: client name '' cannot be"),
+        ((fd.Client("anna", ()),), (), "federation: client 'anna' has no training example"),
+        ((fd.Client("anna", ("hi",)),), (), "federation: client 'anna', training example 1"),
+        ((fd.Client("anna", "hi"),), (), "federation: client 'anna', training example 1"),
+        ((fd.Client(3, (EXAMPLE,)),), (), "federation: client name 3 "),
+        (("anna",), (), "federation: client 1 is 'anna'"),
+        ((ANNA,), (fd.Example("Say hi.", "hi"),), "federation: test instance 1 has no task"),
+        ((ANNA,), (fd.Example("", "hi", task="a"),), "federation: test instance 1: .*instruction"),
+        ((ANNA,), (fd.Example("Hi", 3, task="a"),), "federation: test instance 1: .*output"),
+        (
+            (fd.Client("anna", (fd.Example("Hi", ""),)),),
+            (),
+            "federation: client 'anna', training example 1: .*output",
+        ),
+        (
+            (fd.Client("anna", (EXAMPLE,), ({},)),),
+            (),
+            "federation: client 'anna', held-out example 1",
+        ),
+    ],
+)
+def test_bad_federations_are_refused(made: Small, clients, test, words: str):
+    with pytest.raises(fd.UserError, match=f"^{words}") as error:
+        fd.Experiment(made.base, fd.Federation(clients, test), made.config)
+    assert "\n" not in str(error.value)

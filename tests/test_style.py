@@ -27,7 +27,7 @@ TIERS = (
     {"hf"},
     {"data"},
     {"training"},
-    {"methods"},
+    {"federated"},
     {"inference"},
     {"weighting"},
     {"evaluate"},

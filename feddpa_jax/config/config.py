@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Le
 
@@ -64,6 +64,14 @@ class Config:
     mesh: MeshSection = MeshSection()
     track: TrackSection = TrackSection()
 
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Refuses unknown names in the words of a file's."""
+        top = {field.name for field in dataclasses.fields(cls)}
+        for name in named:
+            if name not in top:
+                raise unknown(name)
+        return super().__new__(cls)
+
     if TYPE_CHECKING:
 
         def __init__(self, *, seed: int = 0, **sections: Any) -> None: ...
@@ -92,6 +100,9 @@ def _section(name: str, kind: type, value: Any) -> Any:
 def unknown(name: str) -> UserError:
     """The error of a field that there is not, with the nearest that there is."""
     section, dot, field = name.partition(".")
+    like = name.strip().lower()
+    if not dot and like in {known.name for known in dataclasses.fields(Config)}:
+        return UserError(f"unknown key {show(name)}; did you mean {like!r}?")
     if dot and name in {known for known, *_ in describe_fields()}:
         return UserError(f"{name}: write {field} below {section}:, on a line of its own")
     return UserError(f"unknown key {show(name)}; did you mean {_nearest(name)!r}?")

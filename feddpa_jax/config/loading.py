@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from feddpa_jax.checked_settings import show, to_tree
-from feddpa_jax.config.config import Config, unknown
+from feddpa_jax.config.config import Config
 from feddpa_jax.files.problems import check_fields
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
@@ -19,23 +19,6 @@ def _is_section(key: str) -> bool:
     return dataclasses.is_dataclass(_TOP.get(key))
 
 
-def _check_names(tree: Mapping[str, Any], source: str) -> None:
-    for key, value in tree.items():
-        if key not in _TOP:
-            like = str(key).strip().lower()
-            if _is_section(like):
-                raise UserError(f"{source}: unknown key {show(key)}; did you mean {like!r}?")
-            raise UserError(f"{source}: {unknown(str(key))}")
-        if not _is_section(key):
-            continue
-        if not isinstance(value, Mapping):
-            raise UserError(f"{source}: {key} is a section; write its fields below it")
-        known = {f.name for f in dataclasses.fields(_TOP[key])}
-        for inner in value:
-            if inner not in known:
-                raise UserError(f"{source}: {unknown(f'{key}.{inner}')}")
-
-
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -45,9 +28,8 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _build(tree: Mapping[str, Any], source: str) -> Config:
-    _check_names(tree, source)
     try:
-        return Config(**tree)
+        return Config(**{str(name): value for name, value in tree.items()})
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 

@@ -161,7 +161,7 @@ class FedSection:
     def __post_init__(self) -> None:
         """Refuses values out of range, and methods that nobody knows."""
         check(self)
-        check_known(self, "method", "feddpa_jax.methods.method", "METHODS")
+        check_known(self, "method", "feddpa_jax.federated.method", "METHODS")
 
 
 @settings("eval")

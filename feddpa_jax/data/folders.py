@@ -1,5 +1,6 @@
 """Loads federations: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -8,11 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from feddpa_jax.data.hub import load_hub, user_path
-from feddpa_jax.data.records import check_client_name, read_json_lines, read_json_list
+from feddpa_jax.data.records import (
+    check_client_name,
+    read_json_lines,
+    read_json_list,
+    to_example,
+)
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.strays import is_of_system, refuse_strays
 from feddpa_jax.files.escape import short
 from feddpa_jax.types import Client, Example, Federation, Source, UserError, client_id
+
+# What `data.path` says of a federation that was made in memory.
+IN_MEMORY = "in memory"
 
 
 def load_federation(
@@ -40,6 +49,12 @@ def load_federation(
     Raises:
       UserError: anything wrong with the data, naming file and line.
     """
+    if path == IN_MEMORY:
+        raise UserError(
+            "data.path: these data were made in memory; open the run in Python with "
+            "Experiment(base, data, config, run_dir=...), or write the data into a folder and name "
+            "it with --data.path"
+        )
     try:
         if path == "sample":
             federation = sample_federation(seed)
@@ -189,16 +204,29 @@ def check_made(federation: Federation) -> None:
 
     Raises:
       UserError: no client, two of one name, a name that is no folder's, a client without a training
-        example, or a test instance without a task.
+        example, an example with an empty or wrong field, or a test instance without a task.
     """
-    _check(federation, "federation")
-    for client in federation.clients:
+    for number, client in enumerate(federation.clients, start=1):
+        if not isinstance(client, Client):
+            raise UserError(f"federation: client {number} is {client!r}; make it with Client")
         check_client_name(client.name, "federation")
+        where = f"federation: client {client.name!r}"
         if not client.train:
-            raise UserError(f"federation: client {client.name!r} has no training example; add some")
+            raise UserError(f"{where} has no training example; add some")
+        _check_examples(client.train, f"{where}, training example")
+        _check_examples(client.validation, f"{where}, held-out example")
+    _check(federation, "federation")
+    _check_examples(federation.test, "federation: test instance")
     for number, example in enumerate(federation.test, start=1):
         if not example.task:
             raise UserError(f"federation: test instance {number} has no task; name it")
+
+
+def _check_examples(examples: Sequence[Example], what: str) -> None:
+    for number, example in enumerate(examples, start=1):
+        if not isinstance(example, Example):
+            raise UserError(f"{what} {number} is {example!r}; make it with Example")
+        to_example(dataclasses.asdict(example), f"{what} {number}")
 
 
 def _check(federation: Federation, where: str) -> None:

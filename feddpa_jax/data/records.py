@@ -18,7 +18,7 @@ def check_client_name(name: str, source: str) -> str:
     Raises:
       UserError: it cannot.
     """
-    if not _SAFE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
         raise UserError(
             f"{source}: client name {name!r} cannot be a folder's name; use up to 64 letters, "
             "digits, '.', '_' and '-', not starting with '.' or '-'"

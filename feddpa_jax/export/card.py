@@ -9,8 +9,8 @@ from feddpa_jax.evaluate.metrics import told, without_words_note
 from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import SETTINGS_FILE, SUPPORT_FILE, Weighting
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.types import Example
 
 _PAPER = (
@@ -27,7 +27,7 @@ def _title(trained: Trained) -> str:
 def _source(trained: Trained) -> str:
     """Where the method is published, of those that the package brings."""
     build = METHODS.find(trained.config.fed.method).build
-    return f" ({_PAPER})" if build.__module__.startswith("feddpa_jax.methods.") else ""
+    return f" ({_PAPER})" if build.__module__.startswith("feddpa_jax.federated.") else ""
 
 
 def adapter_card(

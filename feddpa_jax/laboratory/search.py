@@ -4,9 +4,8 @@ import dataclasses
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import chex
 import numpy as np
@@ -16,6 +15,7 @@ from feddpa_jax.evaluate.evaluation import evaluate
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.personalization import Summary, summarize
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
 from feddpa_jax.inference.scorer import Adapters
@@ -34,9 +34,9 @@ from feddpa_jax.laboratory.findings import (
     to_csv,
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_rule
+from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.options import Options
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
@@ -45,25 +45,6 @@ from feddpa_jax.weighting.rule import RULES, weighs_layers
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Laboratory:
-    """The result of a search for weighting rules.
-
-    Attributes:
-      findings: the fixed points, every rule at its best, and the bounds, with their scores.
-      notes: remarks on them, in sentences.
-      best: (label, settings) of every rule at its best, the best rule first.
-      summary: the content of summary.json.
-      settings_csv: every setting that was tried, with its validation scores, as CSV.
-    """
-
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-    best: tuple[tuple[str, WeightingSettings], ...]
-    summary: Mapping[str, Any]
-    settings_csv: str
 
 
 def search(

@@ -11,8 +11,8 @@ import jax
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices.hardware import chip_of, memory_of
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.hardware import Chip
 from feddpa_jax.devices.mesh import CLIENTS
-from feddpa_jax.methods.aggregate import weighted_sum
+from feddpa_jax.federated.aggregate import weighted_sum
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.collectives import Collectives, find_collectives
 from feddpa_jax.training.engine import Engine

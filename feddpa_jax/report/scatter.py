@@ -279,7 +279,8 @@ def _overview(
         if same[0] in near:
             continue
         # The bare model's scores are the same in every run.
-        name = ", ".join(point.name for point in same)
+        is_base = len(same) > 1 and {point.mode for point in same} == {"base"}
+        name = "base" if is_base else ", ".join(point.name for point in same)
         x, y = places[key]
         at, up_, side = _free_place(x, y, name, (left, top, left + width, top + height), taken)
         room = left + width - at + 10 if side == "left" else at - left

@@ -9,8 +9,8 @@ from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.run.evaluating import check_rule, decoding, made_up, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Example, UserError, client_id

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from feddpa_jax.federated.clients import Saved
 from feddpa_jax.files.bucket import files_below, in_bucket, size_of
 from feddpa_jax.files.disk import clear_leftovers, discard, sha256, writing
 from feddpa_jax.files.strict_json import read_object
-from feddpa_jax.methods.clients import Saved
 from feddpa_jax.run import round_state
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.sources import SOURCES, check_record

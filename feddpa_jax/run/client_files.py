@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.federated.clients import HostAdapter, Saved
 from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import (
     PRIVATE_FILE,
@@ -23,7 +24,6 @@ from feddpa_jax.files.disk import (
     make_folder,
     write_whole,
 )
-from feddpa_jax.methods.clients import HostAdapter, Saved
 from feddpa_jax.types import UserError
 
 

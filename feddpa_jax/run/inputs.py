@@ -16,9 +16,9 @@ from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once

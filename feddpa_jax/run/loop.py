@@ -15,9 +15,9 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
+from feddpa_jax.federated.clients import LocalAdapters, MemoryStore, Saved
+from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.hf.load import resolve_dtype
-from feddpa_jax.methods.clients import LocalAdapters, MemoryStore, Saved
-from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts
 from feddpa_jax.progress import Advance, OnProgress, follow
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import (
@@ -188,6 +188,17 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -
         check_fits(run.checkpoints, identity(config, prepared))
 
 
+def last_or_fresh(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
+    """As `begin`, but nothing is written, and another process may train in the folder."""
+    known = {} if run is None else identity(config, prepared)
+    check_same({"init": json.dumps(known.get("init"))})
+    found = None if run is None else restore(config, prepared, run, expected=known)
+    if found is not None:
+        return found
+    method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
+    return Start(start_from(config, prepared, method.init(run_key(config))), 0, known)
+
+
 def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
     """The fresh state of a method, or that of the run's last good checkpoint.
 
@@ -199,13 +210,8 @@ def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
     Raises:
       UserError: the checkpoints are of another run, or an adapter of `init` cannot be used.
     """
-    known = {} if run is None else identity(config, prepared)
-    check_same({"init": json.dumps(known.get("init"))})
-    found = None if run is None else restore(config, prepared, run, expected=known)
-    if found is None:
-        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
-        found = Start(start_from(config, prepared, method.init(run_key(config))), 0, known)
-    else:
+    found = last_or_fresh(config, prepared, run)
+    if found.rounds:
         _log.info(f"resuming after {found.rounds} of {total_rounds(config)} rounds")
     if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
         _log.info("feddpa_t trains local adapters from the second round on; fed.rounds is 1")

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.config import Config, load_config
+from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
+from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.methods.method import METHODS, FedState
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared
@@ -129,10 +130,6 @@ def start_alone(config: Config, run: RunFolder, held: contextlib.ExitStack) -> N
     held.enter_context(hold(run.path / TRAINING, BUSY, _log.warning, shown=run.path))
     run.check(config)
     run.start(config)
-
-
-# What `data.path` says of a federation that was made in memory.
-IN_MEMORY = "in memory"
 
 
 def settled(config: Config, base: Base, data: Federation) -> Config:

@@ -9,8 +9,8 @@ from typing import Any
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.result_files import own_names
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.registry import Registry
 from feddpa_jax.weighting.rule import RULES
 

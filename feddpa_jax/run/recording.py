@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feddpa_jax.devices.processes import from_first
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.federated.method import FedState
 from feddpa_jax.run.checkpoint import prune
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round, keep_rounds

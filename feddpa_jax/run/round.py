@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feddpa_jax.methods.method import FedState, Metrics
+from feddpa_jax.federated.method import FedState, Metrics
 
 
 @dataclasses.dataclass(frozen=True)

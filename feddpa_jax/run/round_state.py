@@ -25,7 +25,7 @@ import numpy as np
 from feddpa_jax.files.bucket import files_below
 from feddpa_jax.types import UserError
 
-# Versions before 0.3 wrote all arrays into one file.
+# Earlier versions wrote all arrays into this one file.
 OLD_STATE = "state.safetensors"
 # What Orbax opens no folder without.
 _NEEDED = ("_CHECKPOINT_METADATA", "orbax.checkpoint", "state/_METADATA")

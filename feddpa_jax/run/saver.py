@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from feddpa_jax.devices.processes import from_first, is_first, several
+from feddpa_jax.federated.clients import Saved
 from feddpa_jax.files.bucket import folder_at, in_bucket
 from feddpa_jax.files.disk import (
     aside_of,
@@ -31,7 +32,6 @@ from feddpa_jax.files.disk import (
     to_json,
     write_new,
 )
-from feddpa_jax.methods.clients import Saved
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import leaf_shapes, prune, rounds_saved, sums_of
 from feddpa_jax.types import UserError
@@ -40,20 +40,9 @@ from feddpa_jax.types import UserError
 PATIENCE = 5.0
 
 
-def in_background(work: Callable[[], None]) -> Future[None]:
-    """Starts some work in a thread of its own, which does not keep the program from ending."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
-    return done
+def in_background(worker: Executor, work: Callable[[], None]) -> Future[None]:
+    """Hands some work to a thread that is there already: starting one waits for it to run."""
+    return worker.submit(work)
 
 
 def _remove(place: Path) -> None:
@@ -92,7 +81,9 @@ class Saver:
         self._folder = folder
         self._keep = keep
         self._under_way: Future[None] | None = None
-        round_state.load_library()  # Here, and not between two rounds.
+        # Both here, and not between two rounds.
+        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        self._worker.submit(round_state.load_library).result()
 
     def save(
         self,
@@ -124,7 +115,7 @@ class Saver:
         told = {**record, "clients_saved": own, "shapes": leaf_shapes(state)}
         begun = threading.Event()
         self._under_way = in_background(
-            lambda: self._write(round_number, place, arrays, told, begun)
+            self._worker, lambda: self._write(round_number, place, arrays, told, begun)
         )
         # Orbax compares the folders of all processes on their devices, which a round's programs
         # on the same devices must not overtake on one of them.
@@ -221,14 +212,13 @@ class Saver:
           UserError: a checkpoint could not be written: then what the error says of the last one
             that is kept is no longer true.
         """
-        if error is None or kind is GeneratorExit:
-            self.wait()
-            return
-        under_way, self._under_way = self._under_way, None
-        if under_way is None or not is_first():
-            return
         try:
-            # Other processes may be gone, which Orbax would wait for.
-            under_way.result(PATIENCE if several() else None)
-        except TimeoutError:
-            return
+            if error is None or kind is GeneratorExit:
+                self.wait()
+            elif self._under_way is not None and is_first():
+                # Other processes may be gone, which Orbax would wait for.
+                with contextlib.suppress(TimeoutError):
+                    self._under_way.result(PATIENCE if several() else None)
+        finally:
+            self._under_way = None
+            self._worker.shutdown(wait=False)

@@ -11,11 +11,11 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.config import Config
+from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.method import FedState
 from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
 from feddpa_jax.hf.record import FILES, RECORD, check_files
 from feddpa_jax.hf.tensors import read_json
-from feddpa_jax.methods.clients import LocalAdapters
-from feddpa_jax.methods.method import FedState
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
 

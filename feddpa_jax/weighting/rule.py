@@ -231,8 +231,10 @@ def _guarded(name: str, rule: Rule) -> Rule:
 def named(rule: Rule | str) -> str:
     """The name of a rule; a function of a notebook is registered under its own.
 
+    A function with the name of a built-in rule, which stays what it is, is registered as `my_NAME`.
+
     Raises:
-      UserError: a function without a name, or with that of a built-in rule.
+      UserError: a function without a name.
     """
     if isinstance(rule, str):
         return rule
@@ -241,8 +243,9 @@ def named(rule: Rule | str) -> str:
         return known
     name = getattr(rule, "__name__", "")
     theirs = (getattr(RULES.get(name), "__module__", None) or "").startswith("feddpa_jax.")
-    if not name.isidentifier() or theirs:
-        raise UserError(f"weighting.rule: {name or rule!r} is no name for a rule; use another")
+    if not name.isidentifier():
+        raise UserError(f"weighting.rule: {name or rule!r} is not a name; use a named function")
+    name = f"my_{name}" if theirs else name
     sees(rule)
     RULES.register(name, rule)
     return name

@@ -11,9 +11,9 @@ import pytest
 from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.names import file_name
-from feddpa_jax.methods.method import METHODS
 from feddpa_jax.registry import Registry
 from feddpa_jax.weighting.rule import RULES
 

@@ -67,7 +67,7 @@ def quick() -> Iterator[None]:
             patch.setattr(owner, name, remembered(getattr(owner, name), key))
 
         for name in ("prepare", "prepare_together"):
-            remember(experiment, name, lambda config, *rest: what_is_read(config))
+            remember(experiment, name, lambda config, *rest, **named: what_is_read(config, **named))
         remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
         remember(evaluation, "evaluate", of_adapters)
         remember(collect, "_look", of_scorer)

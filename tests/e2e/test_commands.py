@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from feddpa_jax.cli.program import main
+from feddpa_jax.experiment import Experiment
 from feddpa_jax.run.checkpoint import load, rounds_saved
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.testing import write_tiny_gguf, write_tiny_hf_folder
+from feddpa_jax.types import UserError
 
 SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32"),
@@ -118,6 +120,17 @@ def test_generate_answers_as_an_evaluation_does(run_dir, capsys):
     assert f"local weight {found['local_weight']:.4f}" in told
     assert f"similarity {found['similarity']:.4f}" in told
     assert answer == found["prediction"] + "\n"
+
+
+def test_an_experiment_that_is_opened_for_one_client(run_dir):
+    whole = Experiment.open(run_dir)
+    one = Experiment.open(run_dir, only="client_3")
+    assert one.generate("client_3", "Hi") == whole.generate("client_3", "Hi")
+    assert one.weigh("client_3", "Hi") == whole.weigh("client_3", "Hi")
+    assert one.weigh("client_3", "Hi") != whole.weigh("client_1", "Hi")
+    for work in (one.train, one.evaluate, one.laboratory, lambda: one.weigh("client_1", "Hi")):
+        with pytest.raises(UserError, match="opened for 'client_3' alone"):
+            work()
 
 
 def test_a_rule_of_ones_own(run_dir, tmp_path, monkeypatch, capsys):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from feddpa_jax.federated.method import METHODS, FedState, Parts, need
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.methods.method import METHODS, FedState, Parts, need
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.methods.parts import local_of, parts_for
+from tests.federated.parts import local_of, parts_for
 from tests.parity.reference_loop import hf_to_parameters, run_feddpa_f, run_feddpa_t
 
 LAYERS, RANK, ALPHA, RATE, LOCAL_WEIGHT = 3, 4, 8.0, 3e-3, 0.3

@@ -14,7 +14,7 @@ import pytest
 
 from feddpa_jax.cli.program import main
 from feddpa_jax.devices.mesh import make_mesh, put_base
-from feddpa_jax.methods.method import copies
+from feddpa_jax.federated.method import copies
 from feddpa_jax.models.decoder import model_shapes, random_model
 from feddpa_jax.plan.collectives import find_collectives
 from feddpa_jax.plan.programs import compile_average, compile_steps

@@ -12,7 +12,7 @@ from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
-from feddpa_jax.report.plot_style import NARROW, SERIES, WIDE, Plot, number
+from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, Plot, number
 from tests.report.conftest import HOSTILE, TASKS, corners, xs, ys
 
 WIDTHS = pytest.mark.parametrize("width", [WIDE, NARROW])
@@ -57,6 +57,8 @@ def test_intervals(width):
     assert {to_hex(line.get_color()) for line in p.lines if ys(line)[0] == 1.5} == {SERIES[1]}
     bold = [text.get_text() for text in figure.texts if text.get_fontweight() == "bold"]
     assert set(bold) == {"P", "TTP", "b"}
+    marks = [line for line in p.lines if len(xs(line)) == 1]
+    assert [line.get_markerfacecolor() for line in marks] == [PAGE, SERIES[1]]
     for axes in figure.axes:
         low, high = axes.get_xlim()
         assert all(low < e < high for span in spans_of(axes).values() for e in span)

@@ -203,6 +203,22 @@ def cards(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def test_a_metric_of_the_users_own(small_run):
+    """Its file is not at hand where the page is made; summary.json tells its title."""
+    file = small_run / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    by_metric = content["modes"]["instance"]
+    by_metric["my.py:surplus"] = by_metric["nll"]
+    told = {"title": "words too many", "digits": 3, "fine_digits": 3, "lower_is_better": True}
+    file.write_text(json.dumps(content | {"metrics": {"my.py:surplus": told}}))
+    page = make_page(read_runs([small_run]))
+    assert ["feddpa_f", "instance", "4.000 [3.875, 4.375]", "4.500 [4.375, 4.875]"] in Parsed(
+        page.html
+    ).rows
+    assert ("P, Words too many", "4.000", "3.875 to 4.375; instance mode") in cards(page.html)
+    assert "p_against_ttp_my.py:surplus" in [drawing.name for drawing in page.drawings]
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_main_numbers(make_run):
     assert cards(page_of(make_run("one"))) == [

@@ -61,6 +61,8 @@ def test_a_point_for_each_method_and_mode(make_run, width):
     for label in ("feddpa_f", "fedit"):
         for mode in ("base", "global", "local", "instance"):
             assert any(f"{label} {mode}" in name for name in names)
+    bold = {text.get_text() for text in figure.texts if text.get_fontweight() == "bold"}
+    assert bold - {"All modes"} == {"feddpa_f instance", "fedit instance"}
     # Lower is better: the axes run the other way.
     assert axes.get_xlim()[0] > axes.get_xlim()[1] and axes.get_ylim()[0] > axes.get_ylim()[1]
     assert "both axes run from high to low" in drawing.caption
@@ -116,6 +118,12 @@ def test_points_near_the_best_are_shown_large(width):
         assert one.y0 > other.y1
     else:
         assert one.x1 < other.x0
+
+
+def test_the_bare_model_is_named_once():
+    base = [point(f"{run} base", 0.0, 2.0, mode="base", group=k) for k, run in enumerate("xy")]
+    names = [text.get_text() for text in p_against_ttp([*FAR[:2], *base], EXACT).texts]
+    assert "base" in names and not any("x base" in name for name in names)
 
 
 def test_all_are_near_where_leaving_some_out_gains_little():

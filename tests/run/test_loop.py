@@ -11,7 +11,7 @@ import pytest
 
 import feddpa_jax.run.loop as train_module
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.methods.method import FedState
+from feddpa_jax.federated.method import FedState
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, training_data

@@ -15,10 +15,10 @@ import pytest
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import Config, load_config
+from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.method import FedState, need
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.record import list_files
-from feddpa_jax.methods.clients import LocalAdapters
-from feddpa_jax.methods.method import FedState, need
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.inputs import Prepared, adapter_factory, prepare
 from feddpa_jax.run.starting_adapters import start_from

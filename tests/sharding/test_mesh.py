@@ -9,14 +9,14 @@ import optax
 import pytest
 
 from feddpa_jax.devices.mesh import CLIENTS, base_spec, make_mesh, put, put_base
-from feddpa_jax.methods.aggregate import weighted_sum
-from feddpa_jax.methods.method import METHODS, copies, need
+from feddpa_jax.federated.aggregate import weighted_sum
+from feddpa_jax.federated.method import METHODS, copies, need
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.step import start_training
 from feddpa_jax.types import UserError
-from tests.methods.parts import parts_for
+from tests.federated.parts import parts_for
 from tests.training.test_engine import make_data, new_adapter
 
 CONFIG = ModelConfig(64, 16, 2, 4, 2, 6, 24)

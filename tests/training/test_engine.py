@@ -12,15 +12,15 @@ import pytest
 import feddpa_jax.training.step as step_module
 from feddpa_jax.adapters.lora import init_adapter, take
 from feddpa_jax.devices.mesh import single_mesh
-from feddpa_jax.methods.aggregate import shares, weighted_sum
-from feddpa_jax.methods.method import METHODS, FedState, copies, merge_metrics, need
+from feddpa_jax.federated.aggregate import shares, weighted_sum
+from feddpa_jax.federated.method import METHODS, FedState, copies, merge_metrics, need
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import NonFiniteError, make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.types import TokenizedExample
-from tests.methods.parts import local_of, parts_for
+from tests.federated.parts import local_of, parts_for
 
 CONFIG = ModelConfig(61, 16, 2, 4, 2, 6, 24)
 TARGETS = ("q_proj", "v_proj", "down_proj")

@@ -65,21 +65,23 @@ def losses(engine: Engine, *updates: Sequence[Row], ident: int = 5, key: int = 0
     return metrics.losses["anna"]
 
 
+@jax.jit
+def logits_of(base: Model, tokens_T: jax.Array) -> jax.Array:
+    """Of every position of one sequence, by the base alone."""
+    (length,) = tokens_T.shape
+    mask_BTT = causal_mask(jnp.ones((1, length), jnp.int32))
+    hidden_BTD, _ = base.hidden(tokens_T[None], jnp.arange(length)[None], mask_BTT, ())
+    return base.logits(hidden_BTD[0])
+
+
 def test_the_loss_is_the_weighted_nll_of_the_responses(base: Model):
     """The base's logits, as a fresh adapter's B is zero; softmax and sums in numpy."""
     expected = 0.0
     for number, weight in ((0, 0.25), (2, 0.5)):
         tokens_T, prompt = EXAMPLES[number]
-        length = len(tokens_T)
-        hidden_BTD, _ = base.hidden(
-            jnp.asarray(tokens_T)[None],
-            jnp.arange(length)[None],
-            causal_mask(jnp.ones((1, length), jnp.int32)),
-            (),
-        )
-        logits_TV = np.asarray(base.logits(hidden_BTD[0]), np.float64)
+        logits_TV = np.asarray(logits_of(base, tokens_T), np.float64)
         log_p_TV = logits_TV - np.log(np.exp(logits_TV).sum(axis=1, keepdims=True))
-        for place in range(prompt, length):
+        for place in range(prompt, len(tokens_T)):
             expected -= weight * log_p_TV[place - 1, tokens_T[place]]
     engine = make_engine(base, scale=2.0, learning_rate=1e-2)
     fresh = bank_of(new_adapter(jax.random.key(0)))

@@ -13,6 +13,7 @@ from feddpa_jax.weighting.rule import (
     RULES,
     check_parameters,
     find_rule,
+    named,
     parameters,
     sees,
     weighs_layers,
@@ -404,6 +405,21 @@ def test_a_file_of_rules_is_run_once_until_it_changes(tmp_path, monkeypatch):
     os.utime(file, ns=(1, 1))
     find_rule("counted.py:gate")
     assert (tmp_path / "runs").read_text() == "xx"
+
+
+def test_a_function_with_a_built_in_rules_name_gets_another():
+    def nearest_3(query_BD):
+        return query_BD[:, 0]
+
+    built_in = RULES["nearest_3"]
+    try:
+        assert named(nearest_3) == "my_nearest_3" == named(nearest_3)
+        assert RULES["my_nearest_3"] is nearest_3 and RULES["nearest_3"] is built_in
+    finally:
+        RULES.remove("my_nearest_3")
+    assert named(built_in) == "nearest_3"
+    with pytest.raises(UserError, match="is not a name; use a named function"):
+        named(lambda query_BD: query_BD[:, 0])
 
 
 def test_unknown_rule_names_the_known():

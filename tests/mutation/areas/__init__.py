@@ -47,9 +47,9 @@ def _area(files: str, tests: str) -> Area:
 
 AREAS = {
     "training": _area(
-        "training methods",
-        "training/test_participation.py methods/test_clients.py training/test_step.py "
-        "methods/test_methods.py training/test_engine.py training",
+        "training federated",
+        "training/test_participation.py federated/test_clients.py training/test_step.py "
+        "federated/test_methods.py training/test_engine.py training",
     ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
@@ -60,7 +60,7 @@ AREAS = {
     "report": _area("report", "report"),
     "checkpoint": _area(
         "run/checkpoint.py run/saver.py run/round_state.py run/client_files.py",
-        "methods/test_clients.py run/test_saver.py run/test_checkpoint.py",
+        "federated/test_clients.py run/test_saver.py run/test_checkpoint.py",
     ),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
     "inference": _area("inference", "inference"),
@@ -70,7 +70,7 @@ AREAS = {
     ),
     "library": _area(
         "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
-        "test_registry.py config/test_config.py test_experiment.py",
+        "test_registry.py config/test_config.py test_experiment.py test_outcome.py",
     ),
 }
 

@@ -6,7 +6,7 @@ ENTRIES = [
     *edits("run/sources.py", "run/test_checkpoint.py", ("record.get(key) != wanted", "False")),
     *edits(
         "run/checkpoint.py",
-        "methods/test_clients.py run/test_checkpoint.py",
+        "federated/test_clients.py run/test_checkpoint.py",
         ("or sha256(path) != digest:", ":"),
         (
             "size_of(path) != size or",

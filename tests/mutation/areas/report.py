@@ -75,7 +75,7 @@ ENTRIES = [
         (
             "stands_out=mode == main",
             "stands_out=mode != main",
-            "report/test_page.py report/test_figures.py report/test_scatter.py",
+            "report/test_scatter.py",
         ),
         ("(done.number + 1, loss)", "(done.number, loss)"),
         ("done.losses.get(phase, {})", 'done.losses.get("global", {})'),
@@ -151,16 +151,30 @@ ENTRIES = [
     ),
     *edits(
         "report/page.py",
-        "report/test_page.py",
+        " ".join(
+            f"report/test_page.py::test_{name}"
+            for name in ("main_numbers", "what_is_said_of_comparisons")
+        ),
         (
             "pick = min if told.lower_is_better else max",
             "pick = max if told.lower_is_better else min",
+            "report/test_page.py::test_the_best_of_several_runs",
         ),
-        ("{value.low:.{digits}f} to {value.high", "{value.high:.{digits}f} to {value.low"),
+        (
+            "{value.low:.{digits}f} to {value.high",
+            "{value.high:.{digits}f} to {value.low",
+        ),
         (".intervals[measure], run)", '.intervals["TTP"], run)'),
         ("{own['P']:.{digits}f} in P", "{own['TTP']:.{digits}f} in P"),
-        ("len({index for _, index in run.evaluation.answers})", "len(run.evaluation.answers)"),
-        ("else Markup(html(str(value)))", "else Markup(str(value))"),
+        (
+            "len({index for _, index in run.evaluation.answers})",
+            "len(run.evaluation.answers)",
+        ),
+        (
+            "else Markup(html(str(value)))",
+            "else Markup(str(value))",
+            "report/test_page.py::test_what_comes_from_data_is_escaped",
+        ),
     ),
     *edits(
         "report/plot_style.py",

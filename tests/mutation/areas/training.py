@@ -4,7 +4,7 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "methods/aggregate.py",
+        "federated/aggregate.py",
         "training/test_engine.py::test_copies_and_mean "
         "training/test_engine.py::test_a_round_of_fedit_is_the_mean_of_its_participants_copies",
         ('if kind == "uniform"', 'if kind != "uniform"'),
@@ -18,7 +18,7 @@ ENTRIES = [
     ),
     *edits(
         "training/participation.py",
-        "training/test_participation.py methods/test_methods.py",
+        "training/test_participation.py federated/test_methods.py",
         ("[seed, round_number, ident, 1]", "[0, round_number, ident, 1]"),
         ("[seed, round_number, ident, 1]", "[seed, 0, ident, 1]"),
         ("[seed, round_number, ident, 1]", "[seed, round_number, 0, 1]"),
@@ -139,13 +139,13 @@ ENTRIES = [
         ),
     ),
     *edits(
-        "methods/method.py",
-        "training/test_engine.py methods/test_methods.py",
-        ("jax.random.fold_in(key, ident)", "key", "methods/test_methods.py"),
-        ("parts.id_C[list(members)]", "np.array(members, np.uint32)", "methods/test_methods.py"),
+        "federated/method.py",
+        "training/test_engine.py federated/test_methods.py",
+        ("jax.random.fold_in(key, ident)", "key", "federated/test_methods.py"),
+        ("parts.id_C[list(members)]", "np.array(members, np.uint32)", "federated/test_methods.py"),
         ("shares(data.examples, parts.aggregation)", 'shares(data.examples, "uniform")'),
         ("share[c] for c in chunk.members", "share[c] for c in chunk.members[::-1]"),
-        ("share_C[chunk.slots] =", "share_C[: len(chunk.slots)] =", "methods/test_slots.py"),
+        ("share_C[chunk.slots] =", "share_C[: len(chunk.slots)] =", "federated/test_slots.py"),
         ("jax.tree.map(jnp.add, total, part)", "part"),
         ("chunk, key=key)\n        share_C", "chunk, key=jax.random.key(0))\n        share_C"),
         ("chunk, key=key, frozen=frozen", "chunk, key=jax.random.key(0), frozen=frozen"),
@@ -160,16 +160,16 @@ ENTRIES = [
         (
             "local.put(chunk.members, host_C, data.number)",
             "local.put(chunk.members, host_C, 0)",
-            "methods/test_methods.py",
+            "federated/test_methods.py",
         ),
-        ("sum(part.real_tokens for", "max(part.real_tokens for", "methods/test_slots.py"),
-        ("sum(part.computed_tokens for", "sum(part.real_tokens for", "methods/test_slots.py"),
+        ("sum(part.real_tokens for", "max(part.real_tokens for", "federated/test_slots.py"),
+        ("sum(part.computed_tokens for", "sum(part.real_tokens for", "federated/test_slots.py"),
         ('data.chunks("global")', 'data.chunks("local")'),
         ("in data.chunks(phase)", 'in data.chunks("local")'),
     ),
     *edits(
-        "methods/feddpa_t.py",
-        "methods/test_methods.py training/test_engine.py",
+        "federated/feddpa_t.py",
+        "federated/test_methods.py training/test_engine.py",
         ("if data.number > 0", "if data.number >= 0"),
         ("if data.number > 0", "if data.number > 1"),
         ("frozen=global_,\n", "frozen=None,\n"),
@@ -181,8 +181,8 @@ ENTRIES = [
         ("FedState(need(average), local)", "FedState(state.global_, local)"),
     ),
     *edits(
-        "methods/feddpa_f.py",
-        "methods/test_methods.py training/test_engine.py",
+        "federated/feddpa_f.py",
+        "federated/test_methods.py training/test_engine.py",
         ("start=need(state.global_)", "start=parts.new_adapter(key)"),
         (
             "start=need(state.global_)",
@@ -192,30 +192,30 @@ ENTRIES = [
         ('phase="personalization"', 'phase="local"'),
     ),
     *edits(
-        "methods/fedit.py",
-        "methods/test_methods.py training/test_engine.py",
+        "federated/fedit.py",
+        "federated/test_methods.py training/test_engine.py",
         ("jax.random.split(key)[0]", "jax.random.split(key)[1]"),
         ("need(state.global_), data, key", "parts.new_adapter(key), data, key"),
     ),
     *edits(
-        "methods/local.py",
-        "methods/test_methods.py training/test_engine.py",
+        "federated/local.py",
+        "federated/test_methods.py training/test_engine.py",
         ("jax.random.split(key)[1]", "jax.random.split(key)[0]"),
         ("FedState(None, own)", "FedState(None, state.local)"),
     ),
     *edits(
-        "methods/fedlora.py",
-        "methods/test_methods.py",
+        "federated/fedlora.py",
+        "federated/test_methods.py",
         ('answers_with="local"', 'answers_with="instance"'),
     ),
     *edits(
-        "methods/centralized.py",
-        "methods/test_methods.py",
+        "federated/centralized.py",
+        "federated/test_methods.py",
         ("pooled=True", "pooled=False"),
     ),
     *edits(
-        "methods/clients.py",
-        "methods/test_clients.py",
+        "federated/clients.py",
+        "federated/test_clients.py",
         ("not in self.saved]", "in self.saved]"),
         ("zip(there, self.store.read_all(there)", "zip([*there][::-1], self.store.read_all(there)"),
         (
@@ -231,7 +231,7 @@ ENTRIES = [
     ),
     *edits(
         "run/client_files.py",
-        "methods/test_clients.py",
+        "federated/test_clients.py",
         ("hashlib.sha256(content)", "hashlib.sha1(content)"),
         ("Saved(round_number, len(content)", "Saved(round_number, len(adapter)"),
         ("move_to_end(key)", "move_to_end(key, last=False)"),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, take
-from feddpa_jax.methods.clients import LocalAdapters
-from feddpa_jax.methods.method import Parts
+from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.method import Parts
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rounds import TrainingData

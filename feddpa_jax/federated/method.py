@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
-from feddpa_jax.methods.aggregate import shares, weighted_sum
-from feddpa_jax.methods.clients import AdapterStore, LocalAdapters
+from feddpa_jax.federated.aggregate import shares, weighted_sum
+from feddpa_jax.federated.clients import AdapterStore, LocalAdapters
 from feddpa_jax.registry import Registry
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
@@ -109,8 +109,8 @@ def _entry(build: Any, **known: Any) -> Entry:
 METHODS: Registry[Entry] = Registry(
     "method",
     "fed.method",
-    group="feddpa_jax.methods",
-    modules=("feddpa_jax.methods",),
+    group="feddpa_jax.federated",
+    modules=("feddpa_jax.federated",),
     wrap=_entry,
 )
 

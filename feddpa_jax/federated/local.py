@@ -2,7 +2,7 @@
 
 import jax
 
-from feddpa_jax.methods.method import (
+from feddpa_jax.federated.method import (
     METHODS,
     FedState,
     Method,

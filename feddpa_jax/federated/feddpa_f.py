@@ -8,9 +8,9 @@ global adapter on its own data; the copy is its local adapter, and inference mix
 import jax
 import numpy as np
 
-from feddpa_jax.methods.clients import LocalAdapters
-from feddpa_jax.methods.fedit import fedit
-from feddpa_jax.methods.method import METHODS, FedState, Method, Metrics, Parts, local_phase, need
+from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.fedit import fedit
+from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics, Parts, local_phase, need
 from feddpa_jax.training.rounds import RoundData
 
 

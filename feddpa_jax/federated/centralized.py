@@ -1,7 +1,7 @@
 """Centralized fine-tuning: one adapter on all clients' data pooled, the bound without privacy."""
 
-from feddpa_jax.methods.fedit import fedit
-from feddpa_jax.methods.method import METHODS, Method, Parts
+from feddpa_jax.federated.fedit import fedit
+from feddpa_jax.federated.method import METHODS, Method, Parts
 
 
 @METHODS.register(

@@ -15,8 +15,8 @@ The local adapter starts fresh, stays with its client, and goes on from round to
 
 import jax
 
-from feddpa_jax.methods.aggregate import weighted_sum
-from feddpa_jax.methods.method import (
+from feddpa_jax.federated.aggregate import weighted_sum
+from feddpa_jax.federated.method import (
     METHODS,
     FedState,
     Method,

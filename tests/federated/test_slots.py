@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.devices.mesh import single_mesh
-from feddpa_jax.methods.method import Parts, global_phase, merge_metrics
+from feddpa_jax.federated.method import Parts, global_phase, merge_metrics
 from feddpa_jax.training.engine import PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 

@@ -3,8 +3,8 @@
 The baseline of that name in Yang et al., arXiv 2403.19211, section 4.
 """
 
-from feddpa_jax.methods.feddpa_f import feddpa_f
-from feddpa_jax.methods.method import METHODS, Method, Parts
+from feddpa_jax.federated.feddpa_f import feddpa_f
+from feddpa_jax.federated.method import METHODS, Method, Parts
 
 
 @METHODS.register(title="FedLoRA", answers_with="local", personalizes=True)

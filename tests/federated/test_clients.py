@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.methods.clients import LocalAdapters
+from feddpa_jax.federated.clients import LocalAdapters
 from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.types import UserError

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.methods.method import METHODS, FedState, Method, Parts, need
+from feddpa_jax.federated.method import METHODS, FedState, Method, Parts, need
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.methods.parts import parts_for
+from tests.federated.parts import parts_for
 
 CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
 NEW = functools.partial(

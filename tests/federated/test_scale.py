@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from feddpa_jax.methods.method import METHODS, FedState, Method, need
+from feddpa_jax.federated.method import METHODS, FedState, Method, need
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.methods.parts import parts_for
+from tests.federated.parts import parts_for
 from tests.training.test_engine import CONFIG, new_adapter
 
 

@@ -5,7 +5,7 @@ Zhang et al., *Towards Building the Federated GPT: Federated Instruction Tuning*
 
 import jax
 
-from feddpa_jax.methods.method import (
+from feddpa_jax.federated.method import (
     METHODS,
     FedState,
     Method,

@@ -1,0 +1,89 @@
+"""The result of a search for weighting rules: a value, rows of a table, a data frame."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from feddpa_jax.laboratory.findings import SETTING, Finding, told
+from feddpa_jax.weighting.settings import WeightingSettings
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Laboratory:
+    """The result of a search for weighting rules.
+
+    `experiment.evaluate(weighting=found.best_settings)` evaluates with the best rule.
+
+    Attributes:
+      findings: the fixed points, every rule at its best, and the bounds, with their scores.
+      notes: remarks on them, in sentences.
+      best: (label, settings) of every rule at its best, the best rule first.
+      summary: the content of summary.json.
+      settings_csv: every setting that was tried, with its validation scores, as CSV.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    best: tuple[tuple[str, WeightingSettings], ...]
+    summary: Mapping[str, Any]
+    settings_csv: str
+
+    @property
+    def best_settings(self) -> WeightingSettings:
+        """The settings of the best rule."""
+        return self.best[0][1]
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row per finding, all with the same keys.
+
+        These are `label`, `bound` (whether it knows what no client knows), the fields of its
+        settings (None for bounds), and for "validation", "test" and "exact" (new forward passes;
+        None where none were made) and each metric `test_nll_P`, `test_nll_P_low`,
+        `test_nll_P_high` and the same of TTP.
+        """
+        metrics = {
+            split: dict.fromkeys(
+                name for finding in self.findings for name in getattr(finding, split) or ()
+            )
+            for split in ("validation", "test", "exact")
+        }
+        return [
+            {
+                "label": finding.candidate.label,
+                "bound": finding.candidate.is_bound,
+                **_fields(finding.candidate.settings),
+                **{
+                    key: value
+                    for split, names in metrics.items()
+                    for metric in names
+                    for key, value in _scores(finding, split, metric).items()
+                },
+            }
+            for finding in self.findings
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The rows of `table` as a data frame."""
+        import pandas
+
+        return pandas.DataFrame(self.table)
+
+
+def _fields(settings: WeightingSettings | None) -> dict[str, Any]:
+    return dict.fromkeys(SETTING) if settings is None else told(settings)
+
+
+def _scores(finding: Finding, split: str, metric: str) -> dict[str, float | None]:
+    """P and TTP with their intervals, by column."""
+    summary = (getattr(finding, split) or {}).get(metric)
+    return {
+        f"{split}_{metric}_{measure}{end}": None
+        if summary is None
+        else getattr(getattr(summary, measure.lower()), part)
+        for measure in ("P", "TTP")
+        for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
