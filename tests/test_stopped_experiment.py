@@ -1,6 +1,7 @@
 """Experiments in memory and in a folder: stopped, continued, and asked with other settings."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +22,8 @@ GREET = tuple(Example(f"Greet {name}.", f"Hi {name}!", task="greet") for name in
 SUM = tuple(Example(f"1 + {n}?", str(n + 1), task="sum") for n in (1, 2, 3))
 DATA = Federation((Client("anna", GREET[:1]), Client("ben", SUM[:2])), (GREET[1], SUM[2]))
 CONFIG = Config(
-    fed={"rounds": 2, "local_epochs": 1, "batch_size": 2},
+    # One of the two clients takes part in a round: the other keeps its fresh adapter.
+    fed={"rounds": 2, "local_epochs": 1, "batch_size": 2, "participation": 0.5},
     lora={"rank": 2},
     eval={"max_new_tokens": 2, "bootstrap": 50, "modes": ["global"], "metrics": ["nll"]},
 )
@@ -66,6 +68,8 @@ def test_a_folder_is_continued_to_the_same_bits(
     again = Experiment(base, DATA, CONFIG, run_dir=run)
     assert values(again.train()) == values(trained.state)
     assert list(again.rounds()) == []
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1]
     read = Experiment(base, DATA, CONFIG, run_dir=run).adapters
     for ours, theirs in zip(jax.tree.leaves(read), jax.tree.leaves(trained.adapters), strict=True):
         assert np.array_equal(ours, theirs)
