@@ -27,9 +27,7 @@ def test_the_lists_agree() -> None:
     names = set(feddpa_jax.__all__) - {"__version__"}
     assert len(names) == len(feddpa_jax.__all__) - 1
     assert checked_names() == names
-    # The registry of methods has the name of a folder, so it has no other home.
-    assert names - feddpa_jax._HOMES.keys() == {"methods"}
-    assert feddpa_jax._HOMES.keys() < names
+    assert feddpa_jax._HOMES.keys() == names
 
 
 def test_every_name_is_there_and_described() -> None:
