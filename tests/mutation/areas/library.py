@@ -37,7 +37,7 @@ ENTRIES = [
     ),
     *edits(
         "experiment.py",
-        "test_experiment.py test_outcome.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ("rounds=done.number + 1)", "rounds=done.number)"),
         ("rounds=done.number + 1)", "rounds=0)"),
         ("if self._start is None or self.run is not None:", "if True:"),
@@ -52,7 +52,7 @@ ENTRIES = [
     ),
     *edits(
         "outcome.py",
-        "test_experiment.py test_outcome.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ("np.array([place])", "np.array([0])"),
         ("eval=dataclasses.replace(config.eval, **changes)", "eval=config.eval"),
         ('{"modes": modes, "metrics": metrics}', '{"modes": modes}'),
@@ -65,7 +65,7 @@ ENTRIES = [
     ),
     *edits(
         "run/loop.py",
-        "test_experiment.py test_outcome.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ("left = range(first, total_rounds(config))", "left = range(0, total_rounds(config))"),
         ("found.rounds, config.fed.keep_checkpoints", "0, config.fed.keep_checkpoints"),
         ("yield Round(number, state, line)", "yield Round(number + 1, state, line)"),
@@ -83,13 +83,13 @@ ENTRIES = [
     ),
     *edits(
         "run/session.py",
-        "test_experiment.py test_outcome.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ("if self._log is not None:", "if False:"),
         ("finally:\n                self._log = None", "finally:\n                pass"),
     ),
     *edits(
         "run/recording.py",
-        "test_experiment.py test_outcome.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ('{"global_": state.global_}', "{}"),
         ("clients=None if state.local is None else state.local.saved", "clients=None"),
     ),
