@@ -356,7 +356,7 @@ def test_memory_and_folder_try_rules_alike(seen: Seen, durable: fd.Experiment):
     place = durable.run.path / "weigh"
     assert json.loads((place / "summary.json").read_text()) == json.loads(json.dumps(found.summary))
     assert (place / "settings.csv").read_bytes() == found.settings_csv.encode()
-    with pytest.raises(fd.UserError, match=r"--by: 'bleu' is unknown"):
+    with pytest.raises(fd.UserError, match=r"by: 'bleu' is unknown"):
         durable.laboratory(by=["bleu"])
 
 
@@ -371,7 +371,7 @@ def test_an_export_from_memory(seen: Seen):
         mixed = read_adapter(seen.export / "clients" / f"{name}-mixed", base.model.config)
         assert (shared.rank, own.rank, mixed.rank) == (2, 2, 4)
     seen.experiment.check_export(seen.export)
-    with pytest.raises(fd.UserError, match=r"^--out: \S+/one is not empty; name a new folder"):
+    with pytest.raises(fd.UserError, match=r"^out: \S+/one is not empty; name a new folder"):
         seen.experiment.export(seen.export)
 
 

@@ -125,11 +125,11 @@ def _check_adapters(config: Config, adapters: Adapters, round_number: int | None
         return
     if METHODS.find(config.fed.method).answers_with == "instance":
         raise UserError(
-            f"--step: in the checkpoint of round {round_number} clients have no "
+            f"step: in the checkpoint of round {round_number} clients have no "
             "adapters of their own; use --step last, once training is at its end"
         )
     raise UserError(
-        f"--run-dir: {config.fed.method} has no two adapters to mix; weigh a run of feddpa_t "
+        f"run_dir: {config.fed.method} has no two adapters to mix; weigh a run of feddpa_t "
         "or feddpa_f"
     )
 
@@ -140,7 +140,7 @@ def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     for rule in rules:
         if weighs_layers(rule):
             raise UserError(
-                f"--rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
+                f"rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
                 f"feddpa eval --weighting.rule {rule}"
             )
     return rules
@@ -150,7 +150,7 @@ def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:
     layers = wanted or tuple(-(-most * quarter // 4) for quarter in range(1, 5))
     for layer in layers:
         if not 0 <= layer <= most:
-            raise UserError(f"--layers: {layer} is not from 0 to {most}, the model's layers")
+            raise UserError(f"layers: {layer} is not from 0 to {most}, the model's layers")
     # The last one is what rules embed with if they are not told.
     return tuple(sorted({*layers, most}))
 

@@ -55,9 +55,9 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
       UserError: there is no such slice, or a program finds no room on its devices.
     """
     if options.clients is not None and not 1 <= options.clients <= MOST_CLIENTS:
-        raise UserError(f"--clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
+        raise UserError(f"clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
     if options.out is not None and (options.out / "plan.json").exists():
-        raise UserError(f"--out: {options.out} holds a plan.json already; name another folder")
+        raise UserError(f"out: {options.out} holds a plan.json already; name another folder")
     devices = None if options.topology is None else topology_devices(options.topology)
     prepared = prepare(config, devices=devices, weights=False)
     data = training_data(config, prepared)

@@ -121,14 +121,14 @@ def place_of(prepared: Prepared, client: str) -> int:
       UserError: there is no such client.
     """
     if client not in prepared.names:
-        raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
+        raise UserError(f"client: no {client!r} in this run; it has {', '.join(prepared.names)}")
     return prepared.names.index(client)
 
 
 def _check_mode(config: Config, adapters: Adapters, mode: str) -> None:
     if mode not in available_modes(adapters):
         raise UserError(
-            f"--mode: {config.fed.method} has no {mode!r}; it has "
+            f"mode: {config.fed.method} has no {mode!r}; it has "
             f"{', '.join(available_modes(adapters))}"
         )
 
