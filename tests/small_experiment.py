@@ -31,7 +31,7 @@ def small(folder: Path) -> Small:
     write_data(folder)
     options = [
         *("--data.path", str(folder), *SETTINGS),
-        *("--eval.metrics", "[nll, exact_match]", "--eval.max_new_tokens", "4"),
+        *("--eval.metrics", "[nll, exact_match, rouge1]", "--eval.max_new_tokens", "4"),
     ]
     return Small(
         fd.load_base("tiny", dtype="float32"),

@@ -226,7 +226,8 @@ def _check_examples(examples: Sequence[Example], what: str) -> None:
     for number, example in enumerate(examples, start=1):
         if not isinstance(example, Example):
             raise UserError(f"{what} {number} is {example!r}; make it with Example")
-        to_example(dataclasses.asdict(example), f"{what} {number}")
+        if to_example(dataclasses.asdict(example), f"{what} {number}") != example:
+            raise UserError(f"{what} {number} has a field that is None; leave it out")
 
 
 def _check(federation: Federation, where: str) -> None:
@@ -235,9 +236,10 @@ def _check(federation: Federation, where: str) -> None:
     seen: dict[str, str] = {}
     for client in federation.clients:
         # Two names that differ in case alone would share a folder on some file systems.
-        other = seen.setdefault(client.name.lower(), client.name)
-        if other is not client.name:
-            raise UserError(f"{where}: client {client.name!r} is there twice ({other!r})")
+        folded = client.name.lower()
+        if folded in seen:
+            raise UserError(f"{where}: client {client.name!r} is there twice ({seen[folded]!r})")
+        seen[folded] = client.name
 
 
 def _some(
