@@ -19,11 +19,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
+    from feddpa_jax.data.templates import TEMPLATES as templates
+    from feddpa_jax.evaluate.metrics import METRICS as metrics
     from feddpa_jax.evaluate.personalization import Interval, Summary
     from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
+    from feddpa_jax.federated.method import METHODS as methods
     from feddpa_jax.federated.method import FedState, Method
+    from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.inference.scorer import Adapters
     from feddpa_jax.laboratory.laboratory import Laboratory
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
     from feddpa_jax.weighting.evidence import Evidence
+    from feddpa_jax.weighting.rule import RULES as rules
     from feddpa_jax.weighting.settings import WeightingSettings
     from feddpa_jax.weighting.weights import make_weighting
 
@@ -87,7 +92,43 @@ _INNER = {
     "templates": "TEMPLATES",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "Adapters",
+    "Answer",
+    "Base",
+    "Client",
+    "Config",
+    "Engine",
+    "Evaluation",
+    "Evidence",
+    "Example",
+    "Experiment",
+    "FedState",
+    "Federation",
+    "Interval",
+    "Laboratory",
+    "Method",
+    "Progress",
+    "Registry",
+    "Round",
+    "Summary",
+    "UserError",
+    "Weight",
+    "WeightingSettings",
+    "families",
+    "load_base",
+    "load_config",
+    "load_federation",
+    "make_engine",
+    "make_weighting",
+    "methods",
+    "metrics",
+    "plot",
+    "rules",
+    "templates",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

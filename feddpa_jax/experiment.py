@@ -242,9 +242,11 @@ class Experiment(Outcome):
 
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
+        place = place_of(self.prepared, client)
+        if self._start is not None and self._named is None:
+            return at_hand(self.config, self._start.state, place)
         if self._only != client or self.run is None:
             return super()._of(client)
-        place = place_of(self.prepared, client)
         return restored(self.config, self.prepared, self.run, self._step, only=place)[0]
 
     def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
@@ -278,10 +280,12 @@ class Experiment(Outcome):
             if self._start is None or self.run is not None:
                 self._start = begin(self.config, self.prepared, self.run)
             start = self._start
-            for done in play(self.config, self.prepared, self.run, start, self.on_progress):
-                self._start = start._replace(state=done.state, rounds=done.number + 1)
-                log(done.number, of_round(done.line))
-                yield done
+            played = play(self.config, self.prepared, self.run, start, self.on_progress)
+            with contextlib.closing(played) as rounds:  # What it still writes is waited for.
+                for done in rounds:
+                    self._start = start._replace(state=done.state, rounds=done.number + 1)
+                    log(done.number, of_round(done.line))
+                    yield done
 
     def train(self) -> FedState:
         """Trains all remaining rounds and returns the final state."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import take
 from feddpa_jax.config import Config
+from feddpa_jax.devices.processes import several
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
@@ -28,6 +29,7 @@ from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prom
 from feddpa_jax.run.evaluating import evaluate_config
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import Rule, Value, named
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -70,6 +72,13 @@ class Outcome:
         """
         return self._adapters()[0]
 
+    def _check_alone(self, what: str) -> None:
+        """Refuses what one process does for all."""
+        if several():
+            raise UserError(
+                f"{what}: works in one process; open the run's folder in one, with Experiment.open"
+            )
+
     def _of(self, client: str) -> Adapters:
         """The global adapter and a client's own, which has a leading axis of 1."""
         place = place_of(self.prepared, client)
@@ -100,6 +109,7 @@ class Outcome:
         Raises:
           UserError: there are no test instances, or a mode that the adapters do not allow.
         """
+        self._check_alone("evaluate")
         config = self._changed(rule, weighting)
         changes = {"modes": modes, "metrics": metrics}
         changes = {name: tuple(value) for name, value in changes.items() if value is not None}
@@ -144,6 +154,7 @@ class Outcome:
         Raises:
           UserError: there is no such client, or there are no two adapters to mix.
         """
+        self._check_alone("weigh")
         config = self._changed(rule, weighting)
         return weigh_prompt(config, self.prepared, self._of(client), client, prompt, input)
 
@@ -170,6 +181,7 @@ class Outcome:
         Raises:
           UserError: there is no such client, or the adapters do not allow the mode.
         """
+        self._check_alone("generate")
         config = self._changed(rule, weighting)
         return answer_prompt(config, self.prepared, self._of(client), client, prompt, input, mode)
 
@@ -201,6 +213,7 @@ class Outcome:
         Raises:
           UserError: there are no two adapters, or nothing was held out.
         """
+        self._check_alone("laboratory")
         options = Options(
             rules=None if rules is None else tuple(map(named, rules)),
             scales=tuple(scales),
@@ -243,6 +256,7 @@ class Outcome:
         Raises:
           UserError: the target is not empty or cannot be written, or an adapter is missing.
         """
+        self._check_alone("export")
         check_target(Path(out))
         write_export(self._trained(), Path(out), mixed=mixed, merged=merged)
         return Path(out)
@@ -253,6 +267,7 @@ class Outcome:
         Raises:
           UserError: it is no export, or of another run or round, or differs.
         """
+        self._check_alone("check_export")
         check_export(self._trained(), Path(out))
 
     def _trained(self) -> Trained:

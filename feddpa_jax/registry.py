@@ -10,6 +10,7 @@ from a notebook or script (as above; registering again replaces), from a user's 
 FILE.py:NAME wherever a name is expected, or from an entry point of an installed package.
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -224,11 +225,23 @@ class Registry(Mapping[str, T], Generic[T]):
         """The content of every file of the user's own that things are from, by its path.
 
         Args:
-          names: as of `find`; what is registered, or given itself, has no file.
+          names: as of `find`; what an installed package registered has no file, and of a function
+        of a notebook its text stands for one.
         """
         paths = {self.own_file(name) for name in names if isinstance(name, str)} - {None}
         files = sorted(cast(set[Path], paths))
-        return {str(file): file.read_bytes() for file in files}
+        return {str(file): file.read_bytes() for file in files} | self._of_notebooks(names)
+
+    def _of_notebooks(self, names: Sequence[Any]) -> dict[str, bytes]:
+        """The text of functions that were registered in a notebook or a script."""
+        found: dict[str, bytes] = {}
+        for name in names:
+            thing = self._entries.get(name) if isinstance(name, str) else None
+            module = getattr(thing, "__module__", None) or "feddpa_jax."
+            if callable(thing) and not module.startswith("feddpa_jax."):
+                with contextlib.suppress(OSError, TypeError):  # Typed where no text is kept.
+                    found[f"{name}.py"] = inspect.getsource(thing).encode()
+        return found
 
     def _import_modules(self) -> None:
         if self._read_modules:

@@ -50,7 +50,7 @@ os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cach
 
 # CPU seconds of each file's tests; and of each process, with the commands that it started, and its
 # largest bytes of memory.
-_spent: collections.Counter[str] = collections.Counter()
+_spent: collections.defaultdict[str, float] = collections.defaultdict(float)
 _processes: list[tuple[float, int]] = []
 
 
@@ -103,15 +103,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     # Workers count for themselves.
     alone = not getattr(session.config.option, "numprocesses", None)
     _processes.append((sum(os.times()[: 4 if alone else 2]), size))
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["took"] = (dict(_spent), _processes[-1])
+    sent = getattr(session.config, "workeroutput", None)
+    if sent is not None:
+        sent["took"] = (dict(_spent), _processes[-1])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Takes what a worker sends."""
     spent, process = getattr(node, "workeroutput", {}).get("took", ({}, (0.0, 0)))
-    _spent.update(spent)
+    for name, seconds in spent.items():
+        _spent[name] += seconds
     _processes.append(tuple(process))
 
 

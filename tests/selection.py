@@ -33,8 +33,8 @@ QUICK_TESTS = {
 
 
 def name_of(file: Path) -> str:
-    """A file's path from the root."""
-    return file.relative_to(ROOT).as_posix()
+    """A file's path from the root; of one that lies elsewhere, the whole path."""
+    return (file.relative_to(ROOT) if file.is_relative_to(ROOT) else file).as_posix()
 
 
 def seconds_of(file: Path) -> float:

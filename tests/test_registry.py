@@ -59,6 +59,7 @@ def test_options_make_an_entry():
 
     assert registry.loud == (loud, 2) and registry.find(loud) == (loud, 2)
     assert registry.options("loud") == registry.options(loud) == {"times": 2}
+    assert registry.name_of((loud, 2)) is None and registry.name_of(registry.loud) == "loud"
     assert registry.find(len) == (len, 1) and registry.options(len) == {}
     with pytest.raises(TypeError):
         registry.register("other", loud, many=3)
@@ -146,6 +147,7 @@ def test_entry_points_of_installed_packages(installed, caplog):
     (record,) = caplog.records
     assert "shout 'broken' of an installed package (shouting:missing)" in record.getMessage()
     assert "AttributeError" in record.getMessage()
+    assert set(shouts(group="app.shouts")) == {"loud", "louder", "wild"}
 
 
 def test_modules_are_imported_on_first_use_and_do_not_replace(tmp_path, monkeypatch):

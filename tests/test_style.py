@@ -1,6 +1,7 @@
 """The code's form: formatted, linted, typed, imports one way, no torch, files of readable size."""
 
 import ast
+import collections
 import graphlib
 import os
 import subprocess
@@ -19,7 +20,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 TIERS = (
     {"types"},
     {"files"},
-    {"progress", "settings", "registry"},
+    {"progress", "checked_settings", "registry"},
     {"devices"},
     {"adapters"},
     {"models"},
@@ -147,6 +148,46 @@ def test_nothing_loads_torch_when_imported() -> None:
 def test_files_are_of_a_readable_size(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= 350
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without its docstring."""
+    first, last = function.body[0], function.body[-1]
+    described = isinstance(first, ast.Expr) and ast.get_docstring(function) is not None
+    text = first.end_lineno - first.lineno + 1 if described and first.end_lineno else 0
+    return (last.end_lineno or 0) - function.lineno + 1 - text
+
+
+def test_functions_are_of_a_readable_size() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}: {node.name}": lines_of_code(node)
+        for path in [*MODULES, *BENCHMARKS]
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of_code(node) > 60
+    }
+    assert long == {}
+
+
+def test_no_two_files_share_a_name() -> None:
+    names = collections.Counter(path.name for path in MODULES if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_only_the_command_line_talks_to_people() -> None:
+    """Nothing below it prints, parses arguments, renders tables or ends the process."""
+    found = []
+    for path in MODULES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if name.startswith("cli/") or name == "__main__.py":
+            continue
+        found += [f"{name}: imports {root}" for root in roots(path) & {"argparse", "rich"}]
+        called = {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text(), str(path)))
+            if isinstance(node, ast.Call)
+        }
+        found += [f"{name}: {what}()" for what in called & {"print", "sys.exit", "exit", "input"}]
+    assert found == []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -18,9 +18,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:
     """Writes the sample, or checks the configured data and prints their statistics."""
+    from feddpa_jax.cli.data_table import render
     from feddpa_jax.config import load_config
     from feddpa_jax.data.sample import write_sample
-    from feddpa_jax.data.statistics import describe, render
+    from feddpa_jax.data.statistics import describe
     from feddpa_jax.files.disk import writing
     from feddpa_jax.hf.load import load_base
     from feddpa_jax.run.inputs import encode, load_data

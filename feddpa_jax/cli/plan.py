@@ -32,9 +32,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:
     """Compiles the round ahead of time, and prints what the compiler says."""
+    from feddpa_jax.cli.plan_table import render
     from feddpa_jax.config import load_config
     from feddpa_jax.plan.ahead import Options, plan
-    from feddpa_jax.plan.summary import render
     from feddpa_jax.run.opening import checked
 
     options = Options(known.topology, known.clients, known.out)

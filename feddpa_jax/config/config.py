@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 
 from annotated_types import Ge, Le
 
+from feddpa_jax.checked_settings import check, doc, settings, show
 from feddpa_jax.config.sections import (
     DataSection,
     EvalSection,
@@ -18,8 +19,9 @@ from feddpa_jax.config.sections import (
     ModelSection,
     TrackSection,
 )
-from feddpa_jax.settings import check, doc, settings, show
+from feddpa_jax.files.problems import check_fields
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import RULES, check_parameters
 from feddpa_jax.weighting.settings import WeightingSettings
 
 
@@ -83,6 +85,24 @@ class Config:
                 value = _section(field.name, type(field.default), getattr(self, field.name))
                 object.__setattr__(self, field.name, value)
         check(self)
+        check_fields(dotted(self))
+        rule = self.weighting.rule
+        if rule in RULES:  # One of a file is tried where it is needed.
+            check_parameters(rule, self.weighting.parameters)
+
+
+def dotted(config: "Config") -> dict[str, Any]:
+    """The values of all fields, by dotted name."""
+    found: dict[str, Any] = {}
+    for outer in dataclasses.fields(config):
+        value = getattr(config, outer.name)
+        if dataclasses.is_dataclass(value):
+            found |= {
+                f"{outer.name}.{n.name}": getattr(value, n.name) for n in dataclasses.fields(value)
+            }
+        else:
+            found[outer.name] = value
+    return found
 
 
 def _section(name: str, kind: type, value: Any) -> Any:

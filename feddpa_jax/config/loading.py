@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.checked_settings import show, to_tree
 from feddpa_jax.config.config import Config
-from feddpa_jax.files.problems import check_fields
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
-from feddpa_jax.settings import show, to_tree
 from feddpa_jax.types import UserError
 
 # What stands at the top: sections, and a field that is in none.
@@ -34,7 +33,7 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {error}") from None
 
 
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file and applies command-line overrides.
 
     Args:
@@ -47,7 +46,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     tree: dict[str, Any] = {}
     source = "defaults"
     if path is not None:
-        source = str(path)
+        path, source = Path(path), str(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -70,9 +69,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = _merged(tree.get(key, {}), inner, name)
-    config = _build(tree, source)
-    check_fields(dotted(config))
-    return config
+    return _build(tree, source)
 
 
 def _merged(old: Any, new: Any, option: str) -> Any:
@@ -125,8 +122,3 @@ def difference(old: Config, new: Config) -> list[str]:
     """The fields in which two configurations differ, as "name: old -> new"."""
     pairs = zip(*(_leaves(dataclasses.asdict(config)) for config in (old, new)), strict=True)
     return [f"{name}: {a} -> {b}" for (name, a), (_, b) in pairs if a != b]
-
-
-def dotted(config: Config) -> dict[str, Any]:
-    """The values of all fields, by dotted name."""
-    return dict(_leaves(dataclasses.asdict(config)))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
-from feddpa_jax.settings import MOST, Count, Finite, Fraction, check, doc, settings
+from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
 
 
 def check_known(made: Any, field: str, module: str, inner: str) -> None:

@@ -6,14 +6,13 @@ adapter can learn and a shared one must guess.
 """
 
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from feddpa_jax.files.disk import make_folder, write_whole
-from feddpa_jax.types import Client, Example, Federation, UserError
+from feddpa_jax.types import Client, Example, Federation, UserError, client_id
 
 _NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack")
 _COLORS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey")
@@ -252,7 +251,7 @@ TASKS: tuple[tuple[str, str, int, Draw], ...] = (
 def _draws(task: int, seed: int) -> Iterator[Example]:
     """Different examples of a task, labels in turn; ends when no new one is found."""
     name, category, labels, draw = TASKS[task]
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    rng = np.random.default_rng([seed, client_id(name)])
     seen: set[object] = set()
     number = 0
     while True:

@@ -109,7 +109,7 @@ def _entry(build: Any, **known: Any) -> Entry:
 METHODS: Registry[Entry] = Registry(
     "method",
     "fed.method",
-    group="feddpa_jax.federated",
+    group="feddpa_jax.methods",
     modules=("feddpa_jax.federated",),
     wrap=_entry,
 )

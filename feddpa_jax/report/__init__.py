@@ -30,9 +30,10 @@ def write_report(runs: Sequence[Path], out: Path, *, figures: Path | None = None
       print(written.page, *written.warnings)
       ```
     """
+    from feddpa_jax.files.bucket import folder_at
     from feddpa_jax.report.page_files import write_page
 
-    return write_page([Path(run) for run in runs], Path(out), figures)
+    return write_page([folder_at(run) for run in runs], Path(out), figures)
 
 
 def plot_scores(

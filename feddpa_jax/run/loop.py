@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -181,7 +181,7 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -
       UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
         model or other adapters.
     """
-    if run is None or not rounds_saved(run.checkpoints):
+    if run is None or not from_first(lambda: rounds_saved(run.checkpoints)):
         method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
         check_start(config, prepared, method.init(run_key(config)))
     elif is_first():
@@ -227,7 +227,7 @@ def play(
     run: RunFolder | None,
     start: Start,
     on_progress: OnProgress | None = None,
-) -> Iterator[Round]:
+) -> Generator[Round]:
     """Plays the rounds that are left; each is being written, if there is a folder, as it is given.
 
     All are on disk once the iterator has ended or is closed.

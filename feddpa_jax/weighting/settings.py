@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
-from feddpa_jax.settings import MOST, Count, Finite, Fraction, check, doc, settings
+from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
 from feddpa_jax.weighting.rule import RULES, Values, sees
 
 Side = Literal["local", "global"]

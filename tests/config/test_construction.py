@@ -10,9 +10,9 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 import feddpa_jax as fd
+from feddpa_jax.checked_settings import section_of
 from feddpa_jax.config import Config, describe_fields, load_config, to_yaml
 from feddpa_jax.config.sections import DataSection, EvalSection, FedSection, LoraSection
-from feddpa_jax.settings import section_of
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -170,7 +170,7 @@ def test_sections_are_given_as_mappings_or_made():
 
 
 def test_configurations_do_not_change_and_have_a_hash(tmp_path: Path):
-    config = Made(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"a": 1}})
+    config = Made(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"ridge": 1}})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from feddpa_jax.data.statistics import describe, render
+from feddpa_jax.cli.data_table import render
+from feddpa_jax.data.statistics import describe
 from feddpa_jax.data.templates import TEMPLATES, alpaca_short
 from feddpa_jax.data.tokenize import encode_examples, encode_prompt
 from feddpa_jax.hf.tokenizer import byte_tokenizer

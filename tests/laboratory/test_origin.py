@@ -14,7 +14,7 @@ APART = {
     *("weighting/weights.py", "weighting/rule.py", "weighting/rules"),
     *("progress.py", "config", "devices", "federated", "run", "evaluate/metrics.py"),
     *(
-        "settings.py",
+        "checked_settings.py",
         "weighting/settings.py",
         "files",
         "laboratory/evidence_cache.py",

@@ -11,6 +11,7 @@ from tests.mutation.areas import (
     export,
     inference,
     laboratory,
+    library,
     metrics,
     report,
     run,
@@ -52,17 +53,24 @@ AREAS = {
     ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
-    "metrics": _area("evaluate/metrics.py", "evaluate/test_metrics.py"),
+    "metrics": _area("evaluate/metrics.py evaluate/personalization.py", "evaluate/test_metrics.py"),
     "data": _area("data", "data"),
     "evaluate": _area("evaluate", "evaluate"),
     "laboratory": _area("laboratory", "laboratory"),
     "report": _area("report", "report"),
-    "checkpoint": _area("run/checkpoint.py", "run/test_checkpoint.py"),
+    "checkpoint": _area(
+        "run/checkpoint.py run/saver.py run/round_state.py run/client_files.py",
+        "federated/test_clients.py run/test_saver.py run/test_checkpoint.py",
+    ),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
     "inference": _area("inference", "inference"),
     "run": _area(
         "run/inputs.py run/starting_adapters.py run/loop.py run/folder.py",
         "run/test_configured.py run/test_loop.py run/test_starting_adapters.py",
+    ),
+    "library": _area(
+        "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
+        "test_registry.py config/test_config.py test_experiment.py test_outcome.py",
     ),
 }
 
@@ -79,4 +87,5 @@ ENTRIES: dict[str, list[Entry]] = {
     "export": export.ENTRIES,
     "inference": inference.ENTRIES,
     "run": run.ENTRIES,
+    "library": library.ENTRIES,
 }

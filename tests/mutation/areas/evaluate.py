@@ -96,16 +96,20 @@ ENTRIES = [
             "[example.instruction, example.input, example.output]",
             "[example.instruction, example.input]",
         ),
+        ("if own]", "if not own]"),
+        (
+            "(json_text(line) +",
+            "(__import__('json').dumps(line, ensure_ascii=False) +",
+            "e2e/test_special_characters.py",
+        ),
+    ),
+    *edits(
+        "cli/scores_table.py",
+        "evaluate/test_results.py",
         ("told.cell(by_metric[name].p),\n", "told.cell(by_metric[name].ttp),\n"),
         ("told.cell(by_metric[name].ttp),\n", "told.cell(by_metric[name].p),\n"),
         ('f"{mode} *" if answers else mode', 'mode if answers else f"{mode} *"'),
         ("getattr(summary, measure)", "summary.p"),
-        ("if own]", "if not own]"),
-        (
-            "yield json_text(line)",
-            "yield json.dumps(line, ensure_ascii=False)",
-            "e2e/test_special_characters.py",
-        ),
     ),
     *edits(
         "evaluate/modes.py",

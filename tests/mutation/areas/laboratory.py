@@ -55,6 +55,10 @@ ENTRIES = [
         ),
         ("QUANTILES = (0.05, 0.25", "QUANTILES = (0.0, 0.25"),
         ('for z in ("P", "TTP")]\n    lines', 'for z in ("TTP", "P")]\n    lines'),
+    ),
+    *edits(
+        "cli/findings_table.py",
+        "laboratory/test_findings.py",
         (
             "for value in (found[name].p, found[name].ttp)",
             "for value in (found[name].ttp, found[name].p)",

@@ -62,6 +62,13 @@ ENTRIES = [
         ("0 < number < config.fed.rounds", "0 <= number < config.fed.rounds"),
         ("0 < number < config.fed.rounds", "0 < number <= config.fed.rounds"),
         ("return phases * sum(", "return sum("),
+        ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
+        ("everybody=True), key", "everybody=False), key"),
+        ("FedState(global_, local), number + 1", "FedState(global_, local), number"),
+    ),
+    *edits(
+        "run/round.py",
+        "run/test_loop.py",
         ('"first": curve[0]', '"first": curve[-1]'),
         ('"last": curve[-1]', '"last": curve[0]'),
         ("float(np.mean(curve))", "float(np.median(curve))"),
@@ -71,9 +78,6 @@ ENTRIES = [
             'if shared else 0,\n        "client_bytes_sent"',
             'if not shared else 0,\n        "client_bytes_sent"',
         ),
-        ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
-        ("everybody=True), key", "everybody=False), key"),
-        ("FedState(global_, local), number + 1", "FedState(global_, local), number"),
     ),
     *edits(
         "files/result_files.py",

@@ -1,4 +1,4 @@
-"""A plan as tables."""
+"""A plan on the screen."""
 
 from typing import Any
 
