@@ -61,15 +61,20 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
             for key, value in (loaded or {}).items()
         }
         tree = to_tree(_build(tree, source))
+    of_rule = False
     for name, value in _pairs(overrides):
         option = f"--{name}"
         part: Any = _value(value, option)
         for key in reversed(name.split(".")):
             part = {key: part}
-        _build(part, "command line")
+        # Hyperparameters are right or wrong for a rule, which another option may name.
+        if name.startswith("weighting.parameters"):
+            of_rule = True
+        else:
+            _build(part, "command line")
         (key, inner), *_ = part.items()
         tree[key] = _merged(tree.get(key, {}), inner, name)
-    return _build(tree, source)
+    return _build(tree, "command line" if of_rule else source)
 
 
 def _merged(old: Any, new: Any, option: str) -> Any:

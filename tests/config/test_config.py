@@ -287,3 +287,13 @@ def test_every_field_is_described():
     assert by_name["data.max_train"][:2] == ["int|null", "null"]
     assert by_name["fed.aggregation"][:2] == ["uniform|examples", '"uniform"']
     assert by_name["lora.targets"][:2] == ["list", '["q_proj", "v_proj"]']
+
+
+def test_hyperparameters_go_with_the_rule_of_the_same_command():
+    options = ["--weighting.parameters.ridge", "0.5", "--weighting.rule", "gate"]
+    weighting = load_config(None, options).weighting
+    assert (weighting.rule, dict(weighting.parameters)) == ("gate", {"ridge": 0.5})
+    with pytest.raises(
+        UserError, match=r"^command line: weighting\.parameters: 'ridge' is unknown"
+    ):
+        load_config(None, options[:2])
