@@ -167,6 +167,18 @@ def _only_prints(known: argparse.Namespace) -> bool:
     return known.command in ("fields", "generate")
 
 
+def as_option(message: str, known: argparse.Namespace) -> str:
+    """A message of the library, which names an argument of a function, with the option's name.
+
+    >>> as_option("run_dir: holds no run", argparse.Namespace(run_dir="a"))
+    '--run-dir: holds no run'
+    """
+    name, colon, _ = message.partition(": ")
+    if not colon or name not in vars(known):
+        return message
+    return f"--{name.replace('_', '-')}{message[len(name) :]}"
+
+
 def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     # Heavy imports wait until the arguments are right: --help and typing errors answer at once.
     from feddpa_jax.cli.console import Reporter, silent
@@ -180,7 +192,10 @@ def _command(known: argparse.Namespace, overrides: list[str]) -> None:
     if known.command in _COMPILE:
         keep_compiled_programs()
     with interrupt.working(), reporter.logs():
-        COMMANDS[known.command].run(known, overrides, reporter)
+        try:
+            COMMANDS[known.command].run(known, overrides, reporter)
+        except UserError as error:
+            raise UserError(as_option(str(error), known)) from error
     processes.part()
 
 

@@ -1,7 +1,7 @@
 """Evaluation of a federation: every client, every test instance, every inference mode."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -138,11 +138,46 @@ def evaluate(
     Raises:
       UserError: a mode that the adapters do not allow.
     """
+    chosen = _chosen(adapters, modes)
+    weights, passes, scores = _score(
+        model, adapters, setting, chosen, weighting, fixed, decoding, on_progress
+    )
+    asked = [METRICS.find(name) for name in metrics]
+    generates = any(metric.generates for metric in asked) or decoding.beams > 1
+    answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
+    if generates or any(metric.score for metric in asked):
+        answers = _answers(
+            model, adapters, setting, passes, scores, decoding, on_progress, every=generates
+        )
+    return {
+        mode: _result(
+            weights[mode], passes[mode], scores[mode], answers[mode], generates, setting, metrics
+        )
+        for mode in chosen
+    }
+
+
+def _chosen(adapters: Adapters, modes: Sequence[str] | None) -> list[str]:
+    """The modes asked for, in the order of `MODES`."""
     possible = available_modes(adapters)
     chosen = [mode for mode in MODES if mode in (possible if modes is None else modes)]
     for mode in chosen:
         if mode not in possible:
             raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
+    return chosen
+
+
+def _score(
+    model: Model,
+    adapters: Adapters,
+    setting: Setting,
+    chosen: Sequence[str],
+    weighting: WeightingSettings,
+    fixed: float,
+    decoding: Decoding,
+    on_progress: OnProgress | None,
+) -> tuple[dict[str, ModeWeights], dict[str, _Pass], dict[str, Scores]]:
+    """By mode the weights, the requests and their scores; the instances are weighed in between."""
     C, I = len(setting.clients), len(setting.tokenized)
     # Training examples are scored too: any of them may be drawn as support.
     everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
@@ -158,11 +193,6 @@ def evaluate(
     weights = {m: fixed_weights(m, C, I, fixed=fixed) for m in chosen if m != "instance"}
     passes: dict[str, _Pass] = {}
     scores: dict[str, Scores] = {}
-
-    def score(mode: str, on_done: Callable[[int], None]) -> None:
-        passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
-        scores[mode] = scorer(passes[mode].requests, on_done)
-
     with follow("scoring", total, "answers", on_progress) as advance:
         for mode in chosen:
             if mode == "instance":
@@ -176,20 +206,9 @@ def evaluate(
                     {m: passes[m].by_client(scores[m]) for m in scores if m in MIXES},
                 )
                 weights[mode] = instance_weights(evidence, weighting)
-            score(mode, advance)
-    asked = [METRICS.find(name) for name in metrics]
-    generates = any(metric.generates for metric in asked) or decoding.beams > 1
-    answers: dict[str, list[str | None]] = {m: [None] * len(passes[m].requests) for m in chosen}
-    if generates or any(metric.score for metric in asked):
-        answers = _answers(
-            model, adapters, setting, passes, scores, decoding, on_progress, every=generates
-        )
-    return {
-        mode: _result(
-            weights[mode], passes[mode], scores[mode], answers[mode], generates, setting, metrics
-        )
-        for mode in chosen
-    }
+            passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
+            scores[mode] = scorer(passes[mode].requests, advance)
+    return weights, passes, scores
 
 
 def _answers(

@@ -155,13 +155,13 @@ def make_plan(trained: Trained, *, mixed: float | None, merged: str | None) -> P
     if mixed is not None:
         if global_ is None or local_C is None:
             raise UserError(
-                f"--mixed: {trained.config.fed.method} has not both a global and local adapters"
+                f"mixed: {trained.config.fed.method} has not both a global and local adapters"
             )
         _check_weight("--mixed", mixed)
         for name in names:
             place = f"clients/{name}-mixed"
             if place in adapters:
-                raise UserError(f"--mixed: {place} is another client's folder; rename that client")
+                raise UserError(f"mixed: {place} is another client's folder; rename that client")
             both = mixed_adapter(global_, trained.local(name), mixed)
             adapters[place] = AdapterOut(both, 2 * alpha, name, mixed)
     models: dict[str, ModelOut] = {}
@@ -177,26 +177,24 @@ def _merged(trained: Trained, merged: str) -> ModelOut:
     method = trained.config.fed.method
     if merged == "global":
         if global_ is None:
-            raise UserError(f"--merged: {method} has no global adapter; name a client")
+            raise UserError(f"merged: {method} has no global adapter; name a client")
         return ModelOut([(global_, 1.0)], "the base with the global adapter")
     name, colon, text = merged.partition(":")
     if name not in trained.prepared.names:
         known = ", ".join(trained.prepared.names)
-        raise UserError(f"--merged: no client {name!r}; use global, or one of {known}")
+        raise UserError(f"merged: no client {name!r}; use global, or one of {known}")
     if local_C is None:
-        raise UserError(f"--merged: {method} has no local adapters; use global")
+        raise UserError(f"merged: {method} has no local adapters; use global")
     if not colon:
         own = [(trained.local(name), 1.0)]
         return ModelOut(own, f"the base with {name}'s local adapter", private=True)
     try:
         weight = float(text)
     except ValueError:
-        raise UserError(
-            f"--merged: {text!r} is no number; write NAME:W, as in {name}:0.5"
-        ) from None
+        raise UserError(f"merged: {text!r} is no number; write NAME:W, as in {name}:0.5") from None
     _check_weight("--merged", weight)
     if global_ is None:
-        raise UserError(f"--merged: {method} has no global adapter; write {name} without a weight")
+        raise UserError(f"merged: {method} has no global adapter; write {name} without a weight")
     return ModelOut(
         [(global_, 1.0 - weight), (trained.local(name), weight)],
         f"the base with {1 - weight:g} of the global and {weight:g} of {name}'s local adapter",

@@ -36,9 +36,9 @@ def check_target(out: Path) -> None:
       UserError: what is there.
     """
     if out.exists() and not (out.is_dir() and all(map(is_leftover, out.iterdir()))):
-        raise UserError(f"--out: {out} is not empty; name a new folder")
+        raise UserError(f"out: {out} is not empty; name a new folder")
     if os.path.ismount(out):
-        raise UserError(f"--out: {out} is a mount point; name a new folder in it")
+        raise UserError(f"out: {out} is a mount point; name a new folder in it")
 
 
 def export(trained: Trained, out: Path, *, mixed: float | None, merged: str | None) -> None:

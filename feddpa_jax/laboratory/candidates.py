@@ -133,7 +133,7 @@ def best_of_each(
         place_N = places(score_NXZ[own], by)
         if not np.isfinite(place_N.min()):
             raise UserError(
-                f"--rules: {settings[own[0]].rule} gives similarities that are not finite in any "
+                f"rules: {settings[own[0]].rule} gives similarities that are not finite in any "
                 "of its settings; fix it, or leave it out"
             )
         chosen.append(own[place_N.argmin()])

@@ -166,6 +166,42 @@ def _groups(
     ]
 
 
+def _inputs(
+    rule: str,
+    names: Sequence[str],
+    views: Sequence[View],
+    supports: Sequence[int],
+    collected: Collected,
+    rows: slice,
+    seed: int,
+) -> list[dict[str, np.ndarray]]:
+    """What a rule sees, by support, as they differ in shape: every field [views, C, ...]."""
+    clients = range(len(collected.questions.ids))
+    # A support for each instance is made inside, from the shared one.
+    wanted = {name.replace("support_BMD", "support_MD") for name in names}
+
+    def seen(view: View, support: int, client: int) -> dict[str, np.ndarray]:
+        model, pooling, layer = view
+        settings = WeightingSettings(
+            rule=rule,
+            support=support,
+            embed_with=model,
+            pooling=pooling,
+            layer=layer,
+            seed=seed,
+        )
+        found = collected.evidence(client, settings, rows)._asdict()
+        return {name: value for name, value in found.items() if name in wanted}
+
+    return [
+        jax.tree.map(
+            lambda *leaves: np.stack(leaves).reshape(len(views), len(clients), *leaves[0].shape),
+            *(seen(view, support, client) for view in views for client in clients),
+        )
+        for support in supports
+    ]
+
+
 def score_rule(
     rule: str, grid: Grid, collected: Collected, curves: Curves, rows: slice, *, seed: int
 ) -> np.ndarray:
@@ -185,31 +221,7 @@ def score_rule(
     function = find_rule(rule)
     names = sees(function)
     views, supports = grid._seen(rule)
-    clients = range(len(collected.questions.ids))
-
-    def seen(view: View, support: int, client: int) -> dict[str, np.ndarray]:
-        model, pooling, layer = view
-        settings = WeightingSettings(
-            rule=rule,
-            support=support,
-            embed_with=model,
-            pooling=pooling,
-            layer=layer,
-            seed=seed,
-        )
-        found = collected.evidence(client, settings, rows)._asdict()
-        # A support for each instance is made inside, from the shared one.
-        wanted = {name.replace("support_BMD", "support_MD") for name in names}
-        return {name: value for name, value in found.items() if name in wanted}
-
-    # By support, as they differ in shape: every field [views, C, ...].
-    inputs = [
-        jax.tree.map(
-            lambda *leaves: np.stack(leaves).reshape(len(views), len(clients), *leaves[0].shape),
-            *(seen(view, support, client) for view in views for client in clients),
-        )
-        for support in supports
-    ]
+    inputs = _inputs(rule, names, views, supports, collected, rows, seed)
     scale_S, local_S = (
         jnp.array(values)
         for values in zip(

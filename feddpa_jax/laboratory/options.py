@@ -47,14 +47,12 @@ class Options:
           UserError: an option, and what it may be.
         """
         if self.rules is not None and not all(self.rules):
-            raise UserError(
-                f"--rules: {','.join(self.rules)!r} has an empty name; write cosine,gate"
-            )
+            raise UserError(f"rules: {','.join(self.rules)!r} has an empty name; write cosine,gate")
         if not isinstance(self.parameters, dict) or not all(
             map(_are_lists, self.parameters.values())
         ):
             raise UserError(
-                f"--parameters: {short(repr(self.parameters))} does not name lists of values by "
+                f"parameters: {short(repr(self.parameters))} does not name lists of values by "
                 "rule and hyperparameter; write 'gate: {ridge: [0.01, 0.1]}'"
             )
         check_numbers("supports", self.supports, 1, 10_000)
@@ -62,9 +60,9 @@ class Options:
         check_numbers("scales", self.scales, 0, 1_000_000)
         if not self.by or not set(self.by) <= set(CURVE_METRICS):
             known = " or ".join(CURVE_METRICS)
-            raise UserError(f"--by: {','.join(self.by)!r} is unknown; give {known}, or both")
+            raise UserError(f"by: {','.join(self.by)!r} is unknown; give {known}, or both")
         if self.exact < 0:
-            raise UserError(f"--exact: {self.exact} is below 0; give 0 for none")
+            raise UserError(f"exact: {self.exact} is below 0; give 0 for none")
 
 
 def _are_lists(own: Any) -> bool:
@@ -95,7 +93,7 @@ def check_numbers(
     if not values or not all(lowest <= value <= most for value in values):
         shown = short(repr(text or list(values)))
         raise UserError(
-            f"--{name}: {shown} is no list of numbers from {lowest} to {most:,}, as 1,2,4"
+            f"{name}: {shown} is no list of numbers from {lowest} to {most:,}, as 1,2,4"
         )
     if len(values) > MOST_VALUES:
-        raise UserError(f"--{name}: {len(values)} numbers are too many; give at most {MOST_VALUES}")
+        raise UserError(f"{name}: {len(values)} numbers are too many; give at most {MOST_VALUES}")

@@ -2,21 +2,26 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices.hardware import chip_of, memory_of
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
+from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.programs import Program, compile_average, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import adapter_factory, prepare, training_data
 from feddpa_jax.run.loop import make_parts
+from feddpa_jax.training.engine import Engine
+from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError
 
 _log = logging.getLogger(__name__)
@@ -50,9 +55,9 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
       UserError: there is no such slice, or a program finds no room on its devices.
     """
     if options.clients is not None and not 1 <= options.clients <= MOST_CLIENTS:
-        raise UserError(f"--clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
+        raise UserError(f"clients: {options.clients} is not a number from 1 to {MOST_CLIENTS:,}")
     if options.out is not None and (options.out / "plan.json").exists():
-        raise UserError(f"--out: {options.out} holds a plan.json already; name another folder")
+        raise UserError(f"out: {options.out} holds a plan.json already; name another folder")
     devices = None if options.topology is None else topology_devices(options.topology)
     prepared = prepare(config, devices=devices, weights=False)
     data = training_data(config, prepared)
@@ -60,41 +65,26 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         data = many_clients(data, options.clients)
     shapes = data.shapes(config.fed.rounds)
     work = count_work(data, shapes)
-    model = prepared.base.model
     # No file is written: the folder is only where a run's would lie.
     engine = make_parts(config, prepared, RunFolder(Path("."))).engine
     adapter = jax.eval_shape(adapter_factory(config, prepared), jax.random.key(0))
     participants = len(data.participants(0))
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
-    chip = chip_of(device)
     phases = METHODS.find(config.fed.method).phases
-    programs: list[Program] = []
     _log.info(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
         f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
         f"{work.real_tokens / work.computed_tokens:.1%} of the computed tokens are real"
     )
-    for program in compile_steps(
-        engine,
-        model,
-        adapter,
-        slots=slots,
-        shapes=shapes,
-        phases=phases,
-        limit=memory_of(device),
-        chip=chip,
-    ):
-        assert program.shape is not None
-        programs.append(program)
-        _log.info(
-            f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
-            f"{program.compile_seconds:.1f} s"
-        )
-    programs.append(compile_average(engine, adapter, slots, chip))
+    programs = _compile(engine, prepared.base.model, adapter, slots, shapes, phases, device)
     chunks = -(-participants // (config.fed.clients_per_step or participants))
     told = [
-        _told(program, work.blocks.get(program.shape, 0.0) if program.shape else chunks, chip)
+        _told(
+            program,
+            work.blocks.get(program.shape, 0.0) if program.shape else chunks,
+            chip_of(device),
+        )
         for program in programs
     ]
     result: dict[str, Any] = {
@@ -120,6 +110,37 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
             write_whole(options.out / "plan.json", to_json(result))
         _log.info(f"everything: {options.out / 'plan.json'}")
     return result
+
+
+def _compile(
+    engine: Engine,
+    model: Model,
+    adapter: Adapter,
+    slots: int,
+    shapes: tuple[BlockShape, ...],
+    phases: Mapping[str, bool],
+    device: Any,
+) -> list[Program]:
+    """Every phase's step for every block shape, and the average of the adapters."""
+    chip = chip_of(device)
+    programs: list[Program] = []
+    for program in compile_steps(
+        engine,
+        model,
+        adapter,
+        slots=slots,
+        shapes=shapes,
+        phases=phases,
+        limit=memory_of(device),
+        chip=chip,
+    ):
+        assert program.shape is not None
+        programs.append(program)
+        _log.info(
+            f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
+            f"{program.compile_seconds:.1f} s"
+        )
+    return [*programs, compile_average(engine, adapter, slots, chip)]
 
 
 def _told(program: Program, calls: float, chip: Any) -> dict[str, Any]:

@@ -45,16 +45,16 @@ def topology_devices(name: str) -> Sequence[Any]:
     from jax.experimental import topologies
 
     if not name.strip():  # The compiler would take one of its own choice.
-        raise UserError("--topology: is empty; write GENERATION:SHAPE, as in v5e:2x4")
+        raise UserError("topology: is empty; write GENERATION:SHAPE, as in v5e:2x4")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (JaxRuntimeError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if "libtpu" in reason.lower() and "lockfile" not in reason:
             raise UserError(
-                "--topology: the TPU compiler is not installed; pip install 'feddpa_jax[tpu-plan]'"
+                "topology: the TPU compiler is not installed; pip install 'feddpa_jax[tpu-plan]'"
             ) from None
         raise UserError(
-            f"--topology: {name!r} is no slice that the compiler knows ({reason}); write "
+            f"topology: {name!r} is no slice that the compiler knows ({reason}); write "
             "GENERATION:SHAPE, as in v5e:2x4, v5p:4x4x4 or v6e:4x4"
         ) from None

@@ -33,7 +33,7 @@ class Written:
 def write_page(runs: Sequence[Path], out: Path, figures: Path | None) -> Written:
     """Writes the page of some runs, as `feddpa_jax.report.write_report` says."""
     if out.suffix != ".html" or out.is_dir():
-        raise UserError(f"--out: {out} is no page's name; name a file as report.html")
+        raise UserError(f"out: {out} is no page's name; name a file as report.html")
     warnings: list[str] = []
     page = make_page(read_runs(runs, warnings.append))
     tables = out.with_name(f"{out.stem}_tables")

@@ -11,7 +11,7 @@ from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.inference.scorer import Adapters
-from feddpa_jax.run.evaluating import check_rule, made_up, weighting_settings
+from feddpa_jax.run.evaluating import check_rule, decoding, made_up, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -93,14 +93,15 @@ def answer_prompt(
         weighting = _weighed(config, prepared, client)
     else:
         weighting = Weight(*fixed_weights(mode, 1, 1, fixed=config.weighting.fixed).at(0, 0))
+    how = decoding(config, prepared)
     answered = answer_one(
         prepared.base.model,
         prepared.base.tokenizer,
         adapters,
         _encoded(config, prepared, prompt, context),
         weighting,
-        beams=config.eval.beams if config.eval.decoding == "beam" else 1,
-        max_new_tokens=config.eval.max_new_tokens,
+        beams=how.beams,
+        max_new_tokens=how.max_new_tokens,
     )
     text = prepared.base.tokenizer.decode_continuation(answered.tokens_T)
     return Answer(text, mode, answered.weight)
@@ -120,14 +121,14 @@ def place_of(prepared: Prepared, client: str) -> int:
       UserError: there is no such client.
     """
     if client not in prepared.names:
-        raise UserError(f"--client: no {client!r} in this run; it has {', '.join(prepared.names)}")
+        raise UserError(f"client: no {client!r} in this run; it has {', '.join(prepared.names)}")
     return prepared.names.index(client)
 
 
 def _check_mode(config: Config, adapters: Adapters, mode: str) -> None:
     if mode not in available_modes(adapters):
         raise UserError(
-            f"--mode: {config.fed.method} has no {mode!r}; it has "
+            f"mode: {config.fed.method} has no {mode!r}; it has "
             f"{', '.join(available_modes(adapters))}"
         )
 

@@ -183,11 +183,11 @@ def at_step(
     number = best if step == "best" else int(step) if re.fullmatch("[0-9]{1,9}", step) else None
     if number is None or number not in rounds:
         there = f"there are {', '.join(map(str, rounds))} (best: {best})" if rounds else "none yet"
-        raise UserError(f"--step: no checkpoint {step!r} in {folder}; {there}; or leave --step out")
+        raise UserError(f"step: no checkpoint {step!r} in {folder}; {there}; or leave --step out")
     place = folder / f"{number:05d}"
     damage = find_damage(place)
     if damage:
-        raise UserError(f"--step: {place} is damaged ({damage}); rerun train, or choose another")
+        raise UserError(f"step: {place} is damaged ({damage}); rerun train, or choose another")
     return load(place, expected, warn=warn)
 
 

@@ -65,12 +65,8 @@ def check_metrics(config: Config) -> None:
         METRICS.find(name)
 
 
-def made_up(
-    config: Config, prepared: Prepared, settings: WeightingSettings
-) -> tuple[TokenizedExample, ...]:
-    """Made-up prompts, if the weighting rule asks for them; else none."""
-    if "dream_ND" not in settings.sees():
-        return ()
+def base_prompts(config: Config, prepared: Prepared) -> tuple[TokenizedExample, ...]:
+    """Prompts that the base model makes up, for rules that compare with them."""
     return dream(
         prepared.base.model,
         prepared.base.tokenizer,
@@ -79,6 +75,13 @@ def made_up(
         seed=config.seed,
         max_length=config.data.max_length,
     )
+
+
+def made_up(
+    config: Config, prepared: Prepared, settings: WeightingSettings
+) -> tuple[TokenizedExample, ...]:
+    """Base prompts, if the weighting rule asks for them; else none."""
+    return base_prompts(config, prepared) if "dream_ND" in settings.sees() else ()
 
 
 def make_setting(

@@ -77,7 +77,7 @@ class RunFolder:
             if manifest.is_ours(self.path):
                 self.read("config.yaml")  # It is listed, and missing.
             raise UserError(
-                f"--run-dir: {self.path} holds something else than a run; name a new folder"
+                f"run_dir: {self.path} holds something else than a run; name a new folder"
             )
 
     def _is_empty(self) -> bool:
@@ -171,9 +171,7 @@ class RunFolder:
         """
         content = self.read("config.yaml")
         if content is None:
-            raise UserError(
-                f"--run-dir: {self.path} holds no run (no config.yaml); train one first"
-            )
+            raise UserError(f"run_dir: {self.path} holds no run (no config.yaml); train one first")
         if not content.strip():
             raise UserError(f"{self.config_file}: is empty; {_REMEDIES['config.yaml']}")
         return load_config(self.config_file)

@@ -85,7 +85,7 @@ def prepare(
     federation = load_data(config)
     names = [client.name for client in federation.clients]
     if only is not None and only not in names:
-        raise UserError(f"--client: no {only!r} in this run; it has {', '.join(names)}")
+        raise UserError(f"client: no {only!r} in this run; it has {', '.join(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
     return prepare_values(config, base, federation, devices=devices, only=only)
 

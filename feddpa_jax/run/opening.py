@@ -73,7 +73,7 @@ def restored(
             wanted = str(there[-1]) if step == "last" and there else step
             found = restore(config, prepared, run, wanted)
             if found is None:
-                raise UserError(f"--run-dir: {run.path} has no checkpoint yet; train it first")
+                raise UserError(f"run_dir: {run.path} has no checkpoint yet; train it first")
             return at_hand(config, found.state, only), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
@@ -164,12 +164,12 @@ def check_named(config: Config, run: RunFolder) -> None:
     """
     if config.init.global_adapter is None and config.init.local_adapter is None:
         raise UserError(
-            "--config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
+            "config: evaluates the adapters of init.global_adapter and init.local_adapter, and "
             "neither is set; set one, or leave --config out to evaluate the run in --run-dir"
         )
     check_folder(config, run)
     if rounds_saved(run.checkpoints):
-        raise UserError(f"--run-dir: {run.path} has checkpoints of its own; name a new folder")
+        raise UserError(f"run_dir: {run.path} has checkpoints of its own; name a new folder")
 
 
 def named_adapters(config: Config, prepared: Prepared) -> Adapters:

@@ -65,6 +65,34 @@ class NonFiniteError(UserError):
         )
 
 
+class _Losses:
+    """Every slot's losses; they are read a block late, so that one block stays in flight."""
+
+    def __init__(self, mesh: Mesh, slots: int):
+        self._mesh = mesh
+        self._curves: list[list[float]] = [[] for _ in range(slots)]
+        self._waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
+
+    def add(self, loss_C: jax.Array, ends_C: np.ndarray) -> None:
+        """Takes a block's losses; returns once those of the block before are there."""
+        self._waiting.append((loss_C, ends_C))
+        if len(self._waiting) > 1:
+            # Progress counts what was computed.
+            self._settle()
+
+    def all(self) -> list[list[float]]:
+        """By slot the loss of every update."""
+        while self._waiting:
+            self._settle()
+        return self._curves
+
+    def _settle(self) -> None:
+        waiting_C, ends_C = self._waiting.popleft()
+        loss_C = gather(waiting_C, self._mesh)
+        for c in np.flatnonzero(ends_C):
+            self._curves[c].append(float(loss_C[c]))
+
+
 def make_engine(
     model: Model,
     *,
@@ -115,33 +143,7 @@ def make_engine(
             remat=remat,
         )
 
-    start, step = step_at(local_weight)
-
-    def spread(tree: Any, *spec: str) -> Any:
-        sharding = NamedSharding(mesh, PartitionSpec(*spec))
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-        )
-
-    def lower(
-        adapter: Adapter, slots: int, shape: BlockShape, *, frozen: bool
-    ) -> jax.stages.Lowered:
-        bank_C = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), adapter
-        )
-        state = jax.eval_shape(start, bank_C)
-        # What every client has besides: key words, number of updates, whether one ends.
-        own = [((slots, 2), np.uint32), ((slots,), np.int32), ((slots,), np.bool_)]
-        return step.lower(
-            jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                model,
-            ),
-            spread(state, CLIENTS),
-            spread(adapter) if frozen else None,
-            spread(rows_like(shape, mesh.shape[CLIENTS]), CLIENTS),
-            *(spread(jax.ShapeDtypeStruct(size, dtype), CLIENTS) for size, dtype in own),
-        )
+    programs = step_at(local_weight)
 
     def train(
         adapters_C: Adapter,
@@ -152,39 +154,71 @@ def make_engine(
         local_weight: float = local_weight,
     ) -> tuple[Adapter, PhaseMetrics]:
         """Trains the adapters in a chunk's slots, each on its own client's data."""
-        _, step = step_at(local_weight)
-        key_C2 = jax.random.key_data(
-            jax.vmap(lambda ident: jax.random.fold_in(key, ident))(chunk.id_C)
-        )
-        key_C2, total_C = put((np.asarray(key_C2), chunk.total_C), mesh, CLIENTS)
-        state = start(adapters_C)
+        step = step_at(local_weight).step
+        key_C2, total_C = put((_client_keys(key, chunk.id_C), chunk.total_C), mesh, CLIENTS)
+        state = programs.start(adapters_C)
         frozen = None if frozen is None else put(frozen, mesh)
-        losses: list[list[float]] = [[] for _ in chunk.total_C]
-        waiting: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
+        losses = _Losses(mesh, len(chunk.total_C))
         real, computed = 0, 0
-
-        def settle() -> None:
-            loss_C, ends_C = waiting.popleft()
-            loss_C = gather(loss_C, mesh)
-            for c in np.flatnonzero(ends_C):
-                losses[c].append(float(loss_C[c]))
-
         for block in chunk.blocks:
             rows, ends_C = put((block.rows, block.ends_C), mesh, CLIENTS)
             state, loss_C = step(model, state, frozen, rows, key_C2, total_C, ends_C)
-            waiting.append((loss_C, block.ends_C))
-            if len(waiting) > 1:
-                # One block stays in flight, so progress counts what was computed.
-                settle()
+            losses.add(loss_C, block.ends_C)
             real, computed = real + block.real_tokens, computed + block.computed_tokens
             on_block(block.real_tokens, block.computed_tokens)
-        while waiting:
-            settle()
-        finite_C = gather(state.finite_C, mesh)
-        for name, slot in zip(chunk.names, chunk.slots, strict=True):
-            if not finite_C[slot]:
-                raise NonFiniteError(name, chunk.phase)
-        by_name = {n: losses[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
+        curves = losses.all()
+        _check_finite(chunk, gather(state.finite_C, mesh))
+        by_name = {n: curves[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
         return state.adapters_C, PhaseMetrics(by_name, real, computed)
 
-    return Engine(train, lower, step, mesh)
+    lower = functools.partial(_lower, mesh, model, programs)
+    return Engine(train, lower, programs.step, mesh)
+
+
+def _client_keys(key: jax.Array, id_C: np.ndarray) -> np.ndarray:
+    """Each client's key, as words."""
+    return np.asarray(
+        jax.random.key_data(jax.vmap(lambda ident: jax.random.fold_in(key, ident))(id_C))
+    )
+
+
+def _check_finite(chunk: Chunk, finite_C: np.ndarray) -> None:
+    for name, slot in zip(chunk.names, chunk.slots, strict=True):
+        if not finite_C[slot]:
+            raise NonFiniteError(name, chunk.phase)
+
+
+def _lower(
+    mesh: Mesh,
+    model: Model,
+    programs: Step,
+    adapter: Adapter,
+    slots: int,
+    shape: BlockShape,
+    *,
+    frozen: bool,
+) -> jax.stages.Lowered:
+    """As of `Engine.lower`."""
+
+    def spread(tree: Any, *spec: str) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+
+    bank_C = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), adapter
+    )
+    state = jax.eval_shape(programs.start, bank_C)
+    # What every client has besides: key words, number of updates, whether one ends.
+    own = [((slots, 2), np.uint32), ((slots,), np.int32), ((slots,), np.bool_)]
+    return programs.step.lower(
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            model,
+        ),
+        spread(state, CLIENTS),
+        spread(adapter) if frozen else None,
+        spread(rows_like(shape, mesh.shape[CLIENTS]), CLIENTS),
+        *(spread(jax.ShapeDtypeStruct(size, dtype), CLIENTS) for size, dtype in own),
+    )

@@ -156,6 +156,103 @@ def start_training(adapters_C: Adapter, init_moments: Callable[[Adapter], Any]) 
     )
 
 
+def accumulate(
+    losses: Callable[..., jax.Array],
+    model: Model,
+    state: TrainState,
+    frozen: Adapter | None,
+    rows: Rows,
+    key_C2: jax.Array,
+) -> TrainState:
+    """Adds a block's losses and gradients to those of the unfinished updates.
+
+    Args:
+      losses: `client_losses` with its settings.
+      model: the frozen base.
+      state: before the block.
+      frozen: the frozen global adapter, or None.
+      rows: the block.
+      key_C2: key words of each client.
+    """
+
+    def row_key(client, row):
+        key = jax.random.wrap_key_data(key_C2[client])
+        key = jax.random.fold_in(key, state.step_C[client])
+        return jax.random.key_data(jax.random.fold_in(key, row))
+
+    key_B2 = jax.vmap(row_key)(rows.client_B, rows.row_B)
+
+    def total_loss(adapters_C: Adapter):
+        loss_C = losses(model, adapters_C, frozen, rows, key_B2)
+        return loss_C.sum(), loss_C
+
+    grads_C, loss_C = jax.grad(total_loss, has_aux=True)(state.adapters_C)
+    return dataclasses.replace(
+        state,
+        grads_C=jax.tree.map(jnp.add, state.grads_C, grads_C),
+        loss_C=state.loss_C + loss_C,
+    )
+
+
+def update(
+    tx: optax.GradientTransformation,
+    learning_rate: float,
+    state: TrainState,
+    total_C: jax.Array,
+    ends_C: jax.Array,
+) -> TrainState:
+    """Updates the clients whose update ends with the block just accumulated.
+
+    Args:
+      tx: clips and scales a client's gradient.
+      learning_rate: at the first update.
+      state: with the block's losses and gradients.
+      total_C: each client's number of updates.
+      ends_C: whose update ends.
+    """
+
+    def one(client: TrainState, total: jax.Array, ends: jax.Array) -> TrainState:
+        step, adapter = client.step_C, client.adapters_C
+        updates, moments = tx.update(client.grads_C, client.moments_C, adapter)
+        rate = learning_rate * (total - step) / jnp.maximum(total, 1)
+        new = TrainState(
+            adapters_C=jax.tree.map(lambda p, u: p - rate * u, adapter, updates),
+            moments_C=moments,
+            grads_C=jax.tree.map(jnp.zeros_like, client.grads_C),
+            loss_C=jnp.zeros_like(client.loss_C),
+            finite_C=client.finite_C,
+            step_C=step + 1,
+        )
+        finite = jnp.isfinite(client.loss_C) & _all_finite(new.adapters_C)
+        new = dataclasses.replace(new, finite_C=client.finite_C & finite)
+        return jax.tree.map(lambda a, b: jnp.where(ends, a, b), new, client)
+
+    return jax.vmap(one)(state, total_C, ends_C)
+
+
+def _compute_block(
+    losses: Callable[..., jax.Array],
+    finish: Callable[..., TrainState],
+    splits_rows: bool,
+    model: Model,
+    state: TrainState,
+    frozen: Adapter | None,
+    rows: Rows,
+    key_C2: jax.Array,
+    total_C: jax.Array,
+    ends_C: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """As of `Step.step`, with `losses` of `accumulate` and `finish` of `update`."""
+    chex.assert_tree_shape_prefix((state, key_C2, total_C), ends_C.shape)
+    rows = split_rows(rows) if splits_rows else rows
+    state = accumulate(losses, model, state, frozen, rows, key_C2)
+    loss_C = state.loss_C
+    state = jax.lax.cond(
+        ends_C.any(), finish, lambda state, total_C, ends_C: state, state, total_C, ends_C
+    )
+    return state, loss_C
+
+
 def make_step(
     mesh: Mesh,
     *,
@@ -174,77 +271,18 @@ def make_step(
         optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     )
 
-    def accumulate(
-        model: Model, state: TrainState, frozen: Adapter | None, rows: Rows, key_C2: jax.Array
-    ) -> TrainState:
-        def row_key(client, row):
-            key = jax.random.wrap_key_data(key_C2[client])
-            key = jax.random.fold_in(key, state.step_C[client])
-            return jax.random.key_data(jax.random.fold_in(key, row))
+    losses = functools.partial(
+        client_losses,
+        scale=scale,
+        dropout=dropout,
+        local_weight=local_weight,
+        detach=detach,
+        remat=remat or splits_rows,
+        gathered=splits_rows,
+    )
+    finish = functools.partial(update, tx, learning_rate)
 
-        if splits_rows:
-            rows = split_rows(rows)
-        key_B2 = jax.vmap(row_key)(rows.client_B, rows.row_B)
-
-        def total_loss(adapters_C: Adapter):
-            loss_C = client_losses(
-                model,
-                adapters_C,
-                frozen,
-                rows,
-                key_B2,
-                scale=scale,
-                dropout=dropout,
-                local_weight=local_weight,
-                detach=detach,
-                remat=remat or splits_rows,
-                gathered=splits_rows,
-            )
-            return loss_C.sum(), loss_C
-
-        grads_C, loss_C = jax.grad(total_loss, has_aux=True)(state.adapters_C)
-        return dataclasses.replace(
-            state,
-            grads_C=jax.tree.map(jnp.add, state.grads_C, grads_C),
-            loss_C=state.loss_C + loss_C,
-        )
-
-    def update(state: TrainState, total_C: jax.Array, ends_C: jax.Array) -> TrainState:
-        def one(client: TrainState, total: jax.Array, ends: jax.Array) -> TrainState:
-            step, adapter = client.step_C, client.adapters_C
-            updates, moments = tx.update(client.grads_C, client.moments_C, adapter)
-            rate = learning_rate * (total - step) / jnp.maximum(total, 1)
-            new = TrainState(
-                adapters_C=jax.tree.map(lambda p, u: p - rate * u, adapter, updates),
-                moments_C=moments,
-                grads_C=jax.tree.map(jnp.zeros_like, client.grads_C),
-                loss_C=jnp.zeros_like(client.loss_C),
-                finite_C=client.finite_C,
-                step_C=step + 1,
-            )
-            finite = jnp.isfinite(client.loss_C) & _all_finite(new.adapters_C)
-            new = dataclasses.replace(new, finite_C=client.finite_C & finite)
-            return jax.tree.map(lambda a, b: jnp.where(ends, a, b), new, client)
-
-        return jax.vmap(one)(state, total_C, ends_C)
-
-    def step(
-        model: Model,
-        state: TrainState,
-        frozen: Adapter | None,
-        rows: Rows,
-        key_C2: jax.Array,
-        total_C: jax.Array,
-        ends_C: jax.Array,
-    ) -> tuple[TrainState, jax.Array]:
-        chex.assert_tree_shape_prefix((state, key_C2, total_C), ends_C.shape)
-        state = accumulate(model, state, frozen, rows, key_C2)
-        loss_C = state.loss_C
-        state = jax.lax.cond(
-            ends_C.any(), update, lambda state, total_C, ends_C: state, state, total_C, ends_C
-        )
-        return state, loss_C
-
+    step = functools.partial(_compute_block, losses, finish, splits_rows)
     own, all_ = PartitionSpec(CLIENTS), PartitionSpec()
     return Step(
         start=jax.jit(

@@ -1,6 +1,7 @@
 """The evidence of weighting rules: prompts under the models that a rule asks for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,6 +88,88 @@ def check_layer(settings: WeightingSettings, layers: int) -> None:
         )
 
 
+def check_rule_fits(settings: WeightingSettings, layers: int) -> None:
+    """Refuses settings that the rule, or a model of so many layers, does not allow.
+
+    Raises:
+      UserError: names the setting.
+    """
+    check_layer(settings, layers)
+    names = settings.sees()
+    if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
+        raise UserError(
+            f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
+            "set it to false, or choose another rule"
+        )
+    if settings.layer is not None and "query_BLD" in names:
+        raise UserError(
+            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
+        )
+
+
+class _Looks(NamedTuple):
+    """Looks at each client's examples, as the settings say."""
+
+    scorer: Scoring
+    settings: WeightingSettings
+
+    def embedded(self, examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
+        """Each client's embeddings, [examples, D]."""
+        settings = self.settings
+        layers = None if settings.layer is None else [settings.layer]
+        scores = look(self.scorer, examples, settings.embed_with, layers=layers)
+        return [pooled(own, settings.pooling) for own in scores]
+
+    def before_layers(self, examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
+        """Each client's embeddings before every layer, [examples, L, D]."""
+        every = range(self.scorer.model.config.layers)
+        scores = look(self.scorer, examples, self.settings.embed_with, layers=every)
+        last = self.settings.pooling == "last"
+        return [own.last_ILD if last else own.mean_ILD for own in scores]
+
+    def under_all(
+        self,
+        examples: Sequence[Sequence[TokenizedExample]],
+        field: str,
+        use: Mapping[str, list[Scores]],
+    ) -> list[np.ndarray]:
+        """A field of each client's scores under every one of `MODELS`, [examples, A]."""
+        by_model = [use.get(m) or look(self.scorer, examples, m, layers=()) for m in MODELS]
+        return [
+            np.stack([getattr(scores[c], field) for scores in by_model], axis=-1).astype(np.float32)
+            for c in range(len(examples))
+        ]
+
+
+def _of_support(
+    looks: _Looks,
+    ids: Sequence[int],
+    training: Sequence[Sequence[TokenizedExample]],
+    instances: int,
+) -> dict[str, list[np.ndarray]]:
+    """Each client's evidence on its support, by field."""
+    settings, names = looks.settings, looks.settings.sees()
+    draws = [
+        support_draw(len(own), settings, instances, ident)
+        for own, ident in zip(training, ids, strict=True)
+    ]
+    used = [np.unique(draw, return_inverse=True) for draw in draws]
+    examples = [[own[i] for i in rows] for own, (rows, _) in zip(training, used, strict=True)]
+    at = [places.reshape(draw.shape) for draw, (_, places) in zip(draws, used, strict=True)]
+    found: dict[str, list[np.ndarray]] = {}
+    if "support_BMD" in names or "support_MD" in names:
+        found["support_BMD" if settings.resample else "support_MD"] = looks.embedded(examples)
+    if "support_MLD" in names:
+        found["support_MLD"] = looks.before_layers(examples)
+    if "support_nll_MA" in names:
+        alone = [[prompt_alone(example) for example in own] for own in examples]
+        found["support_nll_MA"] = looks.under_all(alone, "nll_I", {})
+    return {
+        name: [e[rows] for e, rows in zip(values, at, strict=True)]
+        for name, values in found.items()
+    }
+
+
 def gather(
     scorer: Scoring,
     ids: Sequence[int],
@@ -109,83 +192,30 @@ def gather(
         used if the settings embed after the last layer.
 
     Raises:
-      UserError: a rule that asks for the support as a whole where every instance has its own.
+      UserError: a rule that asks for the support as a whole where every instance has its own, or
+        for every layer where one is set.
     """
-    check_layer(settings, scorer.model.config.layers)
-    names = settings.sees()
-    layers = None if settings.layer is None else [settings.layer]
-    if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
-        raise UserError(
-            f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
-            "set it to false, or choose another rule"
-        )
+    check_rule_fits(settings, scorer.model.config.layers)
+    names, known = settings.sees(), known or {}
+    looks = _Looks(scorer, settings)
     everyone = [instances] * len(ids)
-    found: list[dict[str, np.ndarray]] = [{} for _ in ids]
-
-    def put(name: str, values: Sequence[np.ndarray]) -> None:
-        for own, value in zip(found, values, strict=True):
-            own[name] = value
-
-    def embedded(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
-        scores = look(scorer, examples, settings.embed_with, layers=layers)
-        return [pooled(own, settings.pooling) for own in scores]
-
-    def under_all(
-        examples: Sequence[Sequence[TokenizedExample]], field: str, use: Mapping[str, list[Scores]]
-    ) -> list[np.ndarray]:
-        by_model = [use.get(m) or look(scorer, examples, m, layers=()) for m in MODELS]
-        return [
-            np.stack([getattr(scores[c], field) for scores in by_model], axis=-1).astype(np.float32)
-            for c in range(len(ids))
-        ]
-
-    known = known or {}
+    found: dict[str, list[np.ndarray]] = {}
     if "query_BD" in names:
         ready = known.get(settings.embed_with) if settings.layer is None else None
-        put(
-            "query_BD",
-            embedded(everyone)
+        found["query_BD"] = (
+            looks.embedded(everyone)
             if ready is None
-            else [pooled(scores, settings.pooling) for scores in ready],
+            else [pooled(scores, settings.pooling) for scores in ready]
         )
-    if settings.layer is not None and "query_BLD" in names:
-        raise UserError(
-            f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
-        )
-    every = range(scorer.model.config.layers)
-
-    def before_layers(examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
-        scores = look(scorer, examples, settings.embed_with, layers=every)
-        last = settings.pooling == "last"
-        return [own.last_ILD if last else own.mean_ILD for own in scores]
-
     if "query_BLD" in names:
-        put("query_BLD", before_layers(everyone))
+        found["query_BLD"] = looks.before_layers(everyone)
     if any(name.startswith("support") for name in names):
-        draws = [
-            support_draw(len(own), settings, len(instances), ident)
-            for own, ident in zip(training, ids, strict=True)
-        ]
-        used = [np.unique(draw, return_inverse=True) for draw in draws]
-        examples = [[own[i] for i in rows] for own, (rows, _) in zip(training, used, strict=True)]
-        at = [places.reshape(draw.shape) for draw, (_, places) in zip(draws, used, strict=True)]
-        if "support_BMD" in names or "support_MD" in names:
-            name = "support_BMD" if settings.resample else "support_MD"
-            put(name, [e[rows] for e, rows in zip(embedded(examples), at, strict=True)])
-        if "support_MLD" in names:
-            put(
-                "support_MLD",
-                [e[rows] for e, rows in zip(before_layers(examples), at, strict=True)],
-            )
-        if "support_nll_MA" in names:
-            alone = [[prompt_alone(example) for example in own] for own in examples]
-            nll = under_all(alone, "nll_I", {})
-            put("support_nll_MA", [e[rows] for e, rows in zip(nll, at, strict=True)])
+        found |= _of_support(looks, ids, training, len(instances))
     if "dream_ND" in names:
-        put("dream_ND", embedded([dreams] * len(ids)))
+        found["dream_ND"] = looks.embedded([dreams] * len(ids))
     if "query_nll_BA" in names:
         alone = [[prompt_alone(example) for example in instances]] * len(ids)
-        put("query_nll_BA", under_all(alone, "nll_I", {}))
+        found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
     if "entropy_BA" in names:
-        put("entropy_BA", under_all(everyone, "entropy_I", known))
-    return [Evidence(**own) for own in found]
+        found["entropy_BA"] = looks.under_all(everyone, "entropy_I", known)
+    return [Evidence(**{name: own[c] for name, own in found.items()}) for c in range(len(ids))]

@@ -11,11 +11,10 @@ CALLS = [
     *("load_base", "load_federation", "Config", "Experiment", "rounds"),
     *("weigh", "evaluate", "laboratory", "plot", "export"),
 ]
-# All that is replaced, because SmolLM2 takes minutes. As in the tutorial, whose programs are then
-# compiled once for both.
+# All that is replaced, because SmolLM2 takes minutes.
 SMALLER = {
     '"smollm2-135m"': '"tiny"',
-    "max_train=24, validation=4, max_test=3": "max_train=8, validation=2, max_test=2",
+    "max_train=24, validation=4, max_test=3": "max_train=6, validation=1, max_test=1",
     "scales=[0.5, 1.0]": "scales=[0.5, 1.0], exact=0",
 }
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.findings_table import render
 from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
+from feddpa_jax.laboratory.agreement import describe_agreement
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
 from feddpa_jax.laboratory.findings import (
@@ -28,7 +29,6 @@ from feddpa_jax.laboratory.findings import (
     told,
 )
 from feddpa_jax.laboratory.grid import make_curves
-from feddpa_jax.laboratory.search import _agreement
 from feddpa_jax.weighting.settings import WeightingSettings
 
 # Two held-out instances, of tasks b and a, and four test instances, of tasks a, a, b, c; client 0
@@ -277,7 +277,7 @@ def test_interpolation_errors_by_hand(collected, test_split):
 
 def test_how_well_exact_runs_agree():
     one = finding("paper", 10, WeightingSettings(), exact=True)  # exact is 2 more than test
-    told = _agreement([one], {"nll": {"P": 0.125, "TTP": 0.25}})[1]
+    told = describe_agreement([one], {"nll": {"P": 0.125, "TTP": 0.25}})[1]
     assert "response NLL 0.1250 and 0.2500 (seen, where run exactly: 2.0000 and 2.0000)" in told
 
 

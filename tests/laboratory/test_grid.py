@@ -158,7 +158,7 @@ def test_the_best_of_each_rule():
     alone = best_of_each(settings[:2], scores[:2], ["nll", "exact_match"])
     assert alone == [settings[1]]
     scores[:2] = np.nan
-    with pytest.raises(UserError, match="--rules: l2 gives similarities that are not finite"):
+    with pytest.raises(UserError, match="rules: l2 gives similarities that are not finite"):
         best_of_each(settings, scores, ["nll"])
 
 

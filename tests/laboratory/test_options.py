@@ -32,7 +32,7 @@ def test_lists():
 
 @pytest.mark.parametrize("text", ["3", "gate: 3", "gate: {ridge: 3}", "gate: {ridge: []}"])
 def test_parameters_are_lists_by_rule_and_name(text):
-    with pytest.raises(UserError, match=r"^--parameters: .* write 'gate: \{ridge"):
+    with pytest.raises(UserError, match=r"^parameters: .* write 'gate: \{ridge"):
         read_options(given(parameters=text))
 
 
@@ -53,6 +53,6 @@ def test_parameters_are_lists_by_rule_and_name(text):
     ],
 )
 def test_refused(name, text, words):
-    with pytest.raises(UserError, match=f"--{name}: .*{re.escape(words)}") as error:
+    with pytest.raises(UserError, match=f"^{name}: .*{re.escape(words)}") as error:
         read_options(given(**{name: text}))
     assert len(str(error.value)) < 200

@@ -12,7 +12,7 @@ PACKAGE = Path(feddpa_jax.__path__[0])
 # scored anew every time; what only tells people, reads settings, or checks.
 APART = {
     *("weighting/weights.py", "weighting/rule.py", "weighting/rules"),
-    *("progress.py", "config", "devices", "federated", "run", "evaluate/metrics.py"),
+    *("progress.py", "registry.py", "config", "devices", "federated", "run", "evaluate/metrics.py"),
     *(
         "checked_settings.py",
         "weighting/settings.py",

@@ -70,7 +70,8 @@ AREAS = {
     ),
     "library": _area(
         "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
-        "test_registry.py config/test_config.py test_experiment.py test_outcome.py",
+        "test_registry.py config/test_config.py test_experiment.py test_outcome.py "
+        "test_stopped_experiment.py",
     ),
 }
 

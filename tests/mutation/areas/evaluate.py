@@ -27,17 +27,22 @@ ENTRIES = [
         ("settings.layer > layers", "settings.layer >= layers"),
         ("None if settings.layer is None else [settings.layer]", "None"),
         (
-            "look(scorer, examples, settings.embed_with, layers=layers)",
-            'look(scorer, examples, "local", layers=layers)',
+            "look(self.scorer, examples, settings.embed_with, layers=layers)",
+            'look(self.scorer, examples, "local", layers=layers)',
         ),
         (
             "known.get(settings.embed_with) if settings.layer is None else None",
             "known.get(settings.embed_with)",
         ),
         (
-            "e[rows] for e, rows in zip(embedded(examples), at",
-            "e for e, rows in zip(embedded(examples), at",
+            "name: [e[rows] for e, rows in zip(values, at",
+            "name: [e for e, rows in zip(values, at",
         ),
+        (
+            "_of_support(looks, ids, training, len(instances))",
+            "_of_support(looks, ids, training, 1)",
+        ),
+        ("if settings.resample and {", "if False and {"),
         ('under_all(everyone, "entropy_I", known)', 'under_all(everyone, "nll_I", known)'),
     ),
     *edits(

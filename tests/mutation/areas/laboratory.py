@@ -114,10 +114,21 @@ ENTRIES = [
             'judge(collected, splits["test"], of_paper_CJ, candidate.weight_CJ)',
         ),
         ('c.label == "paper")', 'c.label == "released code")'),
+    ),
+    *edits(
+        "laboratory/material.py",
+        "e2e/test_weigh.py",
+        ("split(held, slice(0, count))", "split(held, slice(1, count + 1))"),
+        ("slice(count, count + len(setting.instances))", "slice(0, len(setting.instances))"),
+        ("[*held_tokens, *setting.tokenized]", "[*setting.tokenized, *held_tokens]"),
+        ("tuple(held[i] for i in found.kept)", "held[:1]"),
+    ),
+    *edits(
+        "laboratory/agreement.py",
+        "laboratory/test_findings.py",
         (
             "getattr(exact, z).value - getattr(test, z).value",
             "getattr(exact, z).value",
-            "laboratory/test_findings.py",
         ),
     ),
     *edits(

@@ -1,0 +1,31 @@
+"""How well interpolated and exact numbers agree, in words."""
+
+from collections.abc import Sequence
+
+from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.laboratory.findings import Finding
+
+
+def describe_agreement(
+    findings: Sequence[Finding], errors: dict[str, dict[str, float]]
+) -> list[str]:
+    """How well interpolated and exact numbers agree, in a sentence."""
+    notes = [
+        "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: they "
+        "know what no client knows before it answers."
+    ]
+    told = []
+    for name, stated in errors.items():
+        digits = METRICS[name].fine_digits + 1
+        text = f"{METRICS[name].short} {stated['P']:.{digits}f} and {stated['TTP']:.{digits}f}"
+        pairs = [(f.exact[name], f.test[name]) for f in findings if f.exact and name in f.exact]
+        if pairs:
+            off_p, off_ttp = (
+                max(abs(getattr(exact, z).value - getattr(test, z).value) for exact, test in pairs)
+                for z in ("p", "ttp")
+            )
+            text += f" (seen, where run exactly: {off_p:.{digits}f} and {off_ttp:.{digits}f})"
+        told.append(text)
+    note = f"Interpolation is off by at most, estimated for P and TTP: {'; '.join(told)}"
+    notes.append(f"{note}.")
+    return notes

@@ -1,0 +1,140 @@
+"""What weighting rules are tried on: held-out and test instances, and the evidence of both."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from feddpa_jax.config import Config
+from feddpa_jax.evaluate.evaluation import Setting
+from feddpa_jax.evaluate.known_answers import can_match
+from feddpa_jax.evaluate.personalization import Resamples
+from feddpa_jax.inference.scorer import Adapters, Scorer
+from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
+from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
+from feddpa_jax.laboratory.findings import Split
+from feddpa_jax.laboratory.origin import identify
+from feddpa_jax.progress import OnProgress, follow
+from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting
+from feddpa_jax.run.inputs import Prepared, encode
+from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
+from feddpa_jax.weighting.gathering import prompt_alone
+
+_log = logging.getLogger(__name__)
+
+
+class Material(NamedTuple):
+    """What rules are tried on.
+
+    Attributes:
+      setting: the clients and the test instances.
+      collected: evidence and scores of all instances, the held-out ones first.
+      validation: the held-out instances.
+      test: the test instances.
+    """
+
+    setting: Setting
+    collected: Collected
+    validation: Split
+    test: Split
+
+
+def find_material(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    layers: tuple[int, ...],
+    *,
+    fresh: bool,
+    folder: Path | None,
+    told: OnProgress | None,
+) -> Material:
+    """Collects the evidence of a run, or reads it from its folder.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      adapters: of the checkpoint in question.
+      layers: prompts are embedded after so many.
+      fresh: compute evidence again that is there.
+      folder: where evidence goes; None to write none.
+      told: of answers.
+
+    Raises:
+      UserError: nothing was held out, there is no test instance, or the evidence is another's.
+    """
+    held, held_tokens = _validation(config, prepared)
+    dreams = base_prompts(config, prepared)
+    setting, _ = make_setting(config, prepared, dreams)
+    questions = Questions(
+        [client_id(client.name) for client in setting.clients],
+        setting.training,
+        [*held_tokens, *setting.tokenized],
+        dreams,
+        layers,
+    )
+    collected = _collect(config, prepared, adapters, questions, fresh, folder, told)
+    can_J = can_match(
+        [*held, *setting.instances],
+        questions.instances,
+        prepared.base.tokenizer,
+        config.eval.max_new_tokens,
+    )
+    count = len(held)
+
+    def split(instances: tuple[Example, ...], rows: slice) -> Split:
+        tasks = dataclasses.replace(setting, instances=instances).tasks()
+        return Split(rows, tasks, Resamples.draw(tasks, config.eval.bootstrap, config.seed))
+
+    return Material(
+        setting,
+        with_matches(collected, can_J),
+        split(held, slice(0, count)),
+        split(setting.instances, slice(count, count + len(setting.instances))),
+    )
+
+
+def _validation(
+    config: Config, prepared: Prepared
+) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
+    held = tuple(e for client in prepared.federation.clients for e in client.validation)
+    if not held:
+        raise UserError(
+            "data.validation: this run held nothing out, so there is nothing to choose rules on; "
+            "train one with --data.validation 16"
+        )
+    found = encode(config, prepared.base.tokenizer, held)
+    if not found.examples:
+        raise UserError("data.max_length: no held-out example is left; raise it")
+    return tuple(held[i] for i in found.kept), found.examples
+
+
+def _collect(
+    config: Config,
+    prepared: Prepared,
+    adapters: Adapters,
+    questions: Questions,
+    fresh: bool,
+    folder: Path | None,
+    on_progress: OnProgress | None,
+) -> Collected:
+    if folder is None:
+        cache = MemoryParts()
+    else:
+        cache = Cache(folder / "evidence", identify(config, prepared, adapters, questions))
+        cache.open(fresh=fresh)
+    examples = [*questions.instances, *questions.dreams]
+    examples += [example for own in questions.training for example in own]
+    total = questions.requests()
+    scorer = Scorer.for_examples(
+        prepared.base.model,
+        adapters,
+        [*examples, *map(prompt_alone, examples)],
+        block_tokens=decoding(config, prepared).batch_tokens,
+        times=total / (2 * len(examples)),
+    )
+    if isinstance(cache, Cache) and cache.holds(PARTS):
+        _log.info(f"evidence: {cache.folder}, computed before")
+        return collect(scorer, questions, cache)
+    with follow("collecting", total, "answers", on_progress) as advance:
+        return collect(scorer, questions, cache, advance)
