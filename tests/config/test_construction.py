@@ -170,7 +170,7 @@ def test_sections_are_given_as_mappings_or_made():
 
 
 def test_configurations_do_not_change_and_have_a_hash(tmp_path: Path):
-    config = Made(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"ridge": 1}})
+    config = Made(fed={"rounds": 3}, weighting={"rule": "gate", "parameters": {"ridge": 1.0}})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -71,7 +71,7 @@ AREAS = {
     "library": _area(
         "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
         "test_registry.py config/test_config.py test_experiment.py test_outcome.py "
-        "test_experiment_results.py",
+        "test_stopped_experiment.py",
     ),
 }
 
