@@ -91,6 +91,13 @@ class Experiment(Outcome):
         Raises:
           UserError: base, data and settings do not fit together, or the folder is another run's.
         """
+        for name, value, kind, remedy in (
+            ("base", base, Base, "load_base"),
+            ("data", data, Federation, "load_federation, or Federation(clients=..., test=...)"),
+            ("config", config or Config(), Config, "Config(fed={...}), or load_config"),
+        ):
+            if not isinstance(value, kind):
+                raise UserError(f"{name}: {type(value).__name__} is none; make one with {remedy}")
         config = checked(settled(config or Config(), base, data))
         if data.source is None:
             check_made(data)

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,16 @@ from feddpa_jax.weighting.rule import Rule, Value, named
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The values of an argument; one alone is a list of one.
+
+    >>> listed("nll"), listed([0.5, 1])
+    (('nll',), (0.5, 1))
+    """
+    alone = isinstance(value, str) or not isinstance(value, Iterable)
+    return (value,) if alone else tuple(value)
 
 
 class Outcome:
@@ -91,8 +102,8 @@ class Outcome:
         *,
         rule: Rule | str | None = None,
         weighting: WeightingSettings | None = None,
-        modes: Sequence[str] | None = None,
-        metrics: Sequence[str] | None = None,
+        modes: str | Sequence[str] | None = None,
+        metrics: str | Sequence[str] | None = None,
     ) -> Evaluation:
         """Every client answers every test instance, in every inference mode.
 
@@ -112,7 +123,7 @@ class Outcome:
         self._check_alone("evaluate")
         config = self._changed(rule, weighting)
         changes = {"modes": modes, "metrics": metrics}
-        changes = {name: tuple(value) for name, value in changes.items() if value is not None}
+        changes = {name: listed(value) for name, value in changes.items() if value is not None}
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
         adapters, number = self._adapters()
         possible = available_modes(adapters)
@@ -187,12 +198,12 @@ class Outcome:
 
     def laboratory(
         self,
-        rules: Sequence[Rule | str] | None = None,
+        rules: Rule | str | Sequence[Rule | str] | None = None,
         *,
-        scales: Sequence[float] = Options().scales,
+        scales: float | Sequence[float] = Options().scales,
         supports: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
-        by: Sequence[str] = ("nll",),
+        by: str | Sequence[str] = ("nll",),
         exact: int = 2,
         fresh: bool = False,
         parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
@@ -215,11 +226,11 @@ class Outcome:
         """
         self._check_alone("laboratory")
         options = Options(
-            rules=None if rules is None else tuple(map(named, rules)),
-            scales=tuple(scales),
-            supports=None if supports is None else tuple(supports),
-            layers=None if layers is None else tuple(layers),
-            by=tuple(by),
+            rules=None if rules is None else tuple(map(named, listed(rules))),
+            scales=listed(scales),
+            supports=None if supports is None else listed(supports),
+            layers=None if layers is None else listed(layers),
+            by=listed(by),
             exact=exact,
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),

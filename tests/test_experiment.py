@@ -269,3 +269,31 @@ def test_bad_federations_are_refused(made: Small, clients, test, words: str):
     with pytest.raises(fd.UserError, match=f"^{words}") as error:
         fd.Experiment(made.base, Federation(clients, test), made.config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("tiny", None), "base: str is none; make one with load_base"),
+        ((None, "sample"), "data: str is none; make one with load_federation"),
+        ((None, None, {"fed": {}}), "config: dict is none"),
+        (
+            (None, fd.load_federation("sample"), fd.Config(data={"max_train": 1})),
+            "data.max_train: is 1, but what was loaded has None",
+        ),
+        ((None, None, fd.Config(model={"path": "elsewhere"})), "model.path: is 'elsewhere', but"),
+    ],
+)
+def test_what_is_no_experiment(made: Small, values: tuple[Any, ...], words: str):
+    right = (made.base, fd.Federation((fd.Client("a", (fd.Example("x", "y"),)),)), fd.Config())
+    given: Any = [value or other for value, other in zip(values, right, strict=False)]
+    with pytest.raises(fd.UserError, match=words):
+        fd.Experiment(*given)
+
+
+def test_numbers_of_examples_are_checked():
+    load: Any = fd.load_federation
+    for values in ({"max_train": 0}, {"max_test": -1}, {"validation": "2"}):
+        (name,) = values
+        with pytest.raises(fd.UserError, match=rf"data\.{name}: "):
+            load("sample", **values)

@@ -1,5 +1,6 @@
 """What comes of an experiment: answers, weights, evaluations, the laboratory, exports, figures."""
 
+import csv
 import io
 import json
 import logging
@@ -388,3 +389,16 @@ def test_a_figure_of_an_evaluation(seen: Seen):
         summary = seen.scores["nll"][mode]
         pair = round(summary.p.value, 5), round(summary.ttp.value, 5)
         assert pair in points, mode
+
+
+def test_hyperparameters_are_tried_as_asked(seen: Seen):
+    options = {**RULES, "exact": 0, "scales": 1.0}
+    found = seen.experiment.laboratory(near, parameters={"near": {"power": [0.5, 2.0]}}, **options)
+    tried = {row["parameters"] for row in csv.DictReader(io.StringIO(found.settings_csv))}
+    assert tried == {'{"power": 0.5}', '{"power": 2.0}'}
+    for wrong, words in (
+        ({"near": {"pwr": [1.0]}}, "'pwr' is unknown; the rule near has power"),
+        ({"l2": {"power": [1.0]}}, "the rule 'l2' is not tried"),
+    ):
+        with pytest.raises(fd.UserError, match=words):
+            seen.experiment.laboratory(near, parameters=wrong, **options)

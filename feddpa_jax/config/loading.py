@@ -7,6 +7,7 @@ from typing import Any
 
 from feddpa_jax.checked_settings import show, to_tree
 from feddpa_jax.config.config import Config
+from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
 
@@ -46,9 +47,10 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     tree: dict[str, Any] = {}
     source = "defaults"
     if path is not None:
-        path, source = Path(path), str(path)
+        source = str(path)
+        file = folder_at(path) if isinstance(path, str) else path
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")
+            text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UserError(f"{path}: cannot be read: {reason}") from None

@@ -5,9 +5,12 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Optional
 
 import numpy as np
+from annotated_types import Ge
 
+from feddpa_jax.checked_settings import Count, check_value
 from feddpa_jax.data.hub import load_hub, user_path
 from feddpa_jax.data.records import (
     check_client_name,
@@ -55,6 +58,9 @@ def load_federation(
             "Experiment(base, data, config, run_dir=...), or write the data into a folder and name "
             "it with --data.path"
         )
+    check_value("data.max_train", Optional[Count], max_train)  # noqa: UP045
+    check_value("data.validation", Annotated[int, Ge(0)], validation)
+    check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
     try:
         if path == "sample":
             federation = sample_federation(seed)

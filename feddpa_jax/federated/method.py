@@ -97,13 +97,21 @@ class Entry(NamedTuple):
     title: str = ""
 
 
+# The inference modes that a method may be judged by.
+_MODES = ("global", "local", "fixed", "instance")
+
+
 def _entry(build: Any, **known: Any) -> Entry:
     if isinstance(build, Entry):
         return build._replace(**known)
     if not callable(build):
         raise TypeError("a method is a function of Parts")
     title = known.pop("title", "") or getattr(build, "__name__", str(build))
-    return Entry(cast(Any, build), **known, title=title)
+    entry = Entry(cast(Any, build), **known, title=title)
+    if entry.answers_with not in _MODES:
+        modes = ", ".join(_MODES)
+        raise ValueError(f"answers_with: {entry.answers_with!r} is no mode; there are {modes}")
+    return entry
 
 
 METHODS: Registry[Entry] = Registry(

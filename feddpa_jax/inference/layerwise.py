@@ -153,8 +153,9 @@ class Layerwise:
                 for weight in (global_weight, local_weight)
             ]
         )[..., None]
-        position_1T = np.arange(start, start + tokens_BT.shape[1], dtype=np.int32)[None]
-        x_BTD, sights = _enter(self.model, tokens_BT, position_1T, slots=self.slots)
+        B, T = tokens_BT.shape
+        position_BT = np.tile(np.arange(start, start + T, dtype=np.int32), (B, 1))
+        x_BTD, sights = _enter(self.model, tokens_BT, position_BT, slots=self.slots)
         states, new = [x_BTD], []
         for layer in range(config.layers):
             x_BTD, own = _layer(
@@ -162,7 +163,7 @@ class Layerwise:
                 self._adapters[layer],
                 weights_2L1[:, layer],
                 x_BTD,
-                position_1T,
+                position_BT,
                 sights.of_layer(layer, config),
                 cache[layer],
                 definition=self._definitions[layer],
@@ -215,10 +216,10 @@ def _layer(
     branches = dual_branches(
         global_,
         local_1,
-        jnp.zeros(1, jnp.int32),
-        weights_2B[1],
+        jnp.zeros(x_BTD.shape[0], jnp.int32),
+        jnp.broadcast_to(weights_2B[1], x_BTD.shape[:1]),
         scale=scale,
-        global_weight=weights_2B[0],
+        global_weight=jnp.broadcast_to(weights_2B[0], x_BTD.shape[:1]),
     )
     x_BTD, new = run_block(
         definition,

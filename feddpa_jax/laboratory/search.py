@@ -80,7 +80,10 @@ def search(
     )
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, given.setting.training)))
-    grid = Grid(options.scales, tuple(sorted(set(supports))), layers)
+    unused = [name for name in options.parameters if name not in rules]
+    if unused:
+        raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
+    grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
     best, notes, table = _try(
         rules, options.by, grid, given.collected, given.validation, config.seed, on_progress
     )
@@ -138,6 +141,9 @@ def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The rules to try."""
     rules = wanted or tuple(rule for rule in RULES if not weighs_layers(rule))
     for rule in rules:
+        file = RULES.own_file(rule)
+        if file is not None and file.is_file():
+            _log.info(f"rules: running the code in {file}")
         if weighs_layers(rule):
             raise UserError(
                 f"rules: {rule} weighs every layer apart, and its scores lie on no curve; use "

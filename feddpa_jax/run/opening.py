@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +133,36 @@ def start_alone(config: Config, run: RunFolder, held: contextlib.ExitStack) -> N
 
 
 def settled(config: Config, base: Base, data: Federation) -> Config:
-    """The configuration with what base and federation say of themselves."""
+    """The configuration with what base and federation say of themselves.
+
+    Raises:
+      UserError: the configuration asks for another base, or for other data.
+    """
+    _check_same("model", config.model, {"path": base.source, "dtype": str(base.model.dtype)})
     model = dataclasses.replace(config.model, path=base.source, dtype=str(base.model.dtype))
     source = data.source
     own: dict[str, Any] = {"path": IN_MEMORY}
     if source is not None:
         own = source._asdict()
+        _check_same("data", config.data, {n: v for n, v in own.items() if n != "seed"})
         if own.pop("seed") != config.seed:
             _log.warning(
                 f"the data were loaded with seed {source.seed}, and the run's is {config.seed}: "
                 "commands on its folder would load other data"
             )
     return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **own))
+
+
+def _check_same(section: str, settings: Any, given: Mapping[str, Any]) -> None:
+    """Refuses what is asked for besides the defaults, and is not what was given."""
+    loader = {"model": "load_base", "data": "load_federation"}[section]
+    for name, value in given.items():
+        asked, default = getattr(settings, name), getattr(type(settings)(), name)
+        if asked not in (default, value):
+            raise UserError(
+                f"{section}.{name}: is {asked!r}, but what was loaded has {value!r}; give it to "
+                f"{loader}"
+            )
 
 
 def folder_of(run_dir: Path | str | None, config: Config) -> RunFolder | None:
