@@ -237,8 +237,7 @@ class Registry(Mapping[str, T], Generic[T]):
         found: dict[str, bytes] = {}
         for name in names:
             thing = self._entries.get(name) if isinstance(name, str) else None
-            module = getattr(thing, "__module__", None) or "feddpa_jax."
-            if callable(thing) and not module.startswith("feddpa_jax."):
+            if callable(thing) and getattr(thing, "__module__", None) == "__main__":
                 with contextlib.suppress(OSError, TypeError):  # Typed where no text is kept.
                     found[f"{name}.py"] = inspect.getsource(thing).encode()
         return found

@@ -34,10 +34,7 @@ def add_arguments(parser: Parser) -> None:
 def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:
     """Writes a run's adapters as PEFT folders; or compares such an export with the run."""
     from feddpa_jax.experiment import Experiment
-    from feddpa_jax.export.export_folder import check_target
 
-    if not known.check:
-        check_target(known.out)
     experiment = Experiment.open(known.run_dir, overrides, step=known.step)
     if known.check:
         experiment.check_export(known.out)

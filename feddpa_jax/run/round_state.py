@@ -14,6 +14,7 @@ which may be on the first process's own disk, so the others restore from what th
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from feddpa_jax.files.bucket import files_below
+from feddpa_jax.files.bucket import files_below, in_bucket
 from feddpa_jax.types import UserError
 
 # Earlier versions wrote all arrays into this one file.
@@ -30,6 +31,8 @@ OLD_STATE = "state.safetensors"
 # What Orbax opens no folder without.
 _NEEDED = ("_CHECKPOINT_METADATA", "orbax.checkpoint", "state/_METADATA")
 _ROUND = "round"
+# Folders whose names Orbax takes as they are.
+_PLAIN = re.compile(r"[\w./ +,=@~-]+", re.ASCII)
 
 
 def host_copy(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +62,10 @@ class Save:
         context.asynchronous.create_directories_asynchronously = jax.process_count() > 1
         # The folder is not renamed by Orbax: object stores cannot, and on disks the caller does.
         context.atomicity.mode = type(context.atomicity.mode).COMMIT_FILE
+        self._folder, self._elsewhere = folder, None
+        if not _is_plain(folder):
+            self._elsewhere = tempfile.TemporaryDirectory()
+            folder = Path(self._elsewhere.name, "checkpoint")
         with context:
             self._response = orbax.save_async(
                 folder, {_ROUND: np.array(round_number, np.int32), **arrays}
@@ -78,6 +85,14 @@ class Save:
             reason = str(error).splitlines()[0].partition(" [tensorstore_spec")[0]
             reason = os.strerror(int(code[1])) if code else reason
             raise OSError(int(code[1]) if code else 0, reason) from error
+        if self._elsewhere is not None:
+            with self._elsewhere as made:
+                shutil.copytree(Path(made, "checkpoint"), self._folder)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether Orbax takes a folder's name as it is; below others it would lose its files."""
+    return in_bucket(folder) or _PLAIN.fullmatch(str(folder)) is not None
 
 
 def is_listed(files: Container[str]) -> bool:
@@ -97,6 +112,8 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         if (folder / OLD_STATE).exists():
             return _read_old(folder / OLD_STATE)
+        if not _is_plain(folder):
+            return receive(send(folder))
         orbax = load_library()
         context = orbax.Context()
         context.multiprocessing.active_processes = {jax.process_index()}

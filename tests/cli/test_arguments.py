@@ -106,9 +106,9 @@ def test_a_file_is_no_run(capsys, tmp_path):
 )
 def test_paths_of_the_configuration(capsys, field: str, tmp_path):
     line = says(capsys, "train", "--run-dir", str(tmp_path / "run"), f"--{field}", "a" * 300)
-    assert line.startswith(f"{field}: {'a' * 300}: File name too long")
+    assert line.startswith(f"command line: {field}: {'a' * 300}: File name too long")
     line = says(capsys, "train", "--run-dir", str(tmp_path / "run"), f"--{field}", "~nobody.x/a")
-    assert line.startswith(f"{field}: '~nobody.x/a': ")
+    assert line.startswith(f"command line: {field}: '~nobody.x/a': ")
     assert not (tmp_path / "run").exists()
 
 

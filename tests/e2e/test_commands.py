@@ -104,6 +104,8 @@ def test_generate_answers_and_says_its_weight(run_dir, capsys):
 
 
 def test_generate_answers_as_an_evaluation_does(run_dir, capsys):
+    assert main(["eval", "--run-dir", str(run_dir), "--eval.modes", "[instance]"]) == 0
+    capsys.readouterr()
     lines = (run_dir / "eval" / "instances.jsonl").read_text().splitlines()
     found = next(
         line

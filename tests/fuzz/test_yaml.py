@@ -173,6 +173,8 @@ def file(tmp_path_factory) -> Path:
 @example(rule="word " * 60, project="- " * 90, rate=1e-5, seed=2**32 - 1)
 def test_a_written_configuration_is_read_back(file, rule, project, rate, seed):
     plain = Config()
+    # Of other names it would be checked that they are registered.
+    rule = f"{rule}.py:f"
     config = dataclasses.replace(
         plain,
         seed=seed,

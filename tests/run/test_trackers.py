@@ -83,7 +83,9 @@ def test_a_tracker_that_fails_is_left_behind(tmp_path, fake, caplog):
     assert [step for step, _ in sound.logged] == [0, 1]
     assert broken.finished == 0
     assert (
-        caplog.text.count("wandb failed (ConnectionError: the network is gone); going on without")
+        caplog.text.count(
+            "wandb failed (ConnectionError: the network is gone); training continues without it"
+        )
         == 1
     )
 
