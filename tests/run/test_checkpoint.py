@@ -33,7 +33,7 @@ from feddpa_jax.types import UserError
 from tests.saved import save
 
 IDENTITY = {"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"], "clients": ["anna", "ben"]}
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def tree(value: int = 0) -> dict[str, Any]:

@@ -57,7 +57,7 @@ ENTRIES = [
         ("x_BTD[:, tokens - 1]", "x_BTD[:, -1]"),
         ("jnp.where(inside_1T1, x_BTD, 0.0)", "x_BTD"),
         ("passed.states[layer]", "passed.states[-1]"),
-        ("np.arange(start, start + tokens_BT.shape[1]", "np.arange(0, tokens_BT.shape[1]"),
+        ("np.arange(start, start + T", "np.arange(0, T"),
     ),
     *edits(
         "inference/single.py",
