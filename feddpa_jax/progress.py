@@ -20,6 +20,9 @@ class Progress:
       unit: "tokens", "answers" or "rules".
       note: a remark, such as the last loss.
       finished: whether this is the last call for the task.
+
+    >>> Progress("training", 50.0, 200.0, "tokens").done
+    50.0
     """
 
     task: str

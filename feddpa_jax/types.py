@@ -19,7 +19,13 @@ import numpy as np
 
 
 class UserError(ValueError):
-    """An error that the user can fix; the message is one line that names it and the remedy."""
+    """An error that the user can fix; the message is one line that names it and the remedy.
+
+    >>> raise UserError("fed.rounds: is 0; give at least 1")
+    Traceback (most recent call last):
+      ...
+    feddpa_jax.types.UserError: fed.rounds: is 0; give at least 1
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,9 @@ class Example:
       input: optional context of the instruction.
       task: name of the task; scores are averaged within a task.
       category: the task's family, for reports.
+
+    >>> Example("Add.", "3", input="1 and 2", task="sums").task
+    'sums'
     """
 
     instruction: str
@@ -49,6 +58,9 @@ class Client:
       name: it serves as a folder's name too.
       train: what it trains on; any iterable, kept as a tuple.
       validation: what it holds out, for choosing weighting rules; likewise.
+
+    >>> Client("anna", train=(Example("Say hi.", "hi", task="greet"),)).tasks
+    ('greet',)
     """
 
     name: str

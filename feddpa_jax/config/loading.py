@@ -43,6 +43,9 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises:
       UserError: anything wrong in either, naming file or option, field and value.
+
+    >>> load_config(overrides=["--fed.rounds", "3"]).fed.rounds
+    3
     """
     tree: dict[str, Any] = {}
     source = "defaults"

@@ -51,6 +51,10 @@ def load_federation(
 
     Raises:
       UserError: anything wrong with the data, naming file and line.
+
+    >>> data = load_federation("sample", max_train=2, max_test=1)
+    >>> len(data.clients), len(data.clients[0].train), len(data.test)
+    (8, 2, 8)
     """
     if path == IN_MEMORY:
         raise UserError(

@@ -201,6 +201,12 @@ class Summary:
       matrix_CK: client-by-task means.
       p_clients: how many clients P is a mean over; those without an own task in the tests are
         left out.
+
+    Example:
+      ```
+      summary = run.evaluate()["exact_match"]["instance"]
+      print(summary.p.value, summary.ttp.low, summary.matrix_CK.shape)
+      ```
     """
 
     p: Interval

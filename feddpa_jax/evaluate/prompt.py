@@ -23,6 +23,9 @@ class Weight(NamedTuple):
       global_weight: g, the global adapter's; an array [L] if each layer has its own.
       local_weight: l, the local adapter's; likewise.
       similarity: what the rule saw; None in a mode without a rule.
+
+    >>> Weight(0.6, 0.4, similarity=0.8).local_weight
+    0.4
     """
 
     global_weight: float | np.ndarray

@@ -33,6 +33,13 @@ class Evaluation:
       weights: mean local weight of the mode "instance" on own and on foreign tasks.
       results: every score, weight and answer, by mode.
       setting: the clients and the instances.
+
+    Example:
+      ```
+      scores = run.evaluate()
+      print(scores["nll"]["instance"].p, scores.matrix("nll", "instance"))
+      scores.to_pandas()
+      ```
     """
 
     settings: Mapping[str, Any]

@@ -31,6 +31,12 @@ class FedState(NamedTuple):
     Attributes:
       global_: the adapter that all clients share, or None if the method has none.
       local: every client's own adapter, or None if the method has none (yet).
+
+    Example:
+      ```
+      state = run.train()
+      own = state.local.take([0])  # {target: {"a": [1, L, D, R], "b": [1, L, R, E]}}
+      ```
     """
 
     global_: Adapter | None

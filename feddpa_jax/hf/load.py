@@ -78,6 +78,12 @@ class Base(NamedTuple):
       fingerprint: a short hash of its sizes and weights.
       hf_config: its `config.json`; made if the source has none.
       folder: the Hugging Face folder that it was read from; None for other sources.
+
+    Example:
+      ```
+      base = fd.load_base("smollm2-135m")
+      print(base.model.config.layers, base.tokenizer.encode("Hi"), base.fingerprint)
+      ```
     """
 
     model: Model

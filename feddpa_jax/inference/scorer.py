@@ -64,7 +64,13 @@ class Scores:
 
 
 class Adapters(NamedTuple):
-    """The adapters at inference: the shared one, every client's own, and the LoRA scale."""
+    """The adapters at inference: the shared one, every client's own, and the LoRA scale.
+
+    Example:
+      ```
+      global_, local_C, scale = run.adapters
+      ```
+    """
 
     global_: Adapter | None
     local_C: Adapter | None

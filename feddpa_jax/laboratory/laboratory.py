@@ -23,6 +23,13 @@ class Laboratory:
       best: (label, settings) of every rule at its best, the best rule first.
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with its validation scores, as CSV.
+
+    Example:
+      ```
+      found = run.laboratory(rules=[fd.rules.cosine, fd.rules.gate])
+      found.to_pandas()
+      run.evaluate(weighting=found.best_settings)
+      ```
     """
 
     findings: tuple[Finding, ...]

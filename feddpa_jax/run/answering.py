@@ -25,6 +25,9 @@ class Answer:
       text: the answer.
       mode: how the adapters were mixed.
       weight: the weights that were used.
+
+    >>> Answer("Hello!", "global", Weight(1.0, 0.0)).text
+    'Hello!'
     """
 
     text: str

@@ -19,6 +19,12 @@ class Round:
       state: the federation's state after the round.
       line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
         and last loss), tokens, `seconds`, and the bytes that a client would send and receive.
+
+    Example:
+      ```
+      for done in run.rounds():
+          print(done.number, done.loss, done.real_tokens, done.client_bytes)
+      ```
     """
 
     number: int

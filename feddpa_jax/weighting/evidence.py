@@ -31,6 +31,9 @@ class Evidence(NamedTuple):
       query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
       support_nll_MA: the same of the support's prompts.
       entropy_BA: entropy of the answer's first token under each of `MODELS`, in nats.
+
+    >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
+    3
     """
 
     query_BD: jax.Array | np.ndarray | None = None

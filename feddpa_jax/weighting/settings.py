@@ -30,6 +30,9 @@ class WeightingSettings:
       fixed: local weight of the mode "fixed".
       seed: of the support's draw; None: the run's.
       parameters: the rule's hyperparameters that differ from their defaults, by name.
+
+    >>> WeightingSettings(rule="gate", parameters={"ridge": 0.1}).support
+    5
     """
 
     rule: Annotated[str, doc("a registered rule, or your own as FILE.py:NAME")] = "cosine"

@@ -52,6 +52,11 @@ def make_weighting(
     Raises:
       UserError: an unknown rule, one that does not work (see `find_rule`), or a hyperparameter
         that it does not have.
+
+    >>> weigh = make_weighting("cosine", scale=0.5, scales="local")
+    >>> seen = Evidence(query_BD=jnp.ones((1, 2)), support_BMD=jnp.ones((1, 3, 2)))
+    >>> weigh(seen).local_weight_B.round(2).tolist()
+    [0.5]
     """
     function = find_rule(rule)
     chosen = check_parameters(rule, dict(parameters))
