@@ -68,7 +68,7 @@ def measure(config: Config, options: Options, reporter: Reporter) -> dict[str, A
     Args:
       config: resolved.
       options: what is measured.
-      reporter: told of every pass, shows the tables.
+      reporter: gets a message for every pass, and shows the tables.
 
     Raises:
       UserError: an option makes no sense, or the two sides do different work.

@@ -33,7 +33,7 @@ def time_generation(
       model: the torch side; None measures ours alone.
       batch_tokens: most tokens that ours computes at once.
       repeat: passes of each side, after a first one of ours that compiles.
-      reporter: told of every pass.
+      reporter: gets a message for every pass.
 
     Raises:
       UserError: the two sides weigh instances differently.

@@ -18,7 +18,7 @@ def time_scaling(
       counts: numbers of clients.
       updates: of each client.
       repeat: passes for each number, after a first one that compiles.
-      reporter: told of every pass.
+      reporter: gets a message for every pass.
     """
     sized: dict[int, Training] = {}
     compiled: dict[int, int] = {}

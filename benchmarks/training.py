@@ -146,7 +146,7 @@ def time_training(
       first: our first pass.
       model: the torch side, checked; None measures ours alone.
       repeat: passes of each side.
-      reporter: told of every pass.
+      reporter: gets a message for every pass.
 
     Raises:
       UserError: the first losses of the timed passes differ.

@@ -1,5 +1,6 @@
 """What comes of a federation: answers, weights, evaluations, exports."""
 
+import abc
 import contextlib
 import dataclasses
 import logging
@@ -47,7 +48,7 @@ def listed(value: Any) -> tuple[Any, ...]:
     return (value,) if alone else tuple(value)
 
 
-class Outcome:
+class Outcome(abc.ABC):
     """Adapters of a federation, and what can be asked of them; `Experiment` is one.
 
     Attributes:
@@ -62,10 +63,11 @@ class Outcome:
     run: RunFolder | None
     on_progress: OnProgress | None
 
+    @abc.abstractmethod
     def _adapters(self) -> tuple[Adapters, int | None]:
         """The adapters, all clients' in memory, and the round that they are from."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
         """Takes what an evaluation needs of the run's folder."""
 

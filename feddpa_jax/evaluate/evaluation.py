@@ -130,7 +130,7 @@ def evaluate(
       weighting: how instances are weighed.
       fixed: local weight of the mode "fixed".
       decoding: how answers are made.
-      on_progress: told of answers.
+      on_progress: called as answers are done.
 
     Returns:
       Results by mode.

@@ -66,6 +66,6 @@ def _load(path: Path, shown: str, changed: int, field: str) -> ModuleType:
 
 
 def fails(field: str, name: str, error: BaseException) -> UserError:
-    """What is told of a user's own code that raises: one line."""
+    """The message for a user's own code that raises: one line."""
     reason = (str(error).strip() or "no message").splitlines()[0]
     return UserError(f"{field}: {name} fails with {type(error).__name__}: {reason}; fix it")

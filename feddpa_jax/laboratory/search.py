@@ -66,7 +66,7 @@ def search(
       options: what was asked for.
       round_number: the checkpoint's.
       folder: where evidence and findings go; None to write none.
-      on_progress: told of answers and rules.
+      on_progress: called as answers and rules are done.
 
     Raises:
       UserError: the run has no two adapters or held nothing out; the evidence there is another's.

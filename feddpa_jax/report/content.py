@@ -88,7 +88,7 @@ def read_runs(
 
     Args:
       folders: of runs.
-      warn: told of runs and results without checksums, and of problems.
+      warn: called with a line for runs and results without checksums, and for problems.
 
     Raises:
       UserError: a folder is no run, or its configuration is damaged; or it is the only one and

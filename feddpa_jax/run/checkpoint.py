@@ -136,7 +136,7 @@ def latest(
     Args:
       folder: holds a run's checkpoints.
       expected: what the record must say, by key.
-      warn: told of every damaged checkpoint that was passed over.
+      warn: called with a line for every damaged checkpoint that was skipped.
 
     Returns:
       The checkpoint, or None if there is none at all.

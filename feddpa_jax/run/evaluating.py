@@ -146,7 +146,7 @@ def evaluate_config(
       answers_with: the mode that the method is judged by.
       round_number: the round of the checkpoint that they come from; None if from elsewhere.
       folder: where the results go; None to write none.
-      on_progress: told of answers.
+      on_progress: called as answers are done.
 
     Raises:
       UserError: there are no test instances, or a mode is asked for that the method has not.

@@ -237,7 +237,7 @@ def play(
       prepared: base, clients and tokenized examples.
       run: its folder, started and held by this process; None for a run in memory.
       start: where to go on.
-      on_progress: told of tokens.
+      on_progress: called as tokens are trained on.
 
     Raises:
       UserError: a loss or update is not finite, or nothing can be written; the last good
