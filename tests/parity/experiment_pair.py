@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
 import feddpa_jax as fd
-from feddpa_jax.run.inputs import training_data
+from feddpa_jax.run.inputs import make_method, training_data
 from feddpa_jax.testing import tiny_config, write_tiny_hf_folder
-from tests.parity.reference_aggregation import Setting
-from tests.parity.reference_loop import Update
+from tests.parity.reference_aggregation import Dense, Setting
+from tests.parity.reference_loop import Adapter, Update
 
-ALPHA, RANK, RATE = 8.0, 4, 3e-3
+ALPHA, RANK, RATE = 8.0, 4, 1e-3
 TARGETS = ("q_proj", "v_proj", "up_proj")
 COUNTS = (3, 7, 5)
 
@@ -64,10 +65,10 @@ class Pair:
         config = fd.Config(fed=common | fed, lora=lora, data={"shuffle": False})
         return fd.Experiment(self.base, self.data, config)
 
-    def setting(self, **changes: Any) -> Setting:
+    def setting(self, aggregation: str = "examples", **changes: Any) -> Setting:
         """The oracles' setting of the same experiments."""
-        common = {"alpha": ALPHA, "learning_rate": RATE, "examples": COUNTS}
-        return Setting(self.model, **common | changes)
+        counts = COUNTS if aggregation == "examples" else None
+        return Setting(self.model, alpha=ALPHA, learning_rate=RATE, examples=counts, **changes)
 
 
 def rounds_of(
@@ -89,15 +90,55 @@ def rounds_of(
     ]
 
 
-def assert_losses(done: fd.Round, losses: Mapping[int, Sequence[float]], phase: str) -> None:
+def adapter_of(state: fd.FedState, client: int | None = None) -> Adapter:
+    """The two factors of the state's adapter, whichever parts they are in.
+
+    Args:
+      state: of a method with one adapter.
+      client: whose; None: there is none of the clients' own.
+    """
+    own = {} if client is None else state.clients.take([client])
+    parts = [*state.server.values()]
+    parts += [jax.tree.map(lambda leaf: leaf[0], part) for part in own.values()]
+    found: Adapter = {target: {} for target in TARGETS}
+    for part in parts:
+        for target in TARGETS:
+            for leaf, array in part[target].items():
+                assert leaf not in found[target], f"two parts have {target}.{leaf}"
+                found[target][leaf] = np.asarray(array)
+    return found
+
+
+def effective(experiment: fd.Experiment, state: fd.FedState) -> list[Dense]:
+    """What each client's shared adapter adds to the base: `[client][target]`, [L, D, E]."""
+    config, prepared = experiment.config, experiment.prepared
+    members = np.arange(len(COUNTS))
+    own_C = state.clients.take(members) if state.clients.parts else {}
+    answers = make_method(config, prepared).answers(state.server, own_C, members)
+    assert answers.global_C is not None
+    scale = ALPHA / max(config.lora.ranks or (config.lora.rank,))
+
+    def added(pair: Mapping[str, Any], client: int) -> np.ndarray:
+        a_LDR, b_LRE = (
+            np.asarray(pair[leaf], np.float64)[client if len(pair[leaf]) > 1 else 0]
+            for leaf in "ab"
+        )
+        return scale * a_LDR @ b_LRE
+
+    return [{t: added(pair, c) for t, pair in answers.global_C.items()} for c in range(len(COUNTS))]
+
+
+def assert_losses(done: fd.Round, losses: Mapping[int, Sequence[float]]) -> None:
     """The first, mean and last loss of every participant in a round are the oracle's."""
+    (phase,) = done.losses
     names = ("anna", "bert", "carl")
     theirs = {names[client]: curve for client, curve in losses.items()}
     assert done.losses[phase].keys() == theirs.keys()
     for name, curve in theirs.items():
         ours = done.losses[phase][name]
+        wanted = np.array([curve[0], np.mean(curve), curve[-1]])
         values = [ours["first"], ours["mean"], ours["last"]]
-        np.testing.assert_allclose(values, [curve[0], np.mean(curve), curve[-1]], atol=1e-4)
+        np.testing.assert_allclose(values, wanted, atol=1e-4)
 
 
 def assert_adapter(ours: Mapping[str, Mapping], theirs: Mapping[str, Mapping]) -> None:
