@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 import feddpa_jax as fd
-from feddpa_jax.run.inputs import make_method, training_data
+from feddpa_jax.run.inputs import training_data
+from feddpa_jax.run.opening import at_hand
 from feddpa_jax.testing import tiny_config, write_tiny_hf_folder
 from tests.parity.reference_aggregation import Dense, Setting
 from tests.parity.reference_loop import Adapter, Update
@@ -111,21 +112,18 @@ def adapter_of(state: fd.FedState, client: int | None = None) -> Adapter:
 
 def effective(experiment: fd.Experiment, state: fd.FedState) -> list[Dense]:
     """What each client's shared adapter adds to the base: `[client][target]`, [L, D, E]."""
-    config, prepared = experiment.config, experiment.prepared
-    members = np.arange(len(COUNTS))
-    own_C = state.clients.take(members) if state.clients.parts else {}
-    answers = make_method(config, prepared).answers(state.server, own_C, members)
-    assert answers.global_C is not None
-    scale = ALPHA / max(config.lora.ranks or (config.lora.rank,))
+    adapters = at_hand(experiment.config, experiment.prepared, state)
+    assert adapters.global_C is not None
 
     def added(pair: Mapping[str, Any], client: int) -> np.ndarray:
         a_LDR, b_LRE = (
             np.asarray(pair[leaf], np.float64)[client if len(pair[leaf]) > 1 else 0]
             for leaf in "ab"
         )
-        return scale * a_LDR @ b_LRE
+        return adapters.scale * a_LDR @ b_LRE
 
-    return [{t: added(pair, c) for t, pair in answers.global_C.items()} for c in range(len(COUNTS))]
+    banks = adapters.global_C.items()
+    return [{t: added(pair, client) for t, pair in banks} for client in range(len(COUNTS))]
 
 
 def assert_losses(done: fd.Round, losses: Mapping[int, Sequence[float]]) -> None:

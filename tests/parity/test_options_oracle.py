@@ -17,6 +17,12 @@ from tests.parity.reference_options import ServerOptimizer, cosine
 from tests.parity.tiny_federation import gap
 
 ROUNDS = 3
+# The leaves that methods of one common adapter train in each round.
+LEAVES = {
+    "fedit": lambda number: "ab",
+    "ffa_lora": lambda number: "b",
+    "rolora": lambda number: "ba"[number % 2],
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +30,26 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(Path(tmp_path_factory.mktemp("base")))
 
 
-def check(pair: Pair, setting: Setting, server: Any = plain, **fed: Any) -> None:
-    """FedIT with these options is the oracle."""
-    experiment = pair.experiment("fedit", rounds=ROUNDS, **fed)
-    start = adapter_of(experiment.state)
-    rounds = rounds_of(experiment)
-    oracle = run_shared(setting, start, rounds, server=server)
-    without = run_shared(pair.setting(), start, rounds)
+def check(pair: Pair, setting: Setting, method: str, server: Any = plain, **fed: Any) -> None:
+    """A method with these options is the oracle, and is another one without."""
+    experiment = pair.experiment(method, rounds=ROUNDS, **fed)
+    start, rounds = adapter_of(experiment.state), rounds_of(experiment)
+    oracle = run_shared(setting, start, rounds, LEAVES[method], server)
+    without = run_shared(pair.setting(), start, rounds, LEAVES[method])
     assert gap(oracle.server[-1], without.server[-1]) > 1e-3, "the option changes too little"
     for done in experiment.rounds():
         assert_losses(done, oracle.losses[done.number])
         assert_adapter(adapter_of(done.state), oracle.server[done.number])
 
 
+@pytest.mark.parametrize("method", LEAVES)
 @pytest.mark.parametrize("strength", [0.5, 50.0])
-def test_proximal(pair: Pair, strength: float):
-    check(pair, pair.setting(proximal=strength), proximal=strength)
+def test_proximal(pair: Pair, method: str, strength: float):
+    check(pair, pair.setting(proximal=strength), method, proximal=strength)
 
 
 def test_cosine_over_rounds(pair: Pair):
-    check(pair, pair.setting(rate=cosine(ROUNDS)), rate_over_rounds="cosine")
+    check(pair, pair.setting(rate=cosine(ROUNDS)), "fedit", rate_over_rounds="cosine")
 
 
 @pytest.mark.parametrize(
@@ -51,5 +57,12 @@ def test_cosine_over_rounds(pair: Pair):
     [("momentum", 1.0), ("momentum", 0.5), ("adam", 0.01), ("yogi", 0.01), ("adagrad", 0.01)],
 )
 def test_server_optimizer(pair: Pair, kind: str, rate: float):
-    server = ServerOptimizer(kind, rate)
-    check(pair, pair.setting(), server, server_optimizer=kind, server_learning_rate=rate)
+    options = {"server_optimizer": kind, "server_learning_rate": rate}
+    check(pair, pair.setting(), "fedit", ServerOptimizer(kind, rate), **options)
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_server_optimizer_of_leaves_in_turn(pair: Pair, kind: str):
+    """A leaf that a round does not send stays as it is, and so does what is known of it."""
+    options = {"server_optimizer": kind, "server_learning_rate": 0.5}
+    check(pair, pair.setting(), "rolora", ServerOptimizer(kind, 0.5), **options)
