@@ -13,6 +13,7 @@ Rest-of-World LoRA*, arXiv 2503.11880.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from tests.parity.reference_mix import (
 )
 
 Rounds = Sequence[Mapping[int, Phases]]
+Absent = Literal["sent", "initial", "left_out"]
 # The fusion weights that FDLoRA's search may not leave, and the strength of their L1 norm.
 FUSION_BOUND, FUSION_L1 = 1.5, 0.05
 
@@ -228,14 +230,14 @@ def run_fedalt(
     *,
     alpha: float,
     learning_rate: float,
-    memory: bool = True,
+    absent: Absent = "sent",
     trains_gate: bool = True,
 ) -> Result:
     """FedALT: each client trains its own adapter and its mixer beside a frozen mean of the others'.
 
     y = x W + s * (w_own(x) x A_k B_k + w_row(x) x A_k^R B_k^R), with the leave-one-out mean
     A_k^R = mean over m != k of A_m, and B alike. The own part and the mixer are never reset. In the
-    first round there is no rest of the world: it is zero, and the mixer weighs it all the same.
+    first round the rest of the world is zero, and the mixer weighs it all the same.
 
     Args:
       model: the base; it is not changed.
@@ -244,8 +246,9 @@ def run_fedalt(
       batches: by round and participant, the updates of the phase "local".
       alpha: LoRA's alpha.
       learning_rate: of the first update of each local training.
-      memory: an absent client counts with what it sent last; else the mean is over the last round's
-        participants alone. The paper has no partial participation.
+      absent: how a client that does not take part counts for the others; the paper has none.
+        "sent": with what it sent last, and not before it has sent; "initial": the same, and
+        before with its first own part; "left_out": the mean is over the last round's participants.
       trains_gate: the mixer trains; False: it stays as it is.
 
     Returns:
@@ -254,7 +257,7 @@ def run_fedalt(
     """
     llama = MixedLlama(model, list(owns[0]), alpha)
     own, gate = list(owns), list(gates)
-    sent: dict[int, Part] = {}
+    sent: dict[int, Part] = dict(enumerate(owns)) if absent == "initial" else {}
     result = Result([], [], [], [])
     for participants in batches:
         losses, uploads = {}, {}
@@ -269,7 +272,7 @@ def run_fedalt(
             own[client], gate[client] = done.parts["own"], done.parts["gate"]
             uploads[client] = own[client]
             losses[client] = {"local": done.losses}
-        sent = {**sent, **uploads} if memory else uploads
+        sent = uploads if absent == "left_out" else {**sent, **uploads}
         result.losses.append(losses)
         result.server.append({})
         result.clients.append(

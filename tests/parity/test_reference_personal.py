@@ -248,7 +248,7 @@ def test_fedalt_trains_its_gate_and_keeps_it(model):
 def test_the_rest_of_the_world_under_partial_participation(model):
     """By hand: 0, then {1, 2}, then {0, 1} train."""
     participants = [(0,), (1, 2), (0, 1)]
-    kept, last = fedalt(model, participants), fedalt(model, participants, memory=False)
+    kept, last = fedalt(model, participants), fedalt(model, participants, absent="left_out")
 
     def own(found, round_, *clients):
         return average([found.clients[round_][client]["own"] for client in clients])
@@ -262,3 +262,7 @@ def test_the_rest_of_the_world_under_partial_participation(model):
     assert gap(kept.clients[2][2]["row"], own(kept, 2, 0, 1)) < 1e-7
     assert gap(kept.clients[2][0]["row"], own(kept, 2, 1, 2)) < 1e-7
     assert gap(last.clients[2][0]["row"], own(last, 2, 1)) < 1e-7
+
+    every = fedalt(model, participants, absent="initial")
+    assert gap(every.clients[0][1]["row"], average([own(every, 0, 0), pair(3)])) < 1e-7
+    assert gap(every.clients[1][0]["row"], own(every, 1, 1, 2)) < 1e-7
