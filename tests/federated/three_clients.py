@@ -105,6 +105,12 @@ def round_from(run: fd.Experiment, state: FedState, number: int) -> FedState:
     return play_round(method, clients, state, data, shapes, config, number)[0]
 
 
+def go_on_from(run: fd.Experiment, state: FedState) -> None:
+    """Puts another state in the place of a running experiment's."""
+    assert run.state is not None and run._start is not None
+    run._start = run._start._replace(state=state)
+
+
 def bits(tree: Any) -> dict[str, bytes]:
     """The bits of all arrays of a tree, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
