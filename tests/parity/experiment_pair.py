@@ -99,7 +99,8 @@ def adapter_of(state: fd.FedState, client: int | None = None) -> Adapter:
       client: whose; None: there is none of the clients' own.
     """
     own = {} if client is None else state.clients.take([client])
-    parts = [*state.server.values()]
+    # What the clients' own factors started as, and what an optimizer keeps, is no adapter's.
+    parts = [part for name, part in state.server.items() if name not in ("first", "optimizer")]
     parts += [jax.tree.map(lambda leaf: leaf[0], part) for part in own.values()]
     found: Adapter = {target: {} for target in TARGETS}
     for part in parts:

@@ -59,7 +59,7 @@ def test_one_common_adapter(pair: Pair, method: str, run, aggregation: str):
 
 @pytest.mark.parametrize("shared", ["a", "b"])
 def test_fedsa_lora(pair: Pair, shared: str):
-    experiment = pair.experiment("fedsa_lora", options={"shared": shared})
+    experiment = pair.experiment("fedsa_lora", options={"sends": shared})
     own = [adapter_of(experiment.state, client) for client in range(3)]
     oracle = run_fedsa_lora(pair.setting(), own[0], own, rounds_of(experiment), shared)
     for done in play(experiment, oracle):
@@ -96,8 +96,12 @@ def test_flexlora(pair: Pair, ranks: tuple[int, ...]):
 
 
 def first_of(experiment: fd.Experiment) -> list[Adapter]:
-    """The adapter that each client starts with, at the largest rank."""
-    return 3 * [adapter_of(experiment.state)]
+    """The adapter that each client starts with, at the largest rank: an A of its own, and no B."""
+    own, empty = experiment.state.clients.take(range(3))["first"], experiment.state.server["global"]
+    return [
+        {t: {"a": own[t]["a"][c], "b": np.asarray(empty[t]["b"])} for t in TARGETS}
+        for c in range(3)
+    ]
 
 
 def test_fedex_lora(pair: Pair):
