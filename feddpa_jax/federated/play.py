@@ -83,7 +83,7 @@ def _fresh(new: Callable[..., Any], id_C: np.ndarray, key: jax.Array) -> Callabl
 
 def _same_for_all(new: Callable[[], Any]) -> Callable[..., Any]:
     return lambda members: jax.tree.map(
-        lambda leaf: np.repeat(np.asarray(leaf)[None], len(members), axis=0), new()
+        lambda leaf: jnp.repeat(leaf[None], len(members), axis=0), new()
     )
 
 
