@@ -224,7 +224,7 @@ class _Phase(NamedTuple):
         own = {n: t for n, t in trained_C.items() if self.method.parts[n].scope == "client"}
         host_C = _at(gather(own if keep is None else trained_C, mesh), chunk.slots)
         if keep is not None:
-            host_C = keep(host_C, own_C, self.data.number)
+            host_C = keep(host_C, dict(own_C), self.data.number)
         if not host_C:
             return clients
         whole_C = {

@@ -119,7 +119,7 @@ def test_fedalt(folder, participation):
         [own["local"] for own in ours.start[1]],
         [own["gate"] for own in ours.start[1]],
         ours.batches({"local": "local"}, range(3)),
-        absent="initial",
+        absent="sent",
         **RATES,
     )
     for number in range(3):
