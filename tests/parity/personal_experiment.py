@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 import feddpa_jax as fd
-from feddpa_jax.run.inputs import training_data
+from feddpa_jax.run.inputs import encode, training_data
 from feddpa_jax.testing import tiny_config, write_tiny_hf_folder
 from tests.parity.reference_loop import Update
 
@@ -72,6 +72,13 @@ class Followed:
             [[tuple(examples[i]) for i in micro] for micro in update]
             for update in data.updates_of(client, number, phase)
         ]
+
+    def held_out(self, client: int) -> list[tuple[np.ndarray, int]]:
+        """The tokenized examples that a client does not train on."""
+        prepared = self.experiment.prepared
+        owner = prepared.federation.clients[client]
+        held = encode(self.experiment.config, prepared.base.tokenizer, owner.validation)
+        return [tuple(example) for example in held.examples]
 
     def batches(
         self, phases: Mapping[str, str], numbers: Sequence[int]

@@ -2,19 +2,33 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from feddpa_jax.federated.method import METHODS
+from feddpa_jax.run.opening import at_hand
 from tests.parity.personal_experiment import (
     ALPHA,
     NAMES,
     RATE,
+    TARGETS,
+    TOLERANCE,
     check_losses,
     check_part,
     follow,
     moved,
 )
-from tests.parity.reference_personal import run_ditto, run_fdlora, run_fedalt
+from tests.parity.reference_clusters import run_fedlease
+from tests.parity.reference_mix import MixedLlama
+from tests.parity.reference_personal import (
+    fused,
+    fusion_by_grid,
+    fusion_objective,
+    run_ditto,
+    run_fdlora,
+    run_fedalt,
+)
 
 RATES = {"alpha": ALPHA, "learning_rate": RATE}
 CLIENTS = range(len(NAMES))
@@ -130,3 +144,72 @@ def test_fedalt(folder, participation):
             check_part(own["gate"], theirs["gate"], f"gate {c}")
     for c in CLIENTS:
         assert min(moved(ours.start[1][c], ours.rounds[-1][1][c])) > 1e-3
+
+
+@needs("fdlora")
+def test_the_fusion_of_fdlora(folder):
+    """The weights of every client are as good as those of a grid, on what it holds out."""
+    ours = follow(folder, "fdlora", validation=3, rounds=2, options={"fusion_examples": 2})
+    server, own = ours.rounds[-1]
+    experiment = ours.experiment
+    answers = at_hand(experiment.config, experiment.prepared, experiment.state).others["fused"]
+    llama = MixedLlama(ours.model, TARGETS, ALPHA)
+    for c in CLIENTS:
+        examples = [tuple(example) for example in ours.held_out(c)[:2]]
+        weights = tuple(own[c]["fusion"]["all"]["weights"].tolist())
+        personal, global_ = own[c]["local"], server["global"]
+        found = fusion_objective(llama, personal, global_, weights, examples)
+        _, least = fusion_by_grid(llama, personal, global_, examples, step=0.5)
+        assert found < least + TOLERANCE, f"client {c}: {found} at {weights}, grid {least}"
+        assert max(map(abs, weights)) <= 1.5
+        part = jax.tree.map(lambda leaf, c=c: np.asarray(leaf)[c], answers)
+        check_part(part, fused(personal, global_, weights), f"fused {c}")
+
+
+def of_experts(routers: dict, cluster: int, experts: int, most: int) -> dict:
+    """A cluster's router over the slots that are there: of 2 M - 1 the M own, then the others."""
+    slots = [*range(experts), *range(most, most + experts - 1)]
+    return {
+        target: {"gate": next(iter(leaves.values()))[cluster][..., slots]}
+        for target, leaves in routers.items()
+    }
+
+
+@needs("fedlease")
+@pytest.mark.parametrize(
+    ("clusters", "of_one", "participation"),
+    [(0, False, 1.0), (0, True, 0.5), (3, False, 0.5), (1, False, 1.0), (3, True, 1.0)],
+)
+def test_fedlease(folder, clusters, of_one, participation):
+    most = clusters or 3
+    options = {"clusters": clusters, "of_one": of_one, "most_clusters": most}
+    ours = follow(folder, "fedlease", participation=participation, options=options)
+    oracle = run_fedlease(
+        ours.model,
+        [own["warm"] for own in ours.start[1]],
+        [ours.updates(c, 0, "warm") for c in CLIENTS],
+        {
+            m: [of_experts(ours.start[0]["router"], e, m, most) for e in range(m)]
+            for m in range(1, most + 1)
+        },
+        ours.batches({"expert": "expert"}, range(3)),
+        largest=most,
+        count=clusters or None,
+        renormalized=of_one,
+        **RATES,
+    )
+    of_client = {c: e for e, group in enumerate(oracle.clusters) for c in group}
+    for number in range(3):
+        server = ours.rounds[number][0]
+        assert server["clusters"]["all"]["of"].tolist() == [of_client[c] for c in CLIENTS]
+        check_losses(ours.losses[number]["expert"], oracle.rounds.losses[number], "expert")
+        experts = len(oracle.clusters)
+        for e in range(experts):
+            part = jax.tree.map(lambda leaf, e=e: leaf[e], server["expert"])
+            check_part(part, oracle.rounds.server[number][f"expert_{e}"], f"expert {e}")
+            router = of_experts(server["router"], e, experts, most)
+            check_part(router, oracle.rounds.server[number][f"router_{e}"], f"router {e}")
+    warm = {c: {"x": oracle.warm_losses[c]} for c in CLIENTS}
+    check_losses(ours.losses[0]["warm"], warm, "x")
+    for c in CLIENTS:
+        check_part(ours.rounds[0][1][c]["warm"], oracle.warm[c], f"warm {c}")
