@@ -48,8 +48,8 @@ def test_clients_that_are_all_alike_make_no_two_clusters():
 
 
 def test_means_by_cluster_count_shares_within_it():
-    tree_K = {"q_proj": {"b": np.float32([[1.0], [3.0], [7.0]])}}
-    old_M = {"q_proj": {"b": np.float32([[-1.0], [-2.0], [-3.0]])}}
+    tree_K = {"q_proj": {"b": np.array([[1.0], [3.0], [7.0]], np.float32)}}
+    old_M = {"q_proj": {"b": np.array([[-1.0], [-2.0], [-3.0]], np.float32)}}
     # Cluster 0: (0.1 * 1 + 0.3 * 3) / 0.4; cluster 1 has nobody; cluster 2: 7.
     found = means_by_cluster(tree_K, np.array([0.1, 0.3, 0.6]), np.array([0, 0, 2]), old_M)
     np.testing.assert_allclose(found["q_proj"]["b"], [[2.5], [-2.0], [7.0]], rtol=1e-6)
@@ -61,7 +61,7 @@ def test_means_by_cluster_count_shares_within_it():
 
 def test_the_largest_slots_by_hand():
     """Three experts, five slots: the two first and the last are kept, the first expert's add up."""
-    share_S = np.float32([0.3, 0.25, 0.1, 0.15, 0.2])
+    share_S = np.array([0.3, 0.25, 0.1, 0.15, 0.2], np.float32)
     logits_BTS = jnp.log(share_S)[None, None]
     kept = np.asarray(ROUTERS["top"](logits_BTS))[0, 0]
     np.testing.assert_allclose(kept, [0.55, 0.0, 0.2], atol=1e-6)
@@ -85,5 +85,10 @@ def test_slots_that_are_not_there_are_as_a_smaller_router():
     assert wide_BTK is not None and small_BTK is not None
     np.testing.assert_allclose(wide_BTK[..., :2], small_BTK, atol=1e-6)
     assert not np.any(wide_BTK[..., 2:])
-    grad = jax.grad(lambda g: expert_shares(jnp.float32(x_BTD), {**wide, "top": g}, client_B).sum())
-    assert np.isfinite(grad(wide["top"])).all()
+
+    def total(router_1DS: jax.Array) -> jax.Array:
+        shares = expert_shares(jnp.float32(x_BTD), {**wide, "top": router_1DS}, client_B)
+        assert shares is not None
+        return shares.sum()
+
+    assert np.isfinite(jax.grad(total)(wide["top"])).all()

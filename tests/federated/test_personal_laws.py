@@ -209,7 +209,7 @@ def test_fusion_weights_take_either_adapter_or_both(player):
         assert np.isfinite(before) and after < before + 0.05, name
     own_C, shared_1 = state.clients.all(), bank_of(state.server["global"])
     for weights, expected in (((1.0, 0.0), own_C["local"]), ((0.0, 1.0), shared_1)):
-        fusion = {"all": {"weights": np.tile(np.float32([weights]), (4, 1))}}
+        fusion = {"all": {"weights": np.tile(np.array([weights], np.float32), (4, 1))}}
         found = dual.method.answers(state.server, {**own_C, "fusion": fusion}, np.arange(4))
         assert gap(found.others["fused"], jax.tree.map(lambda x: np.tile(x, 1), expected)) == 0.0
     assert found.others["fused"]["q_proj"]["a"].shape == own_C["local"]["q_proj"]["a"].shape
