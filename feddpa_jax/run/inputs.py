@@ -212,6 +212,11 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
+
+    def held_out(client: int) -> tuple[TokenizedExample, ...]:
+        held = prepared.federation.clients[client].validation
+        return encode(config, prepared.base.tokenizer, held).examples
+
     return TrainingData(
         names=names,
         examples=examples,
@@ -225,6 +230,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
         costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
+        held_out=held_out,
     )
 
 
