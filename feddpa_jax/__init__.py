@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from feddpa_jax.comparison.compared import Comparison
+    from feddpa_jax.comparison.comparing import compare
+    from feddpa_jax.comparison.estimates import Estimate
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
@@ -51,8 +54,10 @@ _HOMES = {
     "Answer": "run.answering",
     "Base": "hf.load",
     "Client": "types",
+    "Comparison": "comparison.compared",
     "Config": "config",
     "Engine": "training.engine",
+    "Estimate": "comparison.estimates",
     "Evaluation": "evaluate.results",
     "Evidence": "weighting.evidence",
     "Example": "types",
@@ -69,6 +74,7 @@ _HOMES = {
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
+    "compare": "comparison.comparing",
     "families": "hf.family",
     "load_base": "hf.load",
     "load_config": "config",
@@ -98,8 +104,10 @@ __all__ = [
     "Answer",
     "Base",
     "Client",
+    "Comparison",
     "Config",
     "Engine",
+    "Estimate",
     "Evaluation",
     "Evidence",
     "Example",
@@ -116,6 +124,7 @@ __all__ = [
     "UserError",
     "Weight",
     "WeightingSettings",
+    "compare",
     "families",
     "load_base",
     "load_config",

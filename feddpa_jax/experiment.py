@@ -20,7 +20,13 @@ from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
 from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
+from feddpa_jax.run.inputs import (
+    Prepared,
+    check_sizes,
+    prepare,
+    prepare_together,
+    prepare_values,
+)
 from feddpa_jax.run.loop import (
     Start,
     begin,
@@ -210,6 +216,36 @@ class Experiment(Outcome):
         made = cls.__new__(cls)
         made._set_up(config, prepare(config), run, on_progress)
         made._named = named_adapters(config, made.prepared)
+        return made
+
+    def sibling(
+        self,
+        config: Config,
+        *,
+        run_dir: Path | str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "Experiment":
+        """Another experiment on the same base and data; nothing is loaded or tokenized again.
+
+        Args:
+          config: its settings; those of `model`, `data`, `mesh` and the seed are this one's.
+          run_dir: as of the class.
+          on_progress: as of the class.
+
+        Raises:
+          UserError: `config` has another seed, model, data or mesh, or does not fit the base; or
+            the folder is another run's.
+        """
+        base, data = self.prepared.base, self.prepared.federation
+        config = checked(settled(config, base, data))
+        for name in ("seed", "model", "data", "mesh"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise UserError(f"{name}: differs from the other experiment's; make a new one")
+        check_sizes(config, base.model.config)
+        run = folder_of(run_dir, config)
+        made = type(self).__new__(type(self))
+        made._set_up(config, self.prepared, run, on_progress)
+        together(lambda: check_beginning(config, self.prepared, run))
         return made
 
     @property
