@@ -85,7 +85,7 @@ def read_seeds(text: str | None) -> list[int] | None:
     """
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"seeds: {text!r} is no list of whole numbers; write 0,1,2") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts):
+        raise UserError(f"seeds: {text!r} is no list of whole numbers; write 0,1,2")
+    return [int(part) for part in parts]

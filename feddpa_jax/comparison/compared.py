@@ -288,9 +288,10 @@ def _notes(found: Comparison) -> list[str]:
         f"fixed. {shared}"
     ]
     if count > 1:
+        fixed = "fixed" if found.same_instances else "as the seed has them"
         notes.append(
             f"±: half of the 95 % t-interval over the {count} seeds (degrees of freedom: "
-            f"{count - 1}), instances {'fixed' if found.same_instances else 'as the seed has them'}."
+            f"{count - 1}), instances {fixed}."
         )
     else:
         notes.append("One seed: there is no interval over seeds; name several with seeds.")

@@ -8,19 +8,20 @@ from feddpa_jax.comparison.compared import Comparison
 from feddpa_jax.comparison.comparison_tables import (
     common_settings,
     costs_table,
+    differences_table,
     scores_table,
     seeds_table,
     settings_table,
 )
-from feddpa_jax.comparison.estimates import MEASURES
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.files.escape import csv_text
 from feddpa_jax.report import figures
 from feddpa_jax.report.page import Page, environment
 from feddpa_jax.report.page_files import Written, write_made
-from feddpa_jax.report.result_tables import fields_table
+from feddpa_jax.report.result_tables import Table, fields_table
 from feddpa_jax.report.run_figures import Drawing
 from feddpa_jax.report.scatter import Point, p_against_ttp
+from feddpa_jax.report.scores import MEASURES
 
 PAGE, TABLE = "report.html", "table.csv"
 
@@ -51,6 +52,7 @@ def make_comparison_page(found: Comparison) -> Page:
                 "scores": _intervals(found, metric),
                 "table": page.table(scores_table(found, metric)),
                 "differences": _differences(found, metric),
+                "minus": _kept(page, differences_table(found, metric)),
             }
             for metric in found.metrics
         ],
@@ -62,6 +64,10 @@ def make_comparison_page(found: Comparison) -> Page:
     template = environment(Path(__file__).parent).get_template("comparison.html.j2")
     page.html = template.render(**content, draw=page.figure)
     return page
+
+
+def _kept(page: Page, table: Table | None) -> Table | None:
+    return None if table is None else page.table(table)
 
 
 def _points(found: Comparison, metric: str) -> list[Point]:
@@ -130,7 +136,7 @@ def _drawn(name: str, title: str, rows: list[figures.Row], metric: str, *, zero:
     )
     if zero:
         caption += " An interval that does not reach the line at 0 is a difference."
-    headings = ["P: own task", "TTP: all tasks"]
+    headings = list(MEASURES.values())
     return Drawing(
         name,
         caption,

@@ -4,50 +4,51 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from feddpa_jax.comparison.compared import Comparison, Estimates, Row
-from feddpa_jax.comparison.estimates import MEASURES, Estimate
+from feddpa_jax.comparison.estimates import Estimate
 from feddpa_jax.config import dotted
-from feddpa_jax.evaluate.metrics import METRICS, Metric
+from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.report.result_tables import Column, Table
+from feddpa_jax.report.scores import MEASURES
 
 
 def scores_table(found: Comparison, metric: str) -> Table:
-    """P and TTP of every method and mode, and the differences to the method set against."""
-    told, rows = METRICS.find(metric), found.rows
-    columns = [
-        Column("method", [row.method for row in rows]),
-        Column("mode", [f"{row.mode} *" if row.answers else row.mode for row in rows]),
-        *_columns(rows, lambda row: row.scores, metric, told, ""),
-    ]
-    if any(row.minus for row in rows):
-        columns += _columns(rows, lambda row: row.minus, metric, told, f" minus {found.against}")
-    return Table(
-        f"scores_{metric}",
-        f"{told.heading} ({told.better} is better)",
-        columns,
-        frozenset(place for place, row in enumerate(rows) if row.answers),
-    )
+    """P and TTP of every method and mode."""
+    told = METRICS.find(metric)
+    title = f"{told.heading} ({told.better} is better)"
+    return _estimates(f"scores_{metric}", title, found.rows, lambda row: row.scores, metric)
 
 
-def _columns(
+def differences_table(found: Comparison, metric: str) -> Table | None:
+    """Paired differences to the method that is set against; None of that method alone."""
+    rows = [row for row in found.rows if row.minus]
+    if not rows:
+        return None
+    title = f"{METRICS.find(metric).heading}, minus {found.against}"
+    return _estimates(f"differences_{metric}", title, rows, lambda row: row.minus, metric)
+
+
+def _estimates(
+    name: str,
+    title: str,
     rows: Sequence[Row],
     part: Callable[[Row], Estimates],
     metric: str,
-    told: Metric,
-    said: str,
-) -> list[Column]:
+) -> Table:
     """P and TTP with intervals over instances; each followed by the one over seeds, if any."""
-    digits = told.fine_digits if said else told.digits
-    columns = []
-    for measure in MEASURES:
-        values = [part(row).get(metric, {}).get(measure) for row in rows]
-        spans = [None if value is None else value.over_instances for value in values]
-        columns.append(
-            Column(f"{measure}{said}", spans, lambda span, digits=digits: span.text(digits))
-        )
-        if any(value is not None and value.over_seeds is not None for value in values):
-            halves = [None if value is None else half(value) for value in values]
-            columns.append(Column("± seeds", halves, f"{{:.{digits}f}}".format))
-    return columns
+    told = METRICS.find(metric)
+    digits = told.fine_digits if name.startswith("differences") else told.digits
+    columns = [
+        Column("method", [row.method for row in rows]),
+        Column("mode", [f"{row.mode} *" if row.answers else row.mode for row in rows]),
+    ]
+    for measure, heading in MEASURES.items():
+        values = [part(row)[metric][measure] for row in rows]
+        spans = [value.over_instances for value in values]
+        columns.append(Column(heading, spans, lambda span, digits=digits: span.text(digits)))
+        if any(value.over_seeds is not None for value in values):
+            columns.append(Column("± seeds", list(map(half, values)), f"{{:.{digits}f}}".format))
+    marked = frozenset(place for place, row in enumerate(rows) if row.answers)
+    return Table(name, title, columns, marked)
 
 
 def half(value: Estimate) -> float | None:

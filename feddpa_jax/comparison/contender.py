@@ -123,7 +123,7 @@ def _parse(text: str) -> Contender:
         raise UserError(str(error).replace("fed.method", "methods", 1)) from None
     options: dict[str, Any] = {}
     fields: dict[str, Any] = {}
-    for part in _split(rest[:-1]) if bracket else ():
+    for part in _split(rest[:-1], text) if bracket else ():
         key, equals, value = (side.strip() for side in part.partition("="))
         if not equals or not key or not value:
             raise UserError(f"methods: {name}: {part!r} is no option; {_FORM}")
@@ -151,8 +151,13 @@ def _check_field(method: str, name: str) -> None:
         )
 
 
-def _split(text: str) -> list[str]:
+def _split(text: str, whole: str = "") -> list[str]:
     """The parts between commas that are in no bracket and no quotes.
+
+    Args:
+      text: the whole.
+      whole: what it is the inside of, for messages; if empty, quotes count in brackets alone: a
+        file's name may have one.
 
     >>> _split("a,b(c=[1, 2], d='x,y'),e")
     ['a', "b(c=[1, 2], d='x,y')", 'e']
@@ -161,7 +166,7 @@ def _split(text: str) -> list[str]:
     for place, letter in enumerate(text):
         if quote:
             quote = "" if letter == quote else quote
-        elif letter in "\"'" and closing:
+        elif letter in "\"'" and (whole or closing):
             quote = letter
         elif letter in _PAIRS:
             closing.append(_PAIRS[letter])
@@ -171,7 +176,9 @@ def _split(text: str) -> list[str]:
             parts.append(text[start:place])
             start = place + 1
     if closing or quote:
-        raise UserError(f"methods: {text!r} lacks a closing {(quote or closing[-1])!r}; {_FORM}")
+        raise UserError(
+            f"methods: {(whole or text)!r} lacks a closing {(quote or closing[-1])!r}; {_FORM}"
+        )
     parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
 
