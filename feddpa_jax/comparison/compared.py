@@ -250,7 +250,7 @@ def _cost(method: str, runs: Sequence[FinishedRun]) -> Cost:
     return Cost(
         method,
         rounds=mean([run.work.rounds for run in runs]),
-        updates=mean([run.work.updates for run in runs]),
+        updates=mean([run.updates for run in runs]),
         tokens=mean([run.total("real_tokens") for run in runs]),
         seconds=mean([run.total("seconds") for run in runs]),
         bytes_received=mean([run.total("client_bytes_received") for run in runs]),

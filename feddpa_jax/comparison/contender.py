@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.config import Config, describe_fields
+from feddpa_jax.federated.build import check_options
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.result_files import file_names
 from feddpa_jax.files.strict_yaml import parse_yaml
@@ -52,15 +53,11 @@ class Contender:
         """A configuration with this method, its settings, and a seed.
 
         Raises:
-          UserError: an unknown method or field, or a wrong value.
+          UserError: an unknown method, option or field, or a wrong value.
         """
-        sections: dict[str, dict[str, Any]] = {"fed": {"method": self.method}}
-        known = getattr(config.fed, "options", None)
-        if known is not None:
-            inherited = known if self.method == config.fed.method else {}
-            sections["fed"]["options"] = {**inherited, **self.options}
-        elif self.options:
-            raise UserError(f"methods: {self.label}: {self.method} has no options")
+        inherited = config.fed.options if self.method == config.fed.method else {}
+        options = {**inherited, **self.options}
+        sections: dict[str, dict[str, Any]] = {"fed": {"method": self.method, "options": options}}
         for name, value in self.fields.items():
             section, _, field = name.partition(".")
             sections.setdefault(section, {})[field] = value
@@ -69,7 +66,10 @@ class Contender:
                 section: dataclasses.replace(getattr(config, section), **fields)
                 for section, fields in sections.items()
             }
-            return dataclasses.replace(config, seed=seed, **made)
+            found = dataclasses.replace(config, seed=seed, **made)
+            if METHODS.own_file(self.method) is None:  # Files of one's own are run later.
+                check_options(self.method, self.options, vars(found.fed))
+            return found
         except UserError as error:
             raise UserError(f"methods: {self.label}: {error}") from None
 

@@ -69,6 +69,12 @@ class FinishedRun:
         """Of everything random in it."""
         return self.config.seed
 
+    @property
+    def updates(self) -> float:
+        """Updates that were made; those planned, if the run is of a version that did not count."""
+        counted = all("updates" in line for line in self.rounds)
+        return self.total("updates") if counted else self.work.updates
+
     def total(self, name: str) -> float:
         """The sum over rounds of a number in metrics.jsonl."""
         return sum(line[name] for line in self.rounds)

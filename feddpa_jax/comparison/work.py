@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 from feddpa_jax.config import Config
-from feddpa_jax.run.inputs import Prepared, training_data
-from feddpa_jax.run.loop import round_tokens, total_rounds
+from feddpa_jax.run.inputs import Prepared, make_method, training_data
+from feddpa_jax.run.loop import participants, round_tokens, total_rounds
 
 # As many as `fed.rounds` may be.
 _MOST_ROUNDS = 99_999
@@ -33,17 +33,15 @@ def work_of(config: Config, prepared: Prepared) -> Work:
       config: the run's.
       prepared: base, clients and tokenized examples.
     """
-    data = training_data(config, prepared)
+    data, method = training_data(config, prepared), make_method(config, prepared)
     tokens = updates = 0
     for number in range(total_rounds(config)):
-        own = round_tokens(config, data, number)
-        everybody = number == config.fed.rounds
-        members = range(len(data.names)) if everybody else data.participants(number)
-        # How often each participant trains, in all phases: each phase is a whole local training.
-        trainings = own // sum(data.tokens(client) for client in members)
+        members = participants(config, data, number).tolist()
+        # Every phase is a whole local training of each participant.
+        phases = len(method.phases_of(number, config.fed.rounds))
         batches = [-(-len(data.examples[client]) // data.batch_size) for client in members]
-        tokens += own
-        updates += trainings * data.epochs * sum(batches)
+        tokens += round_tokens(config, method, data, number)
+        updates += phases * data.epochs * sum(batches)
     return Work(config.fed.rounds, tokens, updates)
 
 

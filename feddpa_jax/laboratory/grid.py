@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.hyperparameters import Value, Values
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
-from feddpa_jax.weighting.rule import RULES, Value, Values, check_parameters, find_rule, sees
+from feddpa_jax.weighting.rule import RULES, check_parameters, find_rule, sees
 from feddpa_jax.weighting.settings import Model, Pooling, Side, WeightingSettings
 from feddpa_jax.weighting.weights import local_weight
 

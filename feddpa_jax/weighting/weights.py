@@ -15,8 +15,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.hyperparameters import Value
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import Rule, Value, check_parameters, find_rule, sees
+from feddpa_jax.weighting.rule import Rule, check_parameters, find_rule, sees
 
 
 class InstanceWeights(NamedTuple):
