@@ -282,11 +282,13 @@ def _notes(found: Comparison) -> list[str]:
         else "The test instances depend on the seed, so each seed's own are resampled; all methods "
         "of a seed are tested on the same ones."
     )
-    several = f"mean over {count} seeds ({listed})" if count > 1 else f"value of seed {listed}"
-    notes = [
-        f"Values: {several}. Brackets: 95 % bootstrap interval of it over test instances, seeds "
-        f"fixed. {shared}"
-    ]
+    brackets = "95 % bootstrap interval over test instances"
+    notes = [f"Values of seed {listed}. Brackets: {brackets}, which are the same for all methods."]
+    if count > 1:
+        notes = [
+            f"Values: mean over {count} seeds ({listed}). Brackets: {brackets} of that mean, seeds "
+            f"fixed. {shared}"
+        ]
     if count > 1:
         fixed = "fixed" if found.same_instances else "as the seed has them"
         notes.append(
@@ -294,7 +296,7 @@ def _notes(found: Comparison) -> list[str]:
             f"{count - 1}), instances {fixed}."
         )
     else:
-        notes.append("One seed: there is no interval over seeds; name several with seeds.")
+        notes.append("One seed: there is no interval over seeds; name several.")
     notes.append(
         f"Minus {found.against}: difference to what it answers with, paired by seed, client and "
         "test instance; intervals as above, of the difference. *: what a method answers with."

@@ -62,14 +62,14 @@ def with_tokens(config: Config, prepared: Prepared, tokens: int) -> Config:
 
 
 def nearest(amount: Callable[[int], int], target: int) -> int:
-    """The count, at least 1, whose amount comes nearest to a target; the smaller of two.
+    """The count, at least 1, whose amount comes nearest to a target; the larger of two.
 
     Args:
       amount: of a count; it never falls.
       target: what is wanted.
 
     >>> nearest(lambda rounds: 100 * rounds, 350), nearest(lambda rounds: 100 * rounds, 30)
-    (3, 1)
+    (4, 1)
     """
     low = high = 1
     while amount(high) < target and high < _MOST_ROUNDS:
@@ -77,4 +77,4 @@ def nearest(amount: Callable[[int], int], target: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if amount(middle) < target else (low, middle)
-    return min((low, high), key=lambda count: (abs(amount(count) - target), count))
+    return min((low, high), key=lambda count: (abs(amount(count) - target), -count))
