@@ -9,10 +9,10 @@ the same tree with a leading client axis; a factor that all clients share has a 
 `Branch` says which adapter of a bank each row uses, and how much of it; a forward pass takes any
 number of branches and adds them up.
 
-A routed adapter holds K experts side by side, each of rank R / K, and a router `gate_LDK` on the
-map's own input (Shazeer et al., arXiv 1701.06538, without noise):
+A routed adapter holds K experts side by side, each of rank R / K, and a router on the map's own
+input (`router.py`):
 
-    y = x W + alpha / rank * sum over k of softmax(x G)_k * dropout(x) A_k B_k.
+    y = x W + alpha / rank * sum over k of share_k(x) * dropout(x) A_k B_k.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.dropout import dropout
-from feddpa_jax.devices.contraction import contract
+from feddpa_jax.adapters.router import expert_shares, of_rows
 
 Adapter = dict[str, dict[str, jax.Array]]
 
@@ -79,15 +79,6 @@ def take(adapters_C: Adapter, members: np.ndarray) -> Adapter:
     return jax.tree.map(lambda leaf: leaf[members], adapters_C)
 
 
-def _of_rows(
-    x_BTX: jax.Array, factor_CXY: jax.Array, client_B: jax.Array, dtype: DTypeLike
-) -> jax.Array:
-    """x_b times each row's own matrix; one that all rows share needs no gather."""
-    if factor_CXY.shape[0] == 1:
-        return contract("BTX,XY->BTY", x_BTX, factor_CXY[0], dtype)
-    return contract("BTX,BXY->BTY", x_BTX, factor_CXY[client_B], dtype)
-
-
 def bank_delta(
     x_BTD: Float[Array, "B T D"],
     a_CDR: Float[Array, "C D R"],
@@ -118,20 +109,12 @@ def bank_delta(
     chex.assert_rank(weight, {1, 2})
     chex.assert_axis_dimension(weight, 0, B)
     weight_BX1 = weight.reshape(weight.shape[0], -1, 1)
-    u_BTR = _of_rows(x_BTD, a_CDR, client_B, dtype)
+    u_BTR = of_rows(x_BTD, a_CDR, client_B, dtype)
     if share_BTK is not None:
         K = share_BTK.shape[2]
         chex.assert_is_divisible(R, K)
         u_BTR = (u_BTR.reshape(B, T, K, R // K) * share_BTK[..., None]).reshape(B, T, R)
-    return _of_rows(u_BTR * weight_BX1, b_CRE, client_B, dtype)
-
-
-def expert_shares(
-    x_BTD: Float[Array, "B T D"], gate_CDK: Float[Array, "C D K"], client_B: Int[Array, "B"]
-) -> Float[Array, "B T K"]:
-    """softmax(x G): each expert's share at each token; computed in float32."""
-    logits_BTK = _of_rows(x_BTD, gate_CDK, client_B, jnp.float32)
-    return jax.nn.softmax(logits_BTK, axis=-1)
+    return of_rows(u_BTR * weight_BX1, b_CRE, client_B, dtype)
 
 
 @flax.struct.dataclass
@@ -204,7 +187,7 @@ def delta(
             branch.client_B,
             branch.weight * branch.scale,
             # The router sees the input itself, without dropout.
-            share_BTK=expert_shares(x_BTD, own["gate"], branch.client_B) if "gate" in own else None,
+            share_BTK=expert_shares(x_BTD, own, branch.client_B),
             dtype=dtype,
         )
         total = total + (jax.lax.stop_gradient(y_BTE) if branch.detached else y_BTE)

@@ -62,8 +62,8 @@ def side_by_side(experts: Sequence[Adapter], gate: Adapter | None = None) -> Ada
 
     Args:
       experts: banks of the same targets; an expert that all clients share has a leading axis of 1.
-      gate: {target: {"gate": [C, L, D, K]}}, a router over them, if there is one; the experts have
-        the same rank then.
+      gate: {target: {"gate": [C, L, D, K]}}, a router over them (see `router.py`), if there is one;
+        the experts have the same rank then.
     """
 
     def joined(target: str, leaf: str, axis: int) -> jax.Array:

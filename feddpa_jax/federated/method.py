@@ -82,11 +82,12 @@ class Part(NamedTuple):
 
     Attributes:
       scope: who holds it: the "server", one for all; or each "client", one for itself.
-      new: its value at the start, from a key; None for a client's part that a phase makes.
+      new: its value at the start, from a key. Of a client's part: the name of a server's part that
+        it starts as a copy of; None if a phase makes it.
     """
 
     scope: Literal["server", "client"]
-    new: Callable[[jax.Array], Any] | None
+    new: Callable[[jax.Array], Any] | str | None
 
 
 Receive = Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Mapping[str, Any]]
@@ -113,6 +114,7 @@ class Phase:
         the client had before; None: the trained leaves of `sends`.
       server: makes new server parts of it; None: takes the mean as it is.
       when: whether the phase is in a round, from the round's number.
+      everybody: all clients take part, whatever the round's participants.
       after: the phase follows the last round, once, for all clients.
       stream: which key of the round its dropout follows; None: the round's own.
     """
@@ -129,6 +131,7 @@ class Phase:
     upload: Callable[[Tree, Tree], Tree] | None = None
     server: ServerStep | None = None
     when: Callable[[int], bool] = lambda number: True
+    everybody: bool = False
     after: bool = False
     stream: int | None = None
 

@@ -42,12 +42,20 @@ class Federation(NamedTuple):
 
 def start(method: Method, federation: Federation, key: jax.Array) -> FedState:
     """The state before the first round."""
-    server_key, _ = jax.random.split(key)
-    server: dict[str, Any] = {}
-    for name, part in method.parts.items():
-        if part.scope == "server" and part.new is not None:
-            server[name] = part.new(_named(server_key, name) if server else server_key)
+    server = {name: new() for name, new in _server_parts(method, key).items()}
     return FedState(server, fresh_clients(method, federation, key))
+
+
+def _server_parts(method: Method, key: jax.Array) -> dict[str, Callable[[], Any]]:
+    """What makes the server's parts before the first round."""
+    server_key, _ = jax.random.split(key)
+    found: dict[str, Callable[[], Any]] = {}
+    for name, part in method.parts.items():
+        if part.scope == "server":
+            assert callable(part.new), "a server's part is made from a key"
+            own_key = _named(server_key, name) if found else server_key
+            found[name] = functools.partial(part.new, own_key)
+    return found
 
 
 def fresh_clients(method: Method, federation: Federation, key: jax.Array) -> ClientParts:
@@ -56,7 +64,9 @@ def fresh_clients(method: Method, federation: Federation, key: jax.Array) -> Cli
     own = {name: part for name, part in method.parts.items() if part.scope == "client"}
     fresh: dict[str, Callable[..., Any]] = {}
     for name, part in own.items():
-        if part.new is not None:
+        if isinstance(part.new, str):
+            fresh[name] = _same_for_all(_server_parts(method, key)[part.new])
+        elif part.new is not None:
             own_key = _named(client_key, name) if fresh else client_key
             fresh[name] = _fresh(part.new, federation.id_C, own_key)
     return ClientParts(federation.names, federation.store, tuple(own), fresh)
@@ -71,11 +81,17 @@ def _fresh(new: Callable[..., Any], id_C: np.ndarray, key: jax.Array) -> Callabl
     return lambda members: make(id_C[list(members)])
 
 
+def _same_for_all(new: Callable[[], Any]) -> Callable[..., Any]:
+    return lambda members: jax.tree.map(
+        lambda leaf: np.repeat(np.asarray(leaf)[None], len(members), axis=0), new()
+    )
+
+
 def play_phases(
     method: Method,
     federation: Federation,
     state: FedState,
-    data: RoundData,
+    data: Callable[[bool], RoundData],
     phases: tuple[Phase, ...],
     *,
     key: jax.Array,
@@ -87,7 +103,7 @@ def play_phases(
       method: whose they are.
       federation: the clients, and what trains them.
       state: before the round.
-      data: the round's.
+      data: the round's, of its participants or, from true, of all clients.
       phases: of this round, in their order.
       key: of everything random in the round.
       learning_rate: at each local training's first update.
@@ -98,7 +114,8 @@ def play_phases(
     metrics: Metrics = {}
     for phase in phases:
         own_key = key if phase.stream is None else jax.random.split(key, 2)[phase.stream]
-        played = _Phase(method, federation, phase, data, own_key, learning_rate)
+        own_data = data(phase.everybody or phase.after)
+        played = _Phase(method, federation, phase, own_data, own_key, learning_rate)
         state, metrics[phase.name] = played(state)
     return state, metrics
 

@@ -16,8 +16,10 @@ def part_shapes(method: Method) -> dict[str, Any]:
     found = {
         name: jax.eval_shape(part.new, key)
         for name, part in method.parts.items()
-        if part.new is not None
+        if callable(part.new)
     }
+    copied = {n: part.new for n, part in method.parts.items() if isinstance(part.new, str)}
+    found |= {name: found[source] for name, source in copied.items()}
     for phase in method.phases:
         for made, source in phase.start.items():
             found.setdefault(made, found[source])

@@ -325,13 +325,12 @@ def play_round(
     number: int,
 ) -> tuple[FedState, Metrics]:
     """One round, or the phases after the last."""
-    after = number == config.fed.rounds
     try:
         return play_phases(
             method,
             federation,
             state,
-            data.round(number, shapes, everybody=after),
+            lambda everybody: data.round(number, shapes, everybody=everybody),
             method.phases_of(number, config.fed.rounds),
             key=run_key(config, number),
             learning_rate=round_rate(config, number),
@@ -366,6 +365,7 @@ def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
 
 def round_tokens(config: Config, method: Method, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
-    clients = participants(config, data, number)
+    some = sum(map(data.tokens, participants(config, data, number).tolist()))
+    everybody = sum(map(data.tokens, range(len(data.names))))
     phases = method.phases_of(number, config.fed.rounds)
-    return len(phases) * sum(data.tokens(client) for client in clients.tolist())
+    return sum(everybody if phase.everybody else some for phase in phases)
