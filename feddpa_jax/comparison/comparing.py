@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,13 +199,9 @@ def _named_out() -> Iterator[None]:
 def _finish(run: _Run, modes: Modes, pace: Pace) -> FinishedRun:
     """Trains and evaluates what is missing of a run."""
     experiment = run.experiment
-    folder = None if experiment.run is None else experiment.run.path
     last = experiment.total_rounds - 1
-    pace.next(run.done > last)
-    lines = [done.line for done in experiment.rounds()] if run.done <= last else []
     scores = None
-    if experiment.run is not None:
-        lines = read_history(experiment.run.path)
+    if experiment.run is not None and run.done > last:
         scores = saved_scores(
             experiment.run,
             experiment.config,
@@ -213,8 +209,14 @@ def _finish(run: _Run, modes: Modes, pace: Pace) -> FinishedRun:
             every=modes == "all",
             instances=run.instances,
         )
+    pace.next("is done" if scores else "is trained" if run.done > last else "trains")
+    lines: Sequence[Mapping[str, Any]] = ()
     if scores is None:
-        wanted = None if modes == "all" else [experiment.answers_with]
-        found = experiment.evaluate(modes=wanted)
+        # Of a trained run there is no round left, but perhaps something that a kill left behind.
+        lines = [done.line for done in experiment.rounds()]
+        found = experiment.evaluate(modes=None if modes == "all" else [experiment.answers_with])
         scores = read_scores(found.summary(), found.instances)
+    folder = None if experiment.run is None else experiment.run.path
+    if folder is not None:
+        lines = read_history(folder)
     return FinishedRun(run.contender, experiment.config, scores, run.work, lines, folder)

@@ -55,7 +55,7 @@ def saved_scores(
         summary = run.read_summary()
         if summary is None:
             return None
-        why = _unfit(summary, config, last, every)
+        why = _unfit(run, summary, config, last, every)
         if not why and _own_rules(run) != _own_rules_now(config, summary):
             why = "weighting.rule has changed"
         if not why:
@@ -69,8 +69,12 @@ def saved_scores(
     return None
 
 
-def _unfit(summary: Mapping[str, Any], config: Config, last: int, every: bool) -> str:
+def _unfit(
+    run: RunFolder, summary: Mapping[str, Any], config: Config, last: int, every: bool
+) -> str:
     """What an evaluation differs in from the one that is needed; empty if it serves."""
+    if results_of(run.path, EVALUATION).manifest is None:
+        return "it has no checksums"  # As of one that was killed before it was whole.
     if summary.get("round") != last:
         return f"it is of round {summary.get('round')}, the last one is {last}"
     sections = {"eval": to_tree(config.eval), "weighting": to_tree(config.weighting)}

@@ -48,10 +48,9 @@ class Pace:
             self._whole = Progress(_ALL, 0.0, total, "tokens")
             self._tell(0.0)
 
-    def next(self, trained: bool) -> None:
-        """Goes on to the next run, of which all rounds may be trained already."""
+    def next(self, what: str) -> None:
+        """Goes on to the next run, and says what becomes of it."""
         self._now += 1
-        what = "is trained" if trained else "trains"
         _log.info(f"run {self._now + 1} of {self._runs}: {self._names[self._now]} {what}")
 
     def end(self) -> None:

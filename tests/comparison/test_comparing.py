@@ -12,6 +12,7 @@ import pytest
 
 import feddpa_jax as fd
 from feddpa_jax.cli.program import main
+from feddpa_jax.files import manifest
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.paired import differences
 from tests.e2e.small_runs import SETTINGS, write_data
@@ -171,7 +172,8 @@ def test_what_is_missing_is_done_and_no_more(
     (out / "feddpa_t" / "seed_0" / "eval" / "instances.jsonl").write_text("{}\n")
     again = fd.compare(config, METHODS, seeds=[0, 1], out=out, base=base)
     assert trained == [
-        *("evaluate feddpa_t 0", "rounds local 0", "evaluate local 0", "evaluate fedit 1"),
+        *("rounds feddpa_t 0", "evaluate feddpa_t 0", "rounds local 0", "evaluate local 0"),
+        *("rounds fedit 1", "evaluate fedit 1"),
     ]
     assert numbers(again) == numbers(found)
 
@@ -194,7 +196,7 @@ def test_evaluations_of_other_settings_do_not_serve(
     other = dataclasses.replace(getattr(config, section), **fields)
     changed = dataclasses.replace(config, **{section: other})
     fd.compare(changed, "feddpa_t", seeds=0, out=out, base=base)
-    assert trained == (["evaluate feddpa_t 0"] if evaluated else [])
+    assert trained == (["rounds feddpa_t 0", "evaluate feddpa_t 0"] if evaluated else [])
 
 
 def test_evaluations_of_earlier_rounds_and_other_instances_do_not_serve(
@@ -206,15 +208,17 @@ def test_evaluations_of_earlier_rounds_and_other_instances_do_not_serve(
     fewer = dataclasses.replace(few, test=few.test[:1])
     fd.Experiment(base, fewer, config_of(config, "fedit"), run_dir=run).evaluate()
     fd.compare(config, "fedit", seeds=0, out=tmp_path / "out", base=base)
-    assert trained == ["evaluate fedit 0"] * 2
+    assert trained == ["evaluate fedit 0", "rounds fedit 0", "evaluate fedit 0"]
     trained.clear()
     file = run / "eval" / "summary.json"
     text = file.read_text()
     assert '"round": 1' in text
-    file.write_text(text.replace('"round": 1', '"round": 0'))
-    (run / "eval" / "manifest.json").unlink()
+    earlier = text.replace('"round": 1', '"round": 0')
+    manifest.write_one(run / "eval", "summary.json", earlier, "")
     fd.compare(config, "fedit", seeds=0, out=tmp_path / "out", base=base)
-    assert trained == ["evaluate fedit 0"]
+    (run / "eval" / manifest.NAME).unlink()
+    fd.compare(config, "fedit", seeds=0, out=tmp_path / "out", base=base)
+    assert trained == ["rounds fedit 0", "evaluate fedit 0"] * 2
 
 
 def config_of(config: fd.Config, method: str) -> fd.Config:
@@ -227,7 +231,9 @@ def test_all_modes(folder, config, base, trained, tmp_path):
         shutil.copytree(folder / method / "seed_0", out / method / "seed_0")
     given: dict[str, Any] = {"seeds": 0, "out": out, "base": base, "modes": "all"}
     found = fd.compare(config, "fedit,feddpa_t", **given)
-    assert trained == ["evaluate fedit 0", "evaluate feddpa_t 0"]
+    assert [what for what in trained if "evaluate" in what] == [
+        *("evaluate fedit 0", "evaluate feddpa_t 0"),
+    ]
     assert [(row.method, row.mode, row.answers) for row in found.rows] == [
         *(("fedit", "global", True), ("fedit", "base", False)),
         *(("feddpa_t", "instance", True), ("feddpa_t", "base", False)),
