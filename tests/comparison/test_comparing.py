@@ -75,7 +75,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def numbers(found: fd.Comparison) -> list[Any]:
     """Everything in the table but the time that it took."""
     frame = found.to_pandas().drop(columns="seconds")
-    return json.loads(frame.to_json(orient="records"))
+    return json.loads(str(frame.to_json(orient="records")))
 
 
 def test_runs_are_ordinary_run_folders(folder: Path, config: fd.Config, options: list[str]):
