@@ -175,7 +175,7 @@ def _split(text: str, whole: str = "") -> list[str]:
         elif letter == "," and not closing:
             parts.append(text[start:place])
             start = place + 1
-    if closing or quote:
+    if closing:
         raise UserError(
             f"methods: {(whole or text)!r} lacks a closing {(quote or closing[-1])!r}; {_FORM}"
         )

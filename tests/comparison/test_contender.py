@@ -6,6 +6,7 @@ import pytest
 
 from feddpa_jax.comparison.contender import Contender, contenders
 from feddpa_jax.config import Config
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.types import UserError
 
 
@@ -64,6 +65,7 @@ def test_the_configuration_of_one():
         ("fedit(x=1)(y=2)", "methods: 'fedit(x=1)(y=2)' lacks a closing ')'"),
         ("fedit(x='a)", 'lacks a closing "\'"'),
         ("fedit(x=1,x=2)", "methods: fedit: x is there twice"),
+        ("fedit(fed.rounds=1,fed.rounds=2)", "methods: fedit: fed.rounds is there twice"),
         ("fedit(x=[1, 2)", "lacks a closing"),
         ("fedit(fed.rouds=1)", "methods: fedit: unknown field 'fed.rouds'"),
         ("fedit(data.path=x)", "data.path is the same for all methods; only fields of fed, lora,"),
@@ -81,6 +83,29 @@ def test_a_wrong_value_names_method_and_field():
     (found,) = contenders("feddpa_t(fed.local_weight=2)")
     with pytest.raises(UserError, match=r"methods: feddpa_t\(fed.local_weight=2\): fed.local_weig"):
         found.config(Config(), 0)
+
+
+def test_options_of_a_method():
+    """Those of the configuration are its own method's; an unknown one is refused before work."""
+
+    def strong(lora, *, strength: float = 0.1, times: int = 1):
+        raise AssertionError("it is not built here")
+
+    METHODS.register("strong", strong)
+    try:
+        config = Config(fed={"method": "strong", "options": {"strength": 0.2, "times": 3}})
+        (one,), (bare,), (other,) = map(contenders, ("strong(strength=0.5)", "strong", "fedit"))
+        assert one.config(config, 0).fed.options == {"strength": 0.5, "times": 3}
+        assert bare.config(config, 0).fed.options == {"strength": 0.2, "times": 3}
+        assert other.config(config, 0).fed.options == {}
+        for text in ("strong(force=1)", "fedit(force=1)"):
+            (wrong,) = contenders(text)
+            with pytest.raises(
+                UserError, match=r"methods: \w+\(force=1\): fed.options: 'force' is"
+            ):
+                wrong.config(config, 0)
+    finally:
+        METHODS.remove("strong")
 
 
 def test_what_is_registered_needs_no_name():

@@ -34,6 +34,7 @@ def test_students_interval_by_hand():
     assert ours is not None
     assert (ours.low, ours.high) == pytest.approx(theirs)
     assert t_interval([1.0]) is None
+    assert t_interval([1.0, 3.0]) is not None
 
 
 def test_one_seed_is_the_evaluation_itself():
@@ -44,6 +45,10 @@ def test_one_seed_is_the_evaluation_itself():
     assert found["TTP"].over_instances == theirs.ttp
     assert found["P"].over_seeds is None
     assert found["P"].by_seed == (theirs.p.value,)
+    # The draws are the seed's, whatever the estimator drew before.
+    both = Estimator(200)
+    both([scores], [one], [0])
+    assert both([scores], [one], [7]) == found
 
 
 def test_seeds_on_the_same_instances_share_the_resamples():
@@ -60,10 +65,17 @@ def test_seeds_on_the_same_instances_share_the_resamples():
 
 def test_seeds_on_other_instances_are_resampled_apart():
     """Errors of two independent test sets average out: each alone would be wider by sqrt(2)."""
-    many = Tasks(("a",), np.zeros(400, int), np.array([[True]]))
-    scores = [np.random.default_rng(seed).normal(size=(1, 400)) for seed in (0, 1)]
+    sizes = (400, 300)
+    scores = [np.random.default_rng(seed).normal(size=(1, n)) for seed, n in enumerate(sizes)]
     own = [
-        Scores(("anna",), tuple(f"{s}{i}" for i in range(400)), many, "global", {}) for s in "xy"
+        Scores(
+            ("anna",),
+            tuple(f"{name}{i}" for i in range(n)),
+            Tasks(("a",), np.zeros(n, int), np.array([[True]])),
+            "global",
+            {},
+        )
+        for name, n in zip("xy", sizes, strict=True)
     ]
     apart = Estimator(4000)(scores, own, [0, 1])["TTP"].over_instances
     alone = [
