@@ -40,11 +40,13 @@ class Own(NamedTuple):
       ident: the client's id, which its draws follow from.
       training: its tokenized training examples.
       dreams: made-up prompts, where the rule asks for them.
+      held: its examples that the rule learns from, where it does.
     """
 
     ident: int
     training: Sequence[TokenizedExample]
     dreams: Sequence[TokenizedExample] = ()
+    held: Sequence[TokenizedExample] = ()
 
 
 class Answered(NamedTuple):
@@ -138,7 +140,7 @@ def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
     """The lengths of all prompts but the one that is asked."""
     support = np.unique(support_draw(len(own.training), settings, 1, own.ident))
     examples = [*(own.training[i] for i in support), *own.dreams]
-    return [example.prompt_length for example in examples]
+    return [example.prompt_length for example in examples] + [len(e.tokens_T) for e in own.held]
 
 
 def _weigh(
@@ -151,7 +153,13 @@ def _weigh(
     # The end token stands in for a response: embeddings are of the prompt alone.
     asked = TokenizedExample(np.append(tokens_T, eos_id).astype(np.int32), len(tokens_T))
     evidence = gather(
-        SingleScorer(layerwise), [own.ident], [own.training], [asked], own.dreams, settings
+        SingleScorer(layerwise),
+        [own.ident],
+        [own.training],
+        [asked],
+        own.dreams,
+        settings,
+        held=[own.held],
     )
     weights = instance_weights(evidence, settings)
     assert weights.similarity_CI is not None

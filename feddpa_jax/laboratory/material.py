@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
@@ -63,7 +65,7 @@ def find_material(
     Raises:
       UserError: nothing was held out, there is no test instance, or the evidence is another's.
     """
-    held, held_tokens = _validation(config, prepared)
+    held, held_tokens, own_held = _validation(config, prepared)
     dreams = base_prompts(config, prepared)
     setting, _ = make_setting(config, prepared, dreams)
     questions = Questions(
@@ -72,6 +74,7 @@ def find_material(
         [*held_tokens, *setting.tokenized],
         dreams,
         layers,
+        own_held,
     )
     collected = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
@@ -96,8 +99,11 @@ def find_material(
 
 def _validation(
     config: Config, prepared: Prepared
-) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
-    held = tuple(e for client in prepared.federation.clients for e in client.validation)
+) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...], list[np.ndarray]]:
+    """All held-out examples that are left, tokenized, and which of them are each client's."""
+    clients = prepared.federation.clients
+    held = tuple(e for client in clients for e in client.validation)
+    owner_J = np.repeat(np.arange(len(clients)), [len(client.validation) for client in clients])
     if not held:
         raise UserError(
             "data.validation: this run held nothing out, so there is nothing to choose rules on; "
@@ -106,7 +112,9 @@ def _validation(
     found = encode(config, prepared.base.tokenizer, held)
     if not found.examples:
         raise UserError("data.max_length: no held-out example is left; raise it")
-    return tuple(held[i] for i in found.kept), found.examples
+    owner_J = owner_J[list(found.kept)]
+    own_held = [np.flatnonzero(owner_J == c) for c in range(len(clients))]
+    return tuple(held[i] for i in found.kept), found.examples, own_held
 
 
 def _collect(

@@ -22,7 +22,7 @@ from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement
 from feddpa_jax.laboratory.candidates import Candidate
-from feddpa_jax.laboratory.collect import Collected
+from feddpa_jax.laboratory.collect import Collected, Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
     Split,
@@ -41,7 +41,7 @@ from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, weighs_layers
+from feddpa_jax.weighting.rule import RULES, learns, weighs_layers
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ def search(
     if unused:
         raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
+    _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(
         rules, options.by, grid, given.collected, given.validation, config.seed, on_progress
     )
@@ -150,6 +151,17 @@ def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
                 f"feddpa eval --weighting.rule {rule}"
             )
     return rules
+
+
+def _check_held(rules: Sequence[str], questions: Questions, names: Sequence[str]) -> None:
+    """Refuses rules that learn from held-out examples where a client has none."""
+    for rule in filter(learns, rules):
+        for name, held_H in zip(names, questions.held, strict=True):
+            if not len(held_H):
+                raise UserError(
+                    f"rules: {rule} learns from held-out examples, and client {name!r} has none; "
+                    "leave the rule out, or train with --data.validation 16"
+                )
 
 
 def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:

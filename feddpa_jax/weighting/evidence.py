@@ -1,6 +1,7 @@
-"""What a weighting rule may see: prompts, adapters and the client's own training data.
+"""What a weighting rule may see: prompts, adapters and the client's own examples.
 
-There is no field for an answer, a label or another client's data, so no rule can use one.
+There is no field for an instance's answer or another client's data, so no rule can use one. The
+only answers that a rule can learn from are those of examples that the client itself held out.
 """
 
 from typing import NamedTuple
@@ -11,8 +12,12 @@ import numpy as np
 
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
+# W, the local weights at which answers are scored, in the order of the last axis.
+WEIGHTS = tuple(w / 8 for w in range(9))
 # The fields that are an instance's own, and tell how many there are.
-OF_INSTANCES = ("query_BD", "query_BLD", "query_nll_BA", "entropy_BA")
+OF_INSTANCES = ("query_BD", "query_BLD", "query_nll_BA", "entropy_BA", "length_B")
+# The fields that are of examples which the client held out.
+OF_HELD_OUT = ("held_HD", "held_nll_HW")
 
 
 class Evidence(NamedTuple):
@@ -31,6 +36,10 @@ class Evidence(NamedTuple):
       query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
       support_nll_MA: the same of the support's prompts.
       entropy_BA: entropy of the answer's first token under each of `MODELS`, in nats.
+      length_B: how many tokens each prompt has.
+      held_HD: the prompts of H examples that the client held out, embedded alike.
+      held_nll_HW: mean negative log-likelihood of their answers at each local weight of `WEIGHTS`;
+        the global adapter gets the rest.
 
     >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
     3
@@ -45,6 +54,9 @@ class Evidence(NamedTuple):
     query_nll_BA: jax.Array | np.ndarray | None = None
     support_nll_MA: jax.Array | np.ndarray | None = None
     entropy_BA: jax.Array | np.ndarray | None = None
+    length_B: jax.Array | np.ndarray | None = None
+    held_HD: jax.Array | np.ndarray | None = None
+    held_nll_HW: jax.Array | np.ndarray | None = None
 
     def rows(self) -> int:
         """B."""
@@ -61,8 +73,8 @@ class Evidence(NamedTuple):
 
 
 def trial() -> Evidence:
-    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, L = 2, D = 4."""
-    sizes = {"B": 3, "M": 16, "N": 8, "L": 2, "D": 4, "A": len(MODELS)}
+    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, H = 5, L = 2, D = 4."""
+    sizes = {"B": 3, "M": 16, "N": 8, "H": 5, "L": 2, "D": 4, "A": len(MODELS), "W": len(WEIGHTS)}
     return Evidence(
         **{
             name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 
 from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.evidence import MODELS, Evidence
+from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.settings import Model, WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
@@ -73,6 +73,22 @@ def look(
         where.append(np.array(rows, int))
     scores = scorer(requests, on_done, layers=layers)
     return [scores.at(rows) for rows in where]
+
+
+def nll_at_weights(
+    scorer: Scoring, examples: Sequence[Sequence[TokenizedExample]]
+) -> list[np.ndarray]:
+    """Each client's mean NLL of its examples' answers at each of `WEIGHTS`, [examples, W]."""
+    clients = np.repeat(np.arange(len(examples)), [len(own) for own in examples])
+    flat = [example for own in examples for example in own]
+    at_weight = [
+        scorer(
+            [Request(int(c), e, 1.0 - w, w) for c, e in zip(clients, flat, strict=True)], layers=()
+        ).nll_I
+        for w in WEIGHTS
+    ]
+    nll_IW = np.stack(at_weight, axis=-1).astype(np.float32)
+    return [nll_IW[clients == c] for c in range(len(examples))]
 
 
 def check_layer(settings: WeightingSettings, layers: int) -> None:
@@ -178,6 +194,7 @@ def gather(
     dreams: Sequence[TokenizedExample],
     settings: WeightingSettings,
     known: Mapping[str, list[Scores]] | None = None,
+    held: Sequence[Sequence[TokenizedExample]] = (),
 ) -> list[Evidence]:
     """Each client's evidence on all instances: what the rule asks for, nothing more.
 
@@ -190,6 +207,7 @@ def gather(
       settings: the rule and what it is given.
       known: each client's scores of the instances under models of `MIXES`, where there are any;
         used if the settings embed after the last layer.
+      held: each client's examples that a rule may learn from, if the rule asks for them.
 
     Raises:
       UserError: a rule that asks for the support as a whole where every instance has its own, or
@@ -199,7 +217,8 @@ def gather(
     names, known = settings.sees(), known or {}
     looks = _Looks(scorer, settings)
     everyone = [instances] * len(ids)
-    found: dict[str, list[np.ndarray]] = {}
+    length_B = np.array([example.prompt_length for example in instances], np.int32)
+    found: dict[str, list[np.ndarray]] = {"length_B": [length_B] * len(ids)}
     if "query_BD" in names:
         ready = known.get(settings.embed_with) if settings.layer is None else None
         found["query_BD"] = (
@@ -218,4 +237,8 @@ def gather(
         found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
     if "entropy_BA" in names:
         found["entropy_BA"] = looks.under_all(everyone, "entropy_I", known)
+    if "held_HD" in names:
+        found["held_HD"] = looks.embedded(held)
+    if "held_nll_HW" in names:
+        found["held_nll_HW"] = nll_at_weights(scorer, held)
     return [Evidence(**{name: own[c] for name, own in found.items()}) for c in range(len(ids))]

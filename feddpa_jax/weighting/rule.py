@@ -6,7 +6,8 @@ A rule is a pure function of fields of `Evidence`, by name, to one similarity pe
     def apart(query_BLD, support_MLD): ...                # [B, L, D], [M, L, D] -> [B, L]
 
 Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
-are set by `weighting.parameters` and may be searched by the laboratory.
+are set by `weighting.parameters` and may be searched by the laboratory. A rule that is registered
+with `is_weight=True` gives the local adapter's weight itself, which is not scaled.
 """
 
 import functools
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial
+from feddpa_jax.weighting.evidence import OF_HELD_OUT, OF_INSTANCES, Evidence, trial
 
 Rule = Callable[..., jax.Array]
 # A hyperparameter's value.
@@ -42,8 +43,19 @@ class Values(dict[str, Value]):
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
-def _rule(function: Rule, *, search: Mapping[str, Sequence[Value]] | None = None) -> Rule:
-    """A rule as it is registered; `search` are the values that the laboratory tries.
+def _rule(
+    function: Rule,
+    *,
+    search: Mapping[str, Sequence[Value]] | None = None,
+    is_weight: bool = False,
+) -> Rule:
+    """A rule as it is registered.
+
+    Args:
+      function: the rule.
+      search: values of hyperparameters that the laboratory tries.
+      is_weight: what the rule gives is the local adapter's weight: `weighting.scale` and
+        `weighting.scales` do not apply.
 
     Raises:
       TypeError: it is no function.
@@ -226,6 +238,20 @@ def _guarded(name: str, rule: Rule) -> Rule:
         )
 
     return guarded
+
+
+def gives_weights(rule: str | Rule) -> bool:
+    """Whether a rule gives the local adapter's weight itself, which is not scaled.
+
+    >>> gives_weights("held_out_gate"), gives_weights("cosine")
+    (True, False)
+    """
+    return bool(RULES.options(rule).get("is_weight"))
+
+
+def learns(rule: str | Rule) -> bool:
+    """Whether a rule looks at examples that the client held out."""
+    return bool(set(sees(RULES.find(rule))) & set(OF_HELD_OUT))
 
 
 def named(rule: Rule | str) -> str:

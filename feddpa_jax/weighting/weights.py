@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import Rule, Value, check_parameters, find_rule, sees
+from feddpa_jax.weighting.rule import (
+    Rule,
+    Value,
+    check_parameters,
+    find_rule,
+    gives_weights,
+    sees,
+)
 
 
 class InstanceWeights(NamedTuple):
@@ -47,7 +54,8 @@ def make_weighting(
       parameters: values of the rule's hyperparameters, by name; the others keep their defaults.
 
     Returns:
-      `Evidence -> InstanceWeights`, weights clipped to [0, 1].
+      `Evidence -> InstanceWeights`, weights clipped to [0, 1]. Of a rule that gives weights (see
+      `gives_weights`), similarity and weight are the same, and neither scale applies.
 
     Raises:
       UserError: an unknown rule, one that does not work (see `find_rule`), or a hyperparameter
@@ -61,6 +69,8 @@ def make_weighting(
     function = find_rule(rule)
     chosen = check_parameters(rule, dict(parameters))
     names = sees(function)
+    if gives_weights(rule):
+        scale, scales = 1.0, "local"
 
     def weigh(evidence: Evidence) -> InstanceWeights:
         similarity_B = function(**evidence.pick(names), **chosen)

@@ -1,3 +1,8 @@
 """The built-in rules; importing this registers them."""
 
-from feddpa_jax.weighting.rules import calibrated, gate, similarity  # noqa: F401
+from feddpa_jax.weighting.rules import (  # noqa: F401
+    calibrated,
+    gate,
+    held_out_gate,
+    similarity,
+)
