@@ -55,6 +55,19 @@ class ModeWeights:
         g, l = self.global_CI[client, instance], self.local_CI[client, instance]
         return (float(g), float(l)) if np.ndim(l) == 0 else (g, l)
 
+    def where(self, chosen_CI: np.ndarray, others: "ModeWeights") -> "ModeWeights":
+        """These weights where they are chosen, elsewhere the others."""
+
+        def pick(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return np.where(chosen_CI.reshape(*chosen_CI.shape, *[1] * (own.ndim - 2)), own, other)
+
+        similarity = None
+        if self.similarity_CI is not None and others.similarity_CI is not None:
+            similarity = pick(self.similarity_CI, others.similarity_CI)
+        return ModeWeights(
+            pick(self.global_CI, others.global_CI), pick(self.local_CI, others.local_CI), similarity
+        )
+
     def means(self) -> "ModeWeights":
         """The same with layers averaged, [C, I]."""
         if self.local_CI.ndim == 2:

@@ -94,7 +94,7 @@ def answer_one(
         max_new_tokens=max_new_tokens,
     )
     if not isinstance(weighting, Weight):
-        weighting = _weigh(layerwise, tokenizer.eos_id, tokens_T, *weighting)
+        weighting = _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, *weighting)
     g, l, _ = weighting
     ends = {"stop_ids": tokenizer.stop_ids, "max_new_tokens": max_new_tokens}
     if beams == 1:
@@ -133,7 +133,7 @@ def weigh_one(
         longest=max([len(tokens_T) + 1, *_lengths(settings, own)]),
         max_new_tokens=1,
     )
-    return _weigh(layerwise, tokenizer.eos_id, tokens_T, settings, own)
+    return _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, settings, own)
 
 
 def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
@@ -145,6 +145,7 @@ def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
 
 def _weigh(
     layerwise: Layerwise,
+    adapters: Adapters,
     eos_id: int,
     tokens_T: np.ndarray,
     settings: WeightingSettings,
@@ -153,7 +154,7 @@ def _weigh(
     # The end token stands in for a response: embeddings are of the prompt alone.
     asked = TokenizedExample(np.append(tokens_T, eos_id).astype(np.int32), len(tokens_T))
     evidence = gather(
-        SingleScorer(layerwise),
+        SingleScorer(layerwise, adapters),
         [own.ident],
         [own.training],
         [asked],

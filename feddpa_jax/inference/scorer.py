@@ -85,6 +85,11 @@ class Scoring(Protocol):
         """The base."""
         ...
 
+    @property
+    def adapters(self) -> Adapters:
+        """The shared one and the clients' own, in the order of the requests' clients."""
+        ...
+
     def __call__(
         self,
         requests: Sequence[Request],

@@ -31,12 +31,16 @@ class Material(NamedTuple):
     Attributes:
       setting: the clients and the test instances.
       collected: evidence and scores of all instances, the held-out ones first.
+      scorer: of the base and the adapters.
+      can_J: whether an instance's answer can be matched exactly.
       validation: the held-out instances.
       test: the test instances.
     """
 
     setting: Setting
     collected: Collected
+    scorer: Scorer
+    can_J: np.ndarray
     validation: Split
     test: Split
 
@@ -67,7 +71,8 @@ def find_material(
     """
     held, held_tokens, own_held = _validation(config, prepared)
     dreams = base_prompts(config, prepared)
-    setting, _ = make_setting(config, prepared, dreams)
+    own_tokens = tuple(tuple(held_tokens[j] for j in held_H) for held_H in own_held)
+    setting, _ = make_setting(config, prepared, dreams, own_tokens)
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
@@ -76,7 +81,7 @@ def find_material(
         layers,
         own_held,
     )
-    collected = _collect(config, prepared, adapters, questions, fresh, folder, told)
+    collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
         [*held, *setting.instances],
         questions.instances,
@@ -92,6 +97,8 @@ def find_material(
     return Material(
         setting,
         with_matches(collected, can_J),
+        scorer,
+        can_J,
         split(held, slice(0, count)),
         split(setting.instances, slice(count, count + len(setting.instances))),
     )
@@ -125,7 +132,7 @@ def _collect(
     fresh: bool,
     folder: Path | None,
     on_progress: OnProgress | None,
-) -> Collected:
+) -> tuple[Collected, Scorer]:
     if folder is None:
         cache = MemoryParts()
     else:
@@ -143,6 +150,6 @@ def _collect(
     )
     if isinstance(cache, Cache) and cache.holds(PARTS):
         _log.info(f"evidence: {cache.folder}, computed before")
-        return collect(scorer, questions, cache)
+        return collect(scorer, questions, cache), scorer
     with follow("collecting", total, "answers", on_progress) as advance:
-        return collect(scorer, questions, cache, advance)
+        return collect(scorer, questions, cache, advance), scorer

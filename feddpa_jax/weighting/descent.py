@@ -8,24 +8,22 @@ import optax
 
 
 def descend(
-    loss: Callable[[Any], jax.Array], start: Any, *, rate: jax.Array | float, steps: int
+    loss: Callable[[Any], jax.Array], start: Any, tx: optax.GradientTransformation, *, steps: int
 ) -> Any:
-    """What `steps` steps of Adam make of some numbers (Kingma and Ba, arXiv 1412.6980).
-
-    Adam treats every number alone: where the loss is a sum over instances, each with its own
-    numbers, one instance's do not depend on another's.
+    """What an optimizer makes of some numbers.
 
     Args:
-      loss: of the numbers.
+      loss: of the numbers; a sum over instances where each has its own. With an optimizer that
+        treats every number alone, as `optax.sgd` does, one instance's then depend on no other's.
       start: the numbers, a tree of arrays.
-      rate: step size.
+      tx: the optimizer.
       steps: how many.
 
     >>> import jax.numpy as jnp
-    >>> round(float(descend(lambda x: jnp.square(x - 1.0), jnp.zeros(()), rate=0.1, steps=100)), 1)
-    1.0
+    >>> loss = lambda x: jnp.square(x - 1.0)
+    >>> round(float(descend(loss, jnp.zeros(()), optax.sgd(0.25), steps=1)), 2)
+    0.5
     """
-    tx = optax.adam(rate)
 
     def step(_: jax.Array, now: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
         learned, state = now
@@ -33,3 +31,11 @@ def descend(
         return optax.apply_updates(learned, updates), state
 
     return jax.lax.fori_loop(0, steps, step, (start, tx.init(start)))[0]
+
+
+def adam(rate: jax.Array | float) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, arXiv 1412.6980) for losses that are computed in float32.
+
+    Its epsilon is above their rounding, so that numbers which do not matter stay where they are.
+    """
+    return optax.adam(rate, eps=1e-5)

@@ -4,20 +4,29 @@ There is no field for an instance's answer or another client's data, so no rule 
 only answers that a rule can learn from are those of examples that the client itself held out.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from feddpa_jax.inference.mix import Mix
 
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
 # W, the local weights at which answers are scored, in the order of the last axis.
 WEIGHTS = tuple(w / 8 for w in range(9))
 # The fields that are an instance's own, and tell how many there are.
-OF_INSTANCES = ("query_BD", "query_BLD", "query_nll_BA", "entropy_BA", "length_B")
+OF_INSTANCES = (
+    *("query_BD", "query_BLD", "query_nll_BA", "entropy_BA", "length_B"),
+    "query_mix",
+)
 # The fields that are of examples which the client held out.
 OF_HELD_OUT = ("held_HD", "held_nll_HW")
+# The fields that are functions of weights.
+MIXES = ("query_mix",)
 
 
 class Evidence(NamedTuple):
@@ -40,6 +49,7 @@ class Evidence(NamedTuple):
       held_HD: the prompts of H examples that the client held out, embedded alike.
       held_nll_HW: mean negative log-likelihood of their answers at each local weight of `WEIGHTS`;
         the global adapter gets the rest.
+      query_mix: the prompts as a function of the weights that they are answered under, see `Mix`.
 
     >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
     3
@@ -57,13 +67,16 @@ class Evidence(NamedTuple):
     length_B: jax.Array | np.ndarray | None = None
     held_HD: jax.Array | np.ndarray | None = None
     held_nll_HW: jax.Array | np.ndarray | None = None
+    query_mix: Mix | None = None
 
     def rows(self) -> int:
         """B."""
-        parts = (getattr(self, name) for name in OF_INSTANCES)
+        parts = [getattr(self, name) for name in OF_INSTANCES if name not in MIXES]
+        if self.query_mix is not None:
+            return self.query_mix.count
         return next(part.shape[0] for part in parts if part is not None)
 
-    def pick(self, names: tuple[str, ...]) -> dict[str, jax.Array | np.ndarray]:
+    def pick(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The named fields; a shared support stands for every instance's."""
         found = self
         if self.support_BMD is None and self.support_MD is not None and "support_BMD" in names:
@@ -72,12 +85,35 @@ class Evidence(NamedTuple):
         return {name: getattr(found, name) for name in names}
 
 
+@flax.struct.dataclass
+class TrialMix:
+    """A stand-in for a `Mix` where there is no model: everything is 0.
+
+    Attributes:
+      count: how many examples.
+      layers: L.
+      width: D.
+    """
+
+    count: int = flax.struct.field(pytree_node=False, default=1)
+    layers: int = flax.struct.field(pytree_node=False, default=1)
+    width: int = flax.struct.field(pytree_node=False, default=1)
+
+    def entropy(self, weight: jax.Array) -> jax.Array:
+        """As of `Mix`."""
+        chex.assert_shape(weight, [(self.count,), (self.count, self.layers)][weight.ndim - 1])
+        return 0.0 * weight.reshape(self.count, -1).sum(axis=1)
+
+    loss = entropy
+
+
 def trial() -> Evidence:
     """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, H = 5, L = 2, D = 4."""
     sizes = {"B": 3, "M": 16, "N": 8, "H": 5, "L": 2, "D": 4, "A": len(MODELS), "W": len(WEIGHTS)}
-    return Evidence(
-        **{
-            name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
-            for name in Evidence._fields
-        }
-    )
+    arrays = {
+        name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
+        for name in Evidence._fields
+        if name not in MIXES
+    }
+    query_mix = TrialMix(count=sizes["B"], layers=sizes["L"], width=sizes["D"])
+    return Evidence(**arrays, query_mix=cast(Any, query_mix))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import OF_HELD_OUT, OF_INSTANCES, Evidence, trial
+from feddpa_jax.weighting.evidence import MIXES, OF_HELD_OUT, OF_INSTANCES, Evidence, trial
 
 Rule = Callable[..., jax.Array]
 # A hyperparameter's value.
@@ -205,6 +205,16 @@ def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda seen: rule(**seen), trial().pick(sees(rule)))
 
 
+def _letters(field: str) -> str:
+    """The dimensions of a field of the evidence."""
+    return "BL" if field in MIXES else field.rpartition("_")[2]
+
+
+def _sizes(part: Any) -> tuple[int, ...]:
+    """Their sizes."""
+    return (part.count, part.layers) if hasattr(part, "count") else part.shape
+
+
 def _guarded(name: str, rule: Rule) -> Rule:
     """A rule of the user's own whose mistakes are told as such."""
 
@@ -220,7 +230,7 @@ def _guarded(name: str, rule: Rule) -> Rule:
         sizes = {
             letter: size
             for key, part in seen.items()
-            for letter, size in zip(key.rpartition("_")[2], part.shape, strict=True)
+            for letter, size in zip(_letters(key), _sizes(part), strict=True)
         }
         allowed = [(sizes["B"],), *([(sizes["B"], sizes["L"])] if "L" in sizes else [])]
         dtype = getattr(result, "dtype", None)
@@ -233,8 +243,8 @@ def _guarded(name: str, rule: Rule) -> Rule:
         shown = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", result)
         raise UserError(
             f"weighting.rule: {name} gave {shown} for "
-            f"{', '.join(f'{key} {list(part.shape)}' for key, part in seen.items())}; a rule gives "
-            f"one floating-point similarity per row, here float32[{sizes['B']}]"
+            f"{', '.join(f'{key} {list(_sizes(part))}' for key, part in seen.items())}; "
+            f"a rule gives one floating-point similarity per row, here float32[{sizes['B']}]"
         )
 
     return guarded
@@ -247,6 +257,20 @@ def gives_weights(rule: str | Rule) -> bool:
     (True, False)
     """
     return bool(RULES.options(rule).get("is_weight"))
+
+
+def runs_model(rule: str | Rule) -> bool:
+    """Whether a rule computes with the model itself."""
+    return bool(set(sees(RULES.find(rule))) & set(MIXES))
+
+
+def on_curve(rule: str | Rule) -> bool:
+    """Whether a rule's weights follow from arrays, one per instance: the laboratory interpolates.
+
+    >>> on_curve("cosine"), on_curve("layerwise"), on_curve("least_entropy")
+    (True, False, False)
+    """
+    return not runs_model(rule) and not weighs_layers(rule)
 
 
 def learns(rule: str | Rule) -> bool:

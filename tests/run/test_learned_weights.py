@@ -11,7 +11,7 @@ from feddpa_jax.cli.program import main
 from tests.e2e.small_runs import SETTINGS, write_data
 from tests.small_experiment import Small
 
-NEW = ("held_out_gate",)
+NEW = ("held_out_gate", "least_entropy")
 # Adapters that differ enough for weights to matter.
 MORE = [
     *("--fed.learning_rate", "0.1", "--fed.local_epochs", "3", "--eval.max_new_tokens", "5"),

@@ -5,13 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.inference import mix
+from feddpa_jax.inference.mix import Mix, make_mixes
 from feddpa_jax.inference.scorer import Scorer
+from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.weighting import descent
 from feddpa_jax.weighting.descent import descend
 from feddpa_jax.weighting.evidence import WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import nll_at_weights
 from feddpa_jax.weighting.rules.held_out_gate import held_out_gate
+from feddpa_jax.weighting.rules.least_entropy import least_entropy
 from feddpa_jax.weighting.weights import make_weighting
-from tests.evaluate.test_evaluation import ADAPTERS, MODEL, TEST, TRAIN, plain, tokenize
+from tests.evaluate.test_evaluation import (
+    ADAPTERS,
+    GLOBAL,
+    LOCAL_C,
+    MODEL,
+    SCALE,
+    TEST,
+    TRAIN,
+    plain,
+    tokenize,
+)
 
 DRAW = np.random.default_rng(0)
 HELD_HD = DRAW.normal(size=(6, 5)).astype(np.float32) + 3.0
@@ -27,7 +43,7 @@ def adam(gradient, x: np.ndarray, *, rate: float, steps: int) -> np.ndarray:
     for t in range(1, steps + 1):
         g = gradient(x)
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-5)
     return x
 
 
@@ -35,7 +51,7 @@ def test_descent_is_adam():
     target = np.array([3.0, -2.0, 0.0])
     expected = adam(lambda x: 2 * (x - target), np.zeros(3), rate=0.1, steps=7)
     found = descend(
-        lambda x: jnp.square(x - jnp.array(target)).sum(), jnp.zeros(3), rate=0.1, steps=7
+        lambda x: jnp.square(x - jnp.array(target)).sum(), jnp.zeros(3), descent.adam(0.1), steps=7
     )
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
@@ -86,6 +102,82 @@ def test_a_gate_weighs_an_instance_alike_wherever_it_stands():
     np.testing.assert_allclose(
         together.local_weight_B, held_out_gate(query_BD, HELD_HD, NLL_HW), atol=1e-6
     )
+
+
+def weights_of(l: jax.Array, layers: int) -> jax.Array | tuple[jax.Array, ...]:
+    return tuple(l[layer][None] for layer in range(layers)) if l.ndim else l[None]
+
+
+@jax.jit
+def log_probabilities(tokens_T, client, l) -> jax.Array:
+    """One example alone, without padding: log-probabilities at every token, [T, V]."""
+    branches = dual_branches(GLOBAL, LOCAL_C, client[None], weights_of(l, 2), scale=SCALE)
+    T = len(tokens_T)
+    mask = causal_mask(jnp.ones((1, T), jnp.int32))
+    hidden_BTD, _ = MODEL.hidden(tokens_T[None], jnp.arange(T)[None], mask, branches)
+    return jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
+
+
+def plain_entropy(example, client: int, l) -> jax.Array:
+    prompt_T = example.tokens_T[: example.prompt_length]
+    logp_V = log_probabilities(prompt_T, jnp.int32(client), l)[-1]
+    return -(jnp.exp(logp_V) * logp_V).sum()
+
+
+def mixed(examples, client: int, *, answers: bool) -> Mix:
+    return make_mixes(MODEL, ADAPTERS, [examples, examples], answers=answers)[client]
+
+
+def test_losses_and_entropies_as_functions_of_weights(monkeypatch):
+    """Rows of several lengths, some at a time: as each example alone, and so are the gradients."""
+    monkeypatch.setattr(mix, "TOKENS", 130)
+    examples = tokenize(TEST) + tokenize(TRAIN[1])[:3]
+    for client, shape in ((0, (7,)), (1, (7, 2))):
+        weight = jnp.asarray(DRAW.random(shape), jnp.float32)
+        found = mixed(examples, client, answers=True)
+        assert found.sheets[0].tokens_NRT.shape[0] > 1
+        loss_I = jax.jit(lambda of, w: of.loss(w))(found, weight)
+        entropy_I = jax.jit(lambda of, w: of.entropy(w))(found, weight)
+        slopes = jax.jit(jax.grad(lambda w, of: of.entropy(w).sum()))(weight, found)
+        for i, example in enumerate(examples):
+            l = np.asarray(weight[i])
+            assert loss_I[i] == pytest.approx(plain(example, client, 1 - l, l)[0], abs=3e-5)
+            expected = plain_entropy(example, client, weight[i])
+            assert entropy_I[i] == pytest.approx(float(expected), abs=3e-5)
+            slope = jax.grad(lambda w, e=example, c=client: plain_entropy(e, c, w))(weight[i])
+            np.testing.assert_allclose(slopes[i], slope, atol=3e-5)
+
+
+def test_prompts_have_no_answers():
+    examples = tokenize(TEST)
+    asked, known = (mixed(examples, 0, answers=answers) for answers in (False, True))
+    with pytest.raises(ValueError, match="answers are not known"):
+        asked.loss(jnp.zeros(4))
+    longest = max(len(e.tokens_T) for e in examples)
+    assert asked.sheets[0].tokens_NRT.shape[2] <= longest
+    assert not any(leaf.size and leaf.any() for leaf in [s.answer_NR for s in asked.sheets])
+    half = jnp.full(4, 0.5)
+    np.testing.assert_allclose(asked.entropy(half), known.entropy(half), atol=3e-5)
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(4.0, 1), (1.0, 4)])
+def test_the_least_entropy_of_each_instance(rate: float, steps: int):
+    examples = tokenize(TEST)
+    seen = mixed(examples, 1, answers=False)
+    found_B = jax.jit(lambda of: least_entropy(of, rate=rate, steps=steps))(seen)
+    assert np.ptp(found_B) > 0.05
+    for example, found in zip(examples, found_B, strict=True):
+        slope = jax.grad(lambda u, e=example: plain_entropy(e, 1, jax.nn.sigmoid(u)))
+        u = jnp.float32(0.0)
+        for _ in range(steps):
+            u = u - rate * slope(u)
+        assert found == pytest.approx(float(jax.nn.sigmoid(u)), abs=1e-4)
+        before, after = (float(plain_entropy(example, 1, jnp.float32(w))) for w in (0.5, found))
+        assert after < before
+    # Whatever stands beside an instance.
+    for b in (0, 3):
+        alone = least_entropy(mixed(examples[b : b + 1], 1, answers=False), rate=rate, steps=steps)
+        np.testing.assert_allclose(alone, found_B[b : b + 1], atol=1e-4)
 
 
 def test_losses_at_every_weight():

@@ -4,5 +4,6 @@ from feddpa_jax.weighting.rules import (  # noqa: F401
     calibrated,
     gate,
     held_out_gate,
+    least_entropy,
     similarity,
 )

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from feddpa_jax.weighting.descent import descend
+from feddpa_jax.weighting.descent import adam, descend
 from feddpa_jax.weighting.evidence import WEIGHTS
 from feddpa_jax.weighting.rule import RULES
 
@@ -57,5 +57,5 @@ def held_out_gate(
         )
         return nll_H.mean() + 0.5 * ridge * jnp.square(v_D).sum()
 
-    v_D, c = descend(loss, (jnp.zeros(D), jnp.zeros(())), rate=rate, steps=steps)
+    v_D, c = descend(loss, (jnp.zeros(D), jnp.zeros(())), adam(rate), steps=steps)
     return gate(v_D, c, query_BD)
