@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from feddpa_jax.adapters.dual import Adapters
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from feddpa_jax.federated.method import FedState, Method
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
-    from feddpa_jax.inference.scorer import Adapters
     from feddpa_jax.laboratory.laboratory import Laboratory
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # Where each public name is; imported when it is first asked for, so that `import feddpa_jax` and
 # `feddpa --help` wait for nothing.
 _HOMES = {
-    "Adapters": "inference.scorer",
+    "Adapters": "adapters.dual",
     "Answer": "run.answering",
     "Base": "hf.load",
     "Client": "types",

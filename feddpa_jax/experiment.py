@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
 from feddpa_jax.devices.compilation_cache import keep_compiled_programs
@@ -14,7 +15,6 @@ from feddpa_jax.evaluate.results import Evaluation
 from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.hf.load import Base
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
@@ -238,7 +238,7 @@ class Experiment(Outcome):
         state = self.state
         assert self._start is not None
         rounds = self._start.rounds
-        return at_hand(self.config, state), rounds - 1 if rounds else None
+        return at_hand(self.config, self.prepared, state), rounds - 1 if rounds else None
 
     def _check_everyone(self) -> None:
         """Refuses what rests on clients that were not read."""
@@ -251,7 +251,7 @@ class Experiment(Outcome):
         """The global adapter and a client's own; read alone, if the others' are not wanted."""
         place = place_of(self.prepared, client)
         if self._start is not None and self._named is None:
-            return at_hand(self.config, self._start.state, place)
+            return at_hand(self.config, self.prepared, self._start.state, place)
         if self._only != client or self.run is None:
             return super()._of(client)
         return restored(self.config, self.prepared, self.run, self._step, only=place)[0]

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from feddpa_jax.adapters.lora import take
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.devices.processes import several
 from feddpa_jax.evaluate.modes import available_modes
@@ -22,7 +20,7 @@ from feddpa_jax.export.export_folder import check_target
 from feddpa_jax.export.export_folder import export as write_export
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.lock import hold
-from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import search
@@ -32,7 +30,7 @@ from feddpa_jax.run.evaluating import evaluate_config
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import Rule, Value, named
+from feddpa_jax.weighting.rule import Rule, named
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -93,11 +91,8 @@ class Outcome(abc.ABC):
             )
 
     def _of(self, client: str) -> Adapters:
-        """The global adapter and a client's own, which has a leading axis of 1."""
-        place = place_of(self.prepared, client)
-        adapters = self.adapters
-        local = adapters.local_C and take(adapters.local_C, np.array([place]))
-        return adapters._replace(local_C=local)
+        """What a client answers with, with leading axes of 1."""
+        return self.adapters.of(place_of(self.prepared, client))
 
     def evaluate(
         self,

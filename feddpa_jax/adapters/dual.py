@@ -5,18 +5,61 @@ Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv
     y_b = x_b W + s * ( g_b * x_b A_global B_global  +  l_b * x_b A_local[c(b)] B_local[c(b)] )
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from feddpa_jax.adapters.lora import Adapter, Branch, bank_of
+from feddpa_jax.adapters.lora import Adapter, Branch
+
+# The inference modes that every method with both adapters has.
+MODES = ("base", "global", "local", "fixed", "instance")
+
+
+class Adapters(NamedTuple):
+    """The adapters at inference: the shared one, every client's own, and the LoRA scale.
+
+    Attributes:
+      global_C: the shared adapter, {target: {"a": [1, L, D, R], "b": [1, L, R, E]}}; with a leading
+        axis of C where every client receives its own from the server. None if there is none.
+      local_C: every client's own adapter, [C, ...]; None if there is none.
+      scale: alpha / rank.
+      others: what a method's own modes answer with, by mode: [C, ...], or [1, ...] for all.
+
+    Example:
+      ```
+      global_C, local_C, scale, others = run.adapters
+      ```
+    """
+
+    global_C: Adapter | None
+    local_C: Adapter | None
+    scale: float
+    others: Mapping[str, Adapter] = MappingProxyType({})
+
+    def of(self, client: int) -> "Adapters":
+        """One client's, with leading axes of 1."""
+
+        def one(bank: Adapter | None) -> Adapter | None:
+            return bank and jax.tree.map(
+                lambda leaf: leaf if leaf.shape[0] == 1 else leaf[client : client + 1], bank
+            )
+
+        others = {mode: cast(Adapter, one(bank)) for mode, bank in self.others.items()}
+        return Adapters(one(self.global_C), one(self.local_C), self.scale, others)
+
+
+def is_shared(bank: Adapter | None) -> bool:
+    """Whether all clients answer with the same adapter of a bank."""
+    return all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(bank))
 
 
 def dual_branches(
-    global_: Adapter | None,
+    global_C: Adapter | None,
     local_C: Adapter | None,
     client_B: Int[Array, "B"],
     local_weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...],
@@ -30,7 +73,7 @@ def dual_branches(
     """The branches of a forward pass under the dual adapter.
 
     Args:
-      global_: the shared adapter, or None to leave it out.
+      global_C: the shared bank, with a leading axis of 1 or of C, or None to leave it out.
       local_C: the clients' local adapters, or None to leave them out.
       client_B: the client of each row.
       local_weight: l, the weight of the local adapter, of each row or each token; as a tuple, each
@@ -48,27 +91,24 @@ def dual_branches(
     if weight is None:
         weight = jax.tree.map(lambda own: 1.0 - own, local_weight)
     branches = []
-    if global_ is not None:
-        shared_B = jnp.zeros_like(client_B)
-        branches.append(
-            Branch(bank_of(global_), shared_B, weight, key_B2, scale, rate, detach_global, 0)
-        )
+    if global_C is not None:
+        branches.append(Branch(global_C, client_B, weight, key_B2, scale, rate, detach_global, 0))
     if local_C is not None:
         branches.append(Branch(local_C, client_B, local_weight, key_B2, scale, rate, False, 1))
     return tuple(branches)
 
 
 def mixed_adapter(global_: Adapter, local: Adapter, local_weight: float) -> Adapter:
-    """One adapter of twice the rank that equals both at a fixed mix, at the same LoRA scale.
+    """One adapter of both ranks' sum that equals both at a fixed mix, at the same LoRA scale.
 
     (1 - l) A_g B_g + l A_l B_l = [A_g A_l] [(1 - l) B_g; l B_l].
 
     Args:
       global_: {target: {"a": [L, in, R], "b": [L, R, out]}}.
-      local: a client's, of the same targets and shapes.
+      local: a client's, of the same targets; its rank may differ.
       local_weight: l.
     """
-    chex.assert_trees_all_equal_shapes(global_, local)
+    assert global_.keys() == local.keys()
     return {
         target: {
             "a": jnp.concatenate([pair["a"], local[target]["a"]], axis=2),
@@ -103,16 +143,3 @@ def merge(
         product_DE = jnp.matmul(a_DR, b_RE, precision=jax.lax.Precision.HIGHEST)
         merged_DE = merged_DE + scale * weight * product_DE
     return merged_DE.astype(kernel_DE.dtype)
-
-
-def single_branch(
-    adapters_C: Adapter,
-    client_B: Int[Array, "B"],
-    *,
-    scale: float,
-    key_B2: UInt[Array, "B 2"] | None = None,
-    rate: float = 0.0,
-) -> tuple[Branch, ...]:
-    """Each row under its own client's adapter alone, at full weight (the global phase)."""
-    weight_B = jnp.ones(client_B.shape, jnp.float32)
-    return (Branch(adapters_C, client_B, weight_B, key_B2, scale, rate),)

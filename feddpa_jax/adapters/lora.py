@@ -5,8 +5,14 @@ Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.0968
     y = x W + alpha / rank * dropout(x) A B,      A ~ U(-1/sqrt(in), 1/sqrt(in)),  B = 0.
 
 An adapter is `{target: {"a": a_LDR, "b": b_LRE}}` in float32. A bank holds one adapter per client:
-the same tree with a leading client axis. A `Branch` says which adapter of a bank each row uses, and
-how much of it; a forward pass takes any number of branches and adds them up.
+the same tree with a leading client axis; a factor that all clients share has a leading axis of 1. A
+`Branch` says which adapter of a bank each row uses, and how much of it; a forward pass takes any
+number of branches and adds them up.
+
+A routed adapter holds K experts side by side, each of rank R / K, and a router on the map's own
+input (`router.py`):
+
+    y = x W + alpha / rank * sum over k of share_k(x) * dropout(x) A_k B_k.
 """
 
 import dataclasses
@@ -21,7 +27,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.dropout import dropout
-from feddpa_jax.devices.contraction import contract
+from feddpa_jax.adapters.router import expert_shares, of_rows
 
 Adapter = dict[str, dict[str, jax.Array]]
 
@@ -80,34 +86,35 @@ def bank_delta(
     client_B: Int[Array, "B"],
     weight: Float[Array, "B"] | Float[Array, "B T"],
     *,
+    share_BTK: Float[Array, "B T K"] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B T E"]:
     """weight_b * x_b A[c(b)] B[c(b)]: what each row's adapter adds to a frozen map's output.
 
-    A bank of one adapter is shared by all rows and needs no gather.
-
     Args:
       x_BTD: input of the adapted map.
-      a_CDR: down projections of the bank.
-      b_CRE: up projections of the bank.
+      a_CDR: down projections of the bank; C = 1 where all rows share one.
+      b_CRE: up projections of the bank; likewise.
       client_B: whose adapter each row uses.
       weight: mixing weight times LoRA scale, of each row or of each token.
+      share_BTK: of a routed adapter, each expert's share at each token; R is a multiple of K.
       dtype: what the products' operands are rounded to.
 
     Returns:
       The branch's contribution, float32.
     """
-    B, _, D = x_BTD.shape
-    C, _, R = a_CDR.shape
-    chex.assert_shape([a_CDR, b_CRE, client_B], [(C, D, R), (C, R, None), (B,)])
+    B, T, D = x_BTD.shape
+    R = a_CDR.shape[2]
+    chex.assert_shape([a_CDR, b_CRE, client_B], [(None, D, R), (None, R, None), (B,)])
     chex.assert_rank(weight, {1, 2})
     chex.assert_axis_dimension(weight, 0, B)
     weight_BX1 = weight.reshape(weight.shape[0], -1, 1)
-    if a_CDR.shape[0] == 1:
-        u_BTR = contract("BTD,DR->BTR", x_BTD, a_CDR[0], dtype)
-        return contract("BTR,RE->BTE", u_BTR * weight_BX1, b_CRE[0], dtype)
-    u_BTR = contract("BTD,BDR->BTR", x_BTD, a_CDR[client_B], dtype)
-    return contract("BTR,BRE->BTE", u_BTR * weight_BX1, b_CRE[client_B], dtype)
+    u_BTR = of_rows(x_BTD, a_CDR, client_B, dtype)
+    if share_BTK is not None:
+        K = share_BTK.shape[2]
+        chex.assert_is_divisible(R, K)
+        u_BTR = (u_BTR.reshape(B, T, K, R // K) * share_BTK[..., None]).reshape(B, T, R)
+    return of_rows(u_BTR * weight_BX1, b_CRE, client_B, dtype)
 
 
 @flax.struct.dataclass
@@ -115,7 +122,8 @@ class Branch:
     """One adapter bank as the rows of a forward pass use it.
 
     Attributes:
-      bank: adapter tree with leading axes C, L (bank) or C (one layer, after `layer_branches`).
+      bank: adapter tree with leading axes C, L (bank) or C (one layer, after `layer_branches`); a
+        leaf whose C is 1 is shared by all rows.
       client_B: whose adapter each row uses; not read where C = 1.
       weight: mixing weight without the LoRA scale: of each row, or, where a row packs several
         examples, of each token; as a tuple, each layer's own.
@@ -170,9 +178,17 @@ def delta(
         if branch.key_B2 is not None and branch.rate > 0.0:
             site = (layer * len(TARGETS) + TARGETS.index(target)) * 8 + branch.index
             x = dropout(x, branch.key_B2, site=site, rate=branch.rate)
-        pair = branch.bank[target]
+        own = branch.bank[target]
         assert not isinstance(branch.weight, tuple), "branches of a layer: see layer_branches"
-        weight = branch.weight * branch.scale
-        y_BTE = bank_delta(x, pair["a"], pair["b"], branch.client_B, weight, dtype=dtype)
+        y_BTE = bank_delta(
+            x,
+            own["a"],
+            own["b"],
+            branch.client_B,
+            branch.weight * branch.scale,
+            # The router sees the input itself, without dropout.
+            share_BTK=expert_shares(x_BTD, own, branch.client_B),
+            dtype=dtype,
+        )
         total = total + (jax.lax.stop_gradient(y_BTE) if branch.detached else y_BTE)
     return total

@@ -4,9 +4,10 @@ import importlib
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
+from feddpa_jax.hyperparameters import Values
 
 
 def check_known(made: Any, field: str, module: str, inner: str) -> None:
@@ -30,7 +31,6 @@ def check_known(made: Any, field: str, module: str, inner: str) -> None:
 
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-Mode = Literal["base", "global", "local", "fixed", "instance"]
 
 
 @settings("model")
@@ -104,6 +104,11 @@ class LoraSection:
     """The adapters."""
 
     rank: Annotated[Count, doc("LoRA rank")] = 8
+    ranks: Annotated[
+        tuple[Count, ...] | None,
+        Field(min_length=1),
+        doc("each client's rank, in their order, for methods that allow it; null: all lora.rank"),
+    ] = None
     alpha: Annotated[Finite, Gt(0), doc("LoRA alpha; the scale is alpha / rank")] = 16.0
     dropout: Annotated[float, Ge(0), Lt(1), doc("dropout on the adapters' input")] = 0.05
     targets: Annotated[
@@ -118,6 +123,11 @@ class FedSection:
     """The federation."""
 
     method: Annotated[str, doc("a registered method, or your own as FILE.py:NAME")] = "feddpa_t"
+    options: Annotated[
+        dict[str, bool | int | Finite | str],
+        AfterValidator(Values),
+        doc("the method's own options by name, as {strength: 0.5}; the others keep their defaults"),
+    ] = Values()
     rounds: Annotated[Count, Le(99_999), doc("communication rounds")] = 20
     participation: Annotated[float, Gt(0), Le(1), doc("fraction of clients in a round")] = 1.0
     local_epochs: Annotated[Count, Le(10_000), doc("passes over a client's data in each phase")] = (
@@ -131,6 +141,18 @@ class FedSection:
     learning_rate: Annotated[
         float, Gt(0), Le(1e3), doc("of AdamW; falls linearly to 0 in each phase")
     ] = 3e-4
+    rate_over_rounds: Annotated[
+        Literal["constant", "cosine"],
+        doc("cosine: the learning rate falls from round to round besides, to 0 after the last"),
+    ] = "constant"
+    proximal: Annotated[
+        Finite, Ge(0), doc("FedProx's mu: pulls each client's copy towards the incoming part")
+    ] = 0.0
+    server_optimizer: Annotated[
+        Literal["none", "momentum", "adam", "yogi", "adagrad"],
+        doc("how the server follows the mean change; none: it takes the mean"),
+    ] = "none"
+    server_learning_rate: Annotated[float, Gt(0), Le(1e3), doc("of the server's optimizer")] = 1.0
     max_grad_norm: Annotated[
         Finite, Gt(0), doc("norm that each client's gradient is clipped to")
     ] = 1.0
@@ -177,9 +199,12 @@ class EvalSection:
         doc("registered metrics, or your own as FILE.py:NAME; answers are generated if one asks"),
     ] = ("rouge1", "exact_match", "nll")
     modes: Annotated[
-        tuple[Mode, ...] | None,
+        tuple[str, ...] | None,
         Field(min_length=1),
-        doc("some of base, global, local, fixed, instance; null: all that the method has"),
+        doc(
+            "some of base, global, local, fixed, instance, and the method's own; null: all that "
+            "there are"
+        ),
     ] = None
     bootstrap: Annotated[
         Count, Le(100_000), doc("number of bootstrap resamples for the 95 % intervals")

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.evaluate.known_answers import can_match, known_answer, needs_no_end
 from feddpa_jax.evaluate.metrics import METRICS, score_texts
 from feddpa_jax.evaluate.modes import (
-    MODES,
     ModeWeights,
+    adapters_in,
     available_modes,
     fixed_weights,
     instance_weights,
+    same_for_all,
 )
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.answerer import Answerer, Prompt
-from feddpa_jax.inference.scorer import Adapters, Request, Scorer, Scores
+from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.types import Client, Example, TokenizedExample, UserError, client_id
@@ -84,8 +86,8 @@ class ModeResult:
 class _Pass:
     """One mode's requests: modes that are the same for all clients are computed once."""
 
-    def __init__(self, mode: str, weights: ModeWeights, tokenized: Sequence[TokenizedExample]):
-        self.shared = mode in ("base", "global")
+    def __init__(self, shared: bool, weights: ModeWeights, tokenized: Sequence[TokenizedExample]):
+        self.shared = shared
         self.clients = weights.local_CI.shape[0]
         self.rows = 1 if self.shared else self.clients
         self.requests = [
@@ -160,10 +162,10 @@ def evaluate(
 
 
 def _chosen(adapters: Adapters, modes: Sequence[str] | None) -> list[str]:
-    """The modes asked for, in the order of `MODES`."""
+    """The modes asked for, in the order of `available_modes`."""
     possible = available_modes(adapters)
-    chosen = [mode for mode in MODES if mode in (possible if modes is None else modes)]
-    for mode in chosen:
+    chosen = [mode for mode in possible if modes is None or mode in modes]
+    for mode in modes or ():
         if mode not in possible:
             raise UserError(f"eval.modes: this method has no {mode!r}; it has {list(possible)}")
     return chosen
@@ -184,7 +186,8 @@ def _score(
     # Training examples are scored too: any of them may be drawn as support.
     own_examples = (*setting.training, *setting.held)
     everything = [*setting.tokenized, *(e for own in own_examples for e in own), *setting.dreams]
-    total = sum(I * (1 if mode in ("base", "global") else C) for mode in chosen)
+    shared = {mode: same_for_all(mode, adapters) for mode in chosen}
+    total = sum(I * (1 if shared[mode] else C) for mode in chosen)
     scorer = Scorer.for_examples(
         model,
         adapters,
@@ -209,8 +212,9 @@ def _score(
                     setting.held,
                 )
                 weights[mode] = instance_weights(evidence, weighting)
-            passes[mode] = _Pass(mode, weights[mode], setting.tokenized)
-            scores[mode] = scorer(passes[mode].requests, advance)
+            passes[mode] = _Pass(shared[mode], weights[mode], setting.tokenized)
+            own = scorer.under(adapters_in(mode, adapters))
+            scores[mode] = own(passes[mode].requests, advance)
     return weights, passes, scores
 
 
@@ -247,26 +251,31 @@ def _answers(
                 open_.append((mode, r))
     if not open_:
         return answers
-    answerer = Answerer(
-        model,
-        adapters,
-        stop_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-        beams=decoding.beams,
-        max_new_tokens=most,
-        batch_tokens=decoding.batch_tokens,
-    )
-    prompts = []
+    prompts: dict[str, list[Prompt]] = {mode: [] for mode, _ in open_}
     for mode, r in open_:
         client, example, g, l = passes[mode].requests[r]
         # The bare model seldom ends; tuned ones answer about as long as they were taught to.
         taught = len(example.tokens_T) - example.prompt_length
         guess = most if mode == "base" else taught
-        prompts.append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
-    with follow("answering", len(prompts), "answers", on_progress) as advance:
-        decoded = answerer(prompts, advance)
-    for (mode, r), tokens_T in zip(open_, decoded, strict=True):
-        answers[mode][r] = tokenizer.decode_continuation(tokens_T)
+        prompts[mode].append(Prompt(client, example.tokens_T[: example.prompt_length], g, l, guess))
+    with follow("answering", len(open_), "answers", on_progress) as advance:
+        decoded: dict[str, list[np.ndarray]] = {}
+        # Modes under the same adapters share their batches.
+        alone = [mode for mode in prompts if mode in adapters.others]
+        for group in [[mode for mode in prompts if mode not in alone], *([m] for m in alone)]:
+            answerer = Answerer(
+                model,
+                adapters_in(group[0], adapters) if group else adapters,
+                stop_ids=tokenizer.stop_ids,
+                pad_id=tokenizer.pad_id,
+                beams=decoding.beams,
+                max_new_tokens=most,
+                batch_tokens=decoding.batch_tokens,
+            )
+            found = iter(answerer([p for mode in group for p in prompts[mode]], advance))
+            decoded |= {mode: [next(found) for _ in prompts[mode]] for mode in group}
+    for mode, r in open_:
+        answers[mode][r] = tokenizer.decode_continuation(decoded[mode].pop(0))
     return answers
 
 

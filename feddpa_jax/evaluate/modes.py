@@ -7,6 +7,8 @@
 | local    | 0       | 1   |
 | fixed    | 1 - w   | w   |
 | instance | 1 - w_b | w_b |
+
+A method may have modes of its own, each with one adapter.
 """
 
 import dataclasses
@@ -15,25 +17,37 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from feddpa_jax.inference.scorer import Adapters
+from feddpa_jax.adapters.dual import MODES, Adapters, is_shared
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
-
-MODES = ("base", "global", "local", "fixed", "instance")
 
 
 def available_modes(adapters: Adapters) -> tuple[str, ...]:
     """The modes that these adapters can answer in."""
     needs = {
         "base": (),
-        "global": (adapters.global_,),
+        "global": (adapters.global_C,),
         "local": (adapters.local_C,),
-        "fixed": (adapters.global_, adapters.local_C),
-        "instance": (adapters.global_, adapters.local_C),
+        "fixed": (adapters.global_C, adapters.local_C),
+        "instance": (adapters.global_C, adapters.local_C),
     }
-    return tuple(mode for mode in MODES if all(part is not None for part in needs[mode]))
+    dual = tuple(mode for mode in MODES if all(part is not None for part in needs[mode]))
+    return (*dual, *adapters.others)
+
+
+def adapters_in(mode: str, adapters: Adapters) -> Adapters:
+    """The adapters that answer in a mode; those of a method's own mode stand as local ones."""
+    other = adapters.others.get(mode)
+    return adapters if other is None else Adapters(None, other, adapters.scale)
+
+
+def same_for_all(mode: str, adapters: Adapters) -> bool:
+    """Whether all clients give the same answers in a mode, so that one computes them for all."""
+    if mode in adapters.others:
+        return is_shared(adapters.others[mode])
+    return mode == "base" or (mode == "global" and is_shared(adapters.global_C))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +91,13 @@ class ModeWeights:
 
 
 def fixed_weights(mode: str, clients: int, instances: int, *, fixed: float) -> ModeWeights:
-    """The weights of every mode but "instance"."""
+    """The weights of every mode but "instance"; a method's own modes have the whole adapter."""
     g, l = {
         "base": (0.0, 0.0),
         "global": (1.0, 0.0),
         "local": (0.0, 1.0),
         "fixed": (1.0 - fixed, fixed),
-    }[mode]
+    }.get(mode, (0.0, 1.0))
     shape = (clients, instances)
     return ModeWeights(np.full(shape, g, np.float32), np.full(shape, l, np.float32))
 

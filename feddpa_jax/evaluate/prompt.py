@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.evaluate.modes import instance_weights
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.layerwise import Layerwise
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.inference.single import SingleScorer, answer_greedily, answer_with_beams
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.types import TokenizedExample
@@ -87,7 +87,7 @@ def answer_one(
         lengths += [len(tokens_T) + 1, *_lengths(*weighting)]
     layerwise = Layerwise(
         model,
-        adapters.global_,
+        adapters.global_C,
         adapters.local_C,
         scale=adapters.scale,
         longest=max(lengths),
@@ -127,7 +127,7 @@ def weigh_one(
     """
     layerwise = Layerwise(
         model,
-        adapters.global_,
+        adapters.global_C,
         adapters.local_C,
         scale=adapters.scale,
         longest=max([len(tokens_T) + 1, *_lengths(settings, own)]),

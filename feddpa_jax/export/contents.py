@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from feddpa_jax.adapters.dual import merge, mixed_adapter
+from feddpa_jax.adapters.dual import Adapters, merge, mixed_adapter
 from feddpa_jax.adapters.lora import Adapter, take
 from feddpa_jax.config import Config
 from feddpa_jax.hf.save import Change
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
 
@@ -59,6 +58,11 @@ class Trained(NamedTuple):
         if self.prepared.base.folder is None:
             return BASE
         return self.base_hub_id or f"path/to/{self.base_name}"
+
+    def shared(self) -> Adapter | None:
+        """The adapter that all clients share, if there is one."""
+        bank = self.adapters.global_C
+        return None if bank is None else jax.tree.map(lambda leaf: leaf[0], bank)
 
     def local(self, client: str) -> Adapter:
         """A client's local adapter."""
@@ -144,7 +148,7 @@ def make_plan(trained: Trained, *, mixed: float | None, merged: str | None) -> P
       UserError: the run has not the adapters that are asked for.
     """
     alpha = trained.config.lora.alpha
-    global_, local_C, _ = trained.adapters
+    global_, local_C = trained.shared(), trained.adapters.local_C
     names = trained.prepared.names
     adapters: dict[str, AdapterOut] = {}
     if global_ is not None:
@@ -173,7 +177,7 @@ def make_plan(trained: Trained, *, mixed: float | None, merged: str | None) -> P
 
 
 def _merged(trained: Trained, merged: str) -> ModelOut:
-    global_, local_C, _ = trained.adapters
+    global_, local_C = trained.shared(), trained.adapters.local_C
     method = trained.config.fed.method
     if merged == "global":
         if global_ is None:

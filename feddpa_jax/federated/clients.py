@@ -1,4 +1,4 @@
-"""Every client's own adapter, in memory or on disk."""
+"""What every client holds for itself, in memory or on disk."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from feddpa_jax.adapters.lora import Adapter
-
-# {target: {"a": ..., "b": ...}} on the host.
-HostAdapter = dict[str, dict[str, np.ndarray]]
+# {part: {target: {leaf: ...}}} on the host.
+HostParts = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
 class Saved(NamedTuple):
@@ -21,77 +19,89 @@ class Saved(NamedTuple):
     digest: str
 
 
-class AdapterStore(Protocol):
-    """Where clients' own adapters lie."""
+class PartStore(Protocol):
+    """Where clients' own parts lie."""
 
-    def write_all(
-        self, round_number: int, adapters: Mapping[str, HostAdapter]
-    ) -> Mapping[str, Any]:
-        """Keeps clients' adapters as a round left them; returns what `read_all` needs, by name."""
+    def write_all(self, round_number: int, parts: Mapping[str, HostParts]) -> Mapping[str, Any]:
+        """Keeps clients' parts as a round left them; returns what `read_all` needs, by name."""
         ...
 
-    def read_all(self, saved: Mapping[str, Any]) -> list[HostAdapter]:
-        """The adapters of some clients, in their order."""
+    def read_all(self, saved: Mapping[str, Any]) -> list[HostParts]:
+        """The parts of some clients, in their order."""
         ...
 
 
 class MemoryStore:
-    """Adapters that lie in memory alone: what `saved` has of a client is its adapter."""
+    """Parts that lie in memory alone: what `saved` has of a client is its parts."""
 
     def write_all(
-        self, round_number: int, adapters: Mapping[str, HostAdapter]
-    ) -> Mapping[str, HostAdapter]:
-        """The adapters themselves."""
-        return dict(adapters)
+        self, round_number: int, parts: Mapping[str, HostParts]
+    ) -> Mapping[str, HostParts]:
+        """The parts themselves."""
+        return dict(parts)
 
-    def read_all(self, saved: Mapping[str, HostAdapter]) -> list[HostAdapter]:
-        """The adapters themselves."""
+    def read_all(self, saved: Mapping[str, HostParts]) -> list[HostParts]:
+        """The parts themselves."""
         return list(saved.values())
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalAdapters:
-    """All clients' local adapters as a value: `put` returns another and leaves this one as it is.
+class ClientParts:
+    """All clients' own parts as a value: `put` returns another and leaves this one as it is.
 
     Attributes:
       names: the clients' names.
-      store: where they lie.
-      fresh: the adapters of clients (by index) that have not trained yet, [c, ...]; None if every
-        client has trained.
-      saved: by client that has, what the store knows its adapter by.
+      store: where the parts lie.
+      parts: the names of all parts that a client may have.
+      fresh: by part, those of clients (by index) that have not trained yet, [c, ...]; a part that a
+        phase makes is not here.
+      saved: by client that has trained, what the store knows its parts by.
     """
 
     names: tuple[str, ...]
-    store: AdapterStore
-    fresh: Callable[[Sequence[int]], Adapter] | None
+    store: PartStore
+    parts: tuple[str, ...] = ()
+    fresh: Mapping[str, Callable[[Sequence[int]], Any]] = dataclasses.field(default_factory=dict)
     saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def take(self, members: Sequence[int] | np.ndarray) -> Adapter:
-        """The adapters of some clients as a bank of host arrays, [c, ...]."""
+    def take(self, members: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """The parts of some clients as banks of host arrays, {part: {target: {leaf: [c, ...]}}}.
+
+        A part that not all of them have is left out.
+        """
         new = [int(c) for c in members if self.names[c] not in self.saved]
-        made: dict[int, HostAdapter] = {}
-        if new:
-            assert self.fresh is not None
-            bank = jax.device_get(self.fresh(new))
+        made: dict[int, HostParts] = {}
+        if new and self.fresh:
+            bank = jax.device_get({part: make(new) for part, make in self.fresh.items()})
             made = {c: jax.tree.map(lambda leaf, at=i: leaf[at], bank) for i, c in enumerate(new)}
         old = [self.names[c] for c in members if self.names[c] in self.saved]
         there = {name: self.saved[name] for name in old}
         read = dict(zip(there, self.store.read_all(there), strict=True))
-        own = [made[int(c)] if int(c) in made else read[self.names[c]] for c in members]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *own)
+        own = [
+            read[self.names[c]] if self.names[c] in read else made.get(int(c), {}) for c in members
+        ]
+        if not own:
+            return {}
+        shared = [part for part in own[0] if all(part in parts for parts in own)]
+        return {
+            part: jax.tree.map(lambda *leaves: np.stack(leaves), *(parts[part] for parts in own))
+            for part in shared
+        }
 
     def put(
-        self, members: Sequence[int] | np.ndarray, adapters_C: Adapter, round_number: int
-    ) -> "LocalAdapters":
-        """With the adapters of some clients replaced, as a round left them."""
+        self, members: Sequence[int] | np.ndarray, parts_C: Mapping[str, Any], round_number: int
+    ) -> "ClientParts":
+        """With parts of some clients replaced, as a round left them; their others stay."""
+        if set(self.parts) - parts_C.keys():
+            parts_C = {**self.take(members), **parts_C}
         new = {
-            self.names[c]: jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), adapters_C)
+            self.names[c]: jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), dict(parts_C))
             for place, c in enumerate(members)
         }
         return dataclasses.replace(
             self, saved={**self.saved, **self.store.write_all(round_number, new)}
         )
 
-    def all(self) -> Adapter:
-        """Every client's adapter, [C, ...]."""
+    def all(self) -> dict[str, Any]:
+        """Every client's parts, {part: {target: {leaf: [C, ...]}}}."""
         return self.take(range(len(self.names)))

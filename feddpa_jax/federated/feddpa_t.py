@@ -13,58 +13,38 @@ NeurIPS 2024, arXiv 2403.19211, Algorithm 1 (FedDPA-T). In round t each client c
 The local adapter starts fresh, stays with its client, and goes on from round to round.
 """
 
-import jax
+from collections.abc import Sequence
 
-from feddpa_jax.federated.aggregate import weighted_sum
-from feddpa_jax.federated.method import (
-    METHODS,
-    FedState,
-    Method,
-    Metrics,
-    Parts,
-    add,
-    fresh_local,
-    local_phase,
-    merge_metrics,
-    need,
-    train_copies,
-)
-from feddpa_jax.training.rounds import RoundData
+import jax.numpy as jnp
+
+from feddpa_jax.adapters.mix import Parts, Term, alone
+from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
 
-@METHODS.register(
-    title="FedDPA-T", answers_with="instance", phases={"local": True, "global": False}
-)
-def feddpa_t(parts: Parts) -> Method:
-    """FedDPA-T over the given engine, initialisation and average."""
+@METHODS.register(title="FedDPA-T", answers_with="instance")
+def feddpa_t(
+    lora: Lora, *, local_weight: float = 0.5, frozen_branch_gradient: str = "exact"
+) -> Method:
+    """FedDPA-T; `local_weight` is a, and the frozen branch's gradient may be "detached"."""
+    a = jnp.float32(local_weight)
+    detached = frozen_branch_gradient == "detached"
 
-    def init(key: jax.Array) -> FedState:
-        global_key, local_key = jax.random.split(key)
-        return FedState(parts.new_adapter(global_key), fresh_local(parts, local_key))
+    def mixed(parts: Parts) -> Sequence[Term]:
+        return [Term(parts["global"], 1.0 - a, detached), Term(parts["local"], a)]
 
-    def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
-        local_key, global_key = jax.random.split(key)
-        metrics = {}
-        # 1. Every client receives the global adapter.
-        global_, local = need(state.global_), need(state.local)
-        # 2. It trains its local adapter beside the frozen global one, mixed at weight a.
-        if data.number > 0:
-            local, metrics["local"] = local_phase(
-                parts,
-                local,
-                data,
-                phase="local",
-                key=local_key,
-                frozen=global_,
-                local_weight=parts.local_weight,
-            )
-        average, done = None, []
-        # 3. It trains its copy of the global adapter alone.
-        for copies in train_copies(parts, global_, data, key=global_key):
-            # 4. It sends the copy; the server averages: sum over c of share_c * copy_c.
-            average = add(average, weighted_sum(copies.adapters_C, copies.share_C))
-            done.append(copies.metrics)
-        metrics["global"] = merge_metrics(done)
-        return FedState(need(average), local), metrics
-
-    return Method(init, round)
+    return Method(
+        parts={"global": Part("server", lora.fresh), "local": Part("client", lora.fresh)},
+        phases=(
+            # 1. and 2. The local adapter beside the round's incoming global one.
+            Phase(
+                "local",
+                train=("local",),
+                mix=mixed,
+                beside=("global",),
+                when=lambda number: number > 0,
+                stream=0,
+            ),
+            # 3. and 4. The copy of the global adapter, of which the server takes the mean.
+            Phase("global", train=("global",), mix=alone("global"), stream=1),
+        ),
+    )

@@ -1,32 +1,22 @@
 """FedIT: one global adapter, trained by all clients and averaged (FedAvg on LoRA).
 
 Zhang et al., *Towards Building the Federated GPT: Federated Instruction Tuning*, arXiv 2305.05644.
+In round t each client
+
+    1. receives the global adapter,
+    2. trains its copy on its own data,
+    3. sends the copy; the server averages A and B each on its own,
+           global = sum over c of share_c * copy_c.
 """
 
-import jax
-
-from feddpa_jax.federated.method import (
-    METHODS,
-    FedState,
-    Method,
-    Metrics,
-    Parts,
-    global_phase,
-    need,
-)
-from feddpa_jax.training.rounds import RoundData
+from feddpa_jax.adapters.mix import alone
+from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
 
 @METHODS.register(title="FedIT", answers_with="global")
-def fedit(parts: Parts) -> Method:
-    """FedIT over the given engine, initialisation and average."""
-
-    def init(key: jax.Array) -> FedState:
-        return FedState(parts.new_adapter(jax.random.split(key)[0]), None)
-
-    def round(state: FedState, data: RoundData, *, key: jax.Array) -> tuple[FedState, Metrics]:
-        _, global_key = jax.random.split(key)
-        global_, metrics = global_phase(parts, need(state.global_), data, key=global_key)
-        return FedState(global_, None), {"global": metrics}
-
-    return Method(init, round)
+def fedit(lora: Lora) -> Method:
+    """FedIT: the mean of all clients' copies of one adapter."""
+    return Method(
+        parts={"global": Part("server", lora.fresh)},
+        phases=(Phase("global", train=("global",), mix=alone("global"), stream=1),),
+    )

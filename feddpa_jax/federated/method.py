@@ -1,122 +1,225 @@
-"""Federated methods: functions on a state, their inputs, and the two phases.
+"""Federated methods: which parts there are, what each phase trains, what travels, how answers mix.
 
-A method is a function of `Parts`, registered with what a run must know about it:
+A method is a function from `Lora` to a `Method`, registered with what a run must know about it
+before there is a base model:
 
-    @METHODS.register(answers_with="instance", phases={"local": True, "global": False})
-    def feddpa_t(parts): ...
+    @METHODS.register(title="FedIT", answers_with="global")
+    def fedit(lora):
+        return Method(
+            parts={"global": Part("server", lora.fresh)},
+            phases=(Phase("global", train=("global",), mix=alone("global")),),
+        )
+
+Its other parameters are its options, set by `fed.options`; one that is named as a field of `fed`
+has that field's value. Parts are trees {target: {leaf: array}}, and "part.leaf" names one leaf of
+all targets of a part.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from feddpa_jax.adapters.lora import Adapter
-from feddpa_jax.devices.mesh import CLIENTS, gather, put
-from feddpa_jax.federated.aggregate import shares, weighted_sum
-from feddpa_jax.federated.clients import AdapterStore, LocalAdapters
+from feddpa_jax.adapters.dual import MODES
+from feddpa_jax.adapters.lora import Adapter, bank_of
+from feddpa_jax.adapters.mix import Mix
+from feddpa_jax.federated.clients import ClientParts
+from feddpa_jax.federated.server import ServerStep
 from feddpa_jax.registry import Registry
-from feddpa_jax.training.engine import Engine, PhaseMetrics
-from feddpa_jax.training.rounds import RoundData
+from feddpa_jax.training.engine import PhaseMetrics
+from feddpa_jax.training.step import Objective, Tree
+
+Metrics = dict[str, PhaseMetrics]
 
 
 class FedState(NamedTuple):
     """The state of a federation between rounds.
 
     Attributes:
-      global_: the adapter that all clients share, or None if the method has none.
-      local: every client's own adapter, or None if the method has none (yet).
+      server: what the server holds, by part: {target: {leaf: [L, ...]}}.
+      clients: what each client holds, which no other client sees.
 
     Example:
       ```
       state = run.train()
-      own = state.local.take([0])  # {target: {"a": [1, L, D, R], "b": [1, L, R, E]}}
+      shared = state.server["global"]  # {target: {"a": [L, D, R], "b": [L, R, E]}}
+      own = state.clients.take([0])["local"]  # {target: {"a": [1, L, D, R], ...}}
       ```
     """
 
-    global_: Adapter | None
-    local: LocalAdapters | None
+    server: dict[str, Any]
+    clients: ClientParts
 
 
-Metrics = dict[str, PhaseMetrics]
-Part = TypeVar("Part")
-
-
-class Parts(NamedTuple):
-    """What a method is built from.
+class Lora(NamedTuple):
+    """What a method knows of the adapters and of the federation.
 
     Attributes:
-      engine: trains many clients' adapters at once.
-      new_adapter: a fresh adapter from a key.
-      aggregation: the server's mean, "uniform" or by number of "examples".
+      fresh: a new adapter from a key: A uniform, B zero, rank `rank`.
+      sizes: (in, out) of every adapted map, by target.
+      layers: number of decoder layers L.
+      rank: R, the largest of all clients'.
+      alpha: LoRA alpha; a client's scale is alpha by its own rank.
       names: the clients' names.
-      id_C: a number for each client that follows from its name alone.
-      store: where local adapters lie.
-      local_weight: a, the local adapter's weight while it is trained beside the global one.
+      ranks: each client's rank, where `lora.ranks` gives them; else None.
     """
 
-    engine: Engine
-    new_adapter: Callable[[jax.Array], Adapter]
-    aggregation: str
+    fresh: Callable[[jax.Array], Adapter]
+    sizes: Mapping[str, tuple[int, int]]
+    layers: int
+    rank: int
+    alpha: float
     names: tuple[str, ...]
-    id_C: np.ndarray
-    store: AdapterStore
-    local_weight: float = 0.5
+    ranks: tuple[int, ...] | None = None
 
 
-class Method(NamedTuple):
+class Part(NamedTuple):
+    """A part of a method's state.
+
+    Attributes:
+      scope: who holds it: the "server", one for all; or each "client", one for itself.
+      new: its value at the start, from a key. Of a client's part: the name of a server's part that
+        it starts as a copy of; None if a phase makes it.
+    """
+
+    scope: Literal["server", "client"]
+    new: Callable[[jax.Array], Any] | str | None
+
+
+Receive = Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Phase:
+    """One local training of a round's participants, and what the server makes of it.
+
+    Attributes:
+      name: seeds the shuffle, and names the phase's losses.
+      train: the parts in training, or single leaves as "part.leaf". Of a server's part every
+        participant trains a copy.
+      mix: how the parts add up in the forward pass.
+      beside: frozen parts that the mix or the penalty sees besides.
+      start: client parts in training that start anew as a server's part.
+      receive: `(server, own_C, members) -> {name: tree_C}`: what the server sends to each of some
+        clients, if that is not the same for all; it is in training if `train` names it, else
+        beside. None: the parts are sent as they are.
+      penalty: as of `Objective`.
+      sends: the leaves that a participant sends; None: the server's parts in training.
+      reduce: what reaches the server: their "mean" by shares, their "sum", or a "stack" of all.
+      upload: `(trained_C, own_C) -> tree_C`: what is sent, made of the trained leaves and of what
+        the client had before; None: the trained leaves of `sends`.
+      server: makes new server parts of it; None: takes the mean as it is.
+      when: whether the phase is in a round, from the round's number.
+      everybody: all clients take part, whatever the round's participants.
+      after: the phase follows the last round, once, for all clients.
+      stream: which key of the round its dropout follows; None: the round's own.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    mix: Mix
+    beside: tuple[str, ...] = ()
+    start: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    receive: Receive | None = None
+    penalty: Callable[[Tree, Tree], jax.Array] | None = None
+    sends: tuple[str, ...] | None = None
+    reduce: Literal["mean", "sum", "stack"] = "mean"
+    upload: Callable[[Tree, Tree], Tree] | None = None
+    server: ServerStep | None = None
+    when: Callable[[int], bool] = lambda number: True
+    everybody: bool = False
+    after: bool = False
+    stream: int | None = None
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """What its loss is; the engine compiles one step for it."""
+        return Objective(self.mix, self.penalty)
+
+
+class Answers(NamedTuple):
+    """What clients answer with.
+
+    Attributes:
+      global_C: the shared adapter, with a leading axis of 1, or of C where the server sends every
+        client its own; None if there is none.
+      local_C: the clients' own, [C, ...]; None if there are none (yet).
+      others: by a mode of the method's own, the adapter that answers in it: [C or 1, ...].
+    """
+
+    global_C: Adapter | None
+    local_C: Adapter | None
+    others: Mapping[str, Adapter] = MappingProxyType({})
+
+
+def dual_answers(
+    server: Mapping[str, Any], own_C: Mapping[str, Any], members: np.ndarray
+) -> Answers:
+    """The part "global" for all, and each client's part "local", as far as they are there."""
+    del members
+    shared = server.get("global")
+    return Answers(None if shared is None else bank_of(shared), own_C.get("local"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
     """A federated method.
 
     Attributes:
-      init: `key -> FedState`.
-      round: `(state, data, *, key) -> (state, metrics)`.
-      personalize: same signature; one extra round of all clients after the last, or None.
+      parts: the parts of its state, by name.
+      phases: in the order of a round.
+      answers: `(server, own_C, members) -> Answers`: what some clients answer with.
     """
 
-    init: Callable[..., FedState]
-    round: Callable[..., tuple[FedState, Metrics]]
-    personalize: Callable[..., tuple[FedState, Metrics]] | None = None
+    parts: Mapping[str, Part]
+    phases: tuple[Phase, ...]
+    answers: Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Answers] = dual_answers
+
+    def phases_of(self, number: int, rounds: int) -> tuple[Phase, ...]:
+        """The phases of a round; those after the last one have the number `rounds`."""
+        if number >= rounds:
+            return tuple(phase for phase in self.phases if phase.after)
+        return tuple(phase for phase in self.phases if not phase.after and phase.when(number))
 
 
 class Entry(NamedTuple):
     """A registered method.
 
     Attributes:
-      build: makes it from its parts.
+      build: makes it from `Lora` and its options.
       answers_with: the inference mode that it is judged by.
-      personalizes: whether one personalization of all clients follows the last round.
+      personalizes: whether phases of all clients follow the last round.
       pooled: whether all clients' data are trained on as one client's.
-      phases: the phases of a round; for each, whether a frozen adapter is beside the trained ones.
+      modes: inference modes of its own, besides `MODES`.
+      ranks: whether clients may have different ranks (`lora.ranks`).
       title: its name in texts.
     """
 
-    build: Callable[[Parts], Method]
+    build: Callable[..., Method]
     answers_with: str = "instance"
     personalizes: bool = False
     pooled: bool = False
-    phases: Mapping[str, bool] = MappingProxyType({"global": False})
+    modes: tuple[str, ...] = ()
+    ranks: bool = False
     title: str = ""
-
-
-# The inference modes that a method may be judged by.
-_MODES = ("global", "local", "fixed", "instance")
 
 
 def _entry(build: Any, **known: Any) -> Entry:
     if isinstance(build, Entry):
         return build._replace(**known)
     if not callable(build):
-        raise TypeError("a method is a function of Parts")
+        raise TypeError("a method is a function of Lora")
     title = known.pop("title", "") or getattr(build, "__name__", str(build))
     entry = Entry(cast(Any, build), **known, title=title)
-    if entry.answers_with not in _MODES:
-        modes = ", ".join(_MODES)
-        raise ValueError(f"answers_with: {entry.answers_with!r} is no mode; there are {modes}")
+    modes = (*MODES, *entry.modes)
+    if entry.answers_with not in modes:
+        raise ValueError(
+            f"answers_with: {entry.answers_with!r} is no mode; there are {', '.join(modes)}"
+        )
     return entry
 
 
@@ -127,146 +230,3 @@ METHODS: Registry[Entry] = Registry(
     modules=("feddpa_jax.federated",),
     wrap=_entry,
 )
-
-
-def fresh_local(parts: Parts, key: jax.Array) -> LocalAdapters:
-    """Local adapters of which each follows from the key and the client's number alone."""
-    new = jax.jit(jax.vmap(lambda ident: parts.new_adapter(jax.random.fold_in(key, ident))))
-    return LocalAdapters(parts.names, parts.store, lambda members: new(parts.id_C[list(members)]))
-
-
-def need(part: Part | None) -> Part:
-    """A part of the state that the method's own `init` or `personalize` has put there."""
-    assert part is not None, "the state lacks an adapter that this method needs"
-    return part
-
-
-def copies(adapter: Adapter, count: int, mesh: Mesh) -> Adapter:
-    """The same adapter for `count` clients, spread over the mesh."""
-    return _spread(put(adapter, mesh), count, mesh)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _spread(adapter: Adapter, count: int, mesh: Mesh) -> Adapter:
-    sharding = NamedSharding(mesh, PartitionSpec(CLIENTS))
-    return jax.tree.map(
-        lambda leaf: jax.lax.with_sharding_constraint(
-            jnp.broadcast_to(leaf, (count, *leaf.shape)), sharding
-        ),
-        adapter,
-    )
-
-
-class Copies(NamedTuple):
-    """Trained copies of the global adapter, of some of a round's participants.
-
-    Attributes:
-      adapters_C: the copies; slots without a participant hold anything.
-      share_C: each one's share in the round's average; 0 in slots without a participant.
-      metrics: of their training.
-    """
-
-    adapters_C: Adapter
-    share_C: jax.Array
-    metrics: PhaseMetrics
-
-
-def train_copies(
-    parts: Parts, global_: Adapter, data: RoundData, *, key: jax.Array
-) -> Iterator[Copies]:
-    """Every participant trains its copy of the global adapter, as many at once as fit.
-
-    Args:
-      parts: engine and clients.
-      global_: what they copy.
-      data: the round's.
-      key: of the dropout.
-    """
-    engine = parts.engine
-    share = dict(
-        zip(data.participants.tolist(), shares(data.examples, parts.aggregation), strict=True)
-    )
-    for chunk in data.chunks("global"):
-        copies_C = copies(global_, len(chunk.total_C), engine.mesh)
-        trained_C, metrics = engine.train(copies_C, chunk, key=key)
-        share_C = np.zeros(len(chunk.total_C), np.float32)
-        share_C[chunk.slots] = [share[c] for c in chunk.members.tolist()]
-        yield Copies(trained_C, put(share_C, engine.mesh, CLIENTS), metrics)
-
-
-def add(total: Adapter | None, part: Adapter) -> Adapter:
-    """The sum of two adapters, of which the first may not be there yet."""
-    return part if total is None else jax.tree.map(jnp.add, total, part)
-
-
-def global_phase(
-    parts: Parts, global_: Adapter, data: RoundData, *, key: jax.Array
-) -> tuple[Adapter, PhaseMetrics]:
-    """Every participant trains its copy of the global adapter; the server averages the copies."""
-    average, done = None, []
-    for copies in train_copies(parts, global_, data, key=key):
-        average = add(average, weighted_sum(copies.adapters_C, copies.share_C))
-        done.append(copies.metrics)
-    return need(average), merge_metrics(done)
-
-
-def local_phase(
-    parts: Parts,
-    local: LocalAdapters,
-    data: RoundData,
-    *,
-    phase: str,
-    key: jax.Array,
-    frozen: Adapter | None = None,
-    local_weight: float | None = None,
-    start: Adapter | None = None,
-) -> tuple[LocalAdapters, PhaseMetrics]:
-    """Every participant trains its own adapter, beside the frozen one if there is one.
-
-    Args:
-      parts: engine and clients.
-      local: all clients' adapters.
-      data: the round's.
-      phase: its name.
-      key: of the dropout.
-      frozen: the global adapter that is mixed in, or None.
-      local_weight: a, where one is: y = x W + s ((1 - a) frozen + a own); by default the parts'.
-      start: what all participants start from; their own adapters if None.
-    """
-    engine = parts.engine
-    weight = parts.local_weight if local_weight is None else local_weight
-    done = []
-    for chunk in data.chunks(phase):
-        slots = len(chunk.total_C)
-        if start is not None:
-            own_C = copies(start, slots, engine.mesh)
-        else:
-            own_C = put(
-                _in_slots(local.take(chunk.members), chunk.slots, slots), engine.mesh, CLIENTS
-            )
-        own_C, metrics = engine.train(own_C, chunk, key=key, frozen=frozen, local_weight=weight)
-        host_C = jax.tree.map(lambda leaf, at=chunk.slots: leaf[at], gather(own_C, engine.mesh))
-        local = local.put(chunk.members, host_C, data.number)
-        done.append(metrics)
-    return local, merge_metrics(done)
-
-
-def _in_slots(adapters_C: Adapter, slots: np.ndarray, count: int) -> Adapter:
-    def one(leaf: np.ndarray) -> np.ndarray:
-        out = np.zeros((count, *leaf.shape[1:]), leaf.dtype)
-        out[slots] = leaf
-        return out
-
-    return jax.tree.map(one, adapters_C)
-
-
-def merge_metrics(parts: list[PhaseMetrics]) -> PhaseMetrics:
-    """The metrics of all chunks of a phase together."""
-    losses: Mapping[str, list[float]] = {
-        name: curve for part in parts for name, curve in part.losses.items()
-    }
-    return PhaseMetrics(
-        dict(losses),
-        sum(part.real_tokens for part in parts),
-        sum(part.computed_tokens for part in parts),
-    )

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.dual import Adapters, dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.inference.beam import beam_search
 from feddpa_jax.inference.decode import Decoded, decode, prefill
-from feddpa_jax.inference.scorer import Adapters, by_layer
+from feddpa_jax.inference.scorer import by_layer
 from feddpa_jax.models.decoder import Model
 
 
@@ -66,7 +66,7 @@ def bucket_lengths(lengths: Sequence[int], cost: int) -> list[int]:
 
 def _answer(
     model: Model,
-    global_: Adapter | None,
+    global_C: Adapter | None,
     local_C: Adapter | None,
     tokens_BT: jax.Array,
     length_B: jax.Array,
@@ -81,7 +81,7 @@ def _answer(
     pad_id: int,
 ) -> Decoded:
     branches = dual_branches(
-        global_,
+        global_C,
         local_C,
         client_B,
         by_layer(local_weight_B, 1),
@@ -168,7 +168,7 @@ class Answerer:
             )
         decoded = self._answer(
             self.model,
-            self.adapters.global_,
+            self.adapters.global_C,
             self.adapters.local_C,
             jnp.asarray(tokens_BT),
             jnp.asarray(length_B),

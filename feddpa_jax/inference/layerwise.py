@@ -46,7 +46,7 @@ class Layerwise:
     def __init__(
         self,
         model: Model,
-        global_: Adapter | None,
+        global_1: Adapter | None,
         local_1: Adapter | None,
         *,
         scale: float,
@@ -57,8 +57,8 @@ class Layerwise:
 
         Args:
           model: the frozen base.
-          global_: the shared adapter, {target: {"a": [L, in, R], "b": [L, R, out]}}.
-          local_1: the client's own, with a leading axis of 1.
+          global_1: the shared adapter, {target: {"a": [1, L, D, R], "b": [1, L, R, E]}}.
+          local_1: the client's own, likewise.
           scale: LoRA scale.
           longest: tokens of the longest prompt.
           max_new_tokens: most tokens of an answer.
@@ -72,15 +72,9 @@ class Layerwise:
         self._definitions = [definition for definition, _ in split]
         self._parameters = [parameters for _, parameters in split]
         # On the host, so that nothing is compiled for it.
-        shared, own = (jax.tree.map(np.asarray, adapter) for adapter in (global_, local_1))
+        both = jax.tree.map(np.asarray, (global_1, local_1))
         self._adapters = jax.device_put(
-            [
-                (
-                    jax.tree.map(lambda leaf, at=at: leaf[at], shared),
-                    jax.tree.map(lambda leaf, at=at: leaf[:, at], own),
-                )
-                for at in layers
-            ]
+            [jax.tree.map(lambda leaf, at=at: leaf[:, at], both) for at in layers]
         )
 
     def prompt(self, tokens_T: np.ndarray, global_weight: Weight, local_weight: Weight) -> Passed:
@@ -212,9 +206,9 @@ def _layer(
     definition: Any,
     scale: float,
 ) -> tuple[jax.Array, LayerCache]:
-    global_, local_1 = adapters
+    global_1, local_1 = adapters
     branches = dual_branches(
-        global_,
+        global_1,
         local_1,
         jnp.zeros(x_BTD.shape[0], jnp.int32),
         jnp.broadcast_to(weights_2B[1], x_BTD.shape[:1]),

@@ -6,6 +6,7 @@ model computes of the prompt before it sees the response: embeddings, and the en
 answer's first token.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.adapters.dual import Adapters, dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, causal_mask
@@ -63,20 +64,6 @@ class Scores:
         return Scores(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
-class Adapters(NamedTuple):
-    """The adapters at inference: the shared one, every client's own, and the LoRA scale.
-
-    Example:
-      ```
-      global_, local_C, scale = run.adapters
-      ```
-    """
-
-    global_: Adapter | None
-    local_C: Adapter | None
-    scale: float
-
-
 class Scoring(Protocol):
     """Scores requests, see `Scorer`."""
 
@@ -115,7 +102,7 @@ def by_layer(weight: jax.Array, axes: int) -> jax.Array | tuple[jax.Array, ...]:
 
 def _score_block(
     model: Model,
-    global_: Adapter | None,
+    global_C: Adapter | None,
     local_C: Adapter | None,
     rows: Rows,
     global_weight_BT: jax.Array,
@@ -126,7 +113,7 @@ def _score_block(
     layers: tuple[int, ...],
 ):
     branches = dual_branches(
-        global_,
+        global_C,
         local_C,
         rows.client_B,
         by_layer(local_weight_BT, 2),
@@ -199,6 +186,14 @@ class Scorer:
         shortest = min(example.prompt_length for example in examples)
         return cls(model, adapters, shapes, costs, shortest=shortest)
 
+    def under(self, adapters: Adapters) -> "Scorer":
+        """The same scorer under other adapters; it shares the block shapes."""
+        if adapters is self.adapters:
+            return self
+        other = copy.copy(self)
+        other.adapters = adapters
+        return other
+
     def __call__(
         self,
         requests: Sequence[Request],
@@ -261,7 +256,7 @@ class Scorer:
         nll_P, correct_P, entropy_P, last_LED, mean_LED = jax.device_get(
             self._block(
                 self.model,
-                self.adapters.global_,
+                self.adapters.global_C,
                 self.adapters.local_C,
                 rows,
                 global_weight_BT,

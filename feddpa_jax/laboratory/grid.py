@@ -18,13 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.hyperparameters import Value, Values
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected, Questions
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
 from feddpa_jax.weighting.rule import (
     RULES,
-    Value,
-    Values,
     check_parameters,
     find_rule,
     gives_weights,

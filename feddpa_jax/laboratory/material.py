@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
 from feddpa_jax.evaluate.personalization import Resamples
-from feddpa_jax.inference.scorer import Adapters, Scorer
+from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split

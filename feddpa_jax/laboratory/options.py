@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feddpa_jax.files.escape import short
+from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import Value
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100

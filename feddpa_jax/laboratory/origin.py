@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory.collect import WEIGHTS, Questions
 from feddpa_jax.run.identity import digest_of_parts
 from feddpa_jax.run.inputs import Prepared
@@ -25,7 +25,7 @@ def identify(
     config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
 ) -> dict[str, str]:
     """What the evidence depends on, each as a digest."""
-    leaves = jax.tree.leaves((adapters.global_, adapters.local_C))
+    leaves = jax.tree.leaves((adapters.global_C, adapters.local_C))
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
     package = Path(__file__).parents[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import chex
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import evaluate
 from feddpa_jax.evaluate.metrics import METRICS
@@ -18,7 +19,6 @@ from feddpa_jax.evaluate.personalization import Summary, summarize
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement
 from feddpa_jax.laboratory.candidates import Candidate

@@ -2,24 +2,21 @@
 
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.devices.hardware import chip_of, memory_of
-from feddpa_jax.federated.method import METHODS
+from feddpa_jax.federated.method import Method, Phase
+from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.files.disk import make_folder, to_json, write_whole, writing
 from feddpa_jax.models.decoder import Model
-from feddpa_jax.plan.programs import Program, compile_average, compile_steps
+from feddpa_jax.plan.programs import Program, compile_averages, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
 from feddpa_jax.run.folder import RunFolder, describe_environment
-from feddpa_jax.run.inputs import adapter_factory, prepare, training_data
-from feddpa_jax.run.loop import make_parts
+from feddpa_jax.run.inputs import make_lora, make_method, prepare, training_data
+from feddpa_jax.run.loop import make_federation
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError
@@ -66,18 +63,18 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
     shapes = data.shapes(config.fed.rounds)
     work = count_work(data, shapes)
     # No file is written: the folder is only where a run's would lie.
-    engine = make_parts(config, prepared, RunFolder(Path("."))).engine
-    adapter = jax.eval_shape(adapter_factory(config, prepared), jax.random.key(0))
+    engine = make_federation(config, prepared, RunFolder(Path("."))).engine
+    method = make_method(config, prepared)
     participants = len(data.participants(0))
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
-    phases = METHODS.find(config.fed.method).phases
+    phases = tuple(phase for phase in method.phases if not phase.after)
     _log.info(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
         f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
         f"{work.real_tokens / work.computed_tokens:.1%} of the computed tokens are real"
     )
-    programs = _compile(engine, prepared.base.model, adapter, slots, shapes, phases, device)
+    programs = _compile(engine, prepared.base.model, method, phases, slots, shapes, device)
     chunks = -(-participants // (config.fed.clients_per_step or participants))
     told = [
         _told(
@@ -97,7 +94,9 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         "clients": len(data.names),
         "participants": participants,
         "slots": slots,
-        "client_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(adapter)),
+        "client_bytes": sum(
+            traffic(method, make_lora(config, prepared), phases, data.participants(0))
+        ),
         "programs": told,
         "round": _round(told, work, len(phases)),
         "remedy": next(
@@ -115,10 +114,10 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
 def _compile(
     engine: Engine,
     model: Model,
-    adapter: Adapter,
+    method: Method,
+    phases: tuple[Phase, ...],
     slots: int,
     shapes: tuple[BlockShape, ...],
-    phases: Mapping[str, bool],
     device: Any,
 ) -> list[Program]:
     """Every phase's step for every block shape, and the average of the adapters."""
@@ -127,10 +126,10 @@ def _compile(
     for program in compile_steps(
         engine,
         model,
-        adapter,
+        method,
+        phases,
         slots=slots,
         shapes=shapes,
-        phases=phases,
         limit=memory_of(device),
         chip=chip,
     ):
@@ -140,7 +139,7 @@ def _compile(
             f"{program.phase} phase, {program.shape.rows} x {program.shape.length}: "
             f"{program.compile_seconds:.1f} s"
         )
-    return [*programs, compile_average(engine, adapter, slots, chip)]
+    return [*programs, *compile_averages(engine, method, phases, slots, chip)]
 
 
 def _told(program: Program, calls: float, chip: Any) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """The programs of a round, compiled from shapes alone, and what the compiler says of them."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.hardware import Chip
 from feddpa_jax.devices.mesh import CLIENTS
 from feddpa_jax.federated.aggregate import weighted_sum
+from feddpa_jax.federated.leaves import pick, sends
+from feddpa_jax.federated.method import Method, Phase
+from feddpa_jax.federated.shapes import phase_shapes
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.collectives import Collectives, find_collectives
 from feddpa_jax.training.engine import Engine
@@ -24,7 +26,7 @@ class Program(NamedTuple):
     """A compiled program on one device.
 
     Attributes:
-      phase: "local", "global", or "average" for the server's mean.
+      phase: its name, or "average" for the server's mean.
       shape: rows and tokens of a block on each shard; None for the average.
       flops: of one call.
       bytes_accessed: memory traffic of one call.
@@ -51,11 +53,11 @@ class Program(NamedTuple):
 def compile_steps(
     engine: Engine,
     model: Model,
-    adapter: Adapter,
+    method: Method,
+    phases: Sequence[Phase],
     *,
     slots: int,
     shapes: tuple[BlockShape, ...],
-    phases: Mapping[str, bool],
     limit: int | None,
     chip: Chip | None,
 ) -> Iterator[Program]:
@@ -64,46 +66,56 @@ def compile_steps(
     Args:
       engine: whose step it is.
       model: the base, or its shapes, on the mesh.
-      adapter: one adapter, or its shapes.
+      method: whose phases they are.
+      phases: of a round.
       slots: places on the client axis, all shards' together.
       shapes: the block shapes.
-      phases: by name, whether a frozen adapter lies beside those in training.
       limit: bytes that the device has.
       chip: its rates; None if they are not known.
 
     Raises:
       UserError: a program finds no room on the device.
     """
-    for phase, frozen in phases.items():
+    for phase in phases:
+        trained, frozen = phase_shapes(method, phase)
         for shape in shapes:
             start = time.perf_counter()
             try:
-                compiled = engine.lower(adapter, slots, shape, frozen=frozen).compile()
+                compiled = engine.lower(phase.objective, trained, frozen, slots, shape).compile()
             except jax.errors.JaxRuntimeError as error:
-                raise _no_room(error, phase, shape) from None
+                raise _no_room(error, phase.name, shape) from None
             memory = plan_memory(
                 compiled,
                 model,
-                adapter,
+                trained,
+                frozen,
                 slots=slots // engine.mesh.shape[CLIENTS],
-                frozen=frozen,
                 limit=limit,
             )
-            yield _program(phase, shape, compiled, memory, chip, time.perf_counter() - start)
+            yield _program(phase.name, shape, compiled, memory, chip, time.perf_counter() - start)
 
 
-def compile_average(
-    engine: Engine, adapter: Adapter, slots: int, chip: Chip | None = None
-) -> Program:
-    """Compiles the server's average of the clients' adapters."""
-    start = time.perf_counter()
+def compile_averages(
+    engine: Engine,
+    method: Method,
+    phases: Sequence[Phase],
+    slots: int,
+    chip: Chip | None = None,
+) -> Iterator[Program]:
+    """Compiles the server's average, or sum, of what the clients send in each phase."""
     split = NamedSharding(engine.mesh, PartitionSpec(CLIENTS))
-    bank = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype, sharding=split), adapter
-    )
-    share_C = jax.ShapeDtypeStruct((slots,), jnp.float32, sharding=split)
-    compiled = weighted_sum.lower(bank, share_C).compile()
-    return _program("average", None, compiled, None, chip, time.perf_counter() - start)
+    for phase in phases:
+        sent = pick(phase_shapes(method, phase)[0], sends(method, phase))
+        if not sent or phase.reduce == "stack":
+            continue
+        start = time.perf_counter()
+        bank = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype, sharding=split),
+            sent,
+        )
+        share_C = jax.ShapeDtypeStruct((slots,), jnp.float32, sharding=split)
+        compiled = weighted_sum.lower(bank, share_C).compile()
+        yield _program("average", None, compiled, None, chip, time.perf_counter() - start)
 
 
 def _program(

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import encode_prompt
-from feddpa_jax.evaluate.modes import available_modes, fixed_weights
+from feddpa_jax.evaluate.modes import adapters_in, available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
 from feddpa_jax.federated.method import METHODS
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.run.evaluating import (
     check_rule,
     decoding,
@@ -106,7 +106,7 @@ def answer_prompt(
     answered = answer_one(
         prepared.base.model,
         prepared.base.tokenizer,
-        adapters,
+        adapters_in(mode, adapters),
         _encoded(config, prepared, prompt, context),
         weighting,
         beams=how.beams,

@@ -1,8 +1,8 @@
-"""Clients' own adapters on disk, with the last used ones in memory.
+"""Clients' own parts on disk, with the last used ones in memory.
 
 What a client has is a file for each round after which it changed, and is never overwritten in
 place: a checkpoint names the files that belong to it, and goes on to be whole while later rounds
-write theirs. Clients that never trained have no file; their fresh adapter follows from the seed.
+write theirs. Clients that never trained have no file; their fresh parts follow from the seed.
 """
 
 import collections
@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from feddpa_jax.devices.processes import from_first
-from feddpa_jax.federated.clients import HostAdapter, Saved
+from feddpa_jax.federated.clients import HostParts, Saved
 from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import (
     PRIVATE_FILE,
@@ -28,13 +28,13 @@ from feddpa_jax.types import UserError
 
 
 class ClientFiles:
-    """Adapter files below a folder, and a bounded number of adapters in memory."""
+    """Clients' files below a folder, and those of a bounded number of clients in memory."""
 
     def __init__(self, folder: Path, cached: int):
-        """Args: the folder, made if need be; and how many adapters stay in memory."""
+        """Args: the folder, made if need be; and how many clients' parts stay in memory."""
         self.folder = folder
         self.cached = cached
-        self._recent: collections.OrderedDict[tuple[str, int], HostAdapter] = (
+        self._recent: collections.OrderedDict[tuple[str, int], HostParts] = (
             collections.OrderedDict()
         )
 
@@ -42,8 +42,8 @@ class ClientFiles:
         """The file of a client as a round left it."""
         return self.folder / name / f"{round_number:05d}.safetensors"
 
-    def write(self, name: str, round_number: int, adapter: HostAdapter) -> Saved:
-        """Writes a client's adapter; the file is there whole or not at all.
+    def write(self, name: str, round_number: int, parts: HostParts) -> Saved:
+        """Writes a client's parts; the file is there whole or not at all.
 
         Raises:
           UserError: it cannot be written.
@@ -53,9 +53,10 @@ class ClientFiles:
         final = self.path(name, round_number)
         content = save(
             {
-                f"{t}.{part}": np.ascontiguousarray(x)
-                for t, pair in adapter.items()
-                for part, x in pair.items()
+                f"{part}.{target}.{leaf}": np.ascontiguousarray(x)
+                for part, targets in parts.items()
+                for target, leaves in targets.items()
+                for leaf, x in leaves.items()
             }
         )
         try:
@@ -67,24 +68,22 @@ class ClientFiles:
                 f"{final}: cannot be written ({error.strerror or error}); make room and start the "
                 "same command again"
             ) from None
-        self._remember((name, round_number), adapter)
+        self._remember((name, round_number), parts)
         return Saved(round_number, len(content), hashlib.sha256(content).hexdigest())
 
-    def write_all(
-        self, round_number: int, adapters: Mapping[str, HostAdapter]
-    ) -> Mapping[str, Saved]:
-        """Writes clients' adapters, which the first process does for all.
+    def write_all(self, round_number: int, parts: Mapping[str, HostParts]) -> Mapping[str, Saved]:
+        """Writes clients' parts, which the first process does for all.
 
         Raises:
           UserError: one cannot be written.
         """
         found = from_first(
-            lambda: [self.write(name, round_number, own) for name, own in adapters.items()]
+            lambda: [self.write(name, round_number, own) for name, own in parts.items()]
         )
-        return {name: Saved(*saved) for name, saved in zip(adapters, found, strict=True)}
+        return {name: Saved(*saved) for name, saved in zip(parts, found, strict=True)}
 
-    def read_all(self, saved: Mapping[str, Saved]) -> list[HostAdapter]:
-        """Clients' adapters from their files, which the first process reads for all.
+    def read_all(self, saved: Mapping[str, Saved]) -> list[HostParts]:
+        """Clients' parts from their files, which the first process reads for all.
 
         Raises:
           UserError: a file is missing or damaged.
@@ -122,8 +121,8 @@ class ClientFiles:
                 else:
                     _make_private(path, PRIVATE_FILE)
 
-    def read(self, name: str, saved: Saved) -> HostAdapter:
-        """A client's adapter.
+    def read(self, name: str, saved: Saved) -> HostParts:
+        """A client's parts.
 
         Raises:
           UserError: its file is missing or damaged.
@@ -137,16 +136,17 @@ class ClientFiles:
                 flat = load(path.read_bytes())
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: missing or damaged ({error})") from None
-            adapter: HostAdapter = {}
+            parts: HostParts = {}
             for dotted, array in flat.items():
-                target, _, part = dotted.partition(".")
-                adapter.setdefault(target, {})[part] = array
-            self._remember(key, adapter)
+                # Earlier versions had one part.
+                part, target, leaf = ["local", *dotted.split(".")][-3:]
+                parts.setdefault(part, {}).setdefault(target, {})[leaf] = array
+            self._remember(key, parts)
         self._recent.move_to_end(key)
         return self._recent[key]
 
-    def _remember(self, key: tuple[str, int], adapter: HostAdapter) -> None:
-        self._recent[key] = adapter
+    def _remember(self, key: tuple[str, int], parts: HostParts) -> None:
+        self._recent[key] = parts
         while len(self._recent) > max(1, self.cached):
             self._recent.popitem(last=False)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
@@ -15,7 +16,6 @@ from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
 from feddpa_jax.inference.base_prompts import DREAMS, dream
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.run.own_code import announce

@@ -6,17 +6,17 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
-from feddpa_jax.adapters.lora import Adapter, init_adapter
+from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
-from feddpa_jax.federated.method import METHODS
+from feddpa_jax.federated.build import build
+from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.models.model_config import ModelConfig
@@ -144,9 +144,12 @@ def _check_sizes(config: Config, model: ModelConfig) -> None:
             )
     sizes = model.target_sizes()
     widest = max(max(sizes[target]) for target in config.lora.targets)
-    if config.lora.rank > widest:
+    ranks = {"lora.rank": config.lora.rank, "lora.ranks": max(config.lora.ranks or (1,))}
+    for name, rank in ranks.items():
+        if rank <= widest:
+            continue
         raise UserError(
-            f"lora.rank: {config.lora.rank} is more than the {widest} rows of the widest adapted "
+            f"{name}: {rank} is more than the {widest} rows of the widest adapted "
             f"map of {config.model.path}; lower it"
         )
 
@@ -225,12 +228,32 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     )
 
 
-def adapter_factory(config: Config, prepared: Prepared) -> Callable[[jax.Array], Adapter]:
-    """`key -> adapter` for this base and these LoRA settings."""
+def make_lora(config: Config, prepared: Prepared) -> Lora:
+    """What a method knows of the adapters and of the federation.
+
+    Raises:
+      UserError: `lora.ranks` does not fit the method or the clients.
+    """
     sizes = prepared.base.model.config.target_sizes()
-    return functools.partial(
-        init_adapter,
-        sizes={target: sizes[target] for target in config.lora.targets},
-        layers=prepared.base.model.config.layers,
-        rank=config.lora.rank,
-    )
+    layers = prepared.base.model.config.layers
+    adapted = {target: sizes[target] for target in config.lora.targets}
+    pooled = METHODS.find(config.fed.method).pooled
+    names = ("pooled",) if pooled else prepared.names
+    ranks = config.lora.ranks
+    if ranks is not None and len(ranks) != len(names):
+        raise UserError(
+            f"lora.ranks: has {len(ranks)} ranks for {len(names)} clients; give each client one"
+        )
+    rank = max(ranks) if ranks else config.lora.rank
+    fresh = functools.partial(init_adapter, sizes=adapted, layers=layers, rank=rank)
+    return Lora(fresh, adapted, layers, rank, config.lora.alpha, names, ranks)
+
+
+def make_method(config: Config, prepared: Prepared) -> Method:
+    """The configured method, with its options.
+
+    Raises:
+      UserError: an option that it does not have, or a method that does not fit together.
+    """
+    fed = config.fed
+    return build(fed.method, make_lora(config, prepared), vars(fed), fed.options)

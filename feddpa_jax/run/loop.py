@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +16,11 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
-from feddpa_jax.federated.clients import LocalAdapters, MemoryStore, Saved
-from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics, Parts
+from feddpa_jax.federated.clients import MemoryStore, Saved
+from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics
+from feddpa_jax.federated.play import Federation, fresh_clients, play_phases, start
+from feddpa_jax.federated.shapes import phase_shapes
+from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.hf.load import resolve_dtype
 from feddpa_jax.progress import Advance, OnProgress, follow
 from feddpa_jax.run import round_state
@@ -30,10 +34,10 @@ from feddpa_jax.run.checkpoint import (
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.identity import identity
-from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
+from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
 from feddpa_jax.run.recording import forget, record, saving
 from feddpa_jax.run.round import Round, metrics_line
-from feddpa_jax.run.starting_adapters import check_start, start_from, start_local
+from feddpa_jax.run.starting_adapters import check_start, named_clients, start_from
 from feddpa_jax.training.engine import NonFiniteError, make_engine
 from feddpa_jax.training.memory import plan_memory
 from feddpa_jax.training.rounds import TrainingData
@@ -95,19 +99,23 @@ def restore(
     number, sent, clients, init = found
     arrays = together(lambda: round_state.receive(sent)) if several() else sent
     clients = {name: Saved(*saved) for name, saved in clients.items()}
-    parts = make_parts(config, prepared, run)
-    if clients and set(parts.names) <= set(clients):
-        local = LocalAdapters(parts.names, parts.store, fresh=None, saved=clients)
+    method = make_method(config, prepared)
+    fresh = fresh_clients(method, make_federation(config, prepared, run), run_key(config))
+    own = dataclasses.replace(fresh, saved=clients)
+    if clients and set(own.names) <= set(clients):
+        # All have trained: the folder that `init` names may be gone.
+        own = dataclasses.replace(own, fresh={})
     else:
-        local = METHODS.find(config.fed.method).build(parts).init(run_key(config)).local
-        if local is None and clients:
-            local = LocalAdapters(parts.names, parts.store, fresh=None)
-        if local is not None:
-            local = start_local(config, prepared, dataclasses.replace(local, saved=clients))
-    global_ = jax.tree.map(jnp.asarray, arrays.get("global_"))
+        own = named_clients(config, prepared, own)
+    server = jax.tree.map(jnp.asarray, server_parts(arrays))
     # The folders that `init` names may be gone by now; what they held is still part of the run.
     known = expected if init is None else {**expected, "init": init}
-    return Start(FedState(global_, local), number + 1, known)
+    return Start(FedState(server, own), number + 1, known)
+
+
+def server_parts(arrays: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's arrays as the server's parts; earlier versions had one, named `global_`."""
+    return {name.removesuffix("_"): tree for name, tree in arrays.items()}
 
 
 def run_key(config: Config, number: int = -1) -> jax.Array:
@@ -115,36 +123,32 @@ def run_key(config: Config, number: int = -1) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), number + 1)
 
 
-def make_parts(
+def make_federation(
     config: Config,
     prepared: Prepared,
     run: RunFolder | None,
     on_block: Callable[[int, int], None] = lambda real, computed: None,
-) -> Parts:
-    """What the run's method is built from; without a folder, clients' adapters lie in memory."""
+) -> Federation:
+    """What plays the run's method; without a folder, clients' parts lie in memory."""
     data = training_data(config, prepared)
-    return Parts(
+    return Federation(
         engine=make_engine(
             prepared.base.model,
             mesh=prepared.mesh,
             base_mode=config.mesh.base,
-            scale=config.lora.alpha / config.lora.rank,
+            scale=config.lora.alpha / make_lora(config, prepared).rank,
             dropout=config.lora.dropout,
             learning_rate=config.fed.learning_rate,
             max_grad_norm=config.fed.max_grad_norm,
-            local_weight=config.fed.local_weight,
-            detach=config.fed.frozen_branch_gradient == "detached",
             remat=config.model.remat,
             on_block=on_block,
         ),
-        new_adapter=adapter_factory(config, prepared),
-        aggregation=config.fed.aggregation,
         names=data.names,
         id_C=np.array(data.ids, np.uint32),
         store=MemoryStore()
         if run is None
         else ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
-        local_weight=config.fed.local_weight,
+        aggregation=config.fed.aggregation,
     )
 
 
@@ -170,7 +174,7 @@ def _rounds(config: Config) -> str:
 
 
 def total_rounds(config: Config) -> int:
-    """Rounds of a run, with the personalization of FedDPA-F and FedLoRA as one more."""
+    """Rounds of a run; the phases after the last one, if the method has any, are one more."""
     return config.fed.rounds + METHODS.find(config.fed.method).personalizes
 
 
@@ -182,8 +186,7 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -
         model or other adapters.
     """
     if run is None or not from_first(lambda: rounds_saved(run.checkpoints)):
-        method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
-        check_start(config, prepared, method.init(run_key(config)))
+        check_start(config, prepared, fresh_state(config, prepared, run))
     elif is_first():
         check_fits(run.checkpoints, identity(config, prepared))
 
@@ -195,8 +198,13 @@ def last_or_fresh(config: Config, prepared: Prepared, run: RunFolder | None) -> 
     found = None if run is None else restore(config, prepared, run, expected=known)
     if found is not None:
         return found
-    method = METHODS.find(config.fed.method).build(make_parts(config, prepared, run))
-    return Start(start_from(config, prepared, method.init(run_key(config))), 0, known)
+    return Start(start_from(config, prepared, fresh_state(config, prepared, run)), 0, known)
+
+
+def fresh_state(config: Config, prepared: Prepared, run: RunFolder | None) -> FedState:
+    """The method's state before the first round."""
+    method, federation = make_method(config, prepared), make_federation(config, prepared, run)
+    return start(method, federation, run_key(config))
 
 
 def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
@@ -248,8 +256,8 @@ def play(
     if not left:
         return
     progress: list[Advance] = []
-    parts = make_parts(config, prepared, run, lambda real, computed: progress[-1](real))
-    method = METHODS.find(config.fed.method).build(parts)
+    federation = make_federation(config, prepared, run, lambda real, computed: progress[-1](real))
+    method, lora = make_method(config, prepared), make_lora(config, prepared)
     data = training_data(config, prepared)
     shapes = data.shapes(config.fed.rounds)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
@@ -257,8 +265,8 @@ def play(
         f"{config.fed.method}: {len(data.names)} clients, {_rounds(config)}, blocks of "
         f"{listed} (rows x tokens)"
     )
-    report_memory(config, prepared, data, parts, shapes)
-    amount = sum(round_tokens(config, data, number) for number in left)
+    report_memory(config, prepared, data, method, federation, shapes)
+    amount = sum(round_tokens(config, method, data, number) for number in left)
     with (
         follow("training", amount, "tokens", on_progress) as advance,
         saving(run, keep=config.fed.keep_checkpoints) as saver,
@@ -266,8 +274,10 @@ def play(
         progress.append(advance)
         for number in left:
             began = time.perf_counter()
-            state, metrics = play_round(method, state, data, shapes, config, number)
-            line = metrics_line(number, metrics, state, time.perf_counter() - began)
+            state, metrics = play_round(method, federation, state, data, shapes, config, number)
+            phases = method.phases_of(number, config.fed.rounds)
+            moved = traffic(method, lora, phases, participants(config, data, number))
+            line = metrics_line(number, metrics, moved, time.perf_counter() - began)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
             if run is not None and saver is not None:
                 record(saver, known, run, number, state, line)
@@ -278,22 +288,25 @@ def report_memory(
     config: Config,
     prepared: Prepared,
     data: TrainingData,
-    parts: Parts,
+    method: Method,
+    federation: Federation,
     shapes: Sequence[BlockShape],
 ) -> None:
     """Says what the largest block takes on a device, and what to change if it is too much.
 
-    Its program is compiled for that, which training then need not do.
+    Its program, of the first round's last phase, is compiled for that, which training then need
+    not do.
     """
     slots = data.slots(len(data.participants(0)))
     shape = max(shapes, key=lambda shape: shape.rows * data.costs.row(shape.length))
-    adapter = jax.eval_shape(parts.new_adapter, jax.random.key(0))
+    phase = method.phases_of(0, config.fed.rounds)[-1]
+    trained, frozen = phase_shapes(method, phase)
     plan = plan_memory(
-        parts.engine.lower(adapter, slots, shape, frozen=False).compile(),
+        federation.engine.lower(phase.objective, trained, frozen, slots, shape).compile(),
         prepared.base.model,
-        adapter,
+        trained,
+        frozen,
         slots=slots // data.shards,
-        frozen=False,
         limit=memory_of(prepared.mesh.local_devices[0]),
     )
     _log.info(f"memory of each device: {plan.line()}")
@@ -304,19 +317,24 @@ def report_memory(
 
 def play_round(
     method: Method,
+    federation: Federation,
     state: FedState,
     data: TrainingData,
     shapes: Sequence[BlockShape],
     config: Config,
     number: int,
 ) -> tuple[FedState, Metrics]:
-    """One round, or the personalization after the last."""
-    key = run_key(config, number)
+    """One round, or the phases after the last."""
     try:
-        if number == config.fed.rounds:
-            assert method.personalize is not None
-            return method.personalize(state, data.round(number, shapes, everybody=True), key=key)
-        return method.round(state, data.round(number, shapes), key=key)
+        return play_phases(
+            method,
+            federation,
+            state,
+            lambda everybody: data.round(number, shapes, everybody=everybody),
+            method.phases_of(number, config.fed.rounds),
+            key=run_key(config, number),
+            learning_rate=round_rate(config, number),
+        )
     except NonFiniteError as error:
         kept = f"the checkpoint of round {number - 1} is kept" if number else "nothing was written"
         raise UserError(f"round {number}, {error}; {kept}") from None
@@ -329,10 +347,25 @@ def play_round(
         ) from None
 
 
-def round_tokens(config: Config, data: TrainingData, number: int) -> int:
+def round_rate(config: Config, number: int) -> float:
+    """The learning rate that a round's local trainings start with; after the last, the whole one.
+
+    Loshchilov & Hutter, *SGDR*, arXiv 1608.03983, eq. 5, over the rounds, without restarts.
+    """
+    fed = config.fed
+    if fed.rate_over_rounds == "constant" or number >= fed.rounds:
+        return fed.learning_rate
+    return fed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * number / fed.rounds))
+
+
+def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
+    """The clients of a round, by index; after the last round all of them."""
+    return np.arange(len(data.names)) if number == config.fed.rounds else data.participants(number)
+
+
+def round_tokens(config: Config, method: Method, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
-    clients = range(len(data.names)) if number == config.fed.rounds else data.participants(number)
-    # FedDPA-T has its local phase from the second round on; a personalization is one phase.
-    whole = 0 < number < config.fed.rounds
-    phases = len(METHODS.find(config.fed.method).phases) if whole else 1
-    return phases * sum(data.tokens(client) for client in clients)
+    some = sum(map(data.tokens, participants(config, data, number).tolist()))
+    everybody = sum(map(data.tokens, range(len(data.names))))
+    phases = method.phases_of(number, config.fed.rounds)
+    return sum(everybody if phase.everybody else some for phase in phases)

@@ -9,7 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.lora import bank_of
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
@@ -18,10 +21,9 @@ from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
-from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.run.inputs import Prepared, make_lora, make_method
 from feddpa_jax.run.loop import resolved, restore
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
@@ -74,21 +76,32 @@ def restored(
             found = restore(config, prepared, run, wanted)
             if found is None:
                 raise UserError(f"run_dir: {run.path} has no checkpoint yet; train it first")
-            return at_hand(config, found.state, only), found.rounds - 1
+            return at_hand(config, prepared, found.state, only), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
                 raise
             # Training goes on beside this, and has just removed what was being read.
 
 
-def at_hand(config: Config, state: FedState, only: int | None = None) -> Adapters:
-    """A state's adapters in memory: all clients', or one's alone."""
-    scale = config.lora.alpha / config.lora.rank
-    if state.local is None:
-        return Adapters(state.global_, None, scale)
-    if only is not None:
-        return Adapters(state.global_, state.local.take([only]), scale)
-    return Adapters(state.global_, jax.tree.map(jnp.asarray, state.local.all()), scale)
+def at_hand(
+    config: Config, prepared: Prepared, state: FedState, only: int | None = None
+) -> Adapters:
+    """What a state answers with, in memory: all clients' adapters, or one's alone.
+
+    Args:
+      config: the run's.
+      prepared: base and clients.
+      state: of the federation.
+      only: the one client whose adapters are wanted, by index; they have leading axes of 1 then.
+    """
+    lora = make_lora(config, prepared)
+    members = np.arange(len(state.clients.names)) if only is None else np.array([only])
+    own_C = state.clients.take(members) if state.clients.parts else {}
+    own_C = jax.tree.map(jnp.asarray, own_C)
+    found = make_method(config, prepared).answers(state.server, own_C, members)
+    return Adapters(
+        found.global_C, found.local_C, config.lora.alpha / lora.rank, dict(found.others)
+    )
 
 
 def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
@@ -197,4 +210,6 @@ def named_adapters(config: Config, prepared: Prepared) -> Adapters:
       UserError: one cannot be read or does not fit.
     """
     scale = config.lora.alpha / config.lora.rank
-    return Adapters(global_adapter(config, prepared), local_adapters(config, prepared), scale)
+    global_ = global_adapter(config, prepared)
+    global_1 = None if global_ is None else bank_of(global_)
+    return Adapters(global_1, local_adapters(config, prepared), scale)

@@ -49,9 +49,9 @@ def record(
     from_first(lambda: append_round(run.path, dict(line)))
     saver.save(
         number,
-        {} if state.global_ is None else {"global_": state.global_},
+        state.server,
         {**known, "loss": line["loss"], "metrics": line},
-        clients=None if state.local is None else state.local.saved,
+        clients=state.clients.saved,
     )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from feddpa_jax.federated.method import FedState, Metrics
@@ -62,10 +61,17 @@ class Round:
         return self.line["client_bytes_received"], self.line["client_bytes_sent"]
 
 
-def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float) -> dict[str, Any]:
-    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean."""
-    adapter_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.global_))
-    shared = "global" in metrics
+def metrics_line(
+    number: int, metrics: Metrics, moved: tuple[int, int], seconds: float
+) -> dict[str, Any]:
+    """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean.
+
+    Args:
+      number: the round.
+      metrics: of its phases.
+      moved: bytes that a client would receive and send.
+      seconds: wall-clock time.
+    """
     phases = {
         phase: {
             name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
@@ -81,6 +87,6 @@ def metrics_line(number: int, metrics: Metrics, state: FedState, seconds: float)
         "real_tokens": sum(done.real_tokens for done in metrics.values()),
         "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
         "seconds": round(seconds, 3),
-        "client_bytes_received": adapter_bytes if shared else 0,
-        "client_bytes_sent": adapter_bytes if shared else 0,
+        "client_bytes_received": moved[0],
+        "client_bytes_sent": moved[1],
     }

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.config import Config
-from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.method import FedState
 from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
 from feddpa_jax.hf.record import FILES, RECORD, check_files
@@ -28,10 +29,8 @@ def start_from(config: Config, prepared: Prepared, fresh: FedState) -> FedState:
     """
     _check_places(config, fresh)
     global_ = global_adapter(config, prepared)
-    return FedState(
-        fresh.global_ if global_ is None else global_,
-        None if fresh.local is None else start_local(config, prepared, fresh.local),
-    )
+    server = fresh.server if global_ is None else {**fresh.server, "global": global_}
+    return FedState(server, named_clients(config, prepared, fresh.clients))
 
 
 def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
@@ -46,24 +45,38 @@ def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
 
 
 def _check_places(config: Config, fresh: FedState) -> None:
-    for field, named, own in (
-        ("global", config.init.global_adapter, fresh.global_),
-        ("local", config.init.local_adapter, fresh.local),
-    ):
-        if named is not None and own is None:
-            other = "local" if field == "global" else "global"
-            raise UserError(
-                f"init.{field}_adapter: {config.fed.method} starts without a {field} adapter; "
-                f"use init.{other}_adapter, or another fed.method"
-            )
+    named = {"global": config.init.global_adapter, "local": config.init.local_adapter}
+    there = {
+        name
+        for name, part in {**fresh.server, **_shapes(fresh.clients)}.items()
+        if all(leaves.keys() == {"a", "b"} for leaves in part.values())
+    }
+    for part, folder in named.items():
+        if folder is None or part in there:
+            continue
+        other = "local" if part == "global" else "global"
+        remedy = f"use init.{other}_adapter, or another" if other in there else "use another"
+        raise UserError(
+            f"init.{part}_adapter: {config.fed.method} starts without a {part} adapter; "
+            f"{remedy} fed.method"
+        )
 
 
-def start_local(config: Config, prepared: Prepared, local: LocalAdapters) -> LocalAdapters:
-    """Local adapters of which those that have not trained yet are the ones that `init` names."""
+def _shapes(clients: ClientParts) -> dict[str, Any]:
+    return {
+        name: jax.eval_shape(lambda make=make: make([0])) for name, make in clients.fresh.items()
+    }
+
+
+def named_clients(config: Config, prepared: Prepared, clients: ClientParts) -> ClientParts:
+    """Clients of which those that have not trained yet start as `init.local_adapter` says."""
+    if "local" not in clients.fresh:
+        return clients
     named_C = local_adapters(config, prepared)
     if named_C is None:
-        return local
-    return dataclasses.replace(local, fresh=lambda members: take(named_C, np.asarray(members)))
+        return clients
+    named = {"local": lambda members: take(named_C, np.asarray(members))}
+    return dataclasses.replace(clients, fresh={**clients.fresh, **named})
 
 
 def global_adapter(config: Config, prepared: Prepared) -> Adapter | None:

@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.mesh import CLIENTS, gather, put, single_mesh
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.training.rows import BlockShape, Chunk, rows_like
-from feddpa_jax.training.step import Step, make_step
+from feddpa_jax.training.step import Frozen, Objective, Step, Tree, make_step
 from feddpa_jax.types import UserError
 
 
@@ -37,20 +36,21 @@ class Engine(NamedTuple):
     """The compiled training.
 
     Attributes:
-      train: `(adapters_C, chunk, *, key, frozen=None, local_weight=None) -> (adapters_C,
-        PhaseMetrics)`; adapters of the chunk's slots, on the mesh. Beside a frozen adapter they are
-        mixed at `local_weight`; by default the engine's.
-      lower: `(adapter, slots, shape, *, frozen) -> jax.stages.Lowered`: the step's program for a
-        client axis of `slots` places and a block shape, with or without a frozen adapter beside
-        the trained ones. Takes shapes alone, of the base too; what it compiles to is what `train`
-        runs, without a second compilation.
-      step: the compiled step itself.
+      train: `(objective, trained_C, frozen, chunk, *, key, learning_rate=None) -> (trained_C,
+        PhaseMetrics)`; leaves of the chunk's slots, on the mesh. The learning rate is the engine's
+        by default.
+      loss: `(objective, trained_C, frozen, chunk) -> loss_C`: each slot's loss on a chunk, in nats
+        per response token, without dropout and without a step.
+      lower: `(objective, trained, frozen, slots, shape) -> jax.stages.Lowered`: the step's program
+        for a client axis of `slots` places and a block shape. Takes shapes alone, those of one
+        client, of the base too; what it compiles to is what `train` runs, without a second
+        compilation.
       mesh: where the clients lie.
     """
 
-    train: Callable[..., tuple[Adapter, PhaseMetrics]]
+    train: Callable[..., tuple[Tree, PhaseMetrics]]
+    loss: Callable[..., np.ndarray]
     lower: Callable[..., jax.stages.Lowered]
-    step: Any
     mesh: Mesh
 
 
@@ -102,12 +102,10 @@ def make_engine(
     dropout: float = 0.0,
     learning_rate: float,
     max_grad_norm: float = 1.0,
-    local_weight: float = 0.5,
-    detach: bool = False,
     remat: bool = False,
     on_block: Callable[[int, int], None] = lambda real, computed: None,
 ) -> Engine:
-    """The engine of a run; it compiles once for each kind of phase and block shape.
+    """The engine of a run; it compiles once for each objective and block shape.
 
     Args:
       model: the frozen base, shared by all clients; on the mesh if there is one.
@@ -118,9 +116,6 @@ def make_engine(
       dropout: LoRA dropout.
       learning_rate: at the first update; falls linearly to 0 over each client's training.
       max_grad_norm: each client's gradient is clipped to this norm.
-      local_weight: a, the local adapter's weight while it is trained beside the frozen global one,
-        where `train` is given no other.
-      detach: no gradient through the frozen branch (the released code); exact otherwise.
       remat: layers are computed again in the backward pass, which saves their activations.
       on_block: called with (real, computed) tokens after every block.
 
@@ -130,49 +125,57 @@ def make_engine(
     mesh = single_mesh() if mesh is None else mesh
 
     @functools.cache
-    def step_at(weight: float) -> Step:
+    def step_of(objective: Objective) -> Step:
         return make_step(
             mesh,
+            objective,
             base_mode=base_mode,
             scale=scale,
             dropout=dropout,
-            learning_rate=learning_rate,
             max_grad_norm=max_grad_norm,
-            local_weight=weight,
-            detach=detach,
             remat=remat,
         )
 
-    programs = step_at(local_weight)
+    def on_mesh(frozen: Frozen) -> Frozen:
+        return Frozen(put(frozen.shared, mesh), put(frozen.own_C, mesh, CLIENTS))
 
     def train(
-        adapters_C: Adapter,
+        objective: Objective,
+        trained_C: Tree,
+        frozen: Frozen,
         chunk: Chunk,
         *,
         key: jax.Array,
-        frozen: Adapter | None = None,
-        local_weight: float = local_weight,
-    ) -> tuple[Adapter, PhaseMetrics]:
-        """Trains the adapters in a chunk's slots, each on its own client's data."""
-        step = step_at(local_weight).step
+        learning_rate: float = learning_rate,
+    ) -> tuple[Tree, PhaseMetrics]:
+        """Trains the leaves in a chunk's slots, each on its own client's data."""
+        programs = step_of(objective)
         key_C2, total_C = put((_client_keys(key, chunk.id_C), chunk.total_C), mesh, CLIENTS)
-        state = programs.start(adapters_C)
-        frozen = None if frozen is None else put(frozen, mesh)
+        rate = put(np.float32(learning_rate), mesh)
+        state, frozen = programs.start(trained_C), on_mesh(frozen)
         losses = _Losses(mesh, len(chunk.total_C))
         real, computed = 0, 0
         for block in chunk.blocks:
             rows, ends_C = put((block.rows, block.ends_C), mesh, CLIENTS)
-            state, loss_C = step(model, state, frozen, rows, key_C2, total_C, ends_C)
+            state, loss_C = programs.step(model, state, frozen, rows, key_C2, total_C, ends_C, rate)
             losses.add(loss_C, block.ends_C)
             real, computed = real + block.real_tokens, computed + block.computed_tokens
             on_block(block.real_tokens, block.computed_tokens)
         curves = losses.all()
         _check_finite(chunk, gather(state.finite_C, mesh))
         by_name = {n: curves[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
-        return state.adapters_C, PhaseMetrics(by_name, real, computed)
+        return state.trained_C, PhaseMetrics(by_name, real, computed)
 
-    lower = functools.partial(_lower, mesh, model, programs)
-    return Engine(train, lower, programs.step, mesh)
+    def loss(objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk) -> np.ndarray:
+        """Each slot's loss on a chunk."""
+        frozen, total_C = on_mesh(frozen), np.zeros(len(chunk.total_C), np.float32)
+        for block in chunk.blocks:
+            rows = put(block.rows, mesh, CLIENTS)
+            total_C += gather(step_of(objective).loss(model, trained_C, frozen, rows), mesh)
+        return total_C / np.maximum(chunk.total_C, 1)
+
+    lower = functools.partial(_lower, mesh, model, step_of)
+    return Engine(train, loss, lower, mesh)
 
 
 def _client_keys(key: jax.Array, id_C: np.ndarray) -> np.ndarray:
@@ -191,12 +194,12 @@ def _check_finite(chunk: Chunk, finite_C: np.ndarray) -> None:
 def _lower(
     mesh: Mesh,
     model: Model,
-    programs: Step,
-    adapter: Adapter,
+    step_of: Callable[[Objective], Step],
+    objective: Objective,
+    trained: Tree,
+    frozen: Frozen,
     slots: int,
     shape: BlockShape,
-    *,
-    frozen: bool,
 ) -> jax.stages.Lowered:
     """As of `Engine.lower`."""
 
@@ -206,10 +209,13 @@ def _lower(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
 
-    bank_C = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), adapter
-    )
-    state = jax.eval_shape(programs.start, bank_C)
+    def bank(tree: Tree) -> Tree:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), tree
+        )
+
+    programs = step_of(objective)
+    state = jax.eval_shape(programs.start, bank(trained))
     # What every client has besides: key words, number of updates, whether one ends.
     own = [((slots, 2), np.uint32), ((slots,), np.int32), ((slots,), np.bool_)]
     return programs.step.lower(
@@ -218,7 +224,8 @@ def _lower(
             model,
         ),
         spread(state, CLIENTS),
-        spread(adapter) if frozen else None,
+        Frozen(spread(frozen.shared), spread(bank(frozen.own_C), CLIENTS)),
         spread(rows_like(shape, mesh.shape[CLIENTS]), CLIENTS),
         *(spread(jax.ShapeDtypeStruct(size, dtype), CLIENTS) for size, dtype in own),
+        spread(jax.ShapeDtypeStruct((), np.float32)),
     )

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.devices.hardware import GIB, memory_of
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.training.step import Frozen, Tree
 
 # Which setting to change where a part takes the most.
 _REMEDIES = {
@@ -109,10 +109,10 @@ def bytes_on_one(tree: Any) -> int:
 def plan_memory(
     compiled: jax.stages.Compiled,
     model: Model,
-    adapter: Adapter,
+    trained: Tree,
+    frozen: Frozen,
     *,
     slots: int,
-    frozen: bool,
     limit: int | None,
 ) -> MemoryPlan:
     """The memory of a compiled step, part by part.
@@ -120,13 +120,14 @@ def plan_memory(
     Args:
       compiled: `Engine.lower(...).compile()`.
       model: the base, or its shapes, on the mesh.
-      adapter: one adapter, or its shapes.
+      trained: shapes of the leaves in training, of one client.
+      frozen: shapes of those beside them, likewise.
       slots: places on the client axis of each shard.
-      frozen: whether a frozen adapter lies beside those in training.
       limit: bytes that the device has.
     """
-    size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(adapter))
+    size = _size(trained)
     bank = slots * size
+    beside = _size(frozen.shared) + slots * _size(frozen.own_C)
     base = bytes_on_one(model)
     stats: Any = compiled.memory_analysis()
     program = (
@@ -136,7 +137,10 @@ def plan_memory(
         + stats.temp_size_in_bytes
         + stats.generated_code_size_in_bytes
     )
-    beside = size if frozen else 0
     # The step's state is the trained bank, two moments and the gradient sums.
     activations = max(0, program - base - 4 * bank - beside)
     return MemoryPlan(base, 2 * bank + size + beside, 3 * bank, activations, limit)
+
+
+def _size(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.inference.mix import Mix
+from feddpa_jax.inference.mixture import Mixture
 
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
@@ -21,12 +21,12 @@ WEIGHTS = tuple(w / 8 for w in range(9))
 # The fields that are an instance's own, and tell how many there are.
 OF_INSTANCES = (
     *("query_BD", "query_BLD", "query_nll_BA", "entropy_BA", "length_B"),
-    "query_mix",
+    "query_mixture",
 )
 # The fields that are of examples which the client held out.
 OF_HELD_OUT = ("held_HD", "held_nll_HW")
 # The fields that are functions of weights.
-MIXES = ("query_mix",)
+MIXTURES = ("query_mixture",)
 
 
 class Evidence(NamedTuple):
@@ -49,7 +49,8 @@ class Evidence(NamedTuple):
       held_HD: the prompts of H examples that the client held out, embedded alike.
       held_nll_HW: mean negative log-likelihood of their answers at each local weight of `WEIGHTS`;
         the global adapter gets the rest.
-      query_mix: the prompts as a function of the weights that they are answered under, see `Mix`.
+      query_mixture: the prompts as a function of the weights that they are answered under; see
+        `Mixture`.
 
     >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
     3
@@ -67,13 +68,13 @@ class Evidence(NamedTuple):
     length_B: jax.Array | np.ndarray | None = None
     held_HD: jax.Array | np.ndarray | None = None
     held_nll_HW: jax.Array | np.ndarray | None = None
-    query_mix: Mix | None = None
+    query_mixture: Mixture | None = None
 
     def rows(self) -> int:
         """B."""
-        parts = [getattr(self, name) for name in OF_INSTANCES if name not in MIXES]
-        if self.query_mix is not None:
-            return self.query_mix.count
+        parts = [getattr(self, name) for name in OF_INSTANCES if name not in MIXTURES]
+        if self.query_mixture is not None:
+            return self.query_mixture.count
         return next(part.shape[0] for part in parts if part is not None)
 
     def pick(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -86,8 +87,8 @@ class Evidence(NamedTuple):
 
 
 @flax.struct.dataclass
-class TrialMix:
-    """A stand-in for a `Mix` where there is no model: everything is 0.
+class TrialMixture:
+    """A stand-in for a `Mixture` where there is no model: everything is 0.
 
     Attributes:
       count: how many examples.
@@ -100,7 +101,7 @@ class TrialMix:
     width: int = flax.struct.field(pytree_node=False, default=1)
 
     def entropy(self, weight: jax.Array) -> jax.Array:
-        """As of `Mix`."""
+        """As of `Mixture`."""
         chex.assert_shape(weight, [(self.count,), (self.count, self.layers)][weight.ndim - 1])
         return 0.0 * weight.reshape(self.count, -1).sum(axis=1)
 
@@ -113,7 +114,7 @@ def trial() -> Evidence:
     arrays = {
         name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
         for name in Evidence._fields
-        if name not in MIXES
+        if name not in MIXTURES
     }
-    query_mix = TrialMix(count=sizes["B"], layers=sizes["L"], width=sizes["D"])
-    return Evidence(**arrays, query_mix=cast(Any, query_mix))
+    query_mixture = TrialMixture(count=sizes["B"], layers=sizes["L"], width=sizes["D"])
+    return Evidence(**arrays, query_mixture=cast(Any, query_mixture))

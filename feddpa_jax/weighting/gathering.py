@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feddpa_jax.inference.mix import Mix, make_mixes
+from feddpa_jax.inference.mixture import Mixture, make_mixtures
 from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
@@ -242,8 +242,10 @@ def gather(
         found["held_HD"] = looks.embedded(held)
     if "held_nll_HW" in names:
         found["held_nll_HW"] = nll_at_weights(scorer, held)
-    mixes: dict[str, list[Mix]] = {}
-    if "query_mix" in names:
-        mixes["query_mix"] = make_mixes(scorer.model, scorer.adapters, everyone, answers=False)
+    mixes: dict[str, list[Mixture]] = {}
+    if "query_mixture" in names:
+        mixes["query_mixture"] = make_mixtures(
+            scorer.model, scorer.adapters, everyone, answers=False
+        )
     every = {**found, **mixes}
     return [Evidence(**{name: own[c] for name, own in every.items()}) for c in range(len(ids))]

@@ -19,28 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from feddpa_jax.files.own_files import fails
+from feddpa_jax.hyperparameters import Value, check_values, defaults
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import MIXES, OF_HELD_OUT, OF_INSTANCES, Evidence, trial
+from feddpa_jax.weighting.evidence import MIXTURES, OF_HELD_OUT, OF_INSTANCES, Evidence, trial
 
 Rule = Callable[..., jax.Array]
-# A hyperparameter's value.
-Value = bool | int | float | str
-
-
-class Values(dict[str, Value]):
-    """Hyperparameters by name; they do not change, and have a hash as the settings that have them.
-
-    >>> hash(Values(ridge=0.1)) == hash(Values(ridge=0.1))
-    True
-    """
-
-    def __hash__(self) -> int:
-        """Of the names and values."""
-        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
-
-
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
 def _rule(
@@ -123,18 +107,8 @@ def parameters(rule: Rule) -> dict[str, Value]:
     Raises:
       UserError: a default is no number, truth value or text.
     """
-    found = {
-        name: parameter.default
-        for name, parameter in _signature(rule).items()
-        if name not in Evidence._fields and parameter.default is not inspect.Parameter.empty
-    }
-    for name, default in found.items():
-        if type(default) not in _KINDS:
-            raise UserError(
-                f"weighting.rule: {_called(rule)} has the default {default!r} for {name}; a "
-                "hyperparameter's default is a number, true or false, or a text"
-            )
-    return found
+    own = {name: found for name, found in _signature(rule).items() if name not in Evidence._fields}
+    return defaults(own, "weighting.parameters", f"the rule {_called(rule)}")
 
 
 def check_parameters(rule: str | Rule, given: Mapping[str, Any]) -> dict[str, Value]:
@@ -151,24 +125,8 @@ def check_parameters(rule: str | Rule, given: Mapping[str, Any]) -> dict[str, Va
         return {}
     function = RULES.find(rule)
     called = rule if isinstance(rule, str) else _called(function)
-    known = parameters(function)
-    checked: dict[str, Value] = {}
-    for name, value in given.items():
-        if name not in known:
-            has = ", ".join(f"{known_name} ({value})" for known_name, value in known.items())
-            raise UserError(
-                f"weighting.parameters: {name!r} is unknown; the rule {called} has {has or 'none'}"
-            )
-        kind = type(known[name])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise UserError(
-                f"weighting.parameters: {name} is {value!r}, not {_KINDS[kind]} as its default "
-                f"{known[name]!r} in the rule {called}"
-            )
-        checked[name] = value
-    return checked
+    what = f"the rule {called}"
+    return check_values(given, parameters(function), "weighting.parameters", what)
 
 
 def find_rule(rule: str | Rule) -> Rule:
@@ -207,7 +165,7 @@ def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
 
 def _letters(field: str) -> str:
     """The dimensions of a field of the evidence."""
-    return "BL" if field in MIXES else field.rpartition("_")[2]
+    return "BL" if field in MIXTURES else field.rpartition("_")[2]
 
 
 def _sizes(part: Any) -> tuple[int, ...]:
@@ -261,7 +219,7 @@ def gives_weights(rule: str | Rule) -> bool:
 
 def runs_model(rule: str | Rule) -> bool:
     """Whether a rule computes with the model itself."""
-    return bool(set(sees(RULES.find(rule))) & set(MIXES))
+    return bool(set(sees(RULES.find(rule))) & set(MIXTURES))
 
 
 def on_curve(rule: str | Rule) -> bool:

@@ -6,7 +6,8 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
-from feddpa_jax.weighting.rule import RULES, Values, sees
+from feddpa_jax.hyperparameters import Values
+from feddpa_jax.weighting.rule import RULES, sees
 
 Side = Literal["local", "global"]
 Model = Literal["local", "global", "base", "mixed"]

@@ -15,10 +15,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.hyperparameters import Value
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.rule import (
     Rule,
-    Value,
     check_parameters,
     find_rule,
     gives_weights,

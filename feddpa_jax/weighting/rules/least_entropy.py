@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from feddpa_jax.inference.mix import Mix
+from feddpa_jax.inference.mixture import Mixture
 from feddpa_jax.weighting.descent import descend
 from feddpa_jax.weighting.rule import RULES
 
 
 @RULES.register(search={"rate": (1.0, 4.0)}, is_weight=True)
-def least_entropy(query_mix: Mix, *, rate: float = 4.0, steps: int = 5) -> Float[Array, "B"]:
+def least_entropy(
+    query_mixture: Mixture, *, rate: float = 4.0, steps: int = 5
+) -> Float[Array, "B"]:
     """The local weight that minimises the entropy of the answer's first token.
 
         min_u  - sum_v p(v | x, w) log p(v | x, w),    w = sigmoid(u)
@@ -30,6 +32,8 @@ def least_entropy(query_mix: Mix, *, rate: float = 4.0, steps: int = 5) -> Float
     """
 
     def total(u_B: jax.Array) -> jax.Array:
-        return query_mix.entropy(jax.nn.sigmoid(u_B)).sum()
+        return query_mixture.entropy(jax.nn.sigmoid(u_B)).sum()
 
-    return jax.nn.sigmoid(descend(total, jnp.zeros(query_mix.count), optax.sgd(rate), steps=steps))
+    return jax.nn.sigmoid(
+        descend(total, jnp.zeros(query_mixture.count), optax.sgd(rate), steps=steps)
+    )

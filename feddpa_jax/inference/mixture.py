@@ -46,7 +46,7 @@ class Sheet:
 
 
 @flax.struct.dataclass
-class Mix:
+class Mixture:
     """I examples of a client, whose weights are an argument of what is computed of them.
 
     A weight is the local adapter's; the global adapter gets the rest. Weights are [I], each
@@ -54,7 +54,7 @@ class Mix:
 
     Attributes:
       model: the frozen base.
-      global_: the shared adapter.
+      global_C: the shared adapter, [1, ...] or each client's.
       local_C: the clients' own.
       client: whose of these, an int32 scalar.
       sheets: the examples.
@@ -63,12 +63,12 @@ class Mix:
 
     Example:
       ```
-      slope_B = jax.grad(lambda weight_B: query_mix.entropy(weight_B).sum())(weight_B)
+      slope_B = jax.grad(lambda weight_B: query_mixture.entropy(weight_B).sum())(weight_B)
       ```
     """
 
     model: Model
-    global_: Adapter | None
+    global_C: Adapter | None
     local_C: Adapter | None
     client: jax.Array
     sheets: tuple[Sheet, ...]
@@ -126,7 +126,7 @@ class Mix:
             own = weight[jnp.minimum(rows.place_NR, self.count - 1)]
             own = own if own.ndim == 1 else tuple(own.T)
             branches = dual_branches(
-                self.global_,
+                self.global_C,
                 self.local_C,
                 jnp.full(rows.prompt_NR.shape, self.client),
                 own,
@@ -148,14 +148,14 @@ class Mix:
         return found_I
 
 
-def make_mixes(
+def make_mixtures(
     model: Model,
     adapters: Adapters,
     examples: Sequence[Sequence[TokenizedExample]],
     *,
     answers: bool,
-) -> list[Mix]:
-    """Each client's examples as a `Mix`; clients with as many examples share compilations.
+) -> list[Mixture]:
+    """Each client's examples as a `Mixture`; clients with as many examples share compilations.
 
     Args:
       model: the frozen base.
@@ -175,9 +175,9 @@ def make_mixes(
         if id(own) not in made:
             made[id(own)] = _sheets(own, lengths, most_answer if answers else 0)
     return [
-        Mix(
+        Mixture(
             model,
-            adapters.global_,
+            adapters.global_C,
             adapters.local_C,
             jnp.int32(client),
             made[id(own)],
@@ -211,5 +211,5 @@ def _sheets(
             prompt_X[x], answer_X[x], place_X[x] = prompt, sizes[i] - prompt, i
             target_XP[x, : answer_X[x]] = tokens_T[prompt : sizes[i]]
         parts = (tokens_XT, prompt_X, answer_X, target_XP, place_X)
-        found.append(Sheet(*(part.reshape(N, R, *part.shape[1:]) for part in parts)))
+        found.append(Sheet(*(jnp.asarray(p.reshape(N, R, *p.shape[1:])) for p in parts)))
     return tuple(found)

@@ -1,0 +1,67 @@
+"""What a round's participants receive and send, in bytes; it follows from the method's leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from feddpa_jax.federated.leaves import by_part, pick, sends
+from feddpa_jax.federated.method import Lora, Method, Phase
+from feddpa_jax.federated.shapes import part_shapes, phase_shapes
+
+
+def traffic(
+    method: Method, lora: Lora, phases: tuple[Phase, ...], members: np.ndarray
+) -> tuple[int, int]:
+    """Bytes that a participant of a round receives and sends; the mean over unequal ranks.
+
+    A leaf counts once a round, whatever the number of phases that read it. A leaf that no phase
+    sends, and no server step makes, follows from the seed and never travels.
+
+    Args:
+      method: whose they are.
+      lora: the largest rank, and each client's.
+      phases: of the round.
+      members: the participants, by index.
+    """
+    shapes = part_shapes(method)
+    changing = _changing(method)
+    received: dict[str, Any] = {}
+    sent: dict[str, Any] = {}
+    for phase in phases:
+        shared = [*by_part(phase.train), *phase.beside, *phase.start.values()]
+        own: Mapping[str, Any] = {}
+        if phase.receive is not None:
+            trained, frozen = phase_shapes(method, phase)
+            known = {*method.parts} - {*by_part(phase.train)}
+            own = {n: t for n, t in {**trained, **frozen.own_C}.items() if n not in known}
+        for part in shared:
+            if part in changing and part not in own:
+                received |= pick({part: shapes[part]}, changing[part])
+        received |= own
+        sent |= pick({**shapes, **own}, sends(method, phase))
+    share = 1.0
+    if lora.ranks is not None:
+        share = float(np.mean(np.array(lora.ranks)[members])) / lora.rank
+    return round(share * _bytes(received)), round(share * _bytes(sent))
+
+
+def _changing(method: Method) -> dict[str, tuple[str, ...]]:
+    """The leaves of the server's parts that differ from round to round, by part."""
+    found: dict[str, tuple[str, ...]] = {}
+    for phase in method.phases:
+        if phase.server is not None:
+            # What a step of its own makes is not known here: all that the server holds.
+            found |= {n: (n,) for n, part in method.parts.items() if part.scope == "server"}
+        for name in sends(method, phase):
+            part = name.partition(".")[0]
+            if method.parts[part].scope == "server":
+                found[part] = (*found.get(part, ()), name)
+    return found
+
+
+def _bytes(tree: Any) -> int:
+    # A number of each client's own is no adapter: the client knows it.
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
