@@ -24,9 +24,11 @@ OF_INSTANCES = (
     "query_mixture",
 )
 # The fields that are of examples which the client held out.
-OF_HELD_OUT = ("held_HD", "held_nll_HW")
+OF_HELD_OUT = ("held_HD", "held_nll_HW", "held_mixture")
 # The fields that are functions of weights.
-MIXTURES = ("query_mixture",)
+MIXTURES = ("query_mixture", "held_mixture")
+# The fields that tell of every layer, without an instance.
+OF_LAYERS = ("support_MLD", "held_mixture")
 
 
 class Evidence(NamedTuple):
@@ -51,6 +53,7 @@ class Evidence(NamedTuple):
         the global adapter gets the rest.
       query_mixture: the prompts as a function of the weights that they are answered under; see
         `Mixture`.
+      held_mixture: the examples that the client held out, with their answers, likewise.
 
     >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
     3
@@ -69,6 +72,7 @@ class Evidence(NamedTuple):
     held_HD: jax.Array | np.ndarray | None = None
     held_nll_HW: jax.Array | np.ndarray | None = None
     query_mixture: Mixture | None = None
+    held_mixture: Mixture | None = None
 
     def rows(self) -> int:
         """B."""
@@ -116,5 +120,8 @@ def trial() -> Evidence:
         for name in Evidence._fields
         if name not in MIXTURES
     }
-    query_mixture = TrialMixture(count=sizes["B"], layers=sizes["L"], width=sizes["D"])
-    return Evidence(**arrays, query_mixture=cast(Any, query_mixture))
+    mixtures = {
+        name: TrialMixture(count=sizes[letter], layers=sizes["L"], width=sizes["D"])
+        for name, letter in zip(MIXTURES, "BH", strict=True)
+    }
+    return Evidence(**arrays, **cast(Any, mixtures))

@@ -242,10 +242,9 @@ def gather(
         found["held_HD"] = looks.embedded(held)
     if "held_nll_HW" in names:
         found["held_nll_HW"] = nll_at_weights(scorer, held)
-    mixes: dict[str, list[Mixture]] = {}
-    if "query_mixture" in names:
-        mixes["query_mixture"] = make_mixtures(
-            scorer.model, scorer.adapters, everyone, answers=False
-        )
-    every = {**found, **mixes}
+    mixtures: dict[str, list[Mixture]] = {}
+    for name, own, answers in (("query_mixture", everyone, False), ("held_mixture", held, True)):
+        if name in names:
+            mixtures[name] = make_mixtures(scorer.model, scorer.adapters, own, answers=answers)
+    every = {**found, **mixtures}
     return [Evidence(**{name: own[c] for name, own in every.items()}) for c in range(len(ids))]

@@ -5,6 +5,10 @@ A rule is a pure function of fields of `Evidence`, by name, to one similarity pe
     def gate(query_BD, support_BMD, *, ridge=0.01): ...   # [B, D], [B, M, D] -> [B]
     def apart(query_BLD, support_MLD): ...                # [B, L, D], [M, L, D] -> [B, L]
 
+A rule that sees no instance, but every layer, gives one number per layer for all of a client's:
+
+    def learned(held_mixture): ...                        # H examples -> [L]
+
 Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
 are set by `weighting.parameters` and may be searched by the laboratory. A rule that is registered
 with `is_weight=True` gives the local adapter's weight itself, which is not scaled.
@@ -22,7 +26,14 @@ from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import MIXTURES, OF_HELD_OUT, OF_INSTANCES, Evidence, trial
+from feddpa_jax.weighting.evidence import (
+    MIXTURES,
+    OF_HELD_OUT,
+    OF_INSTANCES,
+    OF_LAYERS,
+    Evidence,
+    trial,
+)
 
 Rule = Callable[..., jax.Array]
 
@@ -90,7 +101,7 @@ def sees(rule: Rule) -> tuple[str, ...]:
                 f"weighting.rule: {_called(rule)} asks for {name!r}; a rule's parameters are among "
                 f"{', '.join(Evidence._fields)}, or have a default"
             )
-    if not set(names) & set(OF_INSTANCES):
+    if not set(names) & {*OF_INSTANCES, *OF_LAYERS}:
         raise UserError(
             f"weighting.rule: {_called(rule)} does not look at the instance; one of its parameters "
             f"must be among {', '.join(OF_INSTANCES)}"
@@ -155,7 +166,13 @@ def find_rule(rule: str | Rule) -> Rule:
 
 def weighs_layers(rule: str | Rule) -> bool:
     """Whether a rule gives each layer its own weight."""
-    return len(_trial(find_rule(rule)).shape) == 2
+    function = find_rule(rule)
+    return of_clients(function) or len(_trial(function).shape) == 2
+
+
+def of_clients(rule: Rule) -> bool:
+    """Whether a rule gives the same for all instances of a client, since it sees none."""
+    return not set(sees(rule)) & set(OF_INSTANCES)
 
 
 def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
@@ -165,7 +182,8 @@ def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
 
 def _letters(field: str) -> str:
     """The dimensions of a field of the evidence."""
-    return "BL" if field in MIXTURES else field.rpartition("_")[2]
+    mixtures = {"query_mixture": "BL", "held_mixture": "HL"}
+    return mixtures.get(field) or field.rpartition("_")[2]
 
 
 def _sizes(part: Any) -> tuple[int, ...]:
@@ -190,7 +208,8 @@ def _guarded(name: str, rule: Rule) -> Rule:
             for key, part in seen.items()
             for letter, size in zip(_letters(key), _sizes(part), strict=True)
         }
-        allowed = [(sizes["B"],), *([(sizes["B"], sizes["L"])] if "L" in sizes else [])]
+        layers = (sizes["L"],) if "L" in sizes else ()
+        allowed = [layers] if of_clients(rule) else [(sizes["B"],), (sizes["B"], *layers)]
         dtype = getattr(result, "dtype", None)
         if (
             getattr(result, "shape", None) in allowed
@@ -202,7 +221,8 @@ def _guarded(name: str, rule: Rule) -> Rule:
         raise UserError(
             f"weighting.rule: {name} gave {shown} for "
             f"{', '.join(f'{key} {list(_sizes(part))}' for key, part in seen.items())}; "
-            f"a rule gives one floating-point similarity per row, here float32[{sizes['B']}]"
+            "a rule gives one floating-point similarity per "
+            f"{'layer' if of_clients(rule) else 'row'}, here float32{list(allowed[0])}"
         )
 
     return guarded

@@ -22,6 +22,7 @@ from feddpa_jax.weighting.rule import (
     check_parameters,
     find_rule,
     gives_weights,
+    of_clients,
     sees,
 )
 
@@ -74,6 +75,9 @@ def make_weighting(
 
     def weigh(evidence: Evidence) -> InstanceWeights:
         similarity_B = function(**evidence.pick(names), **chosen)
+        if of_clients(function):
+            shape = (evidence.rows(), *similarity_B.shape)
+            similarity_B = jnp.broadcast_to(similarity_B[None], shape)
         chex.assert_rank(similarity_B, {1, 2})
         chex.assert_axis_dimension(similarity_B, 0, evidence.rows())
         chex.assert_type(similarity_B, float)

@@ -16,6 +16,7 @@ from feddpa_jax.weighting.descent import descend
 from feddpa_jax.weighting.evidence import WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import nll_at_weights
 from feddpa_jax.weighting.rules.held_out_gate import held_out_gate
+from feddpa_jax.weighting.rules.learned_layers import learned_layers
 from feddpa_jax.weighting.rules.least_entropy import least_entropy
 from feddpa_jax.weighting.weights import make_weighting
 from tests.evaluate.test_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
@@ -190,6 +191,31 @@ def test_the_least_entropy_of_each_instance(rate: float, steps: int):
     for b in (0, 3):
         alone = least_entropy(mixed(examples[b : b + 1], 1, answers=False), rate=rate, steps=steps)
         np.testing.assert_allclose(alone, found_B[b : b + 1], atol=1e-4)
+
+
+def test_the_learned_weight_of_every_layer():
+    """Adam on the mean loss of examples that are each computed alone."""
+    own = tokenize(TRAIN[1])[:3]
+    held = make_mixtures(MODEL, ADAPTERS, [own[:2], own], answers=True)[1]
+    how = {"rate": 0.3, "steps": 4}
+    found_L = jax.jit(lambda of: learned_layers(of, **how))(held)
+
+    def mean_loss(u_L):
+        total = 0.0
+        for tokens_T, prompt in own:
+            logp_TV = log_probabilities(tokens_T, jnp.int32(1), jax.nn.sigmoid(u_L))
+            at = np.arange(prompt - 1, len(tokens_T) - 1)
+            total -= logp_TV[at, tokens_T[prompt:]].mean()
+        return total / len(own)
+
+    gradient = jax.grad(mean_loss)
+    u_L = adam(lambda u: np.asarray(gradient(jnp.asarray(u, jnp.float32))), np.zeros(2), **how)
+    np.testing.assert_allclose(found_L, 1 / (1 + np.exp(-u_L)), atol=1e-4)
+    assert mean_loss(jnp.asarray(u_L)) < mean_loss(jnp.zeros(2)) and np.ptp(found_L) > 0.01
+    # All instances of the client get them, as they are.
+    weigh = jax.jit(make_weighting("learned_layers", scale=0.1, scales="global", parameters=how))
+    weights = weigh(Evidence(held_mixture=held, length_B=np.array([5, 6, 7])))
+    np.testing.assert_allclose(weights.local_weight_B, np.stack([found_L] * 3), atol=1e-6)
 
 
 def test_losses_at_every_weight():
