@@ -215,6 +215,7 @@ def _score(
             passes[mode] = _Pass(shared[mode], weights[mode], setting.tokenized)
             own = scorer.under(adapters_in(mode, adapters))
             scores[mode] = own(passes[mode].requests, advance)
+            weights[mode] = weights[mode].seen(scores[mode].gated_IL)
     return weights, passes, scores
 
 

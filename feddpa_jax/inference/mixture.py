@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from feddpa_jax.adapters.dual import dual_branches
-from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.lora import Adapter, BranchWeight
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.inference.answerer import bucket_lengths, compile_tokens
 from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.inference.scorer import Adapters
@@ -50,7 +51,7 @@ class Mixture:
     """I examples of a client, whose weights are an argument of what is computed of them.
 
     A weight is the local adapter's; the global adapter gets the rest. Weights are [I], each
-    example's own, or [I, L], each example's own in every layer.
+    example's own, or [I, L], each example's own in every layer; or a gate of all examples' tokens.
 
     Attributes:
       model: the frozen base.
@@ -85,7 +86,7 @@ class Mixture:
         """D."""
         return self.model.config.width
 
-    def entropy(self, weight: Float[Array, "I"] | Float[Array, "I L"]) -> Float[Array, "I"]:
+    def entropy(self, weight: jax.Array | TokenGate) -> Float[Array, "I"]:
         """Entropy of the distribution of each answer's first token, in nats."""
 
         def of_rows(hidden_RTD: jax.Array, rows: Sheet) -> jax.Array:
@@ -94,7 +95,7 @@ class Mixture:
 
         return self._of_all(weight, of_rows)
 
-    def loss(self, weight: Float[Array, "I"] | Float[Array, "I L"]) -> Float[Array, "I"]:
+    def loss(self, weight: jax.Array | TokenGate) -> Float[Array, "I"]:
         """Mean negative log-likelihood of each answer's tokens, in nats.
 
         Raises:
@@ -116,20 +117,29 @@ class Mixture:
         return self._of_all(weight, of_rows)
 
     def _of_all(
-        self, weight: jax.Array, of_rows: Callable[[jax.Array, Sheet], jax.Array]
+        self, weight: jax.Array | TokenGate, of_rows: Callable[[jax.Array, Sheet], jax.Array]
     ) -> jax.Array:
         """A measure of every example, [I]."""
-        chex.assert_rank(weight, {1, 2})
-        chex.assert_axis_dimension(weight, 0, self.count)
+        if not isinstance(weight, TokenGate):
+            chex.assert_rank(weight, {1, 2})
+            chex.assert_axis_dimension(weight, 0, self.count)
+
+        def of(rows: Sheet) -> BranchWeight:
+            if isinstance(weight, TokenGate):
+                R = rows.place_NR.shape[0]
+                return jax.tree.map(
+                    lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), R, *leaf.shape[1:])),
+                    weight,
+                ).by_layer()
+            own = weight[jnp.minimum(rows.place_NR, self.count - 1)]
+            return own if own.ndim == 1 else tuple(own.T)
 
         def compute(rows: Sheet) -> jax.Array:
-            own = weight[jnp.minimum(rows.place_NR, self.count - 1)]
-            own = own if own.ndim == 1 else tuple(own.T)
             branches = dual_branches(
                 self.global_C,
                 self.local_C,
                 jnp.full(rows.prompt_NR.shape, self.client),
-                own,
+                of(rows),
                 scale=self.scale,
             )
             R, T = rows.tokens_NRT.shape

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from feddpa_jax.adapters.token_gate import Weight
 from feddpa_jax.inference.beam import Beams, begin, best, follow, unfinished
-from feddpa_jax.inference.layerwise import Layerwise, Weight
+from feddpa_jax.inference.layerwise import Layerwise
 from feddpa_jax.inference.scorer import Adapters, Request, Scores
 from feddpa_jax.models.decoder import Model
 

@@ -91,6 +91,7 @@ def score_exactly(given: Material, settings: WeightingSettings, split: Split) ->
         for i, example in enumerate(instances)
     ]
     scores = given.scorer(requests, layers=())
+    weights = weights.seen(scores.gated_IL)
     shape = (len(clients), len(instances))
     match_CI = scores.greedy_I.reshape(shape) & given.can_J[split.rows]
     values = (scores.nll_I.reshape(shape), 100.0 * match_CI)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.inference.mixture import Mixture
 
 # A, the models that likelihoods are given under, in the order of the last axis.
@@ -104,8 +105,10 @@ class TrialMixture:
     layers: int = flax.struct.field(pytree_node=False, default=1)
     width: int = flax.struct.field(pytree_node=False, default=1)
 
-    def entropy(self, weight: jax.Array) -> jax.Array:
+    def entropy(self, weight: jax.Array | TokenGate) -> jax.Array:
         """As of `Mixture`."""
+        if isinstance(weight, TokenGate):
+            return jnp.zeros(self.count)
         chex.assert_shape(weight, [(self.count,), (self.count, self.layers)][weight.ndim - 1])
         return 0.0 * weight.reshape(self.count, -1).sum(axis=1)
 

@@ -118,7 +118,7 @@ def check_rule_fits(settings: WeightingSettings, layers: int) -> None:
             f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
             "set it to false, or choose another rule"
         )
-    if settings.layer is not None and "query_BLD" in names:
+    if settings.layer is not None and {"query_BLD", "support_MLD"} & set(names):
         raise UserError(
             f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
         )

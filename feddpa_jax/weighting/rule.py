@@ -9,6 +9,8 @@ A rule that sees no instance, but every layer, gives one number per layer for al
 
     def learned(held_mixture): ...                        # H examples -> [L]
 
+or a `TokenGate`, by which every token has a weight of its own.
+
 Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
 are set by `weighting.parameters` and may be searched by the laboratory. A rule that is registered
 with `is_weight=True` gives the local adapter's weight itself, which is not scaled.
@@ -22,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults
 from feddpa_jax.registry import Registry
@@ -35,7 +38,7 @@ from feddpa_jax.weighting.evidence import (
     trial,
 )
 
-Rule = Callable[..., jax.Array]
+Rule = Callable[..., Any]
 
 
 def _rule(
@@ -165,7 +168,7 @@ def find_rule(rule: str | Rule) -> Rule:
 
 
 def weighs_layers(rule: str | Rule) -> bool:
-    """Whether a rule gives each layer its own weight."""
+    """Whether a rule gives each layer, or each token in it, its own weight."""
     function = find_rule(rule)
     return of_clients(function) or len(_trial(function).shape) == 2
 
@@ -175,7 +178,7 @@ def of_clients(rule: Rule) -> bool:
     return not set(sees(rule)) & set(OF_INSTANCES)
 
 
-def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
+def _trial(rule: Rule) -> Any:
     """What a rule gives for made-up evidence, without computing it."""
     return jax.eval_shape(lambda seen: rule(**seen), trial().pick(sees(rule)))
 
@@ -195,7 +198,7 @@ def _guarded(name: str, rule: Rule) -> Rule:
     """A rule of the user's own whose mistakes are told as such."""
 
     @functools.wraps(rule)
-    def guarded(**given: Any) -> jax.Array:
+    def guarded(**given: Any) -> jax.Array | TokenGate:
         try:
             result = rule(**given)
         except (UserError, jax.errors.ConcretizationTypeError):
@@ -208,6 +211,8 @@ def _guarded(name: str, rule: Rule) -> Rule:
             for key, part in seen.items()
             for letter, size in zip(_letters(key), _sizes(part), strict=True)
         }
+        if isinstance(result, TokenGate) and of_clients(rule):
+            return result
         layers = (sizes["L"],) if "L" in sizes else ()
         allowed = [layers] if of_clients(rule) else [(sizes["B"],), (sizes["B"], *layers)]
         dtype = getattr(result, "dtype", None)

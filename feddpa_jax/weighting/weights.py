@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.rule import (
@@ -28,10 +29,13 @@ from feddpa_jax.weighting.rule import (
 
 
 class InstanceWeights(NamedTuple):
-    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L]."""
+    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L].
 
-    similarity_B: jax.Array
-    local_weight_B: jax.Array
+    Where each token has its own, they are gates, the same for all instances.
+    """
+
+    similarity_B: jax.Array | TokenGate
+    local_weight_B: jax.Array | TokenGate
 
 
 Weighting = Callable[[Evidence], InstanceWeights]
@@ -75,6 +79,9 @@ def make_weighting(
 
     def weigh(evidence: Evidence) -> InstanceWeights:
         similarity_B = function(**evidence.pick(names), **chosen)
+        if isinstance(similarity_B, TokenGate):
+            gate = similarity_B.scaled(scale)
+            return InstanceWeights(similarity_B, gate if scales == "local" else gate.rest())
         if of_clients(function):
             shape = (evidence.rows(), *similarity_B.shape)
             similarity_B = jnp.broadcast_to(similarity_B[None], shape)

@@ -11,7 +11,7 @@ from feddpa_jax.cli.program import main
 from tests.e2e.small_runs import SETTINGS, write_data
 from tests.small_experiment import Small
 
-NEW = ("held_out_gate", "least_entropy", "learned_layers")
+NEW = ("held_out_gate", "least_entropy", "learned_layers", "tokenwise", "token_gate")
 # Adapters that differ enough for weights to matter.
 MORE = [
     *("--fed.learning_rate", "0.1", "--fed.local_epochs", "3", "--eval.max_new_tokens", "5"),
@@ -79,7 +79,7 @@ def test_one_prompt_is_weighed_and_answered_as_many(trained: fd.Experiment, rule
         experiment.config = config
 
 
-@pytest.mark.parametrize("rule", ["held_out_gate", "learned_layers"])
+@pytest.mark.parametrize("rule", ["held_out_gate", "learned_layers", "token_gate"])
 def test_a_run_that_held_nothing_out(unheld: Path, capsys, rule: str):
     run = ["--run-dir", str(unheld), "--weighting.rule", rule]
     asked = ["generate", *run, "--client", "anna", "--prompt", "Hi", "--mode", "instance"]

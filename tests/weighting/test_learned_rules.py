@@ -1,5 +1,7 @@
 """Rules that learn: against plain re-computations, alone and beside others, and what they need."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from feddpa_jax.adapters.dual import Adapters, dual_branches
 from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.inference import mixture
 from feddpa_jax.inference.mixture import Mixture, make_mixtures
 from feddpa_jax.inference.scorer import Scorer
@@ -18,6 +21,7 @@ from feddpa_jax.weighting.gathering import nll_at_weights
 from feddpa_jax.weighting.rules.held_out_gate import held_out_gate
 from feddpa_jax.weighting.rules.learned_layers import learned_layers
 from feddpa_jax.weighting.rules.least_entropy import least_entropy
+from feddpa_jax.weighting.rules.tokens import token_gate
 from feddpa_jax.weighting.weights import make_weighting
 from tests.evaluate.test_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
 
@@ -109,7 +113,9 @@ def test_a_gate_weighs_an_instance_alike_wherever_it_stands():
     )
 
 
-def weights_of(l: jax.Array, layers: int) -> jax.Array | tuple[jax.Array, ...]:
+def weights_of(l: Any, layers: int) -> Any:
+    if isinstance(l, tuple):
+        return l
     return tuple(l[layer][None] for layer in range(layers)) if l.ndim else l[None]
 
 
@@ -216,6 +222,56 @@ def test_the_learned_weight_of_every_layer():
     weigh = jax.jit(make_weighting("learned_layers", scale=0.1, scales="global", parameters=how))
     weights = weigh(Evidence(held_mixture=held, length_B=np.array([5, 6, 7])))
     np.testing.assert_allclose(weights.local_weight_B, np.stack([found_L] * 3), atol=1e-6)
+
+
+def test_every_token_by_hand():
+    # Layer 0: (1, 0) and (0, 1) have the mean (1/2, 1/2); layer 1: (0, 1) twice.
+    support_MLD = jnp.array([[[2.0, 0.0], [0.0, 5.0]], [[0.0, 3.0], [0.0, 1.0]]])
+    weigh = make_weighting("tokenwise", scale=0.8, scales="local")
+    seen = Evidence(support_MLD=support_MLD, length_B=np.array([4, 5]))
+    gate = weigh(seen).local_weight_B
+    assert isinstance(gate, TokenGate)
+    x_BTD = jnp.array([[[7.0, 0.0], [0.0, -2.0]]])
+    # Cosines with the two: 1 and 0, 0 and -1; in the other layer 0 twice, -1 twice.
+    for layer, expected in enumerate(([0.8 * 0.5, 0.0], [0.0, 0.0])):
+        own = jax.tree.map(lambda leaf, at=layer: leaf[at][None], gate)
+        np.testing.assert_allclose(own.weights(x_BTD)[0], expected, atol=1e-6)
+    turned = make_weighting("tokenwise", scale=0.8, scales="global")(seen).local_weight_B
+    assert isinstance(turned, TokenGate)
+    own = jax.tree.map(lambda leaf: leaf[0][None], turned)
+    np.testing.assert_allclose(own.weights(x_BTD)[0], [0.6, 1.0], atol=1e-6)
+
+
+def test_a_trained_gate_of_tokens():
+    """Adam on the mean loss of examples that are each computed alone; from 1/2 everywhere."""
+    own = tokenize(TRAIN[0])[:2]
+    held = make_mixtures(MODEL, ADAPTERS, [own], answers=True)[0]
+    found = jax.jit(lambda of: token_gate(of, rate=0.1, steps=3))(held)
+
+    def mean_loss(flat):
+        v_LD, c_L = flat[:-2].reshape(2, -1), flat[-2:]
+        size = MODEL.config.width**0.5
+        gates = tuple(
+            TokenGate(size * v_LD[layer][None], c_L[layer][None], jnp.array([True]))
+            for layer in range(2)
+        )
+        total = 0.0
+        for tokens_T, prompt in own:
+            logp_TV = log_probabilities(tokens_T, jnp.int32(0), gates)
+            at = np.arange(prompt - 1, len(tokens_T) - 1)
+            total -= logp_TV[at, tokens_T[prompt:]].mean()
+        return total / len(own)
+
+    gradient = jax.grad(mean_loss)
+    start = np.zeros(2 * MODEL.config.width + 2)
+    flat = adam(
+        lambda u: np.asarray(gradient(jnp.asarray(u, jnp.float32))), start, rate=0.1, steps=3
+    )
+    np.testing.assert_allclose(found.bias, flat[-2:], atol=2e-3)
+    direction_LD = flat[:-2].reshape(2, -1) * MODEL.config.width**0.5
+    assert np.abs(found.direction - direction_LD).mean() < 0.02 * np.abs(direction_LD).mean()
+    assert held.loss(found).mean() < held.loss(jnp.full(2, 0.5)).mean()
+    assert found.soft.all()
 
 
 def test_losses_at_every_weight():

@@ -7,4 +7,5 @@ from feddpa_jax.weighting.rules import (  # noqa: F401
     learned_layers,
     least_entropy,
     similarity,
+    tokens,
 )

@@ -117,7 +117,7 @@ ENTRIES = [
             "if False:",
         ),
         ("== 2\n", "== 1\n"),
-        ("if not set(names) & set(OF_INSTANCES)", "if False"),
+        ("if not set(names) & {*OF_INSTANCES, *OF_LAYERS}", "if False"),
         ("jnp.issubdtype(dtype, jnp.floating)", "True"),
         ("if kind is float and type(value) is int:", "if False:"),
         ("if type(value) is not kind:", "if False:"),
