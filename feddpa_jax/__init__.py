@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feddpa_jax.adapters.dual import Adapters
+    from feddpa_jax.adapters.mix import Term
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.federated.method import METHODS as methods
-    from feddpa_jax.federated.method import FedState, Method
+    from feddpa_jax.federated.method import FedState, Lora, Method, Part, Phase
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
@@ -61,11 +62,15 @@ _HOMES = {
     "Federation": "types",
     "Interval": "evaluate.personalization",
     "Laboratory": "laboratory.laboratory",
+    "Lora": "federated.method",
     "Method": "federated.method",
+    "Part": "federated.method",
+    "Phase": "federated.method",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
     "Summary": "evaluate.personalization",
+    "Term": "adapters.mix",
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
@@ -108,11 +113,15 @@ __all__ = [
     "Federation",
     "Interval",
     "Laboratory",
+    "Lora",
     "Method",
+    "Part",
+    "Phase",
     "Progress",
     "Registry",
     "Round",
     "Summary",
+    "Term",
     "UserError",
     "Weight",
     "WeightingSettings",
