@@ -229,6 +229,15 @@ class _Part(NamedTuple):
     clients: list[int]
     fold: int
 
+    def curves_of(self, curves: Curves, fold_CI: np.ndarray | None) -> Curves:
+        """The clients' curves, in which only the part's rows count; None if all are."""
+        members = np.array(self.clients)
+        score_CIWX, share_CIZ = (values[members] for values in curves)
+        if fold_CI is not None:
+            weighed_CI1 = (fold_CI[members] == self.fold)[..., None]
+            share_CIZ = np.where(weighed_CI1, share_CIZ, 0.0).astype(np.float32)
+        return Curves(score_CIWX, share_CIZ)
+
 
 def _parts(rule: str, questions: Questions) -> list[_Part]:
     """All clients and rows, each once."""
@@ -281,12 +290,7 @@ def _score_part(
     names = sees(function)
     views, supports = grid._seen(rule)
     inputs = _inputs(rule, names, views, supports, collected, part, rows, seed)
-    members = np.array(part.clients)
-    score_CIWX, share_CIZ = (values[members] for values in curves)
-    if learns(rule):
-        weighed_CI = collected.questions.folds()[members, rows] == part.fold
-        share_CIZ = np.where(weighed_CI[..., None], share_CIZ, 0.0).astype(np.float32)
-    curves = Curves(score_CIWX, share_CIZ)
+    curves = part.curves_of(curves, collected.questions.folds()[:, rows] if learns(rule) else None)
     scale_S, local_S = (
         jnp.array(values)
         for values in zip(

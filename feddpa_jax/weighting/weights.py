@@ -9,7 +9,7 @@ rule of many; each is a pure function of fields of `Evidence` to one similarity 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -34,8 +34,8 @@ class InstanceWeights(NamedTuple):
     Where each token has its own, they are gates, the same for all instances.
     """
 
-    similarity_B: jax.Array | TokenGate
-    local_weight_B: jax.Array | TokenGate
+    similarity_B: Any
+    local_weight_B: Any
 
 
 Weighting = Callable[[Evidence], InstanceWeights]
@@ -81,7 +81,7 @@ def make_weighting(
         similarity_B = function(**evidence.pick(names), **chosen)
         if isinstance(similarity_B, TokenGate):
             gate = similarity_B.scaled(scale)
-            return InstanceWeights(similarity_B, gate if scales == "local" else gate.rest())
+            return InstanceWeights(similarity_B, gate.rest() if scales == "global" else gate)
         if of_clients(function):
             shape = (evidence.rows(), *similarity_B.shape)
             similarity_B = jnp.broadcast_to(similarity_B[None], shape)

@@ -54,6 +54,7 @@ ENTRIES = [
         ("leaf[:, at], own", "leaf[:, 0], own"),
         ("in (global_weight, local_weight))", "in (local_weight, global_weight))"),
         ("weights_L[layer]", "weights_L[0]"),
+        ("[0, :tokens].mean()", "[0].mean()"),
         ("x_BTD[:, tokens - 1]", "x_BTD[:, -1]"),
         ("jnp.where(inside_1T1, x_BTD, 0.0)", "x_BTD"),
         ("passed.states[layer]", "passed.states[-1]"),
