@@ -34,6 +34,6 @@ def least_entropy(
     def total(u_B: jax.Array) -> jax.Array:
         return query_mixture.entropy(jax.nn.sigmoid(u_B)).sum()
 
-    return jax.nn.sigmoid(
-        descend(total, jnp.zeros(query_mixture.count), optax.sgd(rate), steps=steps)
-    )
+    start_B = jnp.zeros(query_mixture.count)
+    u_B = descend(total, start_B, optax.sgd(rate), steps=steps)
+    return jax.nn.sigmoid(u_B)
