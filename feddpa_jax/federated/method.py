@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import numpy as np
+import optax
 
 from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.adapters.lora import Adapter, bank_of
@@ -84,13 +85,29 @@ class Part(NamedTuple):
       scope: who holds it: the "server", one for all; or each "client", one for itself.
       new: its value at the start, from a key. Of a client's part: the name of a server's part that
         it starts as a copy of; None if a phase makes it.
+      change: shapes of what a round of so many participants makes new of a server's part, from
+        their number (0 before the first), where that is less than its value; it is what travels.
     """
 
     scope: Literal["server", "client"]
     new: Callable[[jax.Array], Any] | str | None
+    change: Callable[[int], Any] | None = None
 
 
 Receive = Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Mapping[str, Any]]
+
+
+class Search(NamedTuple):
+    """How a phase finds the parts that it names without gradients.
+
+    Attributes:
+      examples: how many of a client's own it looks at: of those held out, else of those trained on.
+      find: `(losses, start_C) -> found_C`: better values of the parts in `train`, on the host;
+        `losses(values_C)` are the clients' mean losses on their examples, in nats, [C].
+    """
+
+    examples: int
+    find: Callable[[Callable[[Tree], np.ndarray], Tree], Tree]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,11 +125,15 @@ class Phase:
         clients, if that is not the same for all; it is in training if `train` names it, else
         beside. None: the parts are sent as they are.
       penalty: as of `Objective`.
+      search: finds the parts in `train` without gradients, instead of training them.
       sends: the leaves that a participant sends; None: the server's parts in training.
       reduce: what reaches the server: their "mean" by shares, their "sum", or a "stack" of all.
       upload: `(trained_C, own_C) -> tree_C`: what is sent, made of the trained leaves and of what
         the client had before; None: the trained leaves of `sends`.
+      keep: `(trained_C, own_C, number) -> parts_C`: what a participant keeps of its own parts, on
+        the host; None: those in training.
       server: makes new server parts of it; None: takes the mean as it is.
+      optimizer: follows the change of the mean instead of taking it (see `server_optimizer.py`).
       when: whether the phase is in a round, from the round's number.
       everybody: all clients take part, whatever the round's participants.
       after: the phase follows the last round, once, for all clients.
@@ -126,10 +147,13 @@ class Phase:
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     receive: Receive | None = None
     penalty: Callable[[Tree, Tree], jax.Array] | None = None
+    search: Search | None = None
     sends: tuple[str, ...] | None = None
     reduce: Literal["mean", "sum", "stack"] = "mean"
     upload: Callable[[Tree, Tree], Tree] | None = None
+    keep: Callable[[Tree, Tree, int], Tree] | None = None
     server: ServerStep | None = None
+    optimizer: optax.GradientTransformation | None = None
     when: Callable[[int], bool] = lambda number: True
     everybody: bool = False
     after: bool = False
@@ -147,7 +171,7 @@ class Answers(NamedTuple):
 
     Attributes:
       global_C: the shared adapter, with a leading axis of 1, or of C where the server sends every
-        client its own; None if there is none.
+        client its own; None if there is none; {} if the own one is mixed with the bare base.
       local_C: the clients' own, [C, ...]; None if there are none (yet).
       others: by a mode of the method's own, the adapter that answers in it: [C or 1, ...].
     """

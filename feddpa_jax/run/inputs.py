@@ -212,6 +212,11 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
+
+    def held_out(client: int) -> tuple[TokenizedExample, ...]:
+        held = prepared.federation.clients[client].validation
+        return encode(config, prepared.base.tokenizer, held).examples
+
     return TrainingData(
         names=names,
         examples=examples,
@@ -225,6 +230,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
         costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
+        held_out=held_out,
     )
 
 
@@ -237,9 +243,14 @@ def make_lora(config: Config, prepared: Prepared) -> Lora:
     sizes = prepared.base.model.config.target_sizes()
     layers = prepared.base.model.config.layers
     adapted = {target: sizes[target] for target in config.lora.targets}
-    pooled = METHODS.find(config.fed.method).pooled
-    names = ("pooled",) if pooled else prepared.names
+    entry = METHODS.find(config.fed.method)
+    names = ("pooled",) if entry.pooled else prepared.names
     ranks = config.lora.ranks
+    if ranks is not None and not entry.ranks:
+        raise UserError(
+            f"lora.ranks: all clients of {config.fed.method} have the same rank; use lora.rank, "
+            "or fed.method flexlora"
+        )
     if ranks is not None and len(ranks) != len(names):
         raise UserError(
             f"lora.ranks: has {len(ranks)} ranks for {len(names)} clients; give each client one"

@@ -29,12 +29,15 @@ class RoundData(NamedTuple):
       examples: each participant's number of training examples, [c].
       chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
         phase's name seeds the shuffle.
+      few: `few(count)`: the same of one update over so many examples of each participant, for
+        losses without a training.
     """
 
     number: int
     participants: np.ndarray
     examples: np.ndarray
     chunks: Callable[[str], Iterable[Chunk]]
+    few: Callable[[int], Iterable[Chunk]] = lambda count: ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TrainingData:
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
       costs: of rows, blocks and compilations there; block shapes follow them.
+      held_out: each client's examples that are not trained on, by its index.
     """
 
     names: tuple[str, ...]
@@ -68,6 +72,7 @@ class TrainingData:
     block_tokens: int = 4096
     shards: int = 1
     costs: Costs = CPU_COSTS
+    held_out: Callable[[int], Sequence[TokenizedExample]] = lambda client: ()
 
     @property
     def ids(self) -> list[int]:
@@ -135,12 +140,59 @@ class TrainingData:
             participants=participants,
             examples=np.array([len(self.examples[client]) for client in participants]),
             chunks=lambda phase: self.chunks(participants, number, phase, shapes),
+            few=lambda count: self.few(participants, count, shapes),
         )
 
     def chunks(
         self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
     ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
+        return self._chunks(
+            participants,
+            phase,
+            shapes,
+            lambda client: (self.examples[client], self.updates_of(client, number, phase)),
+        )
+
+    def few(
+        self, participants: np.ndarray, count: int, shapes: Sequence[BlockShape]
+    ) -> Iterator[Chunk]:
+        """One update over a few examples of each participant, in one micro-batch, chunk by chunk.
+
+        Args:
+          participants: the clients, by index.
+          count: how many of those held out; a client without any takes of those trained on, drawn
+            by its name and the seed alone.
+          shapes: the block shapes; a longer one is added if an example needs it.
+        """
+
+        def chosen(client: int) -> Sequence[TokenizedExample]:
+            held, own = self.held_out(client), self.examples[client]
+            if held:
+                return held[:count]
+            rng = np.random.default_rng([self.seed, client_id(self.names[client]), 2])
+            return [own[i] for i in sorted(rng.permutation(len(own))[:count])]
+
+        found = {client: chosen(client) for client in participants.tolist()}
+        longest = max(len(e.tokens_T) for own in found.values() for e in own)
+        length = -(-longest // 8) * 8
+        if longest > shapes[-1].length:
+            shapes = [*shapes, BlockShape(1, length, -(-length // 32) * 32)]
+        return self._chunks(
+            participants,
+            "few",
+            shapes,
+            lambda client: (found[client], [[np.arange(len(found[client]))]]),
+        )
+
+    def _chunks(
+        self,
+        participants: np.ndarray,
+        phase: str,
+        shapes: Sequence[BlockShape],
+        work_of: Callable[[int], tuple[Sequence[TokenizedExample], list[list[np.ndarray]]]],
+    ) -> Iterator[Chunk]:
+        """Chunks of each participant's examples and updates."""
         groups = self._groups(participants)
         places = self.slots(len(participants)) // self.shards  # on each shard's client axis
         for group in groups:
@@ -153,11 +205,11 @@ class TrainingData:
                 work.append([])
                 for place, client in enumerate(shard):
                     slot = slot_of[client] = s * places + place
-                    updates = self.updates_of(client, number, phase)
+                    examples, updates = work_of(client)
                     id_C[slot] = client_id(self.names[client])
                     total_C[slot] = len(updates)
                     work[-1].append(
-                        [self._rows(place, client, update, shapes) for update in updates]
+                        [self._rows(place, examples, update, shapes) for update in updates]
                     )
             yield Chunk(
                 members=group,
@@ -195,12 +247,12 @@ class TrainingData:
     def _rows(
         self,
         place: int,
-        client: int,
+        examples: Sequence[TokenizedExample],
         micro_batches: list[np.ndarray],
         shapes: Sequence[BlockShape],
     ) -> list[PackedRow]:
         lengths = [shape.length for shape in shapes]
-        return update_rows(place, self.examples[client], micro_batches, lengths, self.costs)
+        return update_rows(place, examples, micro_batches, lengths, self.costs)
 
     def _blocks(
         self,
