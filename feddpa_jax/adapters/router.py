@@ -5,6 +5,7 @@ routed: "gate" is a softmax over the K experts (Shazeer et al., arXiv 1701.06538
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,21 @@ ROUTERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+# By the name of a router's leaf: its shares as an equation, for who applies it elsewhere.
+EQUATIONS: dict[str, str] = {
+    "gate": "share_k(x) = softmax over k of (G x)_k",
+}
+
+
+def router_of(leaves: Mapping[str, Any]) -> str | None:
+    """The kind of an adapted map's router, which its leaf is named after; None if it has none.
+
+    >>> router_of({"a": 0, "b": 0, "gate": 0}), router_of({"a": 0, "b": 0})
+    ('gate', None)
+    """
+    return next((name for name in ROUTERS if name in leaves), None)
+
+
 def expert_shares(
     x_BTD: Float[Array, "B T D"], leaves: Mapping[str, jax.Array], client_B: Int[Array, "B"]
 ) -> Float[Array, "B T K"] | None:
@@ -39,7 +55,7 @@ def expert_shares(
       leaves: of the adapter at this map, of which a router's is [C, D, S].
       client_B: whose adapter each row uses.
     """
-    for name, share in ROUTERS.items():
-        if name in leaves:
-            return share(of_rows(x_BTD, leaves[name], client_B, jnp.float32))
-    return None
+    kind = router_of(leaves)
+    if kind is None:
+        return None
+    return ROUTERS[kind](of_rows(x_BTD, leaves[kind], client_B, jnp.float32))

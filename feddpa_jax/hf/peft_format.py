@@ -105,7 +105,7 @@ def write_adapter(
         "r": rank,
         "lora_alpha": _plain(alpha),
         "rank_pattern": smaller,
-        "alpha_pattern": {target: _plain(alpha * own / rank) for target, own in smaller.items()},
+        "alpha_pattern": {target: _plain(alpha * (own / rank)) for target, own in smaller.items()},
         "lora_dropout": dropout,
         "target_modules": list(adapter),
         "bias": "none",
@@ -161,7 +161,9 @@ def read_adapter(folder: Path, config: ModelConfig) -> PeftAdapter:
         target, part, _ = places[name]
         (size_in, size_out), (rank, _) = sizes[target], own[target]
         _check_shape(file, name, (rank, size_in) if part == "a" else (size_out, rank), rank)
-    adapter = {target: _read_target(file, target, config, rank) for target, (rank, _) in own.items()}
+    adapter = {
+        target: _read_target(file, target, config, rank) for target, (rank, _) in own.items()
+    }
     rank, alpha = max(own.values())
     scales = {target: alpha / rank for target, (rank, alpha) in own.items()}
     return PeftAdapter(adapter, rank, alpha, settings.base, scales)

@@ -222,7 +222,9 @@ def _by_module(
             raise UserError(
                 f"{source}: {field} gives {_named(module)} {_shown(value)}; {_FIELDS[of][1]}"
             )
-    matchers = [(_matcher(field, f"(.*\\.)?({module})", source), own) for module, own in given.items()]
+    matchers = [
+        (_matcher(field, f"(.*\\.)?({module})", source), own) for module, own in given.items()
+    ]
     return lambda module: next((own for matches, own in matchers if matches(module)), usual)
 
 
