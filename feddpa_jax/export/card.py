@@ -53,10 +53,10 @@ def _what(trained: Trained, out: AdapterOut) -> str:
         answers = "All clients answer" if out.client is None else "This client answers"
         return f"{answers} with it in the mode {markdown_code(out.mode)}, which the method has."
     if out.client is None:
-        return "The server made it of all clients' training."
+        return "It was trained by all clients; the server put their work together."
     if out.local_weight is not None:
         return (
-            f"It equals {1 - out.local_weight:g} of the shared and {out.local_weight:g} of the "
+            f"It equals {1 - out.local_weight:g} of the global and {out.local_weight:g} of the "
             "client's local adapter, exactly: it has the sum of their ranks."
         )
     if out.common:
