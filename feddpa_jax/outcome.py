@@ -30,6 +30,7 @@ from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prom
 from feddpa_jax.run.evaluating import evaluate_config
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, make_method
+from feddpa_jax.run.opening import check_modes
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import Rule, named
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -108,7 +109,8 @@ class Outcome(abc.ABC):
         Args:
           rule: a weighting rule: a function, a registered name, or "FILE.py:FUNCTION".
           weighting: how instances are weighed; the configuration's if None.
-          modes: of "base", "global", "local", "fixed" and "instance"; the configuration's if None.
+          modes: of "base", "global", "local", "fixed", "instance" and the method's own; the
+            configuration's if None.
           metrics: names of metrics; the configuration's if None.
 
         Returns:
@@ -123,6 +125,7 @@ class Outcome(abc.ABC):
         changes = {"modes": modes, "metrics": metrics}
         changes = {name: listed(value) for name, value in changes.items() if value is not None}
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
+        check_modes(config)
         adapters, number = self._adapters()
         possible = available_modes(adapters)
         answers_with = METHODS.find(config.fed.method).answers_with

@@ -17,6 +17,7 @@ all targets of a part.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
@@ -207,6 +208,15 @@ class Entry(NamedTuple):
     ranks: bool = False
     title: str = ""
 
+    @property
+    def known_modes(self) -> tuple[str, ...]:
+        """All inference modes that an answer may be asked for in."""
+        return (*MODES, *self.modes)
+
+
+# What stands for something else in the places and options of an export.
+_TAKEN = ("mixed", "shared", "merged", "clients", *MODES)
+
 
 def _entry(build: Any, **known: Any) -> Entry:
     if isinstance(build, Entry):
@@ -215,10 +225,16 @@ def _entry(build: Any, **known: Any) -> Entry:
         raise TypeError("a method is a function of Lora")
     title = known.pop("title", "") or getattr(build, "__name__", str(build))
     entry = Entry(cast(Any, build), **known, title=title)
-    modes = (*MODES, *entry.modes)
-    if entry.answers_with not in modes:
+    for mode in entry.modes:
+        if not re.fullmatch("[a-z][a-z0-9_]*", mode) or mode in _TAKEN:
+            raise ValueError(
+                f"modes: {mode!r}: a mode's name is lower-case letters, digits and _, and none of "
+                f"{', '.join(_TAKEN)}"
+            )
+    if entry.answers_with not in entry.known_modes:
         raise ValueError(
-            f"answers_with: {entry.answers_with!r} is no mode; there are {', '.join(modes)}"
+            f"answers_with: {entry.answers_with!r} is no mode; there are "
+            f"{', '.join(entry.known_modes)}"
         )
     return entry
 

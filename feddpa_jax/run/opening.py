@@ -43,9 +43,29 @@ def checked(config: Config) -> Config:
     if RULES.own_file(config.weighting.rule) is None:
         check_parameters(config.weighting.rule, config.weighting.parameters)
     announce(config, OF_TRAINING)
-    METHODS.find(config.fed.method)
+    check_modes(config)
     TEMPLATES.find(config.data.template)
     return resolved(config)
+
+
+def check_modes(config: Config, asked: str | None = None) -> None:
+    """Refuses modes that neither all methods nor the configured one have; its file is run.
+
+    Args:
+      config: names the method and, in `eval.modes`, the modes.
+      asked: another mode, of the option `--mode`.
+
+    Raises:
+      UserError: an unknown mode, and what there is.
+    """
+    known = METHODS.find(config.fed.method).known_modes
+    named = [("eval.modes", mode) for mode in config.eval.modes or ()]
+    for field, mode in [*named, *([] if asked is None else [("mode", asked)])]:
+        if mode not in known:
+            raise UserError(
+                f"{field}: {mode!r}: {config.fed.method} has no such mode; there are "
+                f"{', '.join(known)}"
+            )
 
 
 def restored(
