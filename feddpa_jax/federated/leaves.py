@@ -109,6 +109,11 @@ def sends(method: Method, phase: Phase) -> tuple[str, ...]:
     )
 
 
+def trains_own(method: Method, phase: Phase) -> bool:
+    """Whether a phase trains parts of the clients' own."""
+    return any(method.parts[part].scope == "client" for part in by_part(phase.train))
+
+
 def sends_own_parts(method: Method) -> bool:
     """Whether participants send the server parts, or leaves, that are their own."""
     return any(

@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
-from feddpa_jax.federated.leaves import pick, sends, sort_leaves
+from feddpa_jax.federated.leaves import pick, sends, sort_leaves, trains_own
 from feddpa_jax.federated.method import FedState, Method, Metrics, Phase
 from feddpa_jax.federated.server import Moment, Uploads, replaced, take_mean
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen
+from feddpa_jax.training.stopping import train_until_best
 from feddpa_jax.types import client_id
 
 
@@ -169,7 +170,11 @@ class _Phase(NamedTuple):
         copied_C = copies(found.copied, slots, mesh) if found.copied else {}
         trained_C = {**copied_C, **on_mesh(found.banked)}
         frozen = Frozen(put(found.shared, mesh), on_mesh(found.beside))
-        return self.federation.engine.train(
+        engine, stopping = self.federation.engine, self.data.stopping
+        train = engine.train
+        if stopping is not None and trains_own(self.method, self.phase):
+            train = functools.partial(train_until_best, engine, stopping)
+        return train(
             self.phase.objective,
             trained_C,
             frozen,
@@ -263,4 +268,5 @@ def merge_metrics(parts: list[PhaseMetrics]) -> PhaseMetrics:
         dict(losses),
         sum(part.real_tokens for part in parts),
         sum(part.computed_tokens for part in parts),
+        {name: stopped for part in parts for name, stopped in part.stopped.items()},
     )

@@ -1,7 +1,8 @@
 """The work of a round: every participant's shuffled and packed local training, in chunks."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,22 @@ SAMPLED_UPDATES = 64
 SAMPLED_CLIENTS = 256
 
 
+class Stopping(NamedTuple):
+    """Early stopping: what a chunk's trainings are made of, epoch by epoch.
+
+    Attributes:
+      patience: epochs without a better loss on held-out examples after which a client stops.
+      epochs: of a whole training.
+      epoch: `(chunk, number, going)`: one epoch of those members that have not stopped.
+      held_out: `(chunk, going)`: all held-out examples of these as one update.
+    """
+
+    patience: int
+    epochs: int
+    epoch: Callable[[Chunk, int, Collection[int]], Chunk]
+    held_out: Callable[[Chunk, Collection[int]], Chunk]
+
+
 class RoundData(NamedTuple):
     """What a round works on.
 
@@ -29,12 +46,21 @@ class RoundData(NamedTuple):
       examples: each participant's number of training examples, [c].
       chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
         phase's name seeds the shuffle.
+      stopping: how clients' own trainings end early, if they do.
     """
 
     number: int
     participants: np.ndarray
     examples: np.ndarray
     chunks: Callable[[str], Iterable[Chunk]]
+    stopping: Stopping | None = None
+
+
+class _Work(NamedTuple):
+    """What packs the rows of some updates of a client, and how many its training has in all."""
+
+    rows: Callable[[], list[list[PackedRow]]]
+    total: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +80,9 @@ class TrainingData:
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
       costs: of rows, blocks and compilations there; block shapes follow them.
+      patience: epochs without a better loss on held-out examples after which a client's own
+        training stops; None: it does not.
+      held_out: each client's examples for that.
     """
 
     names: tuple[str, ...]
@@ -68,6 +97,8 @@ class TrainingData:
     block_tokens: int = 4096
     shards: int = 1
     costs: Costs = CPU_COSTS
+    patience: int | None = None
+    held_out: tuple[tuple[TokenizedExample, ...], ...] = ()
 
     @property
     def ids(self) -> list[int]:
@@ -97,7 +128,8 @@ class TrainingData:
 
     def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
         """The block shapes of a run of `rounds` rounds, from a sample of the first one."""
-        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
+        every = (*self.examples, *self.held_out)
+        longest = max(len(e.tokens_T) for examples in every for e in examples)
         members = self._groups(self.participants(0))[0]
         every = self._shards(members)
         shards = every[:: -(-len(members) // SAMPLED_CLIENTS)]
@@ -130,44 +162,103 @@ class TrainingData:
         participants = (
             np.arange(len(self.names), dtype=np.int32) if everybody else self.participants(number)
         )
+        stopping = None
+        if self.patience is not None:
+            stopping = Stopping(
+                self.patience,
+                self.epochs,
+                functools.partial(self._epoch, len(participants), number, shapes),
+                functools.partial(self._held_out, len(participants), shapes),
+            )
         return RoundData(
             number=number,
             participants=participants,
             examples=np.array([len(self.examples[client]) for client in participants]),
             chunks=lambda phase: self.chunks(participants, number, phase, shapes),
+            stopping=stopping,
         )
 
     def chunks(
         self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
     ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
-        groups = self._groups(participants)
-        places = self.slots(len(participants)) // self.shards  # on each shard's client axis
-        for group in groups:
-            shards = self._shards(group)
-            id_C = np.zeros(self.shards * places, np.uint32)
-            total_C = np.zeros(self.shards * places, np.int32)
-            slot_of: dict[int, int] = {}
-            work: list[list[list[list[PackedRow]]]] = []
-            for s, shard in enumerate(shards):
-                work.append([])
-                for place, client in enumerate(shard):
-                    slot = slot_of[client] = s * places + place
-                    updates = self.updates_of(client, number, phase)
-                    id_C[slot] = client_id(self.names[client])
-                    total_C[slot] = len(updates)
-                    work[-1].append(
-                        [self._rows(place, client, update, shapes) for update in updates]
-                    )
-            yield Chunk(
-                members=group,
-                slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
-                names=tuple(self.names[client] for client in group),
-                phase=phase,
-                id_C=id_C,
-                total_C=total_C,
-                blocks=self._blocks(work, places, shapes),
-            )
+        for group in self._groups(participants):
+
+            def work_of(place: int, client: int) -> _Work:
+                updates = self.updates_of(client, number, phase)
+                return _Work(lambda: self._rows(place, client, updates, shapes), len(updates))
+
+            yield self._chunk(len(participants), group, phase, shapes, work_of)
+
+    def _epoch(
+        self,
+        participants: int,
+        number: int,
+        shapes: Sequence[BlockShape],
+        chunk: Chunk,
+        epoch: int,
+        going: Collection[int],
+    ) -> Chunk:
+        """As of `Stopping.epoch`."""
+
+        def work_of(place: int, client: int) -> _Work:
+            updates = self.updates_of(client, number, chunk.phase)
+            size = len(updates) // self.epochs
+            own = updates[epoch * size : (epoch + 1) * size] if client in going else []
+            return _Work(lambda: self._rows(place, client, own, shapes), len(updates))
+
+        return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
+
+    def _held_out(
+        self,
+        participants: int,
+        shapes: Sequence[BlockShape],
+        chunk: Chunk,
+        going: Collection[int],
+    ) -> Chunk:
+        """As of `Stopping.held_out`."""
+        lengths = [shape.length for shape in shapes]
+
+        def work_of(place: int, client: int) -> _Work:
+            if client not in going:
+                return _Work(list, 0)
+            own = self.held_out[client]
+            whole = [np.arange(len(own))]
+            return _Work(lambda: [update_rows(place, own, whole, lengths, self.costs)], 1)
+
+        return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
+
+    def _chunk(
+        self,
+        participants: int,
+        group: np.ndarray,
+        phase: str,
+        shapes: Sequence[BlockShape],
+        work_of: Callable[[int, int], _Work],
+    ) -> Chunk:
+        """The work of a group of clients, by place on its shard's client axis and client."""
+        places = self.slots(participants) // self.shards  # on each shard's client axis
+        id_C = np.zeros(self.shards * places, np.uint32)
+        total_C = np.zeros(self.shards * places, np.int32)
+        slot_of: dict[int, int] = {}
+        work: list[list[_Work]] = []
+        for s, shard in enumerate(self._shards(group)):
+            work.append([])
+            for place, client in enumerate(shard):
+                slot = slot_of[client] = s * places + place
+                own = work_of(place, client)
+                id_C[slot] = client_id(self.names[client])
+                total_C[slot] = own.total
+                work[-1].append(own)
+        return Chunk(
+            members=group,
+            slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
+            names=tuple(self.names[client] for client in group),
+            phase=phase,
+            id_C=id_C,
+            total_C=total_C,
+            blocks=self._blocks(work, places, shapes),
+        )
 
     def slots(self, participants: int) -> int:
         """Places on the client axis where so many clients take part, all shards' together."""
@@ -196,19 +287,20 @@ class TrainingData:
         self,
         place: int,
         client: int,
-        micro_batches: list[np.ndarray],
+        updates: list[list[np.ndarray]],
         shapes: Sequence[BlockShape],
-    ) -> list[PackedRow]:
-        lengths = [shape.length for shape in shapes]
-        return update_rows(place, self.examples[client], micro_batches, lengths, self.costs)
+    ) -> list[list[PackedRow]]:
+        lengths, own = [shape.length for shape in shapes], self.examples[client]
+        return [update_rows(place, own, update, lengths, self.costs) for update in updates]
 
     def _blocks(
         self,
-        work: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
+        work: Sequence[Sequence[_Work]],
         places: int,
         shapes: Sequence[BlockShape],
     ) -> Iterator[Block]:
-        for planned in schedule(work, {shape.length: shape for shape in shapes}):
+        rows = [[own.rows() for own in shard] for shard in work]
+        for planned in schedule(rows, {shape.length: shape for shape in shapes}):
             parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
             ends_C = np.zeros(self.shards * places, bool)
             for s, ends in enumerate(planned.ends):

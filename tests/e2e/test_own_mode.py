@@ -10,6 +10,7 @@ import torch
 
 from feddpa_jax.cli.program import main
 from feddpa_jax.federated.method import METHODS
+from feddpa_jax.files.escape import terminal
 from tests.e2e.small_runs import SETTINGS, write_data
 
 ROOT = Path(__file__).parents[2]
@@ -165,4 +166,4 @@ def test_the_example_answers_as_we_do(
     runpy.run_path(str(ROOT / "examples/routed_adapter.py"), run_name="__main__")
     settings.write_text(kept)
     theirs = capfd.readouterr().out.splitlines()
-    assert theirs[-1].strip() == ours[-1].strip()
+    assert terminal(theirs[-1]).strip() == ours[-1].strip()
