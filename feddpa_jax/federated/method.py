@@ -18,7 +18,7 @@ all targets of a part.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -33,6 +33,7 @@ from feddpa_jax.federated.server import ServerStep
 from feddpa_jax.registry import Registry
 from feddpa_jax.training.engine import PhaseMetrics
 from feddpa_jax.training.step import Objective, Tree
+from feddpa_jax.types import UserError
 
 Metrics = dict[str, PhaseMetrics]
 
@@ -212,6 +213,24 @@ class Entry(NamedTuple):
     def known_modes(self) -> tuple[str, ...]:
         """All inference modes that an answer may be asked for in."""
         return (*MODES, *self.modes)
+
+    def check_modes(self, method: str, field: str, modes: Iterable[str]) -> None:
+        """Refuses modes that neither all methods nor this one have.
+
+        Args:
+          method: its name.
+          field: that names the modes, for messages.
+          modes: which.
+
+        Raises:
+          UserError: an unknown mode, and what there is.
+        """
+        for mode in modes:
+            if mode not in self.known_modes:
+                raise UserError(
+                    f"{field}: {mode!r}: {method} has no such mode; there are "
+                    f"{', '.join(map(repr, self.known_modes))}"
+                )
 
 
 # What stands for something else in the places and options of an export.

@@ -58,14 +58,9 @@ def check_modes(config: Config, asked: str | None = None) -> None:
     Raises:
       UserError: an unknown mode, and what there is.
     """
-    known = METHODS.find(config.fed.method).known_modes
-    named = [("eval.modes", mode) for mode in config.eval.modes or ()]
-    for field, mode in [*named, *([] if asked is None else [("mode", asked)])]:
-        if mode not in known:
-            raise UserError(
-                f"{field}: {mode!r}: {config.fed.method} has no such mode; there are "
-                f"{', '.join(known)}"
-            )
+    entry = METHODS.find(config.fed.method)
+    entry.check_modes(config.fed.method, "eval.modes", config.eval.modes or ())
+    entry.check_modes(config.fed.method, "mode", [] if asked is None else [asked])
 
 
 def restored(

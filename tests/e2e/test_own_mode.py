@@ -103,7 +103,7 @@ def test_an_unknown_mode_is_refused_before_anything_is_loaded(
     assert main([words[0], "--run-dir", str(run_dir), *words[1:]]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{field}: 'gates': " in line
-    assert "there are base, global, local, fixed, instance, gate" in line
+    assert "there are 'base', 'global', 'local', 'fixed', 'instance', 'gate'" in line
 
 
 def test_a_mode_of_another_method_is_refused_too(tmp_path: Path, capsys: pytest.CaptureFixture):
