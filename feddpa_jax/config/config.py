@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
@@ -90,11 +89,6 @@ class Config:
         rule = self.weighting.rule
         if rule in RULES:  # One of a file is tried where it is needed.
             check_parameters(rule, self.weighting.parameters)
-        if self.eval.modes is not None:
-            methods = importlib.import_module("feddpa_jax.federated.method").METHODS
-            method = self.fed.method
-            if method in methods:  # So is the mode of one of a file.
-                methods[method].check_modes(method, "eval.modes", self.eval.modes)
 
 
 def dotted(config: "Config") -> dict[str, Any]:
