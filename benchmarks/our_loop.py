@@ -10,11 +10,14 @@ import jax.monitoring
 import jax.numpy as jnp
 
 from feddpa_jax.adapters.lora import Adapter, take
-from feddpa_jax.federated.method import copies, merge_metrics
+from feddpa_jax.adapters.mix import alone
+from feddpa_jax.federated.play import copies, merge_metrics
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
+from feddpa_jax.training.step import Frozen, Objective
 
+_ALONE = Objective(alone("global"))
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -46,9 +49,9 @@ def train_pass(
     done: list[PhaseMetrics] = []
     trained: list[Adapter] = []
     for chunk in data.chunks(data.participants(0), 0, "global", shapes):
-        copies_C = copies(global_, len(chunk.total_C), engine.mesh)
-        trained_C, metrics = engine.train(copies_C, chunk, key=key)
-        trained.append(take(trained_C, chunk.slots))
+        copies_C = copies({"global": global_}, len(chunk.total_C), engine.mesh)
+        trained_C, metrics = engine.train(_ALONE, copies_C, Frozen({}, {}), chunk, key=key)
+        trained.append(take(trained_C["global"], chunk.slots))
         done.append(metrics)
     trained_C = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trained)
     jax.block_until_ready(trained_C)

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from benchmarks.workload import asked, test_instances
-from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.lora import Adapter, bank_of
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.modes import WeightingSettings
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.run.evaluating import made_up, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.training.rounds import TrainingData
@@ -69,7 +69,7 @@ def make_questions(
     chosen = test_instances(config, prepared, instances)
     return Questions(
         names=data.names,
-        adapters=Adapters(global_, trained_C, config.lora.alpha / config.lora.rank),
+        adapters=Adapters(bank_of(global_), trained_C, config.lora.alpha / config.lora.rank),
         training=[[asked(example, eos_id) for example in own] for own in data.examples],
         instances=[asked(example, eos_id) for example in chosen],
         dreams=made_up(config, prepared, weighting),

@@ -26,9 +26,9 @@ def time_scaling(
         data = alike_clients(training.data, count, updates)
         shapes = data.shapes(training.config.fed.rounds)
         sized[count] = training._replace(data=data, shapes=shapes)
-        before = training.engine.step._cache_size()
+        before = training.engine.compilations()
         sized[count].ours()
-        compiled[count] = training.engine.step._cache_size() - before
+        compiled[count] = training.engine.compilations() - before
     passes: dict[int, list[Pass]] = {count: [] for count in counts}
     for number in range(repeat):
         for count, work in sized.items():

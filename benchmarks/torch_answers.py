@@ -33,10 +33,10 @@ def answer_one_by_one(model: TorchModel, questions: Questions) -> tuple[Answers,
     tokens: list[np.ndarray] = []
     embedding_again = 0.0
     start = time.perf_counter()
-    global_, local_C = questions.adapters.global_, questions.adapters.local_C
-    assert global_ is not None and local_C is not None
+    global_1, local_C = questions.adapters.global_C, questions.adapters.local_C
+    assert global_1 is not None and local_C is not None
     model.use(["global", "local"], trains=False)
-    model.load("global", global_)
+    model.load("global", jax.tree.map(lambda leaf: leaf[0], global_1))
     with torch.no_grad():
         for c in range(C):
             local = take(local_C, np.array([c]))

@@ -19,8 +19,8 @@ from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import chip_of
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import Prepared, adapter_factory, training_data
-from feddpa_jax.run.loop import make_parts, run_key
+from feddpa_jax.run.inputs import Prepared, make_lora, training_data
+from feddpa_jax.run.loop import make_federation, run_key
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
@@ -77,8 +77,8 @@ def make_training(config: Config, prepared: Prepared, run: RunFolder, updates: i
         config=config,
         data=fixed_updates(config, prepared, updates),
         shapes=training_data(config, prepared).shapes(config.fed.rounds),
-        engine=make_parts(config, prepared, run).engine,
-        global_=adapter_factory(config, prepared)(run_key(config)),
+        engine=make_federation(config, prepared, run).engine,
+        global_=make_lora(config, prepared).fresh(run_key(config)),
         key=run_key(config, 0),
     )
 
@@ -95,7 +95,7 @@ def first_pass(training: Training, held_before: int) -> FirstPass:
     measured = {
         "first_pass_seconds": done.seconds,
         "compile_seconds": sum(compiled),
-        "step_compilations": training.engine.step._cache_size(),
+        "step_compilations": training.engine.compilations(),
         "peak_memory_bytes": memory.peak_bytes() - held_before,
         "device_peak_bytes": memory.device_peak_bytes(),
     }
@@ -123,7 +123,7 @@ def check(training: Training, prepared: Prepared, run: RunFolder) -> Agreement:
         config=config,
         data=data,
         shapes=data.shapes(1),
-        engine=make_parts(config, prepared, run).engine,
+        engine=make_federation(config, prepared, run).engine,
     )
     ours, _ = short.ours()
     theirs = short.theirs(TorchModel(config, prepared.base), dropout=False)
@@ -173,7 +173,7 @@ def time_training(
         "ratio": None,
     }
     result["ours"] |= _rate(training, prepared, result["ours"]["median_seconds"])
-    now = training.engine.step._cache_size()
+    now = training.engine.compilations()
     result["ours"]["later_compilations"] = now - first.measured["step_compilations"]
     if model is not None:
         result["torch"] = summary(passes["torch"])

@@ -51,13 +51,13 @@ def saved(made: Small, folder: Path, config: fd.Config | None = None) -> dict[st
     experiment = made.experiment()
     run = RunFolder(folder)
     start = restore(config or experiment.config, experiment.prepared, run)
-    assert start is not None and start.state.local is not None
+    assert start is not None
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     return {
         "config.yaml": run.config_file.read_bytes(),
         "rounds": start.rounds,
-        "global": bits(start.state.global_),
-        "local": bits(start.state.local.all()),
+        "global": bits(start.state.server["global"]),
+        "local": bits(start.state.clients.all()["local"]),
         "metrics.jsonl": [{**line, "seconds": None} for line in lines],
         "eval": {file.name: file.read_bytes() for file in sorted(run.evaluation.glob("*.json*"))},
         "files": sorted(

@@ -47,13 +47,17 @@ def test_an_experiment_in_memory_has_the_commands_bits(made: Small, expected: di
     assert lines == expected["metrics.jsonl"]
     assert [done.loss for done in rounds] == [line["loss"] for line in lines]
     adapters = experiment.adapters
-    assert bits(adapters.global_) == expected["global"]
+    assert bits(adapters.global_C) == expected["global"]
     assert bits(adapters.local_C) == expected["local"]
     assert all(len(leaf) == 2 for leaf in jax.tree.leaves(adapters.local_C))
     assert experiment.run is None
     # The state is the last round's, and earlier rounds keep their own.
-    assert bits(experiment.state.global_) == bits(rounds[2].state.global_) == expected["global"]
-    assert bits(rounds[1].state.global_) != expected["global"]
+    assert (
+        bits(experiment.state.server["global"])
+        == bits(rounds[2].state.server["global"])
+        == expected["global"]
+    )
+    assert bits(rounds[1].state.server["global"]) != expected["global"]
     assert list(experiment.rounds()) == []
 
 
@@ -89,7 +93,7 @@ def test_an_experiment_resumes_the_commands_run(
         assert main(["train", "--run-dir", str(folder), *made.options]) == 130
     experiment = made.experiment(run_dir=folder)
     # Looking at the state changes nothing.
-    assert bits(experiment.state.global_) != expected["global"]
+    assert bits(experiment.state.server["global"]) != expected["global"]
     numbers = [done.number for done in experiment.rounds()]
     assert numbers == [2]
     experiment.evaluate()
@@ -119,7 +123,7 @@ def test_rounds_are_stopped_and_continued(
     assert [done.number for done in experiment.rounds()] == [2]
     # The kept iterator ended when the next began: no round is played twice.
     assert list(kept) == []
-    assert bits(experiment.adapters.global_) == expected["global"]
+    assert bits(experiment.adapters.global_C) == expected["global"]
     assert bits(experiment.adapters.local_C) == expected["local"]
     if on_disk:
         experiment.evaluate()
@@ -141,7 +145,7 @@ def test_a_folder_is_for_one_experiment_at_a_time(made: Small, expected: dict, t
     # Results may be read meanwhile.
     reader = fd.Experiment.open(folder)
     before = (folder / "metrics.jsonl").read_bytes()
-    assert reader.state.global_ is not None
+    assert reader.state.server["global"] is not None
     assert (folder / "metrics.jsonl").read_bytes() == before
     rounds.close()
     assert not holder_of(folder / TRAINING)
@@ -174,7 +178,7 @@ def test_a_base_is_loaded_once_and_shared(made: Small, expected: dict):
                     assert shard.data.unsafe_buffer_pointer() == place[shard.device]
     assert [done.number for done, _ in zip(first.rounds(), range(2), strict=False)] == [0, 1]
     second.train()
-    assert bits(second.adapters.global_) == expected["global"]
+    assert bits(second.adapters.global_C) == expected["global"]
     assert bits(made.base.model.params) == bits(before)
 
 

@@ -364,7 +364,7 @@ def test_memory_and_folder_try_rules_alike(seen: Seen, durable: fd.Experiment):
 def test_an_export_from_memory(seen: Seen):
     adapters, base = seen.experiment.adapters, seen.experiment.prepared.base
     shared = read_adapter(seen.export / "global", base.model.config)
-    assert bits(shared.adapter) == bits(adapters.global_)
+    assert bits(shared.adapter) == bits(adapters.global_C)
     for place, name in enumerate(("anna", "ben")):
         own = read_adapter(seen.export / "clients" / name, base.model.config)
         expected = [leaf[place] for leaf in jax.tree.leaves(adapters.local_C)]

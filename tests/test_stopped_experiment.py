@@ -48,8 +48,8 @@ def trained(base: Base) -> Experiment:
 
 def values(state: FedState) -> list[bytes]:
     """The bits of all adapters."""
-    assert state.local is not None
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves((state.global_, state.local.all()))]
+    leaves = jax.tree.leaves((state.server, state.clients.all()))
+    return [np.asarray(x).tobytes() for x in leaves]
 
 
 def test_settings_are_those_of_base_and_data(trained: Experiment) -> None:

@@ -106,6 +106,7 @@ def bank_delta(
     B, T, D = x_BTD.shape
     R = a_CDR.shape[2]
     chex.assert_shape([a_CDR, b_CRE, client_B], [(None, D, R), (None, R, None), (B,)])
+    assert len({a_CDR.shape[0], b_CRE.shape[0]} - {1}) <= 1, "factors of different banks"
     chex.assert_rank(weight, {1, 2})
     chex.assert_axis_dimension(weight, 0, B)
     weight_BX1 = weight.reshape(weight.shape[0], -1, 1)

@@ -65,6 +65,7 @@ class Engine(NamedTuple):
         for a client axis of `slots` places and a block shape. Takes shapes alone, those of one
         client, of the base too; what it compiles to is what `train` runs, without a second
         compilation.
+      compilations: `() -> int`: how many programs of the step have been compiled.
       mesh: where the clients lie.
     """
 
@@ -73,6 +74,7 @@ class Engine(NamedTuple):
     go_on: Callable[..., tuple[TrainState, PhaseMetrics]]
     loss: Callable[..., np.ndarray]
     lower: Callable[..., jax.stages.Lowered]
+    compilations: Callable[[], int]
     mesh: Mesh
 
 
@@ -146,17 +148,23 @@ def make_engine(
     """
     mesh = single_mesh() if mesh is None else mesh
 
-    @functools.cache
+    steps: dict[Objective, Step] = {}
+
     def step_of(objective: Objective) -> Step:
-        return make_step(
-            mesh,
-            objective,
-            base_mode=base_mode,
-            scale=scale,
-            dropout=dropout,
-            max_grad_norm=max_grad_norm,
-            remat=remat,
-        )
+        if objective not in steps:
+            steps[objective] = make_step(
+                mesh,
+                objective,
+                base_mode=base_mode,
+                scale=scale,
+                dropout=dropout,
+                max_grad_norm=max_grad_norm,
+                remat=remat,
+            )
+        return steps[objective]
+
+    def compilations() -> int:
+        return sum(programs.step._cache_size() for programs in steps.values())
 
     def on_mesh(frozen: Frozen) -> Frozen:
         return Frozen(put(frozen.shared, mesh), put(frozen.own_C, mesh, CLIENTS))
@@ -208,7 +216,7 @@ def make_engine(
         return total_C / np.maximum(chunk.total_C, 1)
 
     lower = functools.partial(_lower, mesh, model, step_of)
-    return Engine(train, start, go_on, loss, lower, mesh)
+    return Engine(train, start, go_on, loss, lower, compilations, mesh)
 
 
 def _client_keys(key: jax.Array, id_C: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dropout import dropout
-from feddpa_jax.adapters.dual import dual_branches, merge, mixed_adapter, single_branch
+from feddpa_jax.adapters.dual import dual_branches, merge, mixed_adapter
 from feddpa_jax.adapters.lora import (
     TARGETS,
     Branch,
@@ -21,6 +21,7 @@ from feddpa_jax.adapters.lora import (
     kernel_path,
     take,
 )
+from feddpa_jax.adapters.mix import Term, branches_of, factors, side_by_side
 from feddpa_jax.models.decoder import causal_mask, from_parameters, random_model
 from feddpa_jax.models.model_config import ModelConfig
 
@@ -59,7 +60,8 @@ CLIENT_B = jnp.array([1, 0, 1])
 
 
 def mixed(global_, local_C, weight_B, **extra):
-    return dual_branches(global_, local_C, CLIENT_B, jnp.asarray(weight_B), scale=2.0, **extra)
+    global_1 = global_ and bank_of(global_)
+    return dual_branches(global_1, local_C, CLIENT_B, jnp.asarray(weight_B), scale=2.0, **extra)
 
 
 def test_bank_delta_by_hand():
@@ -101,7 +103,8 @@ def test_rows_of_different_clients_equal_each_alone(model):
     together = logits(model, mixed(global_, local_C, [0.2, 0.5, 0.9]))
     for row, weight in enumerate([0.2, 0.5, 0.9]):
         own = jax.tree.map(lambda leaf, row=row: leaf[int(CLIENT_B[row])][None], local_C)
-        alone = dual_branches(global_, own, jnp.zeros(3, jnp.int32), jnp.full(3, weight), scale=2.0)
+        first, weights = jnp.zeros(3, jnp.int32), jnp.full(3, weight)
+        alone = dual_branches(bank_of(global_), own, first, weights, scale=2.0)
         np.testing.assert_allclose(together[row], logits(model, alone)[row], atol=2e-6)
 
 
@@ -145,7 +148,7 @@ def test_a_mix_is_what_its_formula_says(model):
         for row, client in enumerate(CLIENT_B.tolist()):
             added = with_added(model, [(global_, g), (owns[client], 0.3)], 2.0)
             np.testing.assert_allclose(together[row], logits(added, ())[row], atol=2e-4, rtol=1e-4)
-    alone = single_branch(local_C, CLIENT_B, scale=2.0)
+    alone = branches_of([Term(local_C)], CLIENT_B, scale=2.0)
     for row, client in enumerate(CLIENT_B.tolist()):
         expected = logits(with_added(model, [(owns[client], 1.0)], 2.0), ())
         np.testing.assert_allclose(logits(model, alone)[row], expected[row], atol=2e-4, rtol=1e-4)
@@ -156,7 +159,7 @@ def test_every_layer_may_have_its_own_weight(model):
     global_, local = adapter(1), adapter(2)
     two = bank_of(local)
     weights = (jnp.zeros(3), jnp.ones(3))
-    branches = dual_branches(global_, two, jnp.zeros(3, jnp.int32), weights, scale=2.0)
+    branches = dual_branches(bank_of(global_), two, jnp.zeros(3, jnp.int32), weights, scale=2.0)
     chosen = {
         target: {part: jnp.stack([pair[part][0], local[target][part][1]]) for part in ("a", "b")}
         for target, pair in global_.items()
@@ -312,7 +315,7 @@ def test_dropout_of_a_row_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(whole[2:3], dropout(x_BTD[2:3], key_B2[2:3], site=1, rate=0.5))
 
 
-@pytest.mark.parametrize("wrong", ["a_CDR", "client_B", "weight", "key_B2"])
+@pytest.mark.parametrize("wrong", ["client_B", "weight", "key_B2"])
 def test_one_row_does_not_stand_for_all(wrong: str):
     """Arrays of one row or client, which JAX would repeat for the others, are refused."""
     given = {
@@ -331,3 +334,62 @@ def test_one_row_does_not_stand_for_all(wrong: str):
     assert apply(given).shape == (3, 6, 5)
     with pytest.raises(AssertionError, match=r"assert_(shape|axis_dimension) failed"):
         apply(given | {wrong: given[wrong][:1]})
+
+
+def test_factors_of_different_parts_make_one_adapter(model):
+    """A shared A, B of each client's own: the bank of both."""
+    shared = bank_of(adapter(1))
+    own_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), adapter(2), adapter(3))
+    mixed_leaves = factors({"a": shared, "b": own_C})
+    whole = {
+        target: {"a": jnp.repeat(shared[target]["a"], 2, axis=0), "b": own_C[target]["b"]}
+        for target in own_C
+    }
+    np.testing.assert_allclose(
+        logits(model, branches_of([Term(mixed_leaves)], CLIENT_B, scale=2.0)),
+        logits(model, branches_of([Term(whole)], CLIENT_B, scale=2.0)),
+        atol=2e-6,
+    )
+
+
+def test_adapters_side_by_side_add_up(model):
+    """One of both ranks, with a shared half, equals two branches."""
+    shared = bank_of(adapter(1))
+    own_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), adapter(2), adapter(3))
+    wide = branches_of([Term(side_by_side([shared, own_C]))], CLIENT_B, scale=2.0)
+    two = branches_of([Term(shared), Term(own_C)], CLIENT_B, scale=2.0)
+    np.testing.assert_allclose(logits(model, wide), logits(model, two), atol=1e-5)
+
+
+def test_weights_of_terms_are_numbers_clients_and_layers(model):
+    own_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), adapter(2), adapter(3))
+
+    def scored(weight):
+        return logits(model, branches_of([Term(own_C, weight)], CLIENT_B, scale=2.0))
+
+    by_client, by_layer = jnp.array([0.25, 0.75]), jnp.array([[0.2, 0.6], [1.0, 0.0]])
+    found, layered = scored(by_client), scored(by_layer)
+    for row, client in enumerate(CLIENT_B.tolist()):
+        np.testing.assert_allclose(found[row], scored(float(by_client[client]))[row], atol=2e-6)
+        alone = scored(by_layer[client][None])
+        np.testing.assert_allclose(layered[row], alone[row], atol=2e-6)
+    assert not np.allclose(scored(0.2), scored(0.25), atol=1e-4)
+
+
+def test_a_routed_adapter_shares_each_token_out_among_its_experts():
+    """y = sum over k of softmax(x G)_k x A_k B_k by hand; the router sees x without dropout."""
+    draw = np.random.default_rng(0)
+    x_BTD = draw.normal(size=(2, 3, 4)).astype(np.float32)
+    gate_CDK = draw.normal(size=(2, 4, 2)).astype(np.float32)
+    a_CDR, b_CRE = (draw.normal(size=s).astype(np.float32) for s in ((2, 4, 6), (2, 6, 5)))
+    client_B = np.array([1, 0])
+    bank = {"q_proj": {"a": a_CDR, "b": b_CRE, "gate": gate_CDK}}
+    branch = Branch(jax.tree.map(jnp.asarray, bank), jnp.asarray(client_B), jnp.ones(2), scale=2.0)
+    found = delta([branch], "q_proj", jnp.asarray(x_BTD), layer=0, dtype=jnp.float32)
+    for row, c in enumerate(client_B):
+        logits_TK = x_BTD[row] @ gate_CDK[c]
+        share_TK = np.exp(logits_TK) / np.exp(logits_TK).sum(axis=1, keepdims=True)
+        first = x_BTD[row] @ a_CDR[c][:, :3] @ b_CRE[c][:3]
+        second = x_BTD[row] @ a_CDR[c][:, 3:] @ b_CRE[c][3:]
+        expected = 2.0 * (share_TK[:, :1] * first + share_TK[:, 1:] * second)
+        np.testing.assert_allclose(np.asarray(found)[row], expected, atol=1e-4)

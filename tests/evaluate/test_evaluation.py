@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from feddpa_jax.adapters.dual import dual_branches
-from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.adapters.dual import Adapters, dual_branches
+from feddpa_jax.adapters.lora import bank_of, init_adapter
 from feddpa_jax.cli.scores_table import render
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
@@ -22,7 +22,7 @@ from feddpa_jax.evaluate.modes import available_modes, fixed_weights
 from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.answerer import Answerer, Prompt
-from feddpa_jax.inference.scorer import Adapters, Request, Scorer
+from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.types import Client, Example, UserError
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -43,7 +43,7 @@ def random_adapter(seed: int) -> dict:
 
 GLOBAL = random_adapter(0)
 LOCAL_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), random_adapter(1), random_adapter(2))
-ADAPTERS = Adapters(GLOBAL, LOCAL_C, SCALE)
+ADAPTERS = Adapters(bank_of(GLOBAL), LOCAL_C, SCALE)
 TRAIN = (
     tuple(Example(f"add {i}", f"{i + 1}", task="add") for i in range(6)),
     tuple(Example(f"say {i} twice", f"{i}{i}", task="twice") for i in range(7)),
@@ -370,11 +370,11 @@ def test_targets_without_words_are_reported():
 
 
 def test_modes_need_their_adapters():
-    assert available_modes(Adapters(GLOBAL, None, SCALE)) == ("base", "global")
+    assert available_modes(Adapters(bank_of(GLOBAL), None, SCALE)) == ("base", "global")
     with pytest.raises(UserError, match=r"eval\.modes: this method has no 'local'"):
         evaluate(
             MODEL,
-            Adapters(GLOBAL, None, SCALE),
+            Adapters(bank_of(GLOBAL), None, SCALE),
             setting(),
             modes=("local",),
             metrics=("nll",),

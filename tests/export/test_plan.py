@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.lora import Adapter, bank_of
 from feddpa_jax.config import load_config
 from feddpa_jax.export.contents import Trained, make_plan
-from feddpa_jax.inference.scorer import Adapters
 from feddpa_jax.run.inputs import Prepared
 
 
@@ -27,7 +27,9 @@ def test_the_parts_of_a_merged_model():
     prepared = cast(
         Prepared, SimpleNamespace(names=("anna", "ben"), base=SimpleNamespace(folder=None))
     )
-    trained = Trained(load_config(), prepared, Adapters(adapter(1.0), local_C, 2.0), 0, None)
+    trained = Trained(
+        load_config(), prepared, Adapters(bank_of(adapter(1.0)), local_C, 2.0), 0, None
+    )
     expected = {
         "global": ([(1.0, 1.0)], False),
         "anna": ([(3.0, 1.0)], True),

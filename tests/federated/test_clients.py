@@ -1,5 +1,6 @@
 """Private adapters on disk: unchanging values, whole files, bounded memory."""
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from feddpa_jax.federated.clients import LocalAdapters
+from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.run.checkpoint import CLIENTS, find_damage, load
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.types import UserError
@@ -18,23 +20,24 @@ from tests.saved import save
 NAMES = ("anna", "ben", "clara")
 
 
-def _files(local: LocalAdapters) -> ClientFiles:
+def _files(local: ClientParts) -> ClientFiles:
     assert isinstance(local.store, ClientFiles)
     return local.store
 
 
 def bank(*values: float) -> dict:
     a_CLDR = jnp.stack([jnp.full((2, 3, 1), value) for value in values])
-    return {"q_proj": {"a": a_CLDR, "b": -a_CLDR}}
+    return {"local": {"q_proj": {"a": a_CLDR, "b": -a_CLDR}}}
 
 
-def local_in(folder: Path, cached: int = 1) -> LocalAdapters:
+def local_in(folder: Path, cached: int = 1) -> ClientParts:
     files = ClientFiles(folder, cached)
-    return LocalAdapters(NAMES, files, lambda members: bank(*(c / 10 for c in members)))
+    fresh = {"local": lambda members: bank(*(c / 10 for c in members))["local"]}
+    return ClientParts(NAMES, files, ("local",), fresh)
 
 
-def values(local: LocalAdapters) -> list[float]:
-    both = local.all()["q_proj"]
+def values(local: ClientParts) -> list[float]:
+    both = local.all()["local"]["q_proj"]
     assert np.array_equal(both["a"], -both["b"])
     return [round(float(x), 3) for x in both["a"][:, 1, 2, 0]]
 
@@ -47,9 +50,9 @@ def test_put_returns_another_value(tmp_path: Path):
     assert values(fresh) == [0.0, 0.1, 0.2]
     assert values(first) == [6.0, 0.1, 5.0]
     assert values(second) == [7.0, 0.1, 5.0]
-    assert values(LocalAdapters(NAMES, ClientFiles(tmp_path, 1), fresh.fresh, second.saved)) == [
-        *(7.0, 0.1, 5.0)
-    ]
+    assert values(
+        dataclasses.replace(fresh, store=ClientFiles(tmp_path, 1), saved=second.saved)
+    ) == [*(7.0, 0.1, 5.0)]
 
 
 def test_memory_is_bounded(tmp_path: Path):
@@ -66,7 +69,7 @@ def test_the_last_used_stay_in_memory(tmp_path: Path):
     local = local.put([2], bank(3.0), 0)
     assert list(_files(local)._recent) == [("anna", 0), ("clara", 0)]
     shutil.rmtree(tmp_path / "anna")
-    assert local.take([0])["q_proj"]["a"][0, 0, 0, 0] == 1.0  # from memory
+    assert local.take([0])["local"]["q_proj"]["a"][0, 0, 0, 0] == 1.0  # from memory
     shutil.rmtree(tmp_path / "ben")
     with pytest.raises(UserError, match=r"ben/00000.safetensors: missing or damaged"):
         local.take([1])
@@ -90,7 +93,7 @@ def test_what_is_remembered_of_a_file(tmp_path: Path):
 def test_take_keeps_the_order_it_is_asked_for(tmp_path: Path):
     """Of clients that have trained and ones that have not."""
     local = local_in(tmp_path).put([0, 2], bank(5.0, 6.0), 0)
-    taken = local.take([2, 1, 0])["q_proj"]["a"]
+    taken = local.take([2, 1, 0])["local"]["q_proj"]["a"]
     assert [round(float(x), 3) for x in taken[:, 0, 0, 0]] == [6.0, 0.1, 5.0]
 
 
@@ -100,6 +103,33 @@ def test_damaged_file_is_named(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match=r"ben/00003.safetensors: missing or damaged"):
         local.take([1])
+
+
+def test_parts_that_a_phase_does_not_replace_stay(tmp_path: Path):
+    """A client's file has all of its parts, those that never trained among them."""
+    fresh = {"local": lambda members: bank(*(c / 10 for c in members))["local"]}
+    parts = ClientParts(NAMES, ClientFiles(tmp_path, 1), ("local", "gate", "late"), fresh)
+    gate_C = {"q_proj": {"gate": np.array([[[3.0]], [[4.0]]], np.float32)}}
+    first = parts.put([2, 0], {"gate": gate_C}, 0)
+    assert first.take([0]).keys() == {"local", "gate"}
+    assert first.take([2])["local"]["q_proj"]["a"][0, 0, 0, 0] == np.float32(0.2)
+    assert first.take([0, 2])["gate"]["q_proj"]["gate"][:, 0, 0].tolist() == [4.0, 3.0]
+    # Client 1 has no gate yet, so a bank with it has none.
+    assert list(first.take([0, 1])) == ["local"]
+    second = first.put([0], bank(9.0), 1)
+    again = dataclasses.replace(second, store=ClientFiles(tmp_path, 1)).take([0])
+    assert again["local"]["q_proj"]["a"][0, 0, 0, 0] == 9.0
+    assert again["gate"]["q_proj"]["gate"].item() == 4.0
+
+
+def test_files_of_earlier_versions_hold_the_local_adapter(tmp_path: Path):
+    """They name no part."""
+    local = local_in(tmp_path).put([1], bank(4.0), 7)
+    file = tmp_path / "ben/00007.safetensors"
+    tensors = {name.removeprefix("local."): x for name, x in load_file(file).items()}
+    save_file(tensors, file)
+    again = dataclasses.replace(local, store=ClientFiles(tmp_path, 1))
+    chex.assert_trees_all_equal(again.take([1]), local.take([1]))
 
 
 def test_a_target_that_cannot_be_written(tmp_path: Path):
@@ -122,7 +152,7 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
         "clara/00003.safetensors",
     ]
     found = load(tmp_path / "00002", {})
-    assert values(LocalAdapters(NAMES, local.store, local.fresh, found.clients)) == [0.0, 2.0, 0.2]
+    assert values(dataclasses.replace(local, saved=found.clients)) == [0.0, 2.0, 0.2]
     assert find_damage(tmp_path / "00003") == ""
     file = tmp_path / CLIENTS / "clara/00003.safetensors"
     content = file.read_bytes()

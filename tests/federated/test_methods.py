@@ -1,20 +1,24 @@
 """What each method trains, keeps and sends; and how a method is added."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.federated.method import METHODS, FedState, Method, Parts, need
+from feddpa_jax.federated.fedit import fedit
+from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.model_config import ModelConfig
-from feddpa_jax.training.engine import make_engine
+from feddpa_jax.training.engine import Engine, make_engine
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.federated.parts import parts_for
+from tests.federated.player import Player, player_for
 
 CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
 NEW = functools.partial(
@@ -33,19 +37,13 @@ def data() -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def parts(data: TrainingData, tmp_path_factory) -> Parts:
-    base = random_model(CONFIG, jax.random.key(0))
-    engine = make_engine(base, scale=2.0, learning_rate=1e-2)
-    return parts_for(engine, NEW, data, tmp_path_factory.mktemp("clients"))
+def engine() -> Engine:
+    return make_engine(random_model(CONFIG, jax.random.key(0)), scale=2.0, learning_rate=1e-2)
 
 
-def play(method: Method, data: TrainingData, rounds: int) -> list[FedState]:
-    states = [method.init(jax.random.key(1))]
-    for number in range(rounds):
-        data_round = data.round(number, data.shapes(rounds))
-        state, _ = method.round(states[-1], data_round, key=jax.random.key(number))
-        states.append(state)
-    return states
+@pytest.fixture
+def player(engine: Engine, data: TrainingData, tmp_path: Path) -> Callable[..., Player]:
+    return lambda name, **more: player_for(name, engine, NEW, data, tmp_path / name, **more)
 
 
 def same(x, y) -> bool:
@@ -54,65 +52,62 @@ def same(x, y) -> bool:
     )
 
 
-def test_feddpa_t_trains_local_from_round_1_on(parts, data):
-    start, first, second = play(METHODS["feddpa_t"].build(parts), data, 2)
-    assert same(need(start.local).all(), need(first.local).all())
-    assert not same(need(first.local).all(), need(second.local).all())
-    assert not same(start.global_, first.global_)
+def test_feddpa_t_trains_local_from_round_1_on(player):
+    start, first, second = player("feddpa_t").play(2)
+    assert same(start.clients.all(), first.clients.all())
+    assert not same(first.clients.all(), second.clients.all())
+    assert not same(start.server, first.server)
 
 
-def test_feddpa_t_local_does_not_touch_global(parts, data):
+def test_feddpa_t_local_does_not_touch_global(player):
     """The global adapter is FedIT's: local adapters only look at it."""
-    dual = play(METHODS["feddpa_t"].build(parts), data, 1)[-1]
-    alone = play(METHODS["fedit"].build(parts), data, 1)[-1]
-    assert same(dual.global_, alone.global_)
+    assert same(player("feddpa_t").play(1)[-1].server, player("fedit").play(1)[-1].server)
 
 
-def test_feddpa_f_personalizes_once_from_the_final_global(parts, data):
-    method = METHODS["feddpa_f"].build(parts)
-    last = play(method, data, 2)[-1]
-    assert last.local is None
-    assert method.personalize is not None
-    data_round = data.round(2, data.shapes(2), everybody=True)
-    after, metrics = method.personalize(last, data_round, key=jax.random.key(9))
-    assert same(after.global_, last.global_)
+def test_feddpa_f_personalizes_once_from_the_final_global(player):
+    both = player("feddpa_f", rounds=2)
+    last = both.play(2)[-1]
+    assert last.clients.all() == {}
+    after, metrics = both.round(last, 2, key=9)
+    assert same(after.server, last.server)
     assert set(metrics["personalization"].losses) == {"x", "y", "z"}
-    gap = np.abs(
-        need(after.local).all()["q_proj"]["a"] - need(last.global_)["q_proj"]["a"][None]
-    ).max()
+    own_C, global_ = after.clients.all()["local"], last.server["global"]
+    gap = np.abs(own_C["q_proj"]["a"] - global_["q_proj"]["a"][None]).max()
     assert 0 < gap < 0.1
 
 
-def test_local_has_no_global_and_clients_differ(parts, data):
-    last = play(METHODS["local"].build(parts), data, 1)[-1]
-    assert last.global_ is None
-    local_C = need(last.local).all()
-    assert not np.allclose(local_C["q_proj"]["a"][0], local_C["q_proj"]["a"][1])
+def test_local_has_no_global_and_clients_differ(player):
+    last = player("local").play(1)[-1]
+    assert last.server == {}
+    a_CLDR = last.clients.all()["local"]["q_proj"]["a"]
+    assert not np.allclose(a_CLDR[0], a_CLDR[1])
 
 
 @pytest.mark.parametrize("name", ["fedit", "centralized"])
-def test_global_methods_have_no_local(parts, data, name):
-    assert play(METHODS[name].build(parts), data, 1)[-1].local is None
+def test_global_methods_have_no_local(player, name):
+    last = player(name).play(1)[-1]
+    assert list(last.server) == ["global"]
+    assert last.clients.parts == ()
 
 
-def test_every_start_follows_from_its_key_and_its_clients_name(parts):
+def test_every_start_follows_from_its_key_and_its_clients_name(player):
     """Another key: another global adapter, and other local ones; no two of them are alike."""
-    starts = [METHODS["feddpa_t"].build(parts).init(jax.random.key(k)) for k in (1, 1, 2)]
-    assert same(starts[0].global_, starts[1].global_)
-    assert same(need(starts[0].local).all(), need(starts[1].local).all())
+    both = player("feddpa_t")
+    starts = [both.start(key) for key in (1, 1, 2)]
+    assert same(starts[0].server, starts[1].server)
+    assert same(starts[0].clients.all(), starts[1].clients.all())
     seen = []
     for state in starts[::2]:
-        seen.append(need(state.global_)["q_proj"]["a"])
-        seen += list(need(state.local).all()["q_proj"]["a"])
+        seen.append(state.server["global"]["q_proj"]["a"])
+        seen += list(state.clients.all()["local"]["q_proj"]["a"])
     assert len({np.asarray(a).tobytes() for a in seen}) == 2 * (1 + 3)
-    renamed = parts._replace(id_C=parts.id_C + np.uint32(1))
-    other = METHODS["feddpa_t"].build(renamed).init(jax.random.key(1))
-    assert same(other.global_, starts[0].global_)
-    assert not same(need(other.local).all(), need(starts[0].local).all())
+    renamed = both.federation._replace(id_C=both.federation.id_C + np.uint32(1))
+    other = both._replace(federation=renamed).start(1)
+    assert same(other.server, starts[0].server)
+    assert not same(other.clients.all(), starts[0].clients.all())
     # The methods without the other adapter start from the same ones.
-    assert same(METHODS["fedit"].build(parts).init(jax.random.key(1)).global_, starts[0].global_)
-    alone = METHODS["local"].build(parts).init(jax.random.key(1))
-    assert same(need(alone.local).all(), need(starts[0].local).all())
+    assert same(player("fedit").start(1).server, starts[0].server)
+    assert same(player("local").start(1).clients.all(), starts[0].clients.all())
 
 
 def test_participation_is_a_uniform_sample_by_name():
@@ -129,32 +124,28 @@ def test_participation_is_a_uniform_sample_by_name():
     assert {ids[::-1][i] for i in turned} == {ids[i] for i in draws[0]}
 
 
-def test_a_new_method_is_a_pair_of_functions(parts, data):
-    """Every other round only: built from the same parts, with the same state."""
+def test_a_phase_may_rest_in_some_rounds(player):
+    """Every other round only: a method of a user's own, built on another one."""
 
-    def every_other(parts: Parts) -> Method:
-        fedit = METHODS["fedit"].build(parts)
+    def every_other(lora: Lora) -> Method:
+        method = fedit(lora)
+        (phase,) = method.phases
+        rests = dataclasses.replace(phase, when=lambda number: number % 2 == 0)
+        return dataclasses.replace(method, phases=(rests,))
 
-        def round(state, data, *, key):
-            return fedit.round(state, data, key=key) if data.number % 2 == 0 else (state, {})
+    METHODS.register("every_other", every_other, answers_with="global")
+    try:
+        start, first, second = player("every_other").play(2)
+    finally:
+        METHODS.remove("every_other")
+    assert not same(start.server, first.server)
+    assert same(first.server, second.server)
 
-        return Method(fedit.init, round)
 
-    start, first, second = play(every_other(parts), data, 2)
-    assert not same(start.global_, first.global_)
-    assert same(first.global_, second.global_)
-
-
-def test_the_table_of_methods():
-    """What each answers with, whether it personalizes or pools, and what lies beside its phases."""
-    assert {
-        name: (entry.answers_with, entry.personalizes, entry.pooled, dict(entry.phases))
-        for name, entry in METHODS.items()
-    } == {
-        "feddpa_t": ("instance", False, False, {"local": True, "global": False}),
-        "feddpa_f": ("instance", True, False, {"global": False}),
-        "fedit": ("global", False, False, {"global": False}),
-        "fedlora": ("local", True, False, {"global": False}),
-        "local": ("local", False, False, {"local": False}),
-        "centralized": ("global", False, True, {"global": False}),
-    }
+def test_every_registered_method_fits_together(player):
+    """Its phases name parts that there are, its mixes give terms, and its flags are true."""
+    for name, entry in METHODS.items():
+        method = player(name).method
+        assert entry.personalizes == any(phase.after for phase in method.phases)
+        assert method.phases_of(1, 9)
+        assert entry.title

@@ -1,6 +1,5 @@
 """A thousand clients on one machine: flat memory, and a cost that follows participants."""
 
-import dataclasses
 import gc
 import re
 import time
@@ -10,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from feddpa_jax.federated.method import METHODS, FedState, Method, need
+from feddpa_jax.federated.play import play_phases
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.federated.parts import parts_for
+from tests.federated.player import Player, player_for
 from tests.training.test_engine import CONFIG, new_adapter
 
 
@@ -41,9 +40,8 @@ def engine():
     return make_engine(base, scale=2.0, dropout=0.05, learning_rate=1e-2)
 
 
-def start(engine, data: TrainingData, folder: Path) -> tuple[Method, FedState]:
-    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, folder))
-    return method, method.init(jax.random.key(0))
+def player(engine, data: TrainingData, folder: Path) -> Player:
+    return player_for("feddpa_t", engine, new_adapter, data, folder, rounds=50)
 
 
 def resident() -> int:
@@ -60,18 +58,17 @@ def device_bytes() -> int:
 
 def test_memory_is_flat_over_fifty_rounds(engine, tmp_path: Path):
     data = many(1024, 0.05)
-    method, state = start(engine, data, tmp_path)
-    shapes = data.shapes(50)
+    method = player(engine, data, tmp_path)
+    state = method.start()
+    assert len(data.participants(0)) == 51
     host, device = [], []
     for number in range(50):
-        data_round = data.round(number, shapes)
-        assert len(data_round.participants) == 51
-        state, _ = method.round(state, data_round, key=jax.random.key(number))
+        state, _ = method.round(state, number)
         if number in (5, 49):
             gc.collect()  # What earlier tests left in cycles is not this round's.
         host.append(resident())
         device.append(device_bytes())
-    saved = need(state.local).saved
+    saved = state.clients.saved
     assert len(saved) > 800  # nearly everybody was there once
     # All private adapters together would be more than is ever added.
     own = sum(saved_.size for saved_ in saved.values())
@@ -86,7 +83,8 @@ def test_device_memory_follows_clients_per_step(engine, tmp_path: Path):
     most = []
     for clients, participation in ((8, 1.0), (256, 0.25)):
         data = many(clients, participation)
-        method, state = start(engine, data, tmp_path / str(clients))
+        method = player(engine, data, tmp_path / str(clients))
+        state = method.start()
         peak = 0
 
         def watch(chunks):
@@ -97,7 +95,15 @@ def test_device_memory_follows_clients_per_step(engine, tmp_path: Path):
 
         data_round = data.round(1, data.shapes(2))
         watched = data_round._replace(chunks=lambda phase, of=data_round: watch(of.chunks(phase)))
-        method.round(state, watched, key=jax.random.key(0))
+        play_phases(
+            method.method,
+            method.federation,
+            state,
+            lambda everybody, of=watched: of,
+            method.method.phases_of(1, 50),
+            key=jax.random.key(0),
+            learning_rate=1e-2,
+        )
         most.append(peak)
     assert most[1] < 1.1 * most[0]
 
@@ -107,15 +113,14 @@ def test_cost_follows_participants(engine, tmp_path: Path):
     few, crowd = many(8, 1.0), many(1024, 0.05)
     states = {}
     for name, data in (("few", few), ("crowd", crowd)):
-        method, state = start(engine, data, tmp_path / name)
-        states[name] = method, state, dataclasses.replace(data), data.shapes(50)
+        method = player(engine, data, tmp_path / name)
+        states[name] = method, method.start()
     seconds: dict[str, list[float]] = {"few": [], "crowd": []}
     for number in range(1, 6):
-        for name, (method, state, data, shapes) in states.items():
-            data_round = data.round(number, shapes)
+        for name, (method, state) in states.items():
             began = time.perf_counter()
-            method.round(state, data_round, key=jax.random.key(number))
+            method.round(state, number)
             spent = time.perf_counter() - began
-            seconds[name].append(spent / len(data_round.participants))
+            seconds[name].append(spent / len(method.data.participants(number)))
     ratio = np.median(seconds["crowd"][1:]) / np.median(seconds["few"][1:])
     assert ratio < 1.4, seconds

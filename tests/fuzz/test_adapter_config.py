@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from feddpa_jax.adapters.dual import single_branch
 from feddpa_jax.adapters.lora import bank_of
+from feddpa_jax.adapters.mix import Term, branches_of
 from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import read_adapter
 from feddpa_jax.models.decoder import Model
@@ -149,7 +149,7 @@ def test_changed_settings(base: Base, changed: dict[str, Any]):
         assert len(str(error)) < 700
         return
     scale = found.alpha / found.rank
-    branches = single_branch(bank_of(found.adapter), jnp.zeros(2, jnp.int32), scale=scale)
+    branches = branches_of([Term(bank_of(found.adapter))], jnp.zeros(2, jnp.int32), scale=scale)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = PeftModel.from_pretrained(copy.deepcopy(base.theirs), str(base.folder)).eval()

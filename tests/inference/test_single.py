@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.adapters.lora import init_adapter, take
+from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.lora import bank_of, init_adapter, take
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.layerwise import Layerwise
-from feddpa_jax.inference.scorer import Adapters, Request, Scorer
+from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.inference.single import SingleScorer, answer_greedily, answer_with_beams
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.model_config import Rope
@@ -45,14 +46,12 @@ def adapter(model: Model, seed: int) -> dict:
 
 def adapters(model: Model) -> Adapters:
     local_C = jax.tree.map(lambda *x: jnp.stack(x), adapter(model, 1), adapter(model, 2))
-    return Adapters(adapter(model, 0), local_C, SCALE)
+    return Adapters(bank_of(adapter(model, 0)), local_C, SCALE)
 
 
 def layerwise(model: Model, client: int, longest: int = 20) -> Layerwise:
-    global_, local_C, scale = adapters(model)
-    assert local_C is not None
-    own = take(local_C, np.array([client]))
-    return Layerwise(model, global_, own, scale=scale, longest=longest, max_new_tokens=NEW)
+    global_1, local_1, scale, _ = adapters(model).of(client)
+    return Layerwise(model, global_1, local_1, scale=scale, longest=longest, max_new_tokens=NEW)
 
 
 def examples() -> list[TokenizedExample]:
@@ -110,11 +109,11 @@ def test_answers_are_those_of_batches(model: Model, beams: int):
             assert found.tolist() == answer.tolist()
 
 
-@pytest.mark.parametrize("missing", ["global_", "local_C"])
+@pytest.mark.parametrize("missing", ["global_C", "local_C"])
 def test_a_method_with_one_adapter(missing: str):
     have = adapters(PLAIN)._replace(**{missing: None})
     own = have.local_C and take(have.local_C, np.array([0]))
-    one = Layerwise(PLAIN, have.global_, own, scale=SCALE, longest=20, max_new_tokens=NEW)
+    one = Layerwise(PLAIN, have.global_C, own, scale=SCALE, longest=20, max_new_tokens=NEW)
     asked = examples()[0].tokens_T
     expected = Answerer(PLAIN, have, stop_ids=(-1,), pad_id=0, max_new_tokens=NEW)
     found = answer_greedily(one, asked, 0.3, 0.7, stop_ids=(-1,), max_new_tokens=NEW)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.lora import bank_of, init_adapter
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.base_prompts import dream
-from feddpa_jax.inference.scorer import Adapters, Scorer
+from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory.collect import Collected, Questions, collect
 from feddpa_jax.laboratory.evidence_cache import Cache
 from feddpa_jax.types import Example
@@ -82,7 +83,7 @@ def laboratory(tmp_path_factory) -> Laboratory:
     ]
     scorer = Scorer.for_examples(
         base.model,
-        Adapters(adapter(0), local_C, 2.0),
+        Adapters(bank_of(adapter(0)), local_C, 2.0),
         [*examples, *map(prompt_alone, examples)],
         block_tokens=512,
     )

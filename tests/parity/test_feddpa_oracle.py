@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -12,13 +13,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from feddpa_jax.federated.method import METHODS, FedState, Parts, need
+from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.models.decoder import Model, from_parameters
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample
-from tests.federated.parts import local_of, parts_for
+from tests.federated.player import Player, player_for, state_of
 from tests.parity.reference_loop import hf_to_parameters, run_feddpa_f, run_feddpa_t
 
 LAYERS, RANK, ALPHA, RATE, LOCAL_WEIGHT = 3, 4, 8.0, 3e-3, 0.3
@@ -91,16 +92,23 @@ def reference_updates(data: TrainingData, client: int, number: int, phase: str) 
     ]
 
 
-def build_parts(base: Model, data: TrainingData, folder: Path, *, detach: bool = False) -> Parts:
-    engine = make_engine(
-        base,
-        scale=ALPHA / RANK,
-        learning_rate=RATE,
+def player_of(
+    name: str, base: Model, data: TrainingData, folder: Path, *, detach: bool = False
+) -> Player:
+    engine = make_engine(base, scale=ALPHA / RANK, learning_rate=RATE)
+    sizes = {target: base.config.target_sizes()[target] for target in TARGETS}
+    new = functools.partial(init_adapter, sizes=sizes, layers=base.config.layers, rank=RANK)
+    gradient: Any = "detached" if detach else "exact"
+    return player_for(
+        name,
+        engine,
+        new,
+        data,
+        folder,
+        rounds=ROUNDS,
         local_weight=LOCAL_WEIGHT,
-        detach=detach,
+        frozen_branch_gradient=gradient,
     )
-    parts = parts_for(engine, lambda key: {}, data, folder)
-    return parts._replace(local_weight=LOCAL_WEIGHT)
 
 
 def stacked(adapters: Sequence[dict]) -> dict:
@@ -128,18 +136,16 @@ def test_feddpa_t(reference, base, data, detached, tmp_path):
         local_weight=LOCAL_WEIGHT,
         detached=detached,
     )
-    parts = build_parts(base, data, tmp_path, detach=detached)
-    method = METHODS["feddpa_t"].build(parts)
-    state = FedState(jax.tree.map(jnp.asarray, global_), local_of(parts, stacked(locals_)))
-    shape = data.shapes(ROUNDS)
+    player = player_of("feddpa_t", base, data, tmp_path, detach=detached)
+    state = state_of(player, {"global": jax.tree.map(jnp.asarray, global_)}, stacked(locals_))
     for r in range(ROUNDS):
-        state, metrics = method.round(state, data.round(r, shape), key=jax.random.key(r))
+        state, metrics = player.round(state, r, rate=RATE)
         for phase in phases[r]:
             for c, name in enumerate(data.names):
                 ours, theirs = metrics[phase].losses[name], oracle.losses[r][c][phase]
                 np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
-        assert_close(need(state.global_), oracle.global_by_round[r])
-    local_C = need(state.local).all()
+        assert_close(state.server["global"], oracle.global_by_round[r])
+    local_C = state.clients.all()["local"]
     for c in range(len(COUNTS)):
         assert_close(jax.tree.map(lambda leaf, c=c: leaf[c], local_C), oracle.locals_[c])
 
@@ -147,14 +153,12 @@ def test_feddpa_t(reference, base, data, detached, tmp_path):
 def test_detached_gradients_differ_from_exact(base, data, tmp_path):
     """The two settings of the test above do not give the same numbers by accident."""
     global_, locals_C = random_adapter(base, 0), stacked([random_adapter(base, 1)] * 3)
-    shape = data.shapes(ROUNDS)
     ends = []
     for detach in (False, True):
-        parts = build_parts(base, data, tmp_path / str(detach), detach=detach)
-        method = METHODS["feddpa_t"].build(parts)
-        state = FedState(jax.tree.map(jnp.asarray, global_), local_of(parts, locals_C))
-        state, _ = method.round(state, data.round(1, shape), key=jax.random.key(0))
-        ends.append(need(state.local).all())
+        player = player_of("feddpa_t", base, data, tmp_path / str(detach), detach=detach)
+        state = state_of(player, {"global": jax.tree.map(jnp.asarray, global_)}, locals_C)
+        state, _ = player.round(state, 1, rate=RATE)
+        ends.append(state.clients.all()["local"])
     gap = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), *ends)
     assert max(jax.tree.leaves(gap)) > 1e-3
 
@@ -167,21 +171,17 @@ def test_feddpa_f(reference, base, data, tmp_path):
     ]
     last = [reference_updates(data, c, ROUNDS, "personalization") for c in range(len(COUNTS))]
     oracle = run_feddpa_f(reference, global_, batches, last, alpha=ALPHA, learning_rate=RATE)
-    method = METHODS["feddpa_f"].build(build_parts(base, data, tmp_path))
-    state = FedState(jax.tree.map(jnp.asarray, global_), None)
-    shape = data.shapes(ROUNDS)
+    player = player_of("feddpa_f", base, data, tmp_path)
+    state = state_of(player, {"global": jax.tree.map(jnp.asarray, global_)})
     for r in range(ROUNDS):
-        state, metrics = method.round(state, data.round(r, shape), key=jax.random.key(r))
+        state, metrics = player.round(state, r, rate=RATE)
         for c, name in enumerate(data.names):
             np.testing.assert_allclose(
                 metrics["global"].losses[name], oracle.losses[r][c]["global"], atol=1e-4, rtol=0
             )
-    assert method.personalize is not None
-    state, metrics = method.personalize(
-        state, data.round(ROUNDS, shape, everybody=True), key=jax.random.key(9)
-    )
-    assert_close(need(state.global_), oracle.global_)
-    local_C = need(state.local).all()
+    state, metrics = player.round(state, ROUNDS, rate=RATE)
+    assert_close(state.server["global"], oracle.global_)
+    local_C = state.clients.all()["local"]
     for c, name in enumerate(data.names):
         np.testing.assert_allclose(
             metrics["personalization"].losses[name],

@@ -14,8 +14,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from feddpa_jax.adapters.dual import dual_branches, mixed_adapter, single_branch
+from feddpa_jax.adapters.dual import dual_branches, mixed_adapter
 from feddpa_jax.adapters.lora import TARGETS, Adapter, bank_of, init_adapter
+from feddpa_jax.adapters.mix import Term, branches_of
 from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import read_adapter, write_adapter
 from feddpa_jax.models.decoder import Model, causal_mask
@@ -50,7 +51,7 @@ def our_logits(model: Model, tokens_BT: np.ndarray, branches=()) -> np.ndarray:
 
 def alone(adapter: Adapter):
     """Both rows under one adapter at full weight."""
-    return single_branch(bank_of(adapter), jnp.zeros(2, jnp.int32), scale=SCALE)
+    return branches_of([Term(bank_of(adapter))], jnp.zeros(2, jnp.int32), scale=SCALE)
 
 
 def their_logits(model: torch.nn.Module, tokens_BT: np.ndarray) -> np.ndarray:
@@ -109,8 +110,8 @@ def test_their_adapter_here(tmp_path: Path, case: str):
     found = read_adapter(tmp_path / "theirs", model.config)
     assert found.targets == ("k_proj", "o_proj", "down_proj") and found.alpha == 7
     tokens_BT = tokens()
-    branches = single_branch(
-        bank_of(found.adapter), jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
+    branches = branches_of(
+        [Term(bank_of(found.adapter))], jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
     )
     expected = their_logits(theirs, tokens_BT)
     np.testing.assert_allclose(our_logits(model, tokens_BT, branches), expected, rtol=0, atol=1e-4)
@@ -155,8 +156,8 @@ def test_what_is_read_as_plain_is_plain_in_peft(tmp_path: Path, llama3: str, val
     base = AutoModelForCausalLM.from_pretrained(llama3, dtype=torch.float32).eval()
     torch.manual_seed(0)
     theirs = PeftModel.from_pretrained(base, str(tmp_path)).eval()
-    branches = single_branch(
-        bank_of(found.adapter), jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
+    branches = branches_of(
+        [Term(bank_of(found.adapter))], jnp.zeros(2, jnp.int32), scale=found.alpha / found.rank
     )
     ours, expected = our_logits(model, tokens(), branches), their_logits(theirs, tokens())
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)

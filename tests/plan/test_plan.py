@@ -12,17 +12,23 @@ import jax.monitoring
 import numpy as np
 import pytest
 
+from feddpa_jax.adapters.mix import alone
 from feddpa_jax.cli.program import main
 from feddpa_jax.devices.mesh import make_mesh, put_base
-from feddpa_jax.federated.method import copies
+from feddpa_jax.federated.feddpa_t import feddpa_t
+from feddpa_jax.federated.method import Phase
+from feddpa_jax.federated.play import copies
 from feddpa_jax.models.decoder import model_shapes, random_model
 from feddpa_jax.plan.collectives import find_collectives
-from feddpa_jax.plan.programs import compile_average, compile_steps
+from feddpa_jax.plan.programs import compile_averages, compile_steps
 from feddpa_jax.plan.round_work import count_work, many_clients
 from feddpa_jax.plan.topology import prepare_environment, topology_devices
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.memory import MemoryPlan, plan_memory
 from feddpa_jax.training.rows import BlockShape
+from feddpa_jax.training.step import Frozen
+from tests.federated.player import lora_for
+from tests.training.objectives import beside
 from tests.training.test_engine import CONFIG, NAMES, make_data, new_adapter
 
 KEY = jax.random.key(5)
@@ -67,11 +73,14 @@ def test_client_state_is_split_on_a_slice():
     model = dataclasses.replace(model, params=put_base(model.params, mesh, "tensor"))
     engine = make_engine(model, mesh=mesh, scale=2.0, dropout=0.3, learning_rate=1e-2)
     adapter = jax.eval_shape(new_adapter, jax.random.key(0))
-    compiled = engine.lower(adapter, 16, BlockShape(2, 16, 32), frozen=True).compile()
+    frozen = Frozen({"global": adapter}, {})
+    given = (beside(), {"local": adapter}, frozen, 16, BlockShape(2, 16, 32))
+    compiled = engine.lower(*given).compile()
     assert find_collectives(compiled.as_text() or "") == {}
     for sharding in jax.tree.leaves(compiled.output_shardings):
         assert sharding.shard_shape((16,)) == (2,)
-    average = compile_average(engine, adapter, 16)
+    method = feddpa_t(lora_for(new_adapter, make_data()))
+    (average,) = compile_averages(engine, method, method.phases, 16)
     assert {kind: own.count for kind, own in average.collectives.items()} == {"all-reduce": 1}
 
 
@@ -87,15 +96,16 @@ def test_training_runs_the_planned_program():
     data = make_data(shards=2)
     shapes = data.shapes(2)
     adapter = new_adapter(jax.random.key(0))
+    method = feddpa_t(lora_for(new_adapter, data))
     slots = data.slots(len(NAMES))
     programs = list(
         compile_steps(
             engine,
             base,
-            adapter,
+            method,
+            method.phases,
             slots=slots,
             shapes=shapes,
-            phases={"local": True, "global": False},
             limit=None,
             chip=None,
         )
@@ -108,12 +118,17 @@ def test_training_runs_the_planned_program():
         compiled += event == "/jax/core/compile/backend_compile_duration"
 
     bank = copies(adapter, slots, engine.mesh)
-    put_once, _ = engine.train(bank, next(data.chunks(np.arange(4), 0, "a", shapes)), key=KEY)
+
+    def train(phase: Phase, name: str, frozen: Frozen) -> None:
+        chunk = next(data.chunks(np.arange(4), 0, name, shapes))
+        engine.train(phase.objective, {phase.name: bank}, frozen, chunk, key=KEY)
+
+    local, shared = method.phases
+    train(Phase("global", ("global",), alone("global")), "a", Frozen({}, {}))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        for frozen in (None, adapter):
-            chunk = next(data.chunks(np.arange(4), 0, "b", shapes))
-            engine.train(put_once, chunk, key=KEY, frozen=frozen)
+        train(shared, "b", Frozen({}, {}))
+        train(local, "b", Frozen({"global": adapter}, {}))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == 0
@@ -125,10 +140,9 @@ def test_memory_part_by_part():
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(adapter))
     plans = []
     for slots, rows in ((2, 2), (4, 2), (2, 16)):
-        compiled = engine.lower(adapter, slots, BlockShape(rows, 32, 64), frozen=True).compile()
-        plans.append(
-            plan_memory(compiled, base, adapter, slots=slots // 2, frozen=True, limit=10**6)
-        )
+        given = {"local": adapter}, Frozen({"global": adapter}, {})
+        compiled = engine.lower(beside(), *given, slots, BlockShape(rows, 32, 64)).compile()
+        plans.append(plan_memory(compiled, base, *given, slots=slots // 2, limit=10**6))
     first, clients, blocks = plans
     assert first.base == sum(leaf.nbytes for leaf in jax.tree.leaves(base))
     assert first.adapters == 2 * own + 2 * own and first.optimizer == 3 * own

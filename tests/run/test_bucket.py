@@ -32,7 +32,9 @@ def state(value: float) -> dict:
 
 
 def written(folder: Path, number: int, files: ClientFiles) -> None:
-    own = {"anna": files.write("anna", number, {"q": {"a": np.full(2, number, np.float32)}})}
+    own = {
+        "anna": files.write("anna", number, {"local": {"q": {"a": np.full(2, number, np.float32)}}})
+    }
     save(folder, number, state(number), {"loss": 3.0 - number}, keep=1, clients=own)
 
 
@@ -49,7 +51,7 @@ def test_saved_pruned_and_read(folder: Path, objects: dict[str, bytes]) -> None:
     assert found is not None and found.round_number == 2
     assert found.state()["global_"]["a"].tobytes() == state(2)["global_"]["a"].tobytes()
     fresh = ClientFiles(folder / CLIENTS, cached=1)
-    assert fresh.read("anna", found.clients["anna"])["q"]["a"].tolist() == [2.0, 2.0]
+    assert fresh.read("anna", found.clients["anna"])["local"]["q"]["a"].tolist() == [2.0, 2.0]
 
 
 def test_damage_of_any_object_is_seen(folder: Path, objects: dict[str, bytes]) -> None:

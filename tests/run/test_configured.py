@@ -11,7 +11,7 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.files.result_files import file_names
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import Prepared, adapter_factory, load_data, prepare, training_data
+from feddpa_jax.run.inputs import Prepared, load_data, make_lora, prepare, training_data
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample, UserError
 
@@ -77,7 +77,7 @@ def test_centralized_training_pools_the_clients(prepared: Prepared):
 
 def test_fresh_adapters_are_those_of_the_configuration(prepared: Prepared):
     settings = ["--lora.rank", "3", "--lora.alpha", "7", "--lora.targets", "[k_proj, up_proj]"]
-    new = adapter_factory(config_of(*settings), prepared)
+    new = make_lora(config_of(*settings), prepared).fresh
     adapter, model = new(jax.random.key(0)), prepared.base.model.config
     assert {target: pair["a"].shape for target, pair in adapter.items()} == {
         target: (model.layers, model.target_sizes()[target][0], 3)

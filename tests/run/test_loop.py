@@ -1,24 +1,25 @@
 """The loop around the training: keys, settings, tokens and lines of metrics, by hand."""
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import feddpa_jax.run.loop as train_module
 from feddpa_jax.config import Config, load_config
+from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState
+from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import Prepared, prepare, training_data
+from feddpa_jax.run.inputs import Prepared, make_lora, make_method, prepare, training_data
 from feddpa_jax.run.loop import (
     identity,
-    make_parts,
+    make_federation,
     play_round,
+    round_rate,
     round_tokens,
     run_key,
     total_rounds,
@@ -58,14 +59,13 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     config = config_of(
         *("--lora.rank", "4", "--lora.alpha", "6", "--lora.dropout", "0.125"),
         *("--fed.learning_rate", "0.002", "--fed.max_grad_norm", "0.75"),
-        *("--fed.local_weight", "0.3", "--fed.frozen_branch_gradient", "detached"),
         *("--fed.aggregation", "examples", "--model.remat", "true"),
         *("--fed.clients_in_memory", "5"),
     )
-    parts = make_parts(config, prepared, RunFolder(tmp_path))
+    parts = make_federation(config, prepared, RunFolder(tmp_path))
     expected = {
         **{"scale": 1.5, "dropout": 0.125, "learning_rate": 0.002, "max_grad_norm": 0.75},
-        **{"local_weight": 0.3, "detach": True, "remat": True, "base_mode": config.mesh.base},
+        **{"remat": True, "base_mode": config.mesh.base},
     }
     assert {name: seen[name] for name in expected} == expected
     assert seen["mesh"] is prepared.mesh
@@ -75,8 +75,17 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     assert len(set(parts.id_C.tolist())) == 8
     assert isinstance(parts.store, ClientFiles)
     assert (parts.store.folder, parts.store.cached) == (tmp_path / "checkpoints" / "clients", 5)
-    make_parts(config_of(), prepared, RunFolder(tmp_path))
-    assert (seen["detach"], seen["remat"]) == (False, False)
+    make_federation(config_of(), prepared, RunFolder(tmp_path))
+    assert seen["remat"] is False
+
+
+def test_fields_of_fed_reach_the_method_that_asks_for_them(prepared: Prepared):
+    given = ("--fed.local_weight", "0.3", "--fed.frozen_branch_gradient", "detached")
+    for settings, expected in ((given, (0.7, True, 0.3)), ((), (0.5, False, 0.5))):
+        local, _ = make_method(config_of(*settings), prepared).phases
+        shared, own = local.mix({"global": {}, "local": {}})
+        found = (float(shared.weight), shared.detached, float(own.weight))
+        assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +105,19 @@ def test_rounds_and_their_tokens(prepared: Prepared, method: str, rounds: int, f
     data = training_data(config, prepared)
     whole = 2 * sum(len(e.tokens_T) for own in prepared.training for e in own)
     assert total_rounds(config) == rounds
-    tokens = [round_tokens(config, data, number) for number in range(rounds)]
+    given = make_method(config, prepared), data
+    tokens = [round_tokens(config, *given, number) for number in range(rounds)]
     assert tokens == [factor * whole for factor in factors]
 
 
 def test_only_participants_count_except_in_a_personalization(prepared: Prepared):
     config = config_of("--fed.method", "feddpa_f", "--fed.participation", "0.25")
-    data = training_data(config, prepared)
+    data, method = training_data(config, prepared), make_method(config, prepared)
     for number in range(4):
         there = data.participants(number)
         assert len(there) == 2
-        assert round_tokens(config, data, number) == sum(data.tokens(int(c)) for c in there)
-    assert round_tokens(config, data, 4) == sum(data.tokens(c) for c in range(8))
+        assert round_tokens(config, method, data, number) == sum(data.tokens(int(c)) for c in there)
+    assert round_tokens(config, method, data, 4) == sum(data.tokens(c) for c in range(8))
 
 
 def test_a_line_of_metrics_by_hand():
@@ -115,9 +125,7 @@ def test_a_line_of_metrics_by_hand():
         "local": PhaseMetrics({"a": [4.0, 1.0, 1.0], "b": [8.0]}, 100, 160),
         "global": PhaseMetrics({"a": [3.0, 1.0], "b": [5.0, 0.5, 0.5]}, 30, 50),
     }
-    # 2 x 3 x 4 bytes of A and 6 of B in float16: 24 + 12 = 36.
-    global_ = {"q_proj": {"a": jnp.zeros((2, 3), jnp.float32), "b": jnp.zeros(6, jnp.float16)}}
-    line = metrics_line(7, metrics, FedState(global_, None), 1.23456)
+    line = metrics_line(7, metrics, (36, 24), 1.23456)
     assert line == {
         "round": 7,
         "loss": 2.0,  # of the global phase: (2 + 2) / 2
@@ -135,35 +143,60 @@ def test_a_line_of_metrics_by_hand():
         "computed_tokens": 210,
         "seconds": 1.235,
         "client_bytes_received": 36,
-        "client_bytes_sent": 36,
+        "client_bytes_sent": 24,
     }
-    alone = metrics_line(7, {"local": metrics["local"]}, FedState(None, None), 1.0)
+    alone = metrics_line(7, {"local": metrics["local"]}, (0, 0), 1.0)
     assert alone["loss"] == 5.0
     assert alone["client_bytes_sent"] == alone["client_bytes_received"] == 0
 
 
-def test_a_personalization_follows_the_last_round_with_everybody(prepared: Prepared):
+def test_a_personalization_follows_the_last_round_with_everybody(prepared: Prepared, monkeypatch):
     config = config_of("--fed.method", "feddpa_f", "--fed.participation", "0.25")
-    data = training_data(config, prepared)
+    data, method = training_data(config, prepared), make_method(config, prepared)
     played = []
 
-    def note(kind: str):
-        def play(state, data, *, key):
-            words = jax.random.key_data(key).tolist()
-            played.append((kind, data.number, data.participants.tolist(), words))
-            return state, {}
+    def note(method, federation, state, data, phases, *, key, learning_rate):
+        names = [phase.name for phase in phases]
+        round_data = data(names == ["personalization"])
+        words = jax.random.key_data(key).tolist()
+        played.append((names, round_data.number, round_data.participants.tolist(), words))
+        return state, {}
 
-        return play
-
-    method = SimpleNamespace(round=note("round"), personalize=note("personalize"))
-    state = FedState(None, None)
+    monkeypatch.setattr(train_module, "play_phases", note)
+    state: Any = FedState({}, ClientParts((), MemoryStore()))
     for number in (3, 4):
-        play_round(method, state, data, (), config, number)  # type: ignore[arg-type]
+        play_round(method, cast(Any, None), state, data, (), config, number)
     words = [jax.random.key_data(run_key(config, number)).tolist() for number in (3, 4)]
     assert played == [
-        ("round", 3, data.participants(3).tolist(), words[0]),
-        ("personalize", 4, list(range(8)), words[1]),
+        (["global"], 3, data.participants(3).tolist(), words[0]),
+        (["personalization"], 4, list(range(8)), words[1]),
     ]
+
+
+def test_the_rate_may_fall_over_the_rounds():
+    """Half a cosine: 1, (1 + cos 45)/2, 1/2, ... times the rate; the last phases have it whole."""
+    plain = config_of("--fed.learning_rate", "0.5")
+    assert [round_rate(plain, number) for number in range(5)] == [0.5] * 5
+    falls = config_of("--fed.learning_rate", "0.5", "--fed.rate_over_rounds", "cosine")
+    found = [round_rate(falls, number) for number in range(5)]
+    np.testing.assert_allclose(found, [0.5, 0.4267767, 0.25, 0.0732233, 0.5], rtol=1e-6)
+
+
+def test_traffic_follows_from_the_leaves(prepared: Prepared):
+    """The global adapter travels both ways once a round; the final one is received once more."""
+    sizes = prepared.base.model.config
+    rows = sum(sum(sizes.target_sizes()[target]) for target in ("q_proj", "v_proj"))
+    adapter = 4 * 8 * sizes.layers * rows
+    moved = {}
+    for name in ("feddpa_t", "feddpa_f", "fedit", "local"):
+        config = config_of("--fed.method", name)
+        method, lora = make_method(config, prepared), make_lora(config, prepared)
+        moved[name] = [
+            traffic(method, lora, method.phases_of(number, 4), np.arange(2)) for number in (0, 1, 4)
+        ]
+    assert moved["feddpa_t"] == moved["fedit"] == [(adapter, adapter)] * 2 + [(0, 0)]
+    assert moved["feddpa_f"] == [(adapter, adapter)] * 2 + [(adapter, 0)]
+    assert moved["local"] == [(0, 0)] * 3
 
 
 def test_a_checkpoint_is_of_one_run(prepared: Prepared):

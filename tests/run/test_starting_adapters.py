@@ -15,12 +15,12 @@ import pytest
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.federated.clients import LocalAdapters
-from feddpa_jax.federated.method import FedState, need
+from feddpa_jax.federated.clients import ClientParts
+from feddpa_jax.federated.method import FedState
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.record import list_files
 from feddpa_jax.run.client_files import ClientFiles
-from feddpa_jax.run.inputs import Prepared, adapter_factory, prepare
+from feddpa_jax.run.inputs import Prepared, make_lora, prepare
 from feddpa_jax.run.starting_adapters import start_from
 from feddpa_jax.types import UserError
 
@@ -41,7 +41,7 @@ def config_of(**init: Any) -> Config:
 
 
 def adapter(prepared: Prepared, seed: int) -> Adapter:
-    fresh = adapter_factory(config_of(), prepared)(jax.random.key(seed))
+    fresh = make_lora(config_of(), prepared).fresh(jax.random.key(seed))
     return jax.tree.map(lambda leaf: leaf + seed / 100, fresh)
 
 
@@ -58,8 +58,8 @@ def bank(adapter: Adapter, count: int = 8) -> Adapter:
 def fresh_state(prepared: Prepared, tmp_path: Path) -> FedState:
     zero = jax.tree.map(jnp.zeros_like, adapter(prepared, 0))
     files = ClientFiles(tmp_path / "clients", cached=1)
-    local = LocalAdapters(prepared.names, files, lambda members: bank(zero, len(members)))
-    return FedState(zero, local)
+    fresh = {"local": lambda members: bank(zero, len(members))}
+    return FedState({"global": zero}, ClientParts(prepared.names, files, ("local",), fresh))
 
 
 def test_nothing_named_changes_nothing(prepared: Prepared, tmp_path: Path):
@@ -73,17 +73,17 @@ def test_both_adapters(tmp_path: Path, prepared: Prepared):
         write(tmp_path / "clients" / name, adapter(prepared, 2 + number), prepared)
     config = config_of(global_adapter=global_, local_adapter=str(tmp_path / "clients"))
     state = start_from(config, prepared, fresh_state(prepared, tmp_path))
-    chex.assert_trees_all_equal(state.global_, adapter(prepared, 1))
+    chex.assert_trees_all_equal(state.server["global"], adapter(prepared, 1))
     for number in range(len(prepared.names)):
-        own = jax.tree.map(lambda leaf, at=number: leaf[at], need(state.local).all())
+        own = jax.tree.map(lambda leaf, at=number: leaf[at], state.clients.all()["local"])
         chex.assert_trees_all_equal(own, adapter(prepared, 2 + number))
 
 
 def test_one_local_adapter_for_all(tmp_path: Path, prepared: Prepared):
     folder = write(tmp_path / "one", adapter(prepared, 3), prepared)
     state = start_from(config_of(local_adapter=folder), prepared, fresh_state(prepared, tmp_path))
-    chex.assert_trees_all_equal(need(state.local).all(), bank(adapter(prepared, 3)))
-    assert not jax.tree.leaves(state.global_)[0].any()
+    chex.assert_trees_all_equal(state.clients.all()["local"], bank(adapter(prepared, 3)))
+    assert not jax.tree.leaves(state.server["global"])[0].any()
 
 
 def test_mistakes(tmp_path: Path, prepared: Prepared):
@@ -162,7 +162,9 @@ def test_the_printed_remedy_works(tmp_path: Path, prepared: Prepared, name: str)
     remedy = shlex.split(str(caught.value).partition("; to use it: ")[2])
     assert remedy[::2] == ["--lora.rank", "--lora.alpha", "--lora.targets"]
     config = load_config(None, [*command, *remedy])
-    chex.assert_trees_all_equal(start_from(config, prepared, fresh).global_, adapter(prepared, 1))
+    chex.assert_trees_all_equal(
+        start_from(config, prepared, fresh).server["global"], adapter(prepared, 1)
+    )
     stated = json.loads(file.read_text())
     power = 0.5 if stated["use_rslora"] else 1.0
     assert config.lora.alpha / config.lora.rank == pytest.approx(

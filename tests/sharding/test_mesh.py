@@ -5,18 +5,18 @@ import re
 import chex
 import jax
 import numpy as np
-import optax
 import pytest
 
 from feddpa_jax.devices.mesh import CLIENTS, base_spec, make_mesh, put, put_base
 from feddpa_jax.federated.aggregate import weighted_sum
-from feddpa_jax.federated.method import METHODS, copies, need
+from feddpa_jax.federated.play import copies
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine
-from feddpa_jax.training.step import start_training
+from feddpa_jax.training.step import make_step
 from feddpa_jax.types import UserError
-from tests.federated.parts import parts_for
+from tests.federated.player import player_for
+from tests.training.objectives import ALONE, NOTHING
 from tests.training.test_engine import make_data, new_adapter
 
 CONFIG = ModelConfig(64, 16, 2, 4, 2, 6, 24)
@@ -44,12 +44,11 @@ def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
     """Two rounds of FedDPA-T."""
     _, _, engine = on_mesh(clients, model, mode)
     data = make_data(shards=clients, **changes)
-    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, folder))
-    state = method.init(jax.random.key(0))
+    player = player_for("feddpa_t", engine, new_adapter, data, folder, rounds=2)
+    state = player.start()
     for number in range(2):
-        data_round = data.round(number, data.shapes(2))
-        state, metrics = method.round(state, data_round, key=jax.random.key(number))
-    return jax.device_get((state.global_, need(state.local).all())), metrics
+        state, metrics = player.round(state, number)
+    return jax.device_get((state.server["global"], state.clients.all()["local"])), metrics
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +75,26 @@ def test_same_numbers_as_one_device(tmp_path, on_one_device, clients, model, mod
             np.testing.assert_allclose(other_metrics[phase].losses[name], curve, atol=2e-5)
 
 
-def arguments(mesh, base, engine, clients: int):
-    """What a step is called with, for eight clients."""
+def step_on(mesh, base, clients: int, mode: str = "tensor"):
+    """The step, and what it is called with, for eight clients."""
     data = make_data(shards=clients)
     chunk = next(data.chunks(np.arange(4), 0, "global", data.shapes(2)))
     block = next(iter(chunk.blocks))
     adapter = new_adapter(jax.random.key(0))
-    bank = copies(adapter, len(chunk.total_C), mesh)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
-    state = start_training(bank, tx.init)
+    bank = {"local": copies(adapter, len(chunk.total_C), mesh)}
+    settings = {"scale": 2.0, "dropout": 0.3, "max_grad_norm": 1.0, "remat": False}
+    programs = make_step(mesh, ALONE, base_mode=mode, **settings)
+    state = programs.start(bank)
     keys = np.zeros((len(chunk.total_C), 2), np.uint32)
     own = put((block.rows, keys, chunk.total_C, block.ends_C), mesh, CLIENTS)
-    return base, state, None, *own
+    return programs.step, (base, state, NOTHING, *own, np.float32(1e-2))
 
 
 def test_client_state_is_split_and_nothing_crosses_clients():
-    mesh, base, engine = on_mesh(8, 1)
-    compiled = engine.step.lower(*arguments(mesh, base, engine, 8)).compile()
-    assert collectives(compiled.as_text()) == []
-    state, loss_C = engine.step(*arguments(mesh, base, engine, 8))
+    mesh, base, _ = on_mesh(8, 1)
+    step, given = step_on(mesh, base, 8)
+    assert collectives(step.lower(*given).compile().as_text()) == []
+    state, loss_C = step(*given)
     for leaf in jax.tree.leaves((state, loss_C)):
         assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // 8
     for leaf in jax.tree.leaves(base.params):
@@ -104,7 +104,7 @@ def test_client_state_is_split_and_nothing_crosses_clients():
 @pytest.mark.parametrize("mode", ["tensor", "full"])
 def test_a_split_base_takes_its_share_of_memory(mode):
     _, whole, _ = on_mesh(1, 1)
-    mesh, base, engine = on_mesh(2, 4, mode)
+    mesh, base, _ = on_mesh(2, 4, mode)
 
     def share(model: Model) -> int:
         return sum(
@@ -112,7 +112,8 @@ def test_a_split_base_takes_its_share_of_memory(mode):
         )
 
     assert share(base) < 0.35 * share(whole)
-    text = engine.step.lower(*arguments(mesh, base, engine, 2)).compile().as_text()
+    step, given = step_on(mesh, base, 2, mode)
+    text = step.lower(*given).compile().as_text()
     found = set(collectives(text))
     assert ("all-gather" in found) if mode == "full" else ("all-reduce" in found)
 

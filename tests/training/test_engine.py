@@ -13,14 +13,15 @@ import feddpa_jax.training.step as step_module
 from feddpa_jax.adapters.lora import init_adapter, take
 from feddpa_jax.devices.mesh import single_mesh
 from feddpa_jax.federated.aggregate import shares, weighted_sum
-from feddpa_jax.federated.method import METHODS, FedState, copies, merge_metrics, need
+from feddpa_jax.federated.play import copies, merge_metrics
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import NonFiniteError, make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.types import TokenizedExample
-from tests.federated.parts import local_of, parts_for
+from tests.federated.player import player_for, state_of
+from tests.training.objectives import ALONE, NOTHING, beside, frozen_of
 
 CONFIG = ModelConfig(61, 16, 2, 4, 2, 6, 24)
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -91,7 +92,11 @@ def train(data, bank, *, frozen=None, phase="local", members=None, dropout=0.0, 
     trained, metrics = {}, []
     for chunk in data.chunks(members, 1, phase, data.shapes(2)):
         own_C = jax.tree.map(functools.partial(in_slots, chunk=chunk), bank)
-        own_C, done = engine.train(own_C, chunk, key=jax.random.key(5), frozen=frozen)
+        objective = ALONE if frozen is None else beside()
+        found, done = engine.train(
+            objective, {"local": own_C}, frozen_of(frozen), chunk, key=jax.random.key(5)
+        )
+        own_C = found["local"]
         for client, slot in zip(chunk.members.tolist(), chunk.slots.tolist(), strict=True):
             trained[client] = jax.tree.map(lambda leaf, slot=slot: np.asarray(leaf[slot]), own_C)
         metrics.append(done)
@@ -135,26 +140,21 @@ def test_order_of_clients_does_not_matter(tmp_path):
     results = []
     for place, own in enumerate((data, turned)):
         own = dataclasses.replace(own, participation=0.5)
-        parts = parts_for(engine_for(0.3), new_adapter, own, tmp_path / str(place), "examples")
-        method = METHODS["feddpa_t"].build(parts)
-        state = method.init(jax.random.key(0))
-        for number in range(3):
-            data_round = own.round(number, own.shapes(3))
-            state, _ = method.round(state, data_round, key=jax.random.key(number))
-        results.append(state)
-    assert_trees_close(results[0].global_, results[1].global_)
-    assert_trees_close(take(results[0].local.all(), np.array(order)), results[1].local.all())
+        folder = tmp_path / str(place)
+        player = player_for("feddpa_t", engine_for(0.3), new_adapter, own, folder, "examples")
+        results.append(player.play(3, key=0)[-1])
+    assert_trees_close(results[0].server, results[1].server)
+    assert_trees_close(take(results[0].clients.all(), np.array(order)), results[1].clients.all())
 
 
 def test_absent_clients_keep_their_bits(tmp_path):
     data = make_data(participation=0.5)
-    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
-    method = METHODS["local"].build(parts)
-    state = FedState(None, local_of(parts, random_bank(4)))
+    player = player_for("local", engine_for(0.0), new_adapter, data, tmp_path)
+    state = state_of(player, {}, random_bank(4))
     there = data.participants(0)
     assert len(there) == 2
-    after, _ = method.round(state, data.round(0, data.shapes(1)), key=jax.random.key(0))
-    before_C, after_C = need(state.local).all(), need(after.local).all()
+    after, _ = player.round(state, 0)
+    before_C, after_C = (own.clients.all()["local"] for own in (state, after))
     for c in range(4):
         same = np.array_equal(before_C["q_proj"]["a"][c], after_C["q_proj"]["a"][c])
         assert same == (c not in there)
@@ -180,17 +180,13 @@ def test_a_round_of_fedit_is_the_mean_of_its_participants_copies(tmp_path, kind)
     members = data.participants(1).tolist()
     counts = np.array([len(data.examples[c]) for c in members])
     assert len(members) == 2 and counts[0] != counts[1]
-    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path, kind)
+    player = player_for("fedit", engine_for(0.0), new_adapter, data, tmp_path, kind, rounds=2)
     global_ = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
-    after, metrics = (
-        METHODS["fedit"]
-        .build(parts)
-        .round(FedState(global_, None), data.round(1, data.shapes(2)), key=jax.random.key(0))
-    )
+    after, metrics = player.round(state_of(player, {"global": global_}), 1)
     copies_C = phase_alone(data, members, "global", spread(global_, 4))
     share_C = counts / counts.sum() if kind == "examples" else np.array([0.5, 0.5])
     assert_trees_close(
-        after.global_,
+        after.server["global"],
         jax.tree.map(lambda leaf: np.tensordot(share_C, leaf, axes=1), copies_C),
     )
     assert set(metrics["global"].losses) == {NAMES[c] for c in members}
@@ -198,58 +194,41 @@ def test_a_round_of_fedit_is_the_mean_of_its_participants_copies(tmp_path, kind)
 
 def test_a_round_of_feddpa_t_trains_local_beside_the_global_it_received(tmp_path):
     data, bank = make_data(), random_bank(4)
-    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
+    player = player_for("feddpa_t", engine_for(0.0), new_adapter, data, tmp_path, rounds=2)
     global_ = jax.tree.map(lambda leaf: 2.0 * leaf[3], bank)
-    state = FedState(global_, local_of(parts, bank))
-    data_round = data.round(1, data.shapes(2))
-    after, metrics = (
-        METHODS["feddpa_t"].build(parts).round(state, data_round, key=jax.random.key(0))
-    )
+    state = state_of(player, {"global": global_}, bank)
+    after, metrics = player.round(state, 1)
     assert list(metrics) == ["local", "global"]
     local_C = phase_alone(data, range(4), "local", bank, frozen=global_)
-    assert_trees_close(need(after.local).all(), local_C)
+    assert_trees_close(after.clients.all()["local"], local_C)
     copies_C = phase_alone(data, range(4), "global", spread(global_, 4))
-    assert_trees_close(after.global_, jax.tree.map(lambda leaf: leaf.mean(axis=0), copies_C))
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), copies_C)
+    assert_trees_close(after.server["global"], mean)
     # In round 0 there is no local phase.
-    first, metrics = (
-        METHODS["feddpa_t"]
-        .build(parts)
-        .round(state, data.round(0, data.shapes(2)), key=jax.random.key(0))
-    )
+    first, metrics = player.round(state, 0)
     assert list(metrics) == ["global"]
-    assert_trees_close(need(first.local).all(), bank, atol=0)
+    assert_trees_close(first.clients.all()["local"], bank, atol=0)
 
 
 def test_a_personalization_is_everybodys_training_of_the_final_global(tmp_path):
     data = make_data(participation=0.5)
-    parts = parts_for(engine_for(0.0), new_adapter, data, tmp_path)
-    method = METHODS["feddpa_f"].build(parts)
+    player = player_for("feddpa_f", engine_for(0.0), new_adapter, data, tmp_path, rounds=1)
     global_ = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
-    assert method.personalize is not None
-    after, _ = method.personalize(
-        FedState(global_, None),
-        data.round(1, data.shapes(2), everybody=True),
-        key=jax.random.key(0),
-    )
+    after, _ = player.round(state_of(player, {"global": global_}), 1)
     own_C = phase_alone(data, range(4), "personalization", spread(global_, 4))
-    assert_trees_close(need(after.local).all(), own_C)
-    assert_trees_close(after.global_, global_, atol=0)
+    assert_trees_close(after.clients.all()["local"], own_C)
+    assert_trees_close(after.server["global"], global_, atol=0)
 
 
 def test_dropout_follows_the_rounds_key(tmp_path):
     data = make_data()
     results = []
     for place, key in enumerate((0, 0, 1)):
-        parts = parts_for(engine_for(0.3), new_adapter, data, tmp_path / str(place))
-        state = FedState(
-            jax.tree.map(lambda leaf: leaf[0], random_bank(1)), local_of(parts, random_bank(4))
-        )
-        after, _ = (
-            METHODS["feddpa_t"]
-            .build(parts)
-            .round(state, data.round(1, data.shapes(2)), key=jax.random.key(key))
-        )
-        results.append((after.global_, need(after.local).all()))
+        player = player_for("feddpa_t", engine_for(0.3), new_adapter, data, tmp_path / str(place))
+        global_ = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
+        state = state_of(player, {"global": global_}, random_bank(4))
+        after, _ = player.round(state, 1, key=key)
+        results.append((after.server["global"], after.clients.all()["local"]))
     assert_trees_close(results[0], results[1], atol=0)
     for one, other in zip(results[0], results[2], strict=True):
         assert not np.allclose(one["q_proj"]["b"], other["q_proj"]["b"], atol=1e-4)
@@ -259,15 +238,14 @@ def test_one_compilation_a_phase_and_shape(base, monkeypatch, tmp_path):
     original = step_module.client_losses
     data = make_data(block_tokens=64)
     engine = make_engine(base, scale=2.0, learning_rate=1e-3)
-    method = METHODS["feddpa_t"].build(parts_for(engine, new_adapter, data, tmp_path))
-    state = method.init(jax.random.key(0))
-    shapes = data.shapes(3)
+    player = player_for("feddpa_t", engine, new_adapter, data, tmp_path, rounds=4)
+    state, shapes = player.start(), data.shapes(4)
     # The global phase, and from round 1 on the local one; then nothing new.
     for number, most in enumerate((len(shapes), len(shapes), 0, 0)):
         chex.clear_trace_counter()
         counted = chex.assert_max_traces(original, n=most)
         monkeypatch.setattr(step_module, "client_losses", counted)
-        state, _ = method.round(state, data.round(number, shapes), key=jax.random.key(number))
+        state, _ = player.round(state, number)
 
 
 def test_a_client_that_diverges_is_named():
@@ -285,8 +263,9 @@ def test_frozen_weights_get_no_gradient(base):
     bank, key_B2 = random_bank(4), jnp.ones((len(rows.client_B), 2), jnp.uint32)
 
     def loss(bank, base):
-        settings = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.5, "detach": False}
-        return step_module.client_losses(base, bank, None, rows, key_B2, **settings).sum()
+        settings = {"mix": ALONE.mix, "scale": 2.0, "dropout": 0.0}
+        parts = {"local": bank}
+        return step_module.client_losses(base, parts, NOTHING, rows, key_B2, **settings).sum()
 
     text = jax.jit(jax.grad(loss)).lower(bank, base).as_text()
     ffn_by_width = f"tensor<{CONFIG.width}x{CONFIG.ffn}xf32>"
@@ -334,9 +313,9 @@ def test_remat_changes_nothing_but_memory(base):
 
     def residuals(remat: bool) -> int:
         def loss(bank):
-            settings = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.5, "detach": False}
+            settings = {"mix": ALONE.mix, "scale": 2.0, "dropout": 0.0}
             return step_module.client_losses(
-                base, bank, None, rows, key_B2, remat=remat, **settings
+                base, {"local": bank}, NOTHING, rows, key_B2, remat=remat, **settings
             ).sum()
 
         back = jax.eval_shape(lambda bank: jax.vjp(loss, bank)[1], bank)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
@@ -12,13 +13,15 @@ from jax.flatten_util import ravel_pytree
 
 from feddpa_jax.adapters.lora import Adapter, bank_of, take
 from feddpa_jax.devices.mesh import single_mesh
+from feddpa_jax.federated.penalty import proximal
 from feddpa_jax.models.decoder import Model, causal_mask, from_parameters, random_model
 from feddpa_jax.training.blocks import fill
 from feddpa_jax.training.engine import Engine, make_engine
 from feddpa_jax.training.packing import PackedRow, Segment
 from feddpa_jax.training.rows import Block, BlockShape, Chunk, Rows
-from feddpa_jax.training.step import client_losses, make_step
+from feddpa_jax.training.step import Objective, client_losses, make_step
 from feddpa_jax.types import TokenizedExample
+from tests.training.objectives import ALONE, NOTHING, beside, frozen_of
 from tests.training.test_engine import CONFIG, new_adapter, random_bank
 
 SHAPE = BlockShape(2, 8, 8)
@@ -28,8 +31,8 @@ EXAMPLES = [
 ]
 # The number of a row, the number of its example, and the weight of its response positions.
 Row = tuple[int, int, float]
-PLAIN = {"scale": 2.0, "dropout": 0.0, "local_weight": 0.3, "detach": False}
-_losses = jax.jit(client_losses, static_argnames=tuple(PLAIN))
+PLAIN = {"scale": 2.0, "dropout": 0.0}
+_losses = jax.jit(client_losses, static_argnames=(*PLAIN, "mix"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,15 @@ def chunk_of(*updates: Sequence[Row], ident: int = 5) -> Chunk:
     )
 
 
+def train(engine: Engine, bank: Adapter, chunk: Chunk, *, key: int = 0) -> Any:
+    """A chunk's training of local adapters alone; those adapters, and the metrics."""
+    trained, metrics = engine.train(ALONE, {"local": bank}, NOTHING, chunk, key=jax.random.key(key))
+    return trained["local"], metrics
+
+
 def losses(engine: Engine, *updates: Sequence[Row], ident: int = 5, key: int = 0) -> list[float]:
     chunk = chunk_of(*updates, ident=ident)
-    _, metrics = engine.train(random_bank(1), chunk, key=jax.random.key(key))
+    _, metrics = train(engine, random_bank(1), chunk, key=key)
     return metrics.losses["anna"]
 
 
@@ -86,7 +95,7 @@ def test_the_loss_is_the_weighted_nll_of_the_responses(base: Model):
     engine = make_engine(base, scale=2.0, learning_rate=1e-2)
     fresh = bank_of(new_adapter(jax.random.key(0)))
     chunk = chunk_of([(0, 0, 0.25), (1, 2, 0.5)])
-    _, metrics = engine.train(fresh, chunk, key=jax.random.key(0))
+    _, metrics = train(engine, fresh, chunk)
     np.testing.assert_allclose(metrics.losses["anna"], [expected], rtol=1e-5)
 
 
@@ -96,14 +105,18 @@ def test_updates_are_adam_on_clipped_gradients_at_a_falling_rate(base: Model, ma
     updates = [[(0, 0, 0.2), (1, 1, 0.3)], [(0, 2, 1.5)], [(0, 1, 0.1)]]
     engine = make_engine(base, scale=2.0, learning_rate=1e-2, max_grad_norm=max_grad_norm)
     start = random_bank(1)
-    trained, _ = engine.train(start, chunk_of(*updates), key=jax.random.key(0))
+    trained, _ = train(engine, start, chunk_of(*updates))
 
     @jax.jit
     def gradient(adapters_C: Adapter, rows: Rows) -> Adapter:
         keys = jnp.zeros((SHAPE.rows, 2), jnp.uint32)
-        return jax.grad(lambda bank: client_losses(base, bank, None, rows, keys, **PLAIN).sum())(
-            adapters_C
-        )
+
+        def total(bank: Adapter) -> jax.Array:
+            parts = {"local": bank}
+            settings = {**PLAIN, "mix": ALONE.mix}
+            return client_losses(base, parts, NOTHING, rows, keys, **settings).sum()
+
+        return jax.grad(total)(adapters_C)
 
     flat_X, unravel = ravel_pytree(start)
     p_X = np.asarray(flat_X, np.float64)
@@ -147,10 +160,14 @@ def adapters() -> tuple[Adapter, Adapter]:
     return tuple(jax.tree.map(lambda leaf, at=c: leaf[at], random_bank(2)) for c in (0, 1))  # type: ignore[return-value]
 
 
-def loss_of(base: Model, bank: Adapter, frozen: Adapter | None, **changes) -> jax.Array:
+def loss_of(
+    base: Model, bank: Adapter, frozen: Adapter | None, local_weight: float = 0.3, **changes: bool
+) -> jax.Array:
+    objective = ALONE if frozen is None else beside(local_weight, **changes)
     keys = jnp.zeros((SHAPE.rows, 2), jnp.uint32)
     rows = rows_of((0, 0, 0.2), (1, 2, 0.7))
-    return _losses(base, bank, frozen, rows, keys, **{**PLAIN, **changes})[0]
+    parts = {"local": bank}
+    return _losses(base, parts, frozen_of(frozen), rows, keys, mix=objective.mix, **PLAIN)[0]
 
 
 def test_the_frozen_global_adapter_is_mixed_in_at_one_minus_a(base: Model):
@@ -224,34 +241,79 @@ def test_progress_tells_of_every_block(base: Model):
         base, scale=2.0, learning_rate=0.0, on_block=lambda *tokens: told.append(tokens)
     )
     chunk = chunk_of([(0, 0, 1.0)], [(0, 1, 1.0), (1, 2, 1.0)])
-    _, metrics = engine.train(random_bank(1), chunk, key=jax.random.key(0))
+    _, metrics = train(engine, random_bank(1), chunk)
     assert told == [(1, 16), (2, 16)]
     assert (metrics.real_tokens, metrics.computed_tokens) == (3, 32)
+
+
+def test_a_penalty_pulls_each_update_once(base: Model):
+    """FedProx by hand: mu (w - w0) joins the gradient before it is clipped, once an update."""
+    frozen = jax.tree.map(lambda leaf: leaf[0], random_bank(1))
+    bank = jax.tree.map(lambda leaf: leaf[None] + 0.25, frozen)
+    pull = proximal("local", to="global", strength=3.0)
+    chunk = chunk_of([(0, 0, 0.2)])._replace(blocks=[])
+    parts = [
+        Block(rows_of(row), np.array([last]), 1, 16)
+        for row, last in (((0, 0, 0.2), False), ((1, 2, 0.7), True))
+    ]
+    chunk = chunk._replace(blocks=parts, total_C=np.array([1], np.int32))
+    engine = make_engine(base, scale=2.0, learning_rate=1e-2, max_grad_norm=0.5)
+    given = ({"local": bank}, frozen_of(frozen), chunk)
+    trained, metrics = engine.train(Objective(ALONE.mix, pull), *given, key=jax.random.key(0))
+    plain, same = engine.train(ALONE, *given, key=jax.random.key(0))
+    # The losses told are without the penalty.
+    np.testing.assert_allclose(metrics.losses["anna"], same.losses["anna"], rtol=1e-6)
+    keys = jnp.zeros((SHAPE.rows, 2), jnp.uint32)
+    rows = rows_of((0, 0, 0.2), (1, 2, 0.7))
+
+    def loss(bank: Adapter) -> jax.Array:
+        return _losses(base, {"local": bank}, NOTHING, rows, keys, mix=ALONE.mix, **PLAIN).sum()
+
+    grads_X = np.asarray(ravel_pytree(jax.grad(loss)(bank))[0], np.float64) + 3.0 * 0.25
+    grads_X *= min(1.0, 0.5 / np.linalg.norm(grads_X))
+    # Adam's first step.
+    expected_X = -1e-2 * grads_X / (np.abs(grads_X) + 1e-8)
+    change_X = np.asarray(ravel_pytree(trained["local"])[0] - ravel_pytree(bank)[0])
+    np.testing.assert_allclose(change_X, expected_X, rtol=0.01, atol=1e-5)
+    assert not np.allclose(plain["local"]["q_proj"]["a"], trained["local"]["q_proj"]["a"])
+
+
+def test_the_loss_alone_is_that_of_the_step(base: Model):
+    """Without dropout and without a step; the mean over a client's updates."""
+    engine = make_engine(base, scale=2.0, dropout=0.5, learning_rate=1e-2)
+    bank = random_bank(1)
+    chunk = chunk_of([(0, 0, 0.2), (1, 2, 0.7)], [(0, 1, 0.4)])
+    found = engine.loss(ALONE, {"local": bank}, NOTHING, chunk)
+    plain = make_engine(base, scale=2.0, learning_rate=1e-30)
+    np.testing.assert_allclose(
+        found, [np.mean(losses(plain, *[[(0, 0, 0.2), (1, 2, 0.7)], [(0, 1, 0.4)]]))], rtol=1e-5
+    )
 
 
 def test_the_callers_adapters_stay_as_they_are(base: Model):
     engine = make_engine(base, scale=2.0, learning_rate=1e-2)
     bank = random_bank(1)
     before = take(jax.tree.map(np.array, bank), np.array([0]))
-    engine.train(bank, chunk_of([(0, 0, 1.0)]), key=jax.random.key(0))
+    train(engine, bank, chunk_of([(0, 0, 1.0)]))
     chex.assert_trees_all_equal(bank, before)
 
 
-def test_settings_reach_the_step(base: Model):
-    """The engine's loss is that of its own mix; what is detached is trained to something else."""
+def test_objectives_reach_the_step(base: Model):
+    """The engine's loss is that of its objective's mix; detached is something else."""
     global_, local = adapters()
     chunk = chunk_of([(0, 0, 0.2), (1, 2, 0.7)])
+    engine = make_engine(base, scale=2.0, learning_rate=1e-2, max_grad_norm=1e-7)
     found = {}
     for name, changes in {
-        "0.3": {"local_weight": 0.3},
-        "detached": {"local_weight": 0.3, "detach": True},
-        "half": {},
+        "0.3": (0.3, False),
+        "detached": (0.3, True),
+        "half": (0.5, False),
     }.items():
-        engine = make_engine(base, scale=2.0, learning_rate=1e-2, max_grad_norm=1e-7, **changes)
+        parts, frozen = {"local": bank_of(local)}, frozen_of(global_)
         trained, metrics = engine.train(
-            bank_of(local), chunk, key=jax.random.key(0), frozen=global_
+            beside(*changes), parts, frozen, chunk, key=jax.random.key(0)
         )
-        found[name] = metrics.losses["anna"][0], np.asarray(trained["q_proj"]["a"])
+        found[name] = metrics.losses["anna"][0], np.asarray(trained["local"]["q_proj"]["a"])
     expected = float(loss_of(base, bank_of(local), global_))
     assert found["0.3"][0] == pytest.approx(expected, rel=1e-5)
     assert found["detached"][0] == pytest.approx(expected, rel=1e-5)
@@ -264,25 +326,23 @@ def test_settings_reach_the_step(base: Model):
 @pytest.mark.parametrize("changes", [{"loss_C": np.inf}, {"finite_C": False}])
 def test_what_is_not_finite_is_never_forgotten(base: Model, changes: dict[str, float]):
     """A loss, though every adapter is finite; or an earlier update's, though this one's is."""
-    start, step = make_step(
-        single_mesh(),
-        **{**PLAIN, "base_mode": "tensor", "learning_rate": 1e-2, "max_grad_norm": 1.0},
-        remat=False,
-    )
+    settings = {"base_mode": "tensor", "max_grad_norm": 1.0, "remat": False}
+    start, step, _ = make_step(single_mesh(), ALONE, **PLAIN, **settings)
     found = []
     for values in ({}, changes):
-        state = start(random_bank(1))
+        state = start({"local": random_bank(1)})
         told = {name: jnp.full_like(getattr(state, name), x) for name, x in values.items()}
         state, _ = step(
             base,
             dataclasses.replace(state, **told),
-            None,
+            NOTHING,
             rows_of((0, 0, 1.0)),
             np.zeros((1, 2), np.uint32),
             np.array([2], np.int32),
             np.array([True]),
+            np.float32(1e-2),
         )
-        chex.assert_tree_all_finite(state.adapters_C)
+        chex.assert_tree_all_finite(state.trained_C)
         found.append(bool(state.finite_C[0]))
     assert found == [True, False]
 
@@ -292,7 +352,7 @@ def test_the_state_is_donated(base: Model):
     adapter = new_adapter(jax.random.key(0))
     text = (
         make_engine(base, scale=2.0, learning_rate=1e-2)
-        .lower(adapter, 1, SHAPE, frozen=False)
+        .lower(ALONE, {"local": adapter}, NOTHING, 1, SHAPE)
         .as_text()
     )
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") >= 6
