@@ -121,7 +121,9 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
         if get_origin(get_args(kind)[0] if get_args(kind) else kind) is dict:
             message = "give names with a number, true or false, or a text each, as {ridge: 0.1}"
         raise UserError(f"{name}: {show(first['input'])}: {message}") from None
-    if isinstance(found, tuple) and len(set(found)) != len(found):
+    # Numbers may be the same, as clients' ranks are.
+    named = [own for own in found if isinstance(own, str)] if isinstance(found, tuple) else []
+    if len(set(named)) != len(named):
         raise UserError(f"{name}: {list(found)} names one twice; name each once")
     return found
 

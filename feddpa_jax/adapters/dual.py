@@ -25,7 +25,8 @@ class Adapters(NamedTuple):
 
     Attributes:
       global_C: the shared adapter, {target: {"a": [1, L, D, R], "b": [1, L, R, E]}}; with a leading
-        axis of C where every client receives its own from the server. None if there is none.
+        axis of C where every client receives its own from the server. None if there is none; {}
+        if the other side of a mix with the own adapter is the bare base.
       local_C: every client's own adapter, [C, ...]; None if there is none.
       scale: alpha / rank.
       others: what a method's own modes answer with, by mode: [C, ...], or [1, ...] for all.

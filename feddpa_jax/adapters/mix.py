@@ -30,6 +30,7 @@ class Term(NamedTuple):
       weight: a number; or [C], each client's; or [C, L], each client's at each layer. C may be 1.
         Gradients flow into trained weights.
       detached: no gradient flows through the term's output.
+      dropout: whether the phase's dropout falls on its input; not where it stands for the base.
 
     >>> Term({}, 0.5).detached
     False
@@ -38,6 +39,7 @@ class Term(NamedTuple):
     bank: Adapter
     weight: float | Float[Array, "C"] | Float[Array, "C L"] = 1.0
     detached: bool = False
+    dropout: bool = True
 
 
 Mix = Callable[[Parts], Sequence[Term]]
@@ -105,7 +107,7 @@ def branches_of(
             term.bank,
             client_B,
             _weight(term.weight, client_B),
-            key_B2,
+            key_B2 if term.dropout else None,
             scale,
             rate,
             term.detached,

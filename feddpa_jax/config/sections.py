@@ -159,7 +159,10 @@ class FedSection:
         Literal["none", "momentum", "adam", "yogi", "adagrad"],
         doc("how the server follows the mean change; none: it takes the mean"),
     ] = "none"
-    server_learning_rate: Annotated[float, Gt(0), Le(1e3), doc("of the server's optimizer")] = 1.0
+    server_learning_rate: Annotated[
+        Annotated[float, Gt(0), Le(1e3)] | None,
+        doc("of the server's optimizer; null: 1 of momentum, 0.001 of the others"),
+    ] = None
     max_grad_norm: Annotated[
         Finite, Gt(0), doc("norm that each client's gradient is clipped to")
     ] = 1.0

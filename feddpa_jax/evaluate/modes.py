@@ -28,7 +28,8 @@ def available_modes(adapters: Adapters) -> tuple[str, ...]:
     """The modes that these adapters can answer in."""
     needs = {
         "base": (),
-        "global": (adapters.global_C,),
+        # An adapter of no targets is the bare base's place in a mix, and no mode of its own.
+        "global": (adapters.global_C or None,),
         "local": (adapters.local_C,),
         "fixed": (adapters.global_C, adapters.local_C),
         "instance": (adapters.global_C, adapters.local_C),

@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from feddpa_jax.adapters.mix import Term
-from feddpa_jax.federated.leaves import by_part, sends
-from feddpa_jax.federated.method import METHODS, Entry, Lora, Method, Phase
+from feddpa_jax.federated.leaves import by_part, pick, sends
+from feddpa_jax.federated.method import METHODS, Entry, Lora, Method, Part, Phase
 from feddpa_jax.federated.penalty import proximal
-from feddpa_jax.federated.shapes import phase_shapes
+from feddpa_jax.federated.server_optimizer import PART, server_optimizer
+from feddpa_jax.federated.shapes import part_shapes, phase_shapes
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults, signature
 from feddpa_jax.training.step import together
@@ -71,6 +73,9 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
         raise fails("fed.method", name, error) from None
     if fields["proximal"]:
         method = with_proximal(method, fields["proximal"])
+    if fields["server_optimizer"] != "none":
+        optimizer = server_optimizer(fields["server_optimizer"], fields["server_learning_rate"])
+        method = with_server_optimizer(method, optimizer, name)
     return method
 
 
@@ -92,6 +97,51 @@ def with_proximal(method: Method, strength: float) -> Method:
         return dataclasses.replace(phase, penalty=penalty, beside=beside)
 
     return dataclasses.replace(method, phases=tuple(map(pulled, method.phases)))
+
+
+def with_server_optimizer(
+    method: Method, optimizer: optax.GradientTransformation, name: str
+) -> Method:
+    """A method whose server follows each plain mean with an optimizer.
+
+    Args:
+      method: has a phase whose server takes the mean.
+      optimizer: as of `follow`.
+      name: the method's, for messages.
+
+    Raises:
+      UserError: it has none.
+    """
+    means = [
+        phase
+        for phase in method.phases
+        if phase.server is None and phase.reduce == "mean" and sends(method, phase)
+    ]
+    if not means:
+        raise UserError(
+            f"fed.server_optimizer: {name} has no mean that the server could follow; set it to "
+            "none, or use another fed.method"
+        )
+    if PART in method.parts:
+        raise UserError(f"fed.server_optimizer: {name} has a part named {PART}; rename it")
+    shapes, sent = part_shapes(method), dict[str, dict[str, None]]()
+    for phase in means:
+        sent.setdefault(phase.name, {}).update(dict.fromkeys(sends(method, phase)))
+
+    def new(key: jax.Array) -> dict[str, Any]:
+        del key
+        leaves = {phase: pick(shapes, tuple(names)) for phase, names in sent.items()}
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), leaves)
+        return {phase: optimizer.init(tree) for phase, tree in zeros.items()}
+
+    return dataclasses.replace(
+        method,
+        parts={**method.parts, PART: Part("server", new)},
+        phases=tuple(
+            dataclasses.replace(phase, optimizer=optimizer) if phase in means else phase
+            for phase in method.phases
+        ),
+    )
 
 
 def _check(method: Any, entry: Entry, name: str) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import numpy as np
+import optax
 
 from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.adapters.lora import Adapter, bank_of
@@ -86,10 +87,13 @@ class Part(NamedTuple):
       scope: who holds it: the "server", one for all; or each "client", one for itself.
       new: its value at the start, from a key. Of a client's part: the name of a server's part that
         it starts as a copy of; None if a phase makes it.
+      change: shapes of what a round of so many participants makes new of a server's part, from
+        their number (0 before the first), where that is less than its value; it is what travels.
     """
 
     scope: Literal["server", "client"]
     new: Callable[[jax.Array], Any] | str | None
+    change: Callable[[int], Any] | None = None
 
 
 Receive = Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Mapping[str, Any]]
@@ -115,6 +119,7 @@ class Phase:
       upload: `(trained_C, own_C) -> tree_C`: what is sent, made of the trained leaves and of what
         the client had before; None: the trained leaves of `sends`.
       server: makes new server parts of it; None: takes the mean as it is.
+      optimizer: follows the change of the mean instead of taking it (see `server_optimizer.py`).
       when: whether the phase is in a round, from the round's number.
       everybody: all clients take part, whatever the round's participants.
       after: the phase follows the last round, once, for all clients.
@@ -132,6 +137,7 @@ class Phase:
     reduce: Literal["mean", "sum", "stack"] = "mean"
     upload: Callable[[Tree, Tree], Tree] | None = None
     server: ServerStep | None = None
+    optimizer: optax.GradientTransformation | None = None
     when: Callable[[int], bool] = lambda number: True
     everybody: bool = False
     after: bool = False
@@ -148,7 +154,7 @@ class Answers(NamedTuple):
 
     Attributes:
       global_C: the shared adapter, with a leading axis of 1, or of C where the server sends every
-        client its own; None if there is none.
+        client its own; None if there is none; {} if the own one is mixed with the bare base.
       local_C: the clients' own, [C, ...]; None if there are none (yet).
       others: by a mode of the method's own, the adapter that answers in it: [C or 1, ...].
     """

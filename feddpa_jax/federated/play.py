@@ -15,6 +15,7 @@ from feddpa_jax.federated.clients import ClientParts, PartStore
 from feddpa_jax.federated.leaves import pick, sends, sort_leaves, trains_own
 from feddpa_jax.federated.method import FedState, Method, Metrics, Phase
 from feddpa_jax.federated.server import Moment, Uploads, replaced, take_mean
+from feddpa_jax.federated.server_optimizer import follow
 from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 from feddpa_jax.training.rows import Chunk
@@ -84,7 +85,7 @@ def _fresh(new: Callable[..., Any], id_C: np.ndarray, key: jax.Array) -> Callabl
 
 def _same_for_all(new: Callable[[], Any]) -> Callable[..., Any]:
     return lambda members: jax.tree.map(
-        lambda leaf: np.repeat(np.asarray(leaf)[None], len(members), axis=0), new()
+        lambda leaf: jnp.repeat(leaf[None], len(members), axis=0), new()
     )
 
 
@@ -217,8 +218,16 @@ class _Phase(NamedTuple):
         moment = Moment(
             self.data.number, _named(self.key, f"server {self.phase.name}"), self.data.participants
         )
+        optimizer, mesh = self.phase.optimizer, self.federation.engine.mesh
+        if optimizer is not None:
+            names, name = sends(self.method, self.phase), self.phase.name
+            return {**server, **_follow(optimizer, name, names, sent, put(server, mesh))}
         step = take_mean if self.phase.server is None else self.phase.server
         return {**server, **step(sent, server, moment)}
+
+
+# One program, so that all processes of a run compute the same.
+_follow = jax.jit(follow, static_argnums=(0, 1, 2))
 
 
 @functools.partial(jax.jit, static_argnums=0)

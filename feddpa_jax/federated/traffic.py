@@ -12,11 +12,16 @@ from feddpa_jax.federated.shapes import part_shapes, phase_shapes
 
 
 def traffic(
-    method: Method, lora: Lora, phases: tuple[Phase, ...], members: np.ndarray
+    method: Method,
+    lora: Lora,
+    phases: tuple[Phase, ...],
+    members: np.ndarray,
+    before: tuple[Phase, ...] | None = None,
 ) -> tuple[int, int]:
     """Bytes that a participant of a round receives and sends; the mean over unequal ranks.
 
-    A leaf counts once a round, whatever the number of phases that read it. A leaf that no phase
+    A leaf counts once a round, whatever the number of phases that read it, and is received if the
+    round before has changed it: so much a client needs that took part in that. A leaf that no phase
     sends, and no server step makes, follows from the seed and never travels.
 
     Args:
@@ -24,9 +29,14 @@ def traffic(
       lora: the largest rank, and each client's.
       phases: of the round.
       members: the participants, by index.
+      before: the phases of the round before; None: the same, in a first round.
     """
     shapes = part_shapes(method)
-    changing = _changing(method)
+    for name, part in method.parts.items():
+        if part.change is not None:
+            count = 0 if before is None else len(members)
+            shapes[name] = jax.eval_shape(lambda make=part.change, count=count: make(count))
+    changing = _changing(method, phases if before is None else before)
     received: dict[str, Any] = {}
     sent: dict[str, Any] = {}
     for phase in phases:
@@ -47,10 +57,10 @@ def traffic(
     return round(share * _bytes(received)), round(share * _bytes(sent))
 
 
-def _changing(method: Method) -> dict[str, tuple[str, ...]]:
-    """The leaves of the server's parts that differ from round to round, by part."""
+def _changing(method: Method, phases: tuple[Phase, ...]) -> dict[str, tuple[str, ...]]:
+    """The leaves of the server's parts that the phases of a round change, by part."""
     found: dict[str, tuple[str, ...]] = {}
-    for phase in method.phases:
+    for phase in phases:
         if phase.server is not None:
             # What a step of its own makes is not known here: all that the server holds.
             found |= {n: (n,) for n, part in method.parts.items() if part.scope == "server"}

@@ -68,7 +68,8 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
     participants = len(data.participants(0))
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
-    phases = tuple(phase for phase in method.phases if not phase.after)
+    # Those of the second round: the first may have fewer.
+    phases = method.phases_of(1, config.fed.rounds + 2)
     _log.info(
         f"compiling {len(phases) * len(shapes)} programs of {config.model.path} in "
         f"{config.model.dtype} for {prepared.mesh.size} x {device.device_kind}; "
@@ -95,7 +96,13 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         "participants": participants,
         "slots": slots,
         "client_bytes": sum(
-            traffic(method, make_lora(config, prepared), phases, data.participants(0))
+            traffic(
+                method,
+                make_lora(config, prepared),
+                phases,
+                data.participants(0),
+                method.phases_of(0, config.fed.rounds),
+            )
         ),
         "programs": told,
         "round": _round(told, work, len(phases)),

@@ -262,9 +262,14 @@ def make_lora(config: Config, prepared: Prepared) -> Lora:
     sizes = prepared.base.model.config.target_sizes()
     layers = prepared.base.model.config.layers
     adapted = {target: sizes[target] for target in config.lora.targets}
-    pooled = METHODS.find(config.fed.method).pooled
-    names = ("pooled",) if pooled else prepared.names
+    entry = METHODS.find(config.fed.method)
+    names = ("pooled",) if entry.pooled else prepared.names
     ranks = config.lora.ranks
+    if ranks is not None and not entry.ranks:
+        raise UserError(
+            f"lora.ranks: all clients of {config.fed.method} have the same rank; use lora.rank, "
+            "or fed.method flexlora"
+        )
     if ranks is not None and len(ranks) != len(names):
         raise UserError(
             f"lora.ranks: has {len(ranks)} ranks for {len(names)} clients; give each client one"

@@ -276,7 +276,8 @@ def play(
             began = time.perf_counter()
             state, metrics = play_round(method, federation, state, data, shapes, config, number)
             phases = method.phases_of(number, config.fed.rounds)
-            moved = traffic(method, lora, phases, participants(config, data, number))
+            before = method.phases_of(number - 1, config.fed.rounds) if number else None
+            moved = traffic(method, lora, phases, participants(config, data, number), before)
             line = metrics_line(number, metrics, moved, time.perf_counter() - began)
             advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
             if run is not None and saver is not None:

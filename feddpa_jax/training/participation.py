@@ -6,6 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def how_many(clients: int, participation: float) -> int:
+    """How many of the clients take part in a round: max(1, floor(participation * C)).
+
+    >>> how_many(10, 0.3)
+    3
+    """
+    return max(1, math.floor(participation * clients + 1e-9))
+
+
 def sample_participants(
     ids: Sequence[int], *, participation: float, seed: int, round_number: int
 ) -> np.ndarray:
@@ -26,6 +35,6 @@ def sample_participants(
     >>> sample_participants([5, 6, 7, 8], participation=1.0, seed=0, round_number=3).tolist()
     [0, 1, 2, 3]
     """
-    count = max(1, math.floor(participation * len(ids) + 1e-9))
+    count = how_many(len(ids), participation)
     draws = [np.random.default_rng([seed, round_number, ident, 1]).random() for ident in ids]
     return np.sort(np.argsort(draws, kind="stable")[:count]).astype(np.int32)
