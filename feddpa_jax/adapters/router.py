@@ -1,9 +1,11 @@
 """Routers: how a layer's own input is shared out among the experts of a routed adapter.
 
 The leaf that holds the router's weights names the kind, so that an adapter says of itself how it is
-routed: "gate" is a softmax over the K experts (Shazeer et al., arXiv 1701.06538, without noise).
+routed: "gate" is a softmax over the K experts (Shazeer et al., arXiv 1701.06538, without noise);
+"top" and "top_of_one" are FedLEASE's (arXiv 2509.15087). A leaf "bias" is added to the logits.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,9 +26,40 @@ def of_rows(
     return contract("BTX,BXY->BTY", x_BTX, factor_CXY[client_B], dtype)
 
 
+# The bias of a slot that is not there.
+NO_SLOT = -1e30
+
+
+def top_slots(logits_BTS: Float[Array, "B T S"], *, of_one: bool) -> Float[Array, "B T K"]:
+    """The shares of K experts from 2 K - 1 slots, of which the K first all lead to the first one.
+
+    Of the softmax over the slots the K largest are kept, the first of equal ones, and those of the
+    first expert are added up. The choice itself has no gradient. With `NO_SLOT` as the bias of
+    others, there may be 2 M - 1 slots, the M first and M - 1 of the others, and M are kept.
+
+    Args:
+      logits_BTS: the router's, biased.
+      of_one: the kept ones are divided by their sum.
+    """
+    count = (logits_BTS.shape[-1] + 1) // 2
+    weight_BTS = jax.nn.softmax(logits_BTS, axis=-1)
+    kept_BT1 = ((logits_BTS > NO_SLOT / 2).sum(axis=-1, keepdims=True) + 1) // 2
+    order_S = jnp.arange(logits_BTS.shape[-1])
+    own, other = weight_BTS[..., :, None], weight_BTS[..., None, :]
+    earlier_SS = (order_S[None, :] < order_S[:, None])[None, None]
+    rank_BTS = ((other > own) | ((other == own) & earlier_SS)).sum(axis=-1)
+    weight_BTS = jnp.where(rank_BTS < kept_BT1, weight_BTS, 0.0)
+    if of_one:
+        weight_BTS = weight_BTS / weight_BTS.sum(axis=-1, keepdims=True)
+    first_BT1 = weight_BTS[..., :count].sum(axis=-1, keepdims=True)
+    return jnp.concatenate([first_BT1, weight_BTS[..., count:]], axis=-1)
+
+
 # By the name of a router's leaf: its logits [B, T, S] to the experts' shares [B, T, K].
 ROUTERS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gate": lambda logits_BTK: jax.nn.softmax(logits_BTK, axis=-1),
+    "top": functools.partial(top_slots, of_one=False),
+    "top_of_one": functools.partial(top_slots, of_one=True),
 }
 
 
@@ -52,10 +85,15 @@ def expert_shares(
 
     Args:
       x_BTD: input of the adapted map, without dropout.
-      leaves: of the adapter at this map, of which a router's is [C, D, S].
+      leaves: of the adapter at this map, of which a router's is [C, D, S], and its bias [C, S].
       client_B: whose adapter each row uses.
     """
     kind = router_of(leaves)
     if kind is None:
         return None
-    return ROUTERS[kind](of_rows(x_BTD, leaves[kind], client_B, jnp.float32))
+    logits_BTS = of_rows(x_BTD, leaves[kind], client_B, jnp.float32)
+    if "bias" in leaves:
+        bias_CS = leaves["bias"]
+        own_BS = bias_CS if bias_CS.shape[0] == 1 else bias_CS[client_B]
+        logits_BTS = logits_BTS + own_BS[:, None]
+    return ROUTERS[kind](logits_BTS)

@@ -110,8 +110,10 @@ def sends(method: Method, phase: Phase) -> tuple[str, ...]:
 
 
 def trains_own(method: Method, phase: Phase) -> bool:
-    """Whether a phase trains parts of the clients' own."""
-    return any(method.parts[part].scope == "client" for part in by_part(phase.train))
+    """Whether a phase trains parts of the clients' own; a search is no training."""
+    return phase.search is None and any(
+        method.parts[part].scope == "client" for part in by_part(phase.train)
+    )
 
 
 def sends_own_parts(method: Method) -> bool:

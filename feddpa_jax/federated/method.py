@@ -99,6 +99,19 @@ class Part(NamedTuple):
 Receive = Callable[[Mapping[str, Any], Mapping[str, Any], np.ndarray], Mapping[str, Any]]
 
 
+class Search(NamedTuple):
+    """How a phase finds the parts that it names without gradients.
+
+    Attributes:
+      examples: how many of a client's own it looks at: of those held out, else of those trained on.
+      find: `(losses, start_C) -> found_C`: better values of the parts in `train`, on the host;
+        `losses(values_C)` are the clients' mean losses on their examples, in nats, [C].
+    """
+
+    examples: int
+    find: Callable[[Callable[[Tree], np.ndarray], Tree], Tree]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Phase:
     """One local training of a round's participants, and what the server makes of it.
@@ -114,10 +127,13 @@ class Phase:
         clients, if that is not the same for all; it is in training if `train` names it, else
         beside. None: the parts are sent as they are.
       penalty: as of `Objective`.
+      search: finds the parts in `train` without gradients, instead of training them.
       sends: the leaves that a participant sends; None: the server's parts in training.
       reduce: what reaches the server: their "mean" by shares, their "sum", or a "stack" of all.
       upload: `(trained_C, own_C) -> tree_C`: what is sent, made of the trained leaves and of what
         the client had before; None: the trained leaves of `sends`.
+      keep: `(trained_C, own_C, number) -> parts_C`: what a participant keeps of its own parts, on
+        the host; None: those in training.
       server: makes new server parts of it; None: takes the mean as it is.
       optimizer: follows the change of the mean instead of taking it (see `server_optimizer.py`).
       when: whether the phase is in a round, from the round's number.
@@ -133,9 +149,11 @@ class Phase:
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     receive: Receive | None = None
     penalty: Callable[[Tree, Tree], jax.Array] | None = None
+    search: Search | None = None
     sends: tuple[str, ...] | None = None
     reduce: Literal["mean", "sum", "stack"] = "mean"
     upload: Callable[[Tree, Tree], Tree] | None = None
+    keep: Callable[[Tree, Tree, int], Tree] | None = None
     server: ServerStep | None = None
     optimizer: optax.GradientTransformation | None = None
     when: Callable[[int], bool] = lambda number: True

@@ -13,7 +13,7 @@ from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
 from feddpa_jax.federated.leaves import pick, sends, sort_leaves, trains_own
-from feddpa_jax.federated.method import FedState, Method, Metrics, Phase
+from feddpa_jax.federated.method import FedState, Method, Metrics, Phase, Search
 from feddpa_jax.federated.server import Moment, Uploads, replaced, take_mean
 from feddpa_jax.federated.server_optimizer import follow
 from feddpa_jax.training.engine import Engine, PhaseMetrics
@@ -138,7 +138,9 @@ class _Phase(NamedTuple):
         share_K = shares(data.examples, self.federation.aggregation)
         share = dict(zip(data.participants.tolist(), share_K.tolist(), strict=True))
         clients, total, stack, done = state.clients, None, [], []
-        for chunk in data.chunks(phase.name):
+        searched = phase.search
+        chunks = data.chunks(phase.name) if searched is None else data.few(searched.examples)
+        for chunk in chunks:
             own_C = clients.take(chunk.members) if clients.parts else {}
             trained_C, metrics = self._train(state.server, own_C, chunk)
             done.append(metrics)
@@ -171,6 +173,8 @@ class _Phase(NamedTuple):
         copied_C = copies(found.copied, slots, mesh) if found.copied else {}
         trained_C = {**copied_C, **on_mesh(found.banked)}
         frozen = Frozen(put(found.shared, mesh), on_mesh(found.beside))
+        if self.phase.search is not None:
+            return self._search(self.phase.search, trained_C, frozen, chunk)
         engine, stopping = self.federation.engine, self.data.stopping
         train = engine.train
         if stopping is not None and trains_own(self.method, self.phase):
@@ -183,6 +187,25 @@ class _Phase(NamedTuple):
             key=self.key,
             learning_rate=self.learning_rate,
         )
+
+    def _search(
+        self, search: Search, start_C: Any, frozen: Frozen, chunk: Chunk
+    ) -> tuple[Any, PhaseMetrics]:
+        """Finds a chunk's parts without gradients; told are the losses before and after."""
+        engine, mesh = self.federation.engine, self.federation.engine.mesh
+        chunk = chunk._replace(blocks=tuple(chunk.blocks))
+
+        def losses(values_C: Any) -> np.ndarray:
+            on_mesh = put(values_C, mesh, CLIENTS)
+            return engine.loss(self.phase.objective, on_mesh, frozen, chunk)
+
+        host_C = gather(start_C, mesh)
+        found_C = search.find(losses, host_C)
+        told_C = np.stack([losses(host_C), losses(found_C)], axis=1)
+        curves = {
+            name: told_C[slot].tolist() for name, slot in zip(chunk.names, chunk.slots, strict=True)
+        }
+        return put(found_C, mesh, CLIENTS), PhaseMetrics(curves, 0, 0)
 
     def _sent(self, trained_C: Any, own_C: Any, chunk: Chunk) -> Any:
         """What a chunk's slots send to the server."""
@@ -203,10 +226,13 @@ class _Phase(NamedTuple):
         self, clients: ClientParts, own_C: Mapping[str, Any], trained_C: Any, chunk: Chunk
     ) -> ClientParts:
         """The clients' own trained parts, each in its client's place."""
+        mesh, keep = self.federation.engine.mesh, self.phase.keep
         own = {n: t for n, t in trained_C.items() if self.method.parts[n].scope == "client"}
-        if not own:
+        host_C = _at(gather(own if keep is None else trained_C, mesh), chunk.slots)
+        if keep is not None:
+            host_C = keep(host_C, dict(own_C), self.data.number)
+        if not host_C:
             return clients
-        host_C = _at(gather(own, self.federation.engine.mesh), chunk.slots)
         whole_C = {
             name: replaced(own_C[name], tree) if name in own_C else tree
             for name, tree in host_C.items()

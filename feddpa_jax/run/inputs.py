@@ -217,6 +217,17 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
+
+    @functools.cache
+    def held_out(client: int) -> tuple[TokenizedExample, ...]:
+        held = prepared.federation.clients[client].validation
+        return encode(config, prepared.base.tokenizer, held).examples
+
+    for client, name in enumerate(names if fed.early_stopping is not None else ()):
+        if not held_out(client):
+            raise UserError(
+                f"fed.early_stopping: client {name!r} has no held-out example; set data.validation"
+            )
     return TrainingData(
         names=names,
         examples=examples,
@@ -231,26 +242,8 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         shards=prepared.mesh.shape[CLIENTS],
         costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
         patience=fed.early_stopping,
-        held_out=() if fed.early_stopping is None else held_out(config, prepared),
+        held_out=held_out,
     )
-
-
-def held_out(config: Config, prepared: Prepared) -> tuple[tuple[TokenizedExample, ...], ...]:
-    """Each client's held-out examples, for early stopping.
-
-    Raises:
-      UserError: a client has none.
-    """
-    found = []
-    for client in prepared.federation.clients:
-        own = encode(config, prepared.base.tokenizer, client.validation).examples
-        if not own:
-            raise UserError(
-                f"fed.early_stopping: client {client.name!r} has no held-out example; set "
-                "data.validation"
-            )
-        found.append(own)
-    return tuple(found)
 
 
 def make_lora(config: Config, prepared: Prepared) -> Lora:

@@ -368,5 +368,5 @@ def round_tokens(config: Config, method: Method, data: TrainingData, number: int
     """Real tokens that a round will train on, in all its phases."""
     some = sum(map(data.tokens, participants(config, data, number).tolist()))
     everybody = sum(map(data.tokens, range(len(data.names))))
-    phases = method.phases_of(number, config.fed.rounds)
+    phases = [p for p in method.phases_of(number, config.fed.rounds) if p.search is None]
     return sum(everybody if phase.everybody else some for phase in phases)

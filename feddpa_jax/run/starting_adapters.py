@@ -18,7 +18,7 @@ from feddpa_jax.federated.method import FedState
 from feddpa_jax.hf.peft_format import PeftAdapter, is_peft_folder, read_adapter
 from feddpa_jax.hf.record import FILES, RECORD, check_files
 from feddpa_jax.hf.tensors import read_json
-from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.run.inputs import Prepared, make_method
 from feddpa_jax.types import UserError
 
 
@@ -70,14 +70,25 @@ def _shapes(clients: ClientParts) -> dict[str, Any]:
 
 
 def named_clients(config: Config, prepared: Prepared, clients: ClientParts) -> ClientParts:
-    """Clients of which those that have not trained yet start as `init.local_adapter` says."""
-    if "local" not in clients.fresh:
-        return clients
-    named_C = local_adapters(config, prepared)
-    if named_C is None:
-        return clients
-    named = {"local": lambda members: take(named_C, np.asarray(members))}
+    """Clients of which those that have not trained yet start as `init` says.
+
+    A part that starts as a copy of the global adapter is a copy of the named one.
+    """
+    named: dict[str, Any] = {}
+    global_ = global_adapter(config, prepared)
+    if global_ is not None:
+        global_1 = bank_of(global_)
+        parts = make_method(config, prepared).parts
+        copies = [name for name in clients.fresh if parts[name].new == "global"]
+        named |= {name: lambda members: _for_all(global_1, len(members)) for name in copies}
+    local_C = local_adapters(config, prepared) if "local" in clients.fresh else None
+    if local_C is not None:
+        named["local"] = lambda members: take(local_C, np.asarray(members))
     return dataclasses.replace(clients, fresh={**clients.fresh, **named})
+
+
+def _for_all(bank_1: Adapter, count: int) -> Adapter:
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), bank_1)
 
 
 def global_adapter(config: Config, prepared: Prepared) -> Adapter | None:
@@ -97,9 +108,7 @@ def local_adapters(config: Config, prepared: Prepared) -> Adapter | None:
         return None
     field, folder = "init.local_adapter", Path(name)
     if is_peft_folder(folder):
-        bank = bank_of(_read(field, folder, config, prepared))
-        count = len(prepared.names)
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), bank)
+        return _for_all(bank_of(_read(field, folder, config, prepared)), len(prepared.names))
     missing = [client for client in prepared.names if not is_peft_folder(folder / client)]
     if missing:
         raise UserError(

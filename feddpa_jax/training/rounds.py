@@ -13,28 +13,13 @@ from feddpa_jax.training.costs import CPU_COSTS, Costs
 from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rows import Block, BlockShape, Chunk
+from feddpa_jax.training.stopping import Stopping
 from feddpa_jax.types import TokenizedExample, client_id
 
 # About how many updates of a run are packed beforehand to choose the block shapes.
 SAMPLED_UPDATES = 64
 # With more clients than this, a part of the shards represents all.
 SAMPLED_CLIENTS = 256
-
-
-class Stopping(NamedTuple):
-    """Early stopping: what a chunk's trainings are made of, epoch by epoch.
-
-    Attributes:
-      patience: epochs without a better loss on held-out examples after which a client stops.
-      epochs: of a whole training.
-      epoch: `(chunk, number, going)`: one epoch of those members that have not stopped.
-      held_out: `(chunk, going)`: all held-out examples of these as one update.
-    """
-
-    patience: int
-    epochs: int
-    epoch: Callable[[Chunk, int, Collection[int]], Chunk]
-    held_out: Callable[[Chunk, Collection[int]], Chunk]
 
 
 class RoundData(NamedTuple):
@@ -46,6 +31,8 @@ class RoundData(NamedTuple):
       examples: each participant's number of training examples, [c].
       chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
         phase's name seeds the shuffle.
+      few: `few(count)`: the same of one update over so many examples of each participant, for
+        losses without a training.
       stopping: how clients' own trainings end early, if they do.
     """
 
@@ -53,13 +40,15 @@ class RoundData(NamedTuple):
     participants: np.ndarray
     examples: np.ndarray
     chunks: Callable[[str], Iterable[Chunk]]
+    few: Callable[[int], Iterable[Chunk]] = lambda count: ()
     stopping: Stopping | None = None
 
 
 class _Work(NamedTuple):
-    """What packs the rows of some updates of a client, and how many its training has in all."""
+    """Some updates over examples of a client, and how many its training has in all."""
 
-    rows: Callable[[], list[list[PackedRow]]]
+    examples: Sequence[TokenizedExample]
+    updates: Sequence[Sequence[np.ndarray]]
     total: int
 
 
@@ -80,9 +69,9 @@ class TrainingData:
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
       costs: of rows, blocks and compilations there; block shapes follow them.
-      patience: epochs without a better loss on held-out examples after which a client's own
-        training stops; None: it does not.
-      held_out: each client's examples for that.
+      held_out: each client's examples that are not trained on, by its index.
+      patience: epochs without a better loss on these after which a client's own training stops;
+        None: it does not.
     """
 
     names: tuple[str, ...]
@@ -97,8 +86,8 @@ class TrainingData:
     block_tokens: int = 4096
     shards: int = 1
     costs: Costs = CPU_COSTS
+    held_out: Callable[[int], Sequence[TokenizedExample]] = lambda client: ()
     patience: int | None = None
-    held_out: tuple[tuple[TokenizedExample, ...], ...] = ()
 
     @property
     def ids(self) -> list[int]:
@@ -128,8 +117,7 @@ class TrainingData:
 
     def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
         """The block shapes of a run of `rounds` rounds, from a sample of the first one."""
-        every = (*self.examples, *self.held_out)
-        longest = max(len(e.tokens_T) for examples in every for e in examples)
+        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         members = self._groups(self.participants(0))[0]
         every = self._shards(members)
         shards = every[:: -(-len(members) // SAMPLED_CLIENTS)]
@@ -175,6 +163,7 @@ class TrainingData:
             participants=participants,
             examples=np.array([len(self.examples[client]) for client in participants]),
             chunks=lambda phase: self.chunks(participants, number, phase, shapes),
+            few=lambda count: self.few(participants, count, shapes),
             stopping=stopping,
         )
 
@@ -182,13 +171,39 @@ class TrainingData:
         self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
     ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
+
+        def work_of(client: int) -> _Work:
+            updates = self.updates_of(client, number, phase)
+            return _Work(self.examples[client], updates, len(updates))
+
         for group in self._groups(participants):
-
-            def work_of(place: int, client: int) -> _Work:
-                updates = self.updates_of(client, number, phase)
-                return _Work(lambda: self._rows(place, client, updates, shapes), len(updates))
-
             yield self._chunk(len(participants), group, phase, shapes, work_of)
+
+    def few(
+        self, participants: np.ndarray, count: int, shapes: Sequence[BlockShape]
+    ) -> Iterator[Chunk]:
+        """One update over a few examples of each participant, in one micro-batch, chunk by chunk.
+
+        Args:
+          participants: the clients, by index.
+          count: how many of those held out; a client without any takes of those trained on, drawn
+            by its name and the seed alone.
+          shapes: the block shapes; a longer one is added if an example needs it.
+        """
+
+        def chosen(client: int) -> Sequence[TokenizedExample]:
+            held, own = self.held_out(client), self.examples[client]
+            if held:
+                return held[:count]
+            rng = np.random.default_rng([self.seed, client_id(self.names[client]), 2])
+            return [own[i] for i in sorted(rng.permutation(len(own))[:count])]
+
+        found = {client: chosen(client) for client in participants.tolist()}
+        shapes = _with_room(shapes, [e for own in found.values() for e in own])
+        for group in self._groups(participants):
+            yield self._chunk(
+                len(participants), group, "few", shapes, lambda client: _as_one(found[client])
+            )
 
     def _epoch(
         self,
@@ -201,11 +216,11 @@ class TrainingData:
     ) -> Chunk:
         """As of `Stopping.epoch`."""
 
-        def work_of(place: int, client: int) -> _Work:
+        def work_of(client: int) -> _Work:
             updates = self.updates_of(client, number, chunk.phase)
             size = len(updates) // self.epochs
             own = updates[epoch * size : (epoch + 1) * size] if client in going else []
-            return _Work(lambda: self._rows(place, client, own, shapes), len(updates))
+            return _Work(self.examples[client], own, len(updates))
 
         return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
 
@@ -217,14 +232,11 @@ class TrainingData:
         going: Collection[int],
     ) -> Chunk:
         """As of `Stopping.held_out`."""
-        lengths = [shape.length for shape in shapes]
+        members = chunk.members.tolist()
+        shapes = _with_room(shapes, [e for client in members for e in self.held_out(client)])
 
-        def work_of(place: int, client: int) -> _Work:
-            if client not in going:
-                return _Work(list, 0)
-            own = self.held_out[client]
-            whole = [np.arange(len(own))]
-            return _Work(lambda: [update_rows(place, own, whole, lengths, self.costs)], 1)
+        def work_of(client: int) -> _Work:
+            return _as_one(self.held_out(client) if client in going else ())
 
         return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
 
@@ -234,22 +246,20 @@ class TrainingData:
         group: np.ndarray,
         phase: str,
         shapes: Sequence[BlockShape],
-        work_of: Callable[[int, int], _Work],
+        work_of: Callable[[int], _Work],
     ) -> Chunk:
-        """The work of a group of clients, by place on its shard's client axis and client."""
+        """The work of a group of a number of participants, which are trained at once."""
         places = self.slots(participants) // self.shards  # on each shard's client axis
         id_C = np.zeros(self.shards * places, np.uint32)
         total_C = np.zeros(self.shards * places, np.int32)
         slot_of: dict[int, int] = {}
         work: list[list[_Work]] = []
         for s, shard in enumerate(self._shards(group)):
-            work.append([])
+            work.append([work_of(client) for client in shard])
             for place, client in enumerate(shard):
                 slot = slot_of[client] = s * places + place
-                own = work_of(place, client)
                 id_C[slot] = client_id(self.names[client])
-                total_C[slot] = own.total
-                work[-1].append(own)
+                total_C[slot] = work[-1][place].total
         return Chunk(
             members=group,
             slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
@@ -286,12 +296,13 @@ class TrainingData:
     def _rows(
         self,
         place: int,
-        client: int,
-        updates: list[list[np.ndarray]],
+        own: _Work,
         shapes: Sequence[BlockShape],
     ) -> list[list[PackedRow]]:
-        lengths, own = [shape.length for shape in shapes], self.examples[client]
-        return [update_rows(place, own, update, lengths, self.costs) for update in updates]
+        lengths = [shape.length for shape in shapes]
+        return [
+            update_rows(place, own.examples, update, lengths, self.costs) for update in own.updates
+        ]
 
     def _blocks(
         self,
@@ -299,7 +310,9 @@ class TrainingData:
         places: int,
         shapes: Sequence[BlockShape],
     ) -> Iterator[Block]:
-        rows = [[own.rows() for own in shard] for shard in work]
+        rows = [
+            [self._rows(place, own, shapes) for place, own in enumerate(shard)] for shard in work
+        ]
         for planned in schedule(rows, {shape.length: shape for shape in shapes}):
             parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
             ends_C = np.zeros(self.shards * places, bool)
@@ -311,3 +324,20 @@ class TrainingData:
                 real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
                 computed_tokens=self.shards * planned.shape.rows * planned.shape.length,
             )
+
+
+def _as_one(examples: Sequence[TokenizedExample]) -> _Work:
+    """One update over examples in one micro-batch; no update if there are none."""
+    updates = [[np.arange(len(examples))]] if examples else []
+    return _Work(examples, updates, len(updates))
+
+
+def _with_room(
+    shapes: Sequence[BlockShape], examples: Sequence[TokenizedExample]
+) -> Sequence[BlockShape]:
+    """The block shapes, and one for longer rows if an example needs them."""
+    longest = max(len(example.tokens_T) for example in examples)
+    if longest <= shapes[-1].length:
+        return shapes
+    length = -(-longest // 8) * 8
+    return [*shapes, BlockShape(1, length, -(-length // 32) * 32)]

@@ -5,7 +5,8 @@ the parts of its best epoch, and stops once `patience` epochs in a row were no b
 rate falls as it does without early stopping. What a client does depends on itself alone.
 """
 
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,24 @@ import numpy as np
 
 from feddpa_jax.devices.mesh import CLIENTS, put
 from feddpa_jax.training.engine import Engine, NonFiniteError, PhaseMetrics, Stopped
-from feddpa_jax.training.rounds import Stopping
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen, Objective, Tree
+
+
+class Stopping(NamedTuple):
+    """Early stopping: what a chunk's trainings are made of, epoch by epoch.
+
+    Attributes:
+      patience: epochs without a better loss on held-out examples after which a client stops.
+      epochs: of a whole training.
+      epoch: `(chunk, number, going)`: one epoch of those members that have not stopped.
+      held_out: `(chunk, going)`: all held-out examples of these as one update.
+    """
+
+    patience: int
+    epochs: int
+    epoch: Callable[[Chunk, int, Collection[int]], Chunk]
+    held_out: Callable[[Chunk, Collection[int]], Chunk]
 
 
 def train_until_best(

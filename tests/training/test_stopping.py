@@ -14,7 +14,7 @@ import feddpa_jax as fd
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.cli.program import main
 from feddpa_jax.models.decoder import causal_mask
-from feddpa_jax.run.inputs import held_out, training_data
+from feddpa_jax.run.inputs import training_data
 from feddpa_jax.types import Client, Example
 from tests.e2e.small_runs import SETTINGS, write_data
 
@@ -72,7 +72,7 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
 
     updates = data.updates_of(place, 0, "local")
     size = len(updates) // EPOCHS
-    held = held_out(config, made.prepared)[place]
+    held = data.held_out(place)
     best, told = adapter, {}
     for number, update in enumerate(updates):
         chosen = [data.examples[place][i] for micro in update for i in micro]
