@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -63,10 +64,29 @@ ROUTERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+_TOP = """w(x) = softmax(G x), over 2 K - 1 slots for K experts;
+       the first K slots lead to expert 0, the others to the experts 1 .. K - 1, one to each;
+       the K largest w stay, the others become 0{also}
+share_k(x) = the sum of w over the slots that lead to expert k"""
+
 # By the name of a router's leaf: its shares as an equation, for who applies it elsewhere.
 EQUATIONS: dict[str, str] = {
     "gate": "share_k(x) = softmax over k of (G x)_k",
+    "top": _TOP.format(also=""),
+    "top_of_one": _TOP.format(also=", and all are divided by their sum"),
 }
+
+
+def present(kind: str, bias_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which slots of a router there are, bool [S], and which experts these lead to, bool [K].
+
+    >>> present("top", np.array([0.0, 0.0, NO_SLOT, 0.0, NO_SLOT]))[1].tolist()
+    [True, True, False]
+    """
+    there_S = bias_S > NO_SLOT / 2
+    if kind == "gate":
+        return there_S, there_S
+    return there_S, np.concatenate([[True], there_S[(len(bias_S) + 1) // 2 :]])
 
 
 def router_of(leaves: Mapping[str, Any]) -> str | None:

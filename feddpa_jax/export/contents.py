@@ -138,7 +138,7 @@ def make_plan(trained: Trained, *, mixed: float | None, merged: str | None) -> P
         _add(plan, trained, "global", global_)
     for name in names if trained.adapters.local_C is not None else ():
         _add(plan, trained, f"clients/{name}", trained.local(name), name, common=_common(trained))
-    for name in names if bank_C is not None and global_ is None else ():
+    for name in names if bank_C and global_ is None else ():
         shared = trained.shared_by(name)
         assert shared is not None
         _add(plan, trained, f"clients/{name}-shared", shared, name, mode="shared")
@@ -193,9 +193,9 @@ def _add(
     if not is_routed(adapter):
         plan.adapters[place] = out(adapter)
         return
-    kind, weights, experts = split_experts(adapter)
+    router, experts = split_experts(adapter)
     folders = tuple(f"expert_{k}" for k in range(len(experts)))
-    plan.routed[place] = RoutedOut(kind, weights, folders, client, about.get("mode") or "local")
+    plan.routed[place] = RoutedOut(router, folders, client, about.get("mode") or "local")
     for k, expert in enumerate(experts):
         plan.adapters[f"{place}/{folders[k]}"] = out(expert, k)
 
@@ -225,7 +225,11 @@ def _add_mixed(plan: _Places, trained: Trained, weight: float) -> None:
     for name in trained.prepared.names:
         shared = trained.shared_by(name)
         assert shared is not None
-        both = mixed_adapter(without_padding(shared), without_padding(trained.local(name)), weight)
+        own = without_padding(trained.local(name))
+        if shared:
+            both = mixed_adapter(without_padding(shared), own, weight)
+        else:  # Mixed with the bare base.
+            both = {target: {**pair, "b": weight * pair["b"]} for target, pair in own.items()}
         _add(plan, trained, f"clients/{name}-mixed", both, name, local_weight=weight)
 
 
@@ -259,9 +263,10 @@ def _merged(trained: Trained, plan: _Places, merged: str) -> ModelOut:
     shared = trained.shared_by(name)
     if shared is None:
         raise UserError(f"merged: {method} has no global adapter; write {name} without a weight")
+    theirs = f"{1 - weight:g} of the global and " if shared else ""
     return ModelOut(
         [(shared, 1.0 - weight), (trained.local(name), weight)],
-        f"the base with {1 - weight:g} of the global and {weight:g} of {name}'s local adapter",
+        f"the base with {theirs}{weight:g} of {name}'s local adapter",
         private=True,
     )
 

@@ -52,20 +52,20 @@ def routed_card(
 
 def _how(place: str, out: RoutedOut) -> str:
     names = ", ".join(f"`{name}/`" for name in out.experts)
+    bias = "; NAME`.bias`, [outputs], is added to `G x`" if out.router.biases else ""
     return f"""## How to apply it
 
 For each adapted module, with `x` its input at one token and `W` the base's weight,
 
 ```
 y = W x + sum over k of share_k(x) * (alpha_k / r_k) * B_k A_k x
-{EQUATIONS[out.kind]}
+{EQUATIONS[out.router.kind]}
 ```
 
 - `A_k`, `B_k`, `alpha_k` and `r_k` are those of expert k, counted from 0: {names}, in this order.
 - `G` is the module's tensor in `{ROUTER_FILE}`, [outputs, inputs], named as the module is in
-  `transformers`. The shares are computed in float32, of `x` without dropout, at every token.
-- `{ROUTER_SETTINGS}` names the router's kind ({markdown_code(out.kind)}), the experts and the
-  prompt's text.
+  `transformers`{bias}. The shares are computed in float32, of `x` without dropout, at every token.
+- `{ROUTER_SETTINGS}` names the router's kind, the experts and the prompt's text.
 
 {paths_note()}The project's `examples/routed_adapter.py` does this with `transformers` and `peft`:
 

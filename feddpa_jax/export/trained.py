@@ -59,11 +59,12 @@ class Trained(NamedTuple):
 
     def shared(self) -> Adapter | None:
         """The adapter that all clients share, if there is one."""
+        # One of no targets stands for the bare base.
         bank = self.adapters.global_C
-        return None if bank is None or not is_shared(bank) else _first(bank)
+        return _first(bank) if bank and is_shared(bank) else None
 
     def shared_by(self, client: str) -> Adapter | None:
-        """The server's adapter that a client answers with, if there is one."""
+        """The server's adapter that a client answers with, if there is one; it may be empty."""
         bank = self._of(client).global_C
         return None if bank is None else _first(bank)
 

@@ -19,23 +19,23 @@ import feddpa_jax as fd
 from feddpa_jax.adapters.dual import Adapters, merge
 from feddpa_jax.adapters.lora import Branch
 from feddpa_jax.adapters.mix import side_by_side
-from feddpa_jax.adapters.router import EQUATIONS, ROUTERS
+from feddpa_jax.adapters.router import EQUATIONS, NO_SLOT, ROUTERS
 from feddpa_jax.export.contents import make_plan
 from feddpa_jax.export.export_folder import check, export
 from feddpa_jax.export.trained import Trained
 from feddpa_jax.models.decoder import causal_mask
-from feddpa_jax.run.inputs import Prepared, prepare_values
+from feddpa_jax.run.inputs import prepare_values
 from feddpa_jax.run.opening import checked, settled
 from feddpa_jax.types import Client, Example, UserError
 
-ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[2] / "examples/routed_adapter.py"
 RANK, ALPHA = 4, 6.0
 NAMES = ("anna", "ben", "cleo")
 TARGETS = ("q_proj", "down_proj")
 
 
 @pytest.fixture(scope="module")
-def given() -> tuple[fd.Config, Prepared]:
+def given() -> Any:
     clients = tuple(Client(n, (Example(f"say {n}", n), Example("say hi", "hi"))) for n in NAMES)
     data = fd.Federation(clients, (Example("say hi", "hi"),))
     base = fd.load_base("tiny", dtype="float32")
@@ -174,6 +174,18 @@ def test_a_shared_factor_beside_a_clients_own(given: Any, tmp_path: Path):
     )
 
 
+def test_a_mix_with_the_bare_base(given: Any, tmp_path: Path):
+    """As FedSA-LoRA mixes: what is shared is an adapter of no targets."""
+    own_C, out = bank(given, 3), tmp_path / "out"
+    written(given, Adapters({}, own_C, ALPHA / RANK), out, mixed=0.25, merged="ben:0.25")
+    assert places(out) == {f"clients/{name}{end}" for name in NAMES for end in ("", "-mixed")}
+    close(theirs(out, "clients/ben-mixed"), ours(given, [(own_C, 0.25)], 1))
+    full = AutoModelForCausalLM.from_pretrained(str(out / "merged"), dtype=torch.float32)
+    close(logits(full.eval()), ours(given, [(own_C, 0.25)], 1))
+    with pytest.raises(UserError, match="merged: feddpa_t has no global adapter"):
+        make_plan(Trained(*given, Adapters({}, own_C, 1.0), 3, None), mixed=None, merged="global")
+
+
 def test_a_mode_of_the_methods_own(given: Any, tmp_path: Path):
     """As FDLoRA's fused adapters; and one that all clients share."""
     fused_C, all_1 = bank(given, 3), bank(given, 1, seed=1)
@@ -193,20 +205,61 @@ def routed(given: Any, tmp_path_factory) -> tuple[Any, Trained, Path]:
     parts = [bank(given, 3), bank(given, 3, seed=1)]
     gated_C = side_by_side(parts, gate(given, 3, 2))
     out = tmp_path_factory.mktemp("routed") / "out"
-    adapters = Adapters(*parts, ALPHA / RANK, {"gate": gated_C})
+    adapters = Adapters(parts[0], parts[1], ALPHA / RANK, {"gate": gated_C})
     return gated_C, written(given, adapters, out), out
 
 
 def test_a_routed_adapter_with_transformers_and_peft_alone(given: Any, routed: Any):
     gated_C, _, out = routed
-    example = runpy.run_path(str(ROOT / "examples/routed_adapter.py"))
-    assert example["SHARES"].keys() == ROUTERS.keys() == EQUATIONS.keys()
+    example = runpy.run_path(str(EXAMPLE))
     for c, name in enumerate(NAMES):
-        model = example["load"](out / f"clients/{name}-gate", str(out / "base"))
+        model, _ = example["load"](out / f"clients/{name}-gate", str(out / "base"))
         close(logits(model), ours(given, [(gated_C, 1.0)], c))
     halves = {t: {**own, "gate": 0 * own["gate"]} for t, own in gated_C.items()}
     routes = np.abs(ours(given, [(gated_C, 1.0)], 0) - ours(given, [(halves, 1.0)], 0))
     assert routes.max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_kind_of_router(given: Any, tmp_path: Path, kind: str, biased: bool):
+    """Of 4 experts one is not there; with a bias, the slots are not even either."""
+    experts, absent = 4, 2
+    slots = experts if kind == "gate" else 2 * experts - 1
+    # Of the first slots of the other kinds, one for each expert leads to the own one.
+    missing = [absent] if kind == "gate" else [experts - 1, experts - 1 + absent]
+    routers = {t: {kind: leaves["gate"]} for t, leaves in gate(given, 3, slots).items()}
+    bias_S = np.linspace(-0.4, 0.4, slots) * biased
+    bias_S[missing] = NO_SLOT
+    layers = given[1].base.model.config.layers
+    for leaves in routers.values():
+        leaves["bias"] = jnp.asarray(np.tile(bias_S, (3, layers, 1)), jnp.float32)
+    parts = [bank(given, 3, seed=k) for k in range(experts)]
+    if kind != "gate":
+        # As FedLEASE has them: the last one is not there.
+        parts = parts[:absent] + parts[absent + 1 :] + [parts[absent]]
+        missing[1] = slots - 1
+        bias_S = np.where(bias_S == NO_SLOT, 0.1, bias_S)
+        bias_S[missing] = NO_SLOT
+        for leaves in routers.values():
+            tiled = np.tile(bias_S if biased else bias_S * (bias_S == NO_SLOT), (3, layers, 1))
+            leaves["bias"] = jnp.asarray(tiled, jnp.float32)
+    routed_C = side_by_side(parts, routers)
+    out = tmp_path / "out"
+    written(given, Adapters(None, None, ALPHA / RANK, {"own": routed_C}), out)
+    folder = out / "clients/ben-own"
+    assert len(list(folder.glob("expert_*"))) == experts - 1
+    names = load_file(folder / "router.safetensors").keys()
+    assert any(name.endswith(".bias") for name in names) == biased
+    model, about = runpy.run_path(str(EXAMPLE))["load"](folder, str(out / "base"))
+    assert about["kind"] == kind
+    close(logits(model), ours(given, [(routed_C, 1.0)], 1))
+    assert EQUATIONS[kind] in (folder / "README.md").read_text()
+
+
+def test_the_example_is_short():
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+    assert ROUTERS.keys() == EQUATIONS.keys()
 
 
 def test_what_a_routed_folder_holds_and_tells(routed: Any):

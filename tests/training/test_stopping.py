@@ -170,7 +170,8 @@ def test_a_resumed_run_has_the_same_bits(base: fd.Base, tmp_path: Path):
     lines = [done.line for done in whole.rounds()]
     cut = experiment(base, **settings, run_dir=tmp_path / "run")
     rounds = cut.rounds()
-    next(rounds), next(rounds)
+    for _ in range(2):
+        next(rounds)
     rounds.close()
     again = experiment(base, **settings, run_dir=tmp_path / "run")
     again.train()
