@@ -33,6 +33,7 @@ from feddpa_jax.run.loop import (
 from feddpa_jax.run.opening import (
     at_hand,
     beside,
+    check_modes,
     check_named,
     checked,
     folder_of,
@@ -171,6 +172,7 @@ class Experiment(Outcome):
         *,
         step: str = "last",
         only: str | None = None,
+        mode: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> "Experiment":
         """The experiment of a run folder, with the adapters of one of its checkpoints.
@@ -182,12 +184,14 @@ class Experiment(Outcome):
           step: "last", "best" (the lowest loss) or a round's number.
           only: load the data of this client alone. Only `generate` and `weigh` of this client
             are possible then.
+          mode: that `generate` will be asked for, refused early if the method has none of its name.
           on_progress: as of the class.
 
         Raises:
           UserError: there is no run, it is damaged, or an override touches its training.
         """
         run, config = reread(folder_at(run_dir), overrides)
+        check_modes(config, mode)
         made = cls.__new__(cls)
         made._set_up(config, prepare(config, only=only), run, on_progress)
         made._step, made._only = step, only

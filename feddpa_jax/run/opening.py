@@ -43,9 +43,24 @@ def checked(config: Config) -> Config:
     if RULES.own_file(config.weighting.rule) is None:
         check_parameters(config.weighting.rule, config.weighting.parameters)
     announce(config, OF_TRAINING)
-    METHODS.find(config.fed.method)
+    check_modes(config)
     TEMPLATES.find(config.data.template)
     return resolved(config)
+
+
+def check_modes(config: Config, asked: str | None = None) -> None:
+    """Refuses modes that neither all methods nor the configured one have; its file is run.
+
+    Args:
+      config: names the method and, in `eval.modes`, the modes.
+      asked: another mode, of the option `--mode`.
+
+    Raises:
+      UserError: an unknown mode, and what there is.
+    """
+    entry = METHODS.find(config.fed.method)
+    entry.check_modes(config.fed.method, "eval.modes", config.eval.modes or ())
+    entry.check_modes(config.fed.method, "mode", [] if asked is None else [asked])
 
 
 def restored(

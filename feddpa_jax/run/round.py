@@ -17,7 +17,8 @@ class Round:
       number: counted from 0; the personalization after the last round has the next number.
       state: the federation's state after the round.
       line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
-        and last loss), tokens, `seconds`, and the bytes that a client would send and receive.
+        and last loss; with early stopping also `epochs`, `best_epoch` and the `validation` loss),
+        tokens, `seconds`, and the bytes that a client would send and receive.
 
     Example:
       ```
@@ -74,7 +75,12 @@ def metrics_line(
     """
     phases = {
         phase: {
-            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
+            name: {
+                "first": curve[0],
+                "mean": float(np.mean(curve)),
+                "last": curve[-1],
+                **(done.stopped[name]._asdict() if name in done.stopped else {}),
+            }
             for name, curve in done.losses.items()
         }
         for phase, done in metrics.items()
