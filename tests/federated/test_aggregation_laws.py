@@ -110,7 +110,9 @@ def test_flexlora_clients_begin_with_an_a_of_their_own():
 def test_completed_directions_can_be_trained():
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(2, 1, 2, 9, 2)), draw.normal(size=(2, 1, 2, 2, 7))
-    found = best(*summed(a[0], b[0], np.ones(1)), 5)
+    # Factors of rank four whose product has rank two: the other singular values are rounding.
+    found = best(*summed(a[[0, 0], 0], b[[0, 0], 0], np.full(2, 0.5)), 5)
+    assert found[1][:, 2:].any()
     a_LDR, b_LRE = completed(*found, draw.normal(size=(2, 9, 5)).astype(np.float32))
     np.testing.assert_allclose(a_LDR @ b_LRE, a[0, 0] @ b[0, 0], atol=1e-5)
     np.testing.assert_allclose(a_LDR.mT @ a_LDR, np.broadcast_to(np.eye(5), (2, 5, 5)), atol=1e-6)
@@ -258,6 +260,11 @@ def test_server_optimizers_by_hand(kind: Any, changes: list[float], path: list[f
         found.append(float(at))
     wanted = path if kind == "momentum" else np.cumsum(path)
     assert found == pytest.approx(list(wanted), rel=1e-5)
+    # Without a rate: the mean as it is, or 1e-3.
+    tx = server_optimizer(kind, tau=0.5)
+    step, _ = tx.update({"x": jnp.float32(changes[0])}, tx.init({"x": at}))
+    rate = 1.0 if kind == "momentum" else 1e-3
+    assert float(step["x"]) == pytest.approx(rate * path[0] / 0.5, rel=1e-5)
 
 
 def test_a_server_optimizer_follows_the_mean():

@@ -98,6 +98,9 @@ def test_fields_of_fed_reach_the_method_that_asks_for_them(prepared: Prepared):
         ("fedlora", 5, [1, 1, 1, 1, 1]),
         ("local", 4, [1, 1, 1, 1]),
         ("centralized", 4, [1, 1, 1, 1]),
+        # A first phase of everybody in round 0; what searches after the last round trains nothing.
+        ("fdlora", 5, [2, 1, 1, 1, 0]),
+        ("fedlease", 4, [2, 1, 1, 1]),
     ],
 )
 def test_rounds_and_their_tokens(prepared: Prepared, method: str, rounds: int, factors: list[int]):
@@ -117,7 +120,12 @@ def test_only_participants_count_except_in_a_personalization(prepared: Prepared)
         there = data.participants(number)
         assert len(there) == 2
         assert round_tokens(config, method, data, number) == sum(data.tokens(int(c)) for c in there)
-    assert round_tokens(config, method, data, 4) == sum(data.tokens(c) for c in range(8))
+    everybody = sum(data.tokens(c) for c in range(8))
+    assert round_tokens(config, method, data, 4) == everybody
+    config = dataclasses.replace(config, fed=dataclasses.replace(config.fed, method="fedlease"))
+    some = sum(data.tokens(int(c)) for c in data.participants(0))
+    method = make_method(config, prepared)
+    assert round_tokens(config, method, data, 0) == everybody + some
 
 
 def test_a_line_of_metrics_by_hand():
@@ -139,6 +147,7 @@ def test_a_line_of_metrics_by_hand():
                 "b": {"first": 5.0, "mean": 2.0, "last": 0.5},
             },
         },
+        "updates": 9,  # 3 + 1 and 2 + 3
         "real_tokens": 130,
         "computed_tokens": 210,
         "seconds": 1.235,
@@ -191,8 +200,10 @@ def test_traffic_follows_from_the_leaves(prepared: Prepared):
     for name in ("feddpa_t", "feddpa_f", "fedit", "local"):
         config = config_of("--fed.method", name)
         method, lora = make_method(config, prepared), make_lora(config, prepared)
+        played = {number: method.phases_of(number, 4) for number in (0, 1, 3, 4)}
         moved[name] = [
-            traffic(method, lora, method.phases_of(number, 4), np.arange(2)) for number in (0, 1, 4)
+            traffic(method, lora, played[number], np.arange(2), played.get(before))
+            for number, before in ((0, None), (1, 0), (4, 3))
         ]
     assert moved["feddpa_t"] == moved["fedit"] == [(adapter, adapter)] * 2 + [(0, 0)]
     assert moved["feddpa_f"] == [(adapter, adapter)] * 2 + [(adapter, 0)]
