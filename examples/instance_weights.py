@@ -76,9 +76,13 @@ def load(export: Path, folder: Path, base: str | None, dtype: torch.dtype) -> tu
     if base is None:
         raise SystemExit("--base: name the folder of the model that the README.md there names")
     frozen = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    model: Any = PeftModel.from_pretrained(frozen, str(export / "global"), adapter_name="global")
-    model.load_adapter(str(folder), adapter_name="local")
-    model.base_model.set_adapter(["global", "local"])
+    model: Any = PeftModel.from_pretrained(frozen, str(folder), adapter_name="local")
+    # Some methods have a shared adapter for each client, and some none: the base stands for it.
+    own = folder.with_name(f"{folder.name}-shared")
+    shared = own if own.is_dir() else export / "global"
+    if shared.is_dir():
+        model.load_adapter(str(shared), adapter_name="global")
+        model.base_model.set_adapter(["global", "local"])
     return model.eval(), AutoTokenizer.from_pretrained(base)
 
 

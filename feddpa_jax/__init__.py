@@ -19,6 +19,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from feddpa_jax.adapters.dual import Adapters
     from feddpa_jax.adapters.mix import Term
+    from feddpa_jax.comparison.compared import Comparison
+    from feddpa_jax.comparison.comparing import compare
+    from feddpa_jax.comparison.estimates import Estimate
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
@@ -52,8 +55,10 @@ _HOMES = {
     "Answer": "run.answering",
     "Base": "hf.load",
     "Client": "types",
+    "Comparison": "comparison.compared",
     "Config": "config",
     "Engine": "training.engine",
+    "Estimate": "comparison.estimates",
     "Evaluation": "evaluate.results",
     "Evidence": "weighting.evidence",
     "Example": "types",
@@ -74,6 +79,7 @@ _HOMES = {
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
+    "compare": "comparison.comparing",
     "families": "hf.family",
     "load_base": "hf.load",
     "load_config": "config",
@@ -103,8 +109,10 @@ __all__ = [
     "Answer",
     "Base",
     "Client",
+    "Comparison",
     "Config",
     "Engine",
+    "Estimate",
     "Evaluation",
     "Evidence",
     "Example",
@@ -125,6 +133,7 @@ __all__ = [
     "UserError",
     "Weight",
     "WeightingSettings",
+    "compare",
     "families",
     "load_base",
     "load_config",

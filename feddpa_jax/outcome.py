@@ -14,10 +14,11 @@ from feddpa_jax.devices.processes import several
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
-from feddpa_jax.export.contents import Trained
 from feddpa_jax.export.export_folder import check as check_export
 from feddpa_jax.export.export_folder import check_target
 from feddpa_jax.export.export_folder import export as write_export
+from feddpa_jax.export.trained import Trained
+from feddpa_jax.federated.leaves import sends_own_parts
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.lock import hold
 from feddpa_jax.hyperparameters import Value
@@ -28,7 +29,8 @@ from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
 from feddpa_jax.run.evaluating import evaluate_config
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
-from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.run.inputs import Prepared, make_method
+from feddpa_jax.run.opening import check_modes
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import Rule, named
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -83,6 +85,13 @@ class Outcome(abc.ABC):
         """
         return self._adapters()[0]
 
+    @property
+    def answers_with(self) -> str:
+        """The mode that the method is judged by; the last possible one if that is not possible."""
+        possible = available_modes(self._adapters()[0])
+        wanted = METHODS.find(self.config.fed.method).answers_with
+        return wanted if wanted in possible else possible[-1]
+
     def _check_alone(self, what: str) -> None:
         """Refuses what one process does for all."""
         if several():
@@ -107,7 +116,8 @@ class Outcome(abc.ABC):
         Args:
           rule: a weighting rule: a function, a registered name, or "FILE.py:FUNCTION".
           weighting: how instances are weighed; the configuration's if None.
-          modes: of "base", "global", "local", "fixed" and "instance"; the configuration's if None.
+          modes: of "base", "global", "local", "fixed", "instance" and the method's own; the
+            configuration's if None.
           metrics: names of metrics; the configuration's if None.
 
         Returns:
@@ -122,9 +132,9 @@ class Outcome(abc.ABC):
         changes = {"modes": modes, "metrics": metrics}
         changes = {name: listed(value) for name, value in changes.items() if value is not None}
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
+        check_modes(config)
         adapters, number = self._adapters()
-        possible = available_modes(adapters)
-        answers_with = METHODS.find(config.fed.method).answers_with
+        answers_with = self.answers_with
         with contextlib.ExitStack() as held:
             self._folder_for_evaluation(held)
             if self.run is not None:
@@ -134,7 +144,7 @@ class Outcome(abc.ABC):
                 config,
                 self.prepared,
                 adapters,
-                answers_with=answers_with if answers_with in possible else possible[-1],
+                answers_with=answers_with,
                 round_number=number,
                 folder=self.run and self.run.evaluation,
                 on_progress=self.on_progress,
@@ -255,8 +265,9 @@ class Outcome(abc.ABC):
         Args:
           out: the target; new, or empty.
           mixed: also write both adapters of every client, mixed at this local weight, as one
-            adapter of twice the rank.
-          merged: also write a full model: "global", "NAME" or "NAME:W" (a client, a local weight).
+            adapter of the sum of their ranks.
+          merged: also write a full model: "global", "NAME" or "NAME:W" (a client, a local weight),
+            or with the adapter of another folder of `clients/` by its name.
 
         Returns:
           The folder.
@@ -283,7 +294,8 @@ class Outcome(abc.ABC):
         summary = None if self.run is None else self.run.read_summary()
         if summary is not None and summary.get("round") != number:
             summary = None
-        return Trained(self.config, self.prepared, adapters, number or 0, summary)
+        uploads = sends_own_parts(make_method(self.config, self.prepared))
+        return Trained(self.config, self.prepared, adapters, number or 0, summary, uploads)
 
     def _changed(self, rule: Rule | str | None, weighting: WeightingSettings | None) -> Config:
         """The configuration with other weighting settings."""

@@ -7,9 +7,11 @@ routed: "gate" is a softmax over the K experts (Shazeer et al., arXiv 1701.06538
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -62,6 +64,40 @@ ROUTERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+_TOP = """w(x) = softmax(G x), over 2 K - 1 slots for K experts;
+       the first K slots lead to expert 0, the others to the experts 1 .. K - 1, one to each;
+       the K largest w stay, the others become 0{also}
+share_k(x) = the sum of w over the slots that lead to expert k"""
+
+# By the name of a router's leaf: its shares as an equation, for who applies it elsewhere.
+EQUATIONS: dict[str, str] = {
+    "gate": "share_k(x) = softmax over k of (G x)_k",
+    "top": _TOP.format(also=""),
+    "top_of_one": _TOP.format(also=", and all are divided by their sum"),
+}
+
+
+def present(kind: str, bias_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which slots of a router there are, bool [S], and which experts these lead to, bool [K].
+
+    >>> present("top", np.array([0.0, 0.0, NO_SLOT, 0.0, NO_SLOT]))[1].tolist()
+    [True, True, False]
+    """
+    there_S = bias_S > NO_SLOT / 2
+    if kind == "gate":
+        return there_S, there_S
+    return there_S, np.concatenate([[True], there_S[(len(bias_S) + 1) // 2 :]])
+
+
+def router_of(leaves: Mapping[str, Any]) -> str | None:
+    """The kind of an adapted map's router, which its leaf is named after; None if it has none.
+
+    >>> router_of({"a": 0, "b": 0, "gate": 0}), router_of({"a": 0, "b": 0})
+    ('gate', None)
+    """
+    return next((name for name in ROUTERS if name in leaves), None)
+
+
 def expert_shares(
     x_BTD: Float[Array, "B T D"], leaves: Mapping[str, jax.Array], client_B: Int[Array, "B"]
 ) -> Float[Array, "B T K"] | None:
@@ -72,12 +108,12 @@ def expert_shares(
       leaves: of the adapter at this map, of which a router's is [C, D, S], and its bias [C, S].
       client_B: whose adapter each row uses.
     """
-    for name, share in ROUTERS.items():
-        if name in leaves:
-            logits_BTS = of_rows(x_BTD, leaves[name], client_B, jnp.float32)
-            if "bias" in leaves:
-                bias_CS = leaves["bias"]
-                own_BS = bias_CS if bias_CS.shape[0] == 1 else bias_CS[client_B]
-                logits_BTS = logits_BTS + own_BS[:, None]
-            return share(logits_BTS)
-    return None
+    kind = router_of(leaves)
+    if kind is None:
+        return None
+    logits_BTS = of_rows(x_BTD, leaves[kind], client_B, jnp.float32)
+    if "bias" in leaves:
+        bias_CS = leaves["bias"]
+        own_BS = bias_CS if bias_CS.shape[0] == 1 else bias_CS[client_B]
+        logits_BTS = logits_BTS + own_BS[:, None]
+    return ROUTERS[kind](logits_BTS)

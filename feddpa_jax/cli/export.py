@@ -21,9 +21,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--merged",
-        metavar="global|NAME[:W]",
-        help="also a full model with the global adapter, a client's local one, or both at local "
-        "weight W",
+        metavar="global|NAME[:W]|FOLDER",
+        help="also a full model with the global adapter, a client's local one, both at local "
+        "weight W, or the adapter of another folder of clients/",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; compare the export in DIR with the run"

@@ -18,8 +18,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--input", default="", metavar="TEXT", help="its context, if any")
     parser.add_argument(
         "--mode",
-        choices=("base", "global", "local", "fixed", "instance"),
-        help="how the adapters are mixed; if left out, as the method does",
+        metavar="MODE",
+        help="base, global, local, fixed, instance, or one of the method's own; if left out, what "
+        "the method answers with",
     )
     parser.add_step()
 
@@ -30,9 +31,12 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
         raise UserError("--prompt: is empty")
     import numpy as np
 
+    from feddpa_jax.adapters.dual import MODES
     from feddpa_jax.experiment import Experiment
 
-    experiment = Experiment.open(known.run_dir, overrides, step=known.step, only=known.client)
+    experiment = Experiment.open(
+        known.run_dir, overrides, step=known.step, only=known.client, mode=known.mode
+    )
     answer = experiment.generate(known.client, known.prompt, input=known.input, mode=known.mode)
     g, l, similarity = (
         answer.weight.global_weight,
@@ -42,5 +46,7 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
     seen = "" if similarity is None else f", similarity {similarity:.4f}"
     mean = " (means over layers)" if np.ndim(l) else ""
     weights = f"global weight {np.mean(g):.4f}, local weight {np.mean(l):.4f}{mean}"
+    if answer.mode not in MODES:
+        weights = "the method's own adapter of this mode"
     reporter.say(f"{known.client}, {answer.mode}: {weights}{seen}")
     reporter.answer(answer.text)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.evaluate.metrics import METRICS, without_words_note
-from feddpa_jax.evaluate.results import COMPARISONS, Evaluation
+from feddpa_jax.evaluate.results import Evaluation, comparisons
 
 
 def show_scores(found: Evaluation, run_dir: Path, reporter: Reporter) -> None:
@@ -38,7 +38,7 @@ def render(found: Evaluation) -> Group:
     lines = [
         "Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."
     ]
-    for mode, other, measure in COMPARISONS:
+    for mode, other, measure in comparisons(found.settings.get("answers_with")):
         by_metric = found.differences.get(f"{mode} - {other}")
         if by_metric:
             values = "; ".join(

@@ -138,6 +138,13 @@ class FedSection:
         Count | None,
         doc("the loss is a mean over the response tokens of each micro-batch; null: batch_size"),
     ] = 32
+    early_stopping: Annotated[
+        Count | None,
+        doc(
+            "epochs without a better loss on the client's data.validation after which training of "
+            "its own parts stops; it keeps those of the best epoch; null: all epochs"
+        ),
+    ] = None
     learning_rate: Annotated[
         float, Gt(0), Le(1e3), doc("of AdamW; falls linearly to 0 in each phase")
     ] = 3e-4

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.metrics import about
 from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
@@ -18,8 +19,19 @@ from feddpa_jax.types import Example
 if TYPE_CHECKING:
     import pandas
 
-# The paper's comparisons: (mode, other mode, measure).
-COMPARISONS = (("instance", "global", "p"), ("instance", "local", "ttp"))
+
+def comparisons(answers_with: str | None) -> tuple[tuple[str, str, str], ...]:
+    """The paper's comparisons: (mode, other mode, measure); and those of a method's own mode.
+
+    >>> comparisons("fused")[2:]
+    (('fused', 'global', 'p'), ('fused', 'local', 'ttp'))
+    """
+    own = [] if answers_with is None or answers_with in MODES else [answers_with]
+    return tuple(
+        pair
+        for mode in ("instance", *own)
+        for pair in ((mode, "global", "p"), (mode, "local", "ttp"))
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +41,8 @@ class Evaluation:
     Attributes:
       settings: what describes the evaluation (method, weighting, decoding, ...).
       summaries: by mode and metric.
-      differences: instance-wise minus global, and minus local, by metric, where both were run.
+      differences: instance-wise minus global, and minus local, by metric, where both were run;
+        likewise of the mode of its own that a method answers with.
       weights: mean local weight of the mode "instance" on own and on foreign tasks.
       results: every score, weight and answer, by mode.
       setting: the clients and the instances.
@@ -119,7 +132,7 @@ def make_evaluation(
             name: summarize(scores - results[other].scores_CI[name], tasks, resamples)
             for name, scores in results[mode].scores_CI.items()
         }
-        for mode, other, _ in COMPARISONS
+        for mode, other, _ in comparisons(settings.get("answers_with"))
         if mode in results and other in results
     }
     weights = {}
@@ -186,7 +199,7 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
     }
 
 
-def _digest(example: Example) -> str:
+def digest(example: Example) -> str:
     """A digest that identifies an instance, whatever its place in the test set."""
     text = json.dumps([example.instruction, example.input, example.output])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -195,7 +208,7 @@ def _digest(example: Example) -> str:
 def _instance_lines(
     results: Mapping[str, ModeResult], setting: Setting
 ) -> Iterator[dict[str, Any]]:
-    digests = [_digest(example) for example in setting.instances]
+    digests = [digest(example) for example in setting.instances]
     for mode, result in results.items():
         weights = result.weights.means()
         by_layer = result.weights.local_CI if result.weights.local_CI.ndim == 3 else None

@@ -12,9 +12,12 @@ from safetensors import SafetensorError
 from feddpa_jax.data.statistics import describe
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.card import adapter_card, export_card, model_card
-from feddpa_jax.export.contents import Plan, Trained, make_plan
+from feddpa_jax.export.contents import Plan, make_plan
 from feddpa_jax.export.instance_weights import CARRIED, Weighting, make_weightings, write_weighting
 from feddpa_jax.export.read_back import check_export, has_effect
+from feddpa_jax.export.routed import write_router
+from feddpa_jax.export.routed_card import routed_card, router_settings
+from feddpa_jax.export.trained import Trained
 from feddpa_jax.files.disk import aside_of, clear_leftovers, is_leftover, sync, sync_tree, writing
 from feddpa_jax.files.lock import hold
 from feddpa_jax.hf.peft_format import write_adapter
@@ -121,7 +124,7 @@ def _is_of(options: dict[str, Any]) -> bool:
 
 
 def _listing(plan: Plan) -> str:
-    places = [*plan.adapters, *plan.models]
+    places = [*plan.adapters, *plan.routed, *plan.models]
     shown = places if len(places) <= 4 else [*places[:3], f"... ({len(places)} folders)"]
     return ", ".join(shown)
 
@@ -173,6 +176,11 @@ def _write(
         card = adapter_card(trained, place, out, statistics, weighting)
         (folder / place / "README.md").write_text(card, encoding="utf-8")
         # An adapter that is carried away alone still knows its base and its own bytes.
+        _write_record(folder / place, about)
+    for place, out in plan.routed.items():
+        write_router(folder / place, out, base.model.config, router_settings(trained))
+        card = routed_card(trained, place, out, statistics)
+        (folder / place / "README.md").write_text(card, encoding="utf-8")
         _write_record(folder / place, about)
     for place, out in plan.models.items():
         change = out.change(trained.adapters.scale)

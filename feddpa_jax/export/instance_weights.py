@@ -11,7 +11,8 @@ import numpy as np
 
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.modes import available_modes
-from feddpa_jax.export.contents import Trained
+from feddpa_jax.export.routed import is_routed
+from feddpa_jax.export.trained import Trained
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.inference.scorer import Scorer
@@ -36,11 +37,14 @@ class Weighting(NamedTuple):
 def make_weightings(trained: Trained) -> dict[str, Weighting]:
     """Every client's weighting by its folder's place.
 
-    None where there are not both adapters, or where the rule is none of `CARRIED`.
+    None where there are not both adapters, where one is routed, or where the rule is none of
+    `CARRIED`.
     """
     config, prepared = trained.config, trained.prepared
-    settings = weighting_settings(config)
-    if "instance" not in available_modes(trained.adapters) or settings.rule not in CARRIED:
+    settings, adapters = weighting_settings(config), trained.adapters
+    if "instance" not in available_modes(adapters) or settings.rule not in CARRIED:
+        return {}
+    if is_routed(adapters.global_C) or is_routed(adapters.local_C):
         return {}
     scorer = Scorer.for_examples(
         prepared.base.model,

@@ -6,8 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
+from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan
 from feddpa_jax.export.instance_weights import Weighting, read_weighting
+from feddpa_jax.export.routed import check_router
+from feddpa_jax.export.trained import Trained
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.hf.peft_format import CONFIG_FILE, read_adapter
 from feddpa_jax.hf.save import parameters_of
@@ -31,6 +33,8 @@ def check_export(
     """
     for place, out in plan.adapters.items():
         _check_adapter(folder / place, out, trained)
+    for place, routed in plan.routed.items():
+        check_router(folder / place, routed, trained.prepared.base.model.config)
     for place, weighting in weightings.items():
         _check_weighting(folder / place, weighting)
     for place, out in plan.models.items():
@@ -39,11 +43,14 @@ def check_export(
 
 def _check_adapter(folder: Path, out: AdapterOut, trained: Trained) -> None:
     found = read_adapter(folder, trained.prepared.base.model.config)
+    ranks = {target: pair["a"].shape[-1] for target, pair in found.adapter.items()}
     for name, its, ours in (
         ("r", found.rank, out.rank),
         ("lora_alpha", found.alpha, out.alpha),
         ("base_model_name_or_path", found.base, trained.base_hub_id or ""),
         ("target_modules", sorted(found.targets), sorted(out.adapter)),
+        ("rank_pattern", ranks, out.ranks),
+        ("alpha_pattern", found.scales, out.scales),
     ):
         if its != ours:
             raise UserError(

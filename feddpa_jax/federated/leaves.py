@@ -107,3 +107,20 @@ def sends(method: Method, phase: Phase) -> tuple[str, ...]:
     return tuple(
         name for name in phase.train if method.parts[name.partition(".")[0]].scope == "server"
     )
+
+
+def trains_own(method: Method, phase: Phase) -> bool:
+    """Whether a phase trains parts of the clients' own; a search is no training."""
+    return phase.search is None and any(
+        method.parts[part].scope == "client" for part in by_part(phase.train)
+    )
+
+
+def sends_own_parts(method: Method) -> bool:
+    """Whether participants send the server parts, or leaves, that are their own."""
+    return any(
+        method.parts[part].scope == "client"
+        for phase in method.phases
+        for part in by_part(sends(method, phase))
+        if part in method.parts
+    )

@@ -17,7 +17,8 @@ all targets of a part.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -33,6 +34,7 @@ from feddpa_jax.federated.server import ServerStep
 from feddpa_jax.registry import Registry
 from feddpa_jax.training.engine import PhaseMetrics
 from feddpa_jax.training.step import Objective, Tree
+from feddpa_jax.types import UserError
 
 Metrics = dict[str, PhaseMetrics]
 
@@ -232,6 +234,33 @@ class Entry(NamedTuple):
     ranks: bool = False
     title: str = ""
 
+    @property
+    def known_modes(self) -> tuple[str, ...]:
+        """All inference modes that an answer may be asked for in."""
+        return (*MODES, *self.modes)
+
+    def check_modes(self, method: str, field: str, modes: Iterable[str]) -> None:
+        """Refuses modes that neither all methods nor this one have.
+
+        Args:
+          method: its name.
+          field: that names the modes, for messages.
+          modes: which.
+
+        Raises:
+          UserError: an unknown mode, and what there is.
+        """
+        for mode in modes:
+            if mode not in self.known_modes:
+                raise UserError(
+                    f"{field}: {mode!r}: {method} has no such mode; there are "
+                    f"{', '.join(map(repr, self.known_modes))}"
+                )
+
+
+# What stands for something else in the places and options of an export.
+_TAKEN = ("mixed", "shared", "merged", "clients", *MODES)
+
 
 def _entry(build: Any, **known: Any) -> Entry:
     if isinstance(build, Entry):
@@ -240,10 +269,16 @@ def _entry(build: Any, **known: Any) -> Entry:
         raise TypeError("a method is a function of Lora")
     title = known.pop("title", "") or getattr(build, "__name__", str(build))
     entry = Entry(cast(Any, build), **known, title=title)
-    modes = (*MODES, *entry.modes)
-    if entry.answers_with not in modes:
+    for mode in entry.modes:
+        if not re.fullmatch("[a-z][a-z0-9_]*", mode) or mode in _TAKEN:
+            raise ValueError(
+                f"modes: {mode!r}: a mode's name is lower-case letters, digits and _, and none of "
+                f"{', '.join(_TAKEN)}"
+            )
+    if entry.answers_with not in entry.known_modes:
         raise ValueError(
-            f"answers_with: {entry.answers_with!r} is no mode; there are {', '.join(modes)}"
+            f"answers_with: {entry.answers_with!r} is no mode; there are "
+            f"{', '.join(entry.known_modes)}"
         )
     return entry
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
-from feddpa_jax.federated.leaves import pick, sends, sort_leaves
+from feddpa_jax.federated.leaves import pick, sends, sort_leaves, trains_own
 from feddpa_jax.federated.method import FedState, Method, Metrics, Phase, Search
 from feddpa_jax.federated.server import Moment, Uploads, replaced, take_mean
 from feddpa_jax.federated.server_optimizer import follow
@@ -20,6 +20,7 @@ from feddpa_jax.training.engine import Engine, PhaseMetrics
 from feddpa_jax.training.rounds import RoundData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen
+from feddpa_jax.training.stopping import train_until_best
 from feddpa_jax.types import client_id
 
 
@@ -174,7 +175,11 @@ class _Phase(NamedTuple):
         frozen = Frozen(put(found.shared, mesh), on_mesh(found.beside))
         if self.phase.search is not None:
             return self._search(self.phase.search, trained_C, frozen, chunk)
-        return self.federation.engine.train(
+        engine, stopping = self.federation.engine, self.data.stopping
+        train = engine.train
+        if stopping is not None and trains_own(self.method, self.phase):
+            train = functools.partial(train_until_best, engine, stopping)
+        return train(
             self.phase.objective,
             trained_C,
             frozen,
@@ -298,4 +303,5 @@ def merge_metrics(parts: list[PhaseMetrics]) -> PhaseMetrics:
         dict(losses),
         sum(part.real_tokens for part in parts),
         sum(part.computed_tokens for part in parts),
+        {name: stopped for part in parts for name, stopped in part.stopped.items()},
     )

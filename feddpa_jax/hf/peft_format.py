@@ -37,15 +37,17 @@ class PeftAdapter(NamedTuple):
 
     Attributes:
       adapter: the factors, float32.
-      rank: R.
-      alpha: LoRA alpha, such that the scale is alpha / rank.
+      rank: R, the largest of all targets'.
+      alpha: LoRA alpha there, such that the scale is alpha / rank.
       base: what the folder says it was trained on; empty if it says nothing.
+      scales: alpha / rank of every target.
     """
 
     adapter: Adapter
     rank: int
     alpha: float
     base: str
+    scales: dict[str, float]
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -76,9 +78,9 @@ def write_adapter(
 
     Args:
       folder: made if need be.
-      adapter: {target: {"a": [L, in, R], "b": [L, R, out]}}.
+      adapter: {target: {"a": [L, in, R], "b": [L, R, out]}}; R may differ by target.
       config: the base's.
-      alpha: LoRA alpha; the scale is alpha / R.
+      alpha: LoRA alpha at the largest R; all targets have its scale, alpha / R.
       dropout: of training, for those who train on.
       base: the hub id of the base; None if it is from elsewhere.
       private: whether the tensors are for their owner alone (mode 0600).
@@ -93,12 +95,17 @@ def write_adapter(
         for layer in range(config.layers)
     }
     write_tensors(folder / WEIGHTS_FILE, tensors, private=private)
+    ranks = {target: pair["a"].shape[-1] for target, pair in adapter.items()}
+    rank = max(ranks.values())
+    smaller = {target: own for target, own in ranks.items() if own != rank}
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": next(iter(adapter.values()))["a"].shape[-1],
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "r": rank,
+        "lora_alpha": _plain(alpha),
+        "rank_pattern": smaller,
+        "alpha_pattern": {target: _plain(alpha * (own / rank)) for target, own in smaller.items()},
         "lora_dropout": dropout,
         "target_modules": list(adapter),
         "bias": "none",
@@ -109,8 +116,14 @@ def write_adapter(
         "use_dora": False,
         "use_rslora": False,
     }
+    if not smaller:
+        settings = {n: value for n, value in settings.items() if not n.endswith("_pattern")}
     text = json.dumps(settings, indent=2) + "\n"
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def _plain(alpha: float) -> float:
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def read_adapter(folder: Path, config: ModelConfig) -> PeftAdapter:
@@ -141,17 +154,32 @@ def read_adapter(folder: Path, config: ModelConfig) -> PeftAdapter:
         for part in _PARTS
     }
     _check_names(names, places, settings, config, file)
-    sizes, rank = config.target_sizes(), settings.rank
+    sizes, there = config.target_sizes(), {places[name][0] for name in names}
+    own = {t: _of_target(t, settings, config, folder) for t in TARGETS if t in there}
     # All shapes before the first array: the rank is only what a file says.
     for name in names:
         target, part, _ = places[name]
-        size_in, size_out = sizes[target]
+        (size_in, size_out), (rank, _) = sizes[target], own[target]
         _check_shape(file, name, (rank, size_in) if part == "a" else (size_out, rank), rank)
-    found = {places[name][0] for name in names}
     adapter = {
-        target: _read_target(file, target, config, rank) for target in TARGETS if target in found
+        target: _read_target(file, target, config, rank) for target, (rank, _) in own.items()
     }
-    return PeftAdapter(adapter, rank, settings.alpha, settings.base)
+    rank, alpha = max(own.values())
+    scales = {target: alpha / rank for target, (rank, alpha) in own.items()}
+    return PeftAdapter(adapter, rank, alpha, settings.base, scales)
+
+
+def _of_target(
+    target: str, settings: LoraSettings, config: ModelConfig, folder: Path
+) -> tuple[int, float]:
+    """The rank and alpha of a map, which all layers share."""
+    found = {settings.of(adapted_module(target, layer, config)) for layer in range(config.layers)}
+    if len(found) > 1:
+        raise UserError(
+            f"{folder / CONFIG_FILE}: gives {target} another rank or alpha in some layers, which "
+            "is not supported; merge the adapter into its base, or train it again"
+        )
+    return found.pop()
 
 
 def _read_target(file: Path, target: str, config: ModelConfig, rank: int) -> dict[str, jax.Array]:

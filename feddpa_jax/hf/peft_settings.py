@@ -1,6 +1,7 @@
 """`adapter_config.json`: the settings of `peft` under which an adapter is plain LoRA.
 
-Plain means that the model computes `x W + (alpha / R) x A B` with the base's own W. The table
+Plain means that the model computes `x W + (alpha / R) x A B` with the base's own W; rank and alpha
+may differ by module (`rank_pattern`, `alpha_pattern`). The table
 `_FIELDS` names every field of `peft` that may stand in the file and the values that keep this true.
 Any other field or value is refused, so what a later `peft` adds is refused too.
 """
@@ -37,14 +38,16 @@ class LoraSettings(NamedTuple):
     """What an `adapter_config.json` says.
 
     Attributes:
-      rank: R.
-      alpha: LoRA alpha, such that the scale is alpha / R.
+      rank: R, where no pattern gives another.
+      alpha: LoRA alpha there, such that the scale is alpha / R.
+      of: rank and alpha of a module, by its name in the model of `transformers`.
       base: what the adapter was trained on; empty if the file does not say.
       selects: whether `peft` adapts a module, by its name in the model of `transformers`.
     """
 
     rank: int
     alpha: float
+    of: Callable[[str], tuple[int, float]]
     base: str
     selects: Callable[[str], bool]
 
@@ -104,9 +107,9 @@ _FIELDS: dict[str, tuple[_Accepts, str]] = {
         lambda found: found is None or type(found) is str or _texts(found),
         "it must be text or a list of text",
     ),
-    # {} or what r and lora_alpha say anyhow, which `read_settings` checks.
-    "rank_pattern": (_mapping, _MERGE + " with one rank"),
-    "alpha_pattern": (_mapping, _MERGE + " with one alpha"),
+    # By module, what r and lora_alpha say of the others; `read_settings` checks the values.
+    "rank_pattern": (_mapping, "give modules ranks, as in {q_proj: 4}"),
+    "alpha_pattern": (_mapping, "give modules alphas, as in {q_proj: 8}"),
     # What the file tells of itself.
     "task_type": (_only("CAUSAL_LM", None), "only adapters of CAUSAL_LM models are read"),
     "auto_mapping": (_of(dict), "it must be a mapping"),
@@ -186,29 +189,43 @@ def read_settings(settings: Mapping[str, Any], source: str) -> LoraSettings:
                 f"{remedy}"
             )
     rank, alpha = settings["r"], float(settings["lora_alpha"])
-    if settings.get("init_lora_weights") == "orthogonal" and rank % 2:
+    ranks = _by_module("rank_pattern", "r", rank, settings, source)
+    alphas = _by_module("alpha_pattern", "lora_alpha", alpha, settings, source)
+    odd = [own for own in (rank, *settings.get("rank_pattern", {}).values()) if own % 2]
+    if settings.get("init_lora_weights") == "orthogonal" and odd:
         raise UserError(
-            f"{source}: init_lora_weights is 'orthogonal' and r is {rank}, which is odd: peft does "
-            "not load that; set init_lora_weights to true, which changes nothing of trained weights"
+            f"{source}: init_lora_weights is 'orthogonal' and r is {odd[0]}, which is odd: peft "
+            "does not load that; set init_lora_weights to true, which changes nothing of trained "
+            "weights"
         )
-    for name, value in (("rank_pattern", rank), ("alpha_pattern", alpha)):
-        for module, own in settings.get(name, {}).items():
-            try:
-                re.compile(module)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise UserError(
-                    f"{source}: {name} has {_named(module)}, which is no regular expression "
-                    f"({error}); delete it"
-                ) from None
-            if not _number(own) or own != value:
-                raise UserError(
-                    f"{source}: {name} gives {_named(module)} {_shown(own)} where the others have "
-                    f"{value}, which is not supported; {_FIELDS[name][1]}"
-                )
+
+    def of(module: str) -> tuple[int, float]:
+        own_rank, own_alpha = int(ranks(module)), float(alphas(module))
+        if settings.get("use_rslora"):
+            own_alpha *= math.sqrt(own_rank)  # Its scale is lora_alpha / sqrt(R).
+        return own_rank, own_alpha
+
     if settings.get("use_rslora"):
-        alpha *= math.sqrt(rank)  # Its scale is lora_alpha / sqrt(R).
+        alpha *= math.sqrt(rank)
     base = settings.get("base_model_name_or_path") or ""
-    return LoraSettings(rank, alpha, base, _selection(settings, source))
+    return LoraSettings(rank, alpha, of, base, _selection(settings, source))
+
+
+def _by_module(
+    field: str, of: str, usual: float, settings: Mapping[str, Any], source: str
+) -> Callable[[str], float]:
+    """What a pattern gives a module, or else the usual value: `peft`'s `get_pattern_key`."""
+    given: Mapping[str, Any] = settings.get(field, {})
+    for module, value in given.items():
+        # What says the same as `of` is one more way to write it.
+        if not _number(value) or (value != usual and not _FIELDS[of][0](value)):
+            raise UserError(
+                f"{source}: {field} gives {_named(module)} {_shown(value)}; {_FIELDS[of][1]}"
+            )
+    matchers = [
+        (_matcher(field, f"(.*\\.)?({module})", source), own) for module, own in given.items()
+    ]
+    return lambda module: next((own for matches, own in matchers if matches(module)), usual)
 
 
 def _selection(settings: Mapping[str, Any], source: str) -> Callable[[str], bool]:

@@ -85,6 +85,13 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         )
         for program in programs
     ]
+    moved = traffic(
+        method,
+        make_lora(config, prepared),
+        phases,
+        data.participants(0),
+        method.phases_of(0, config.fed.rounds),
+    )
     result: dict[str, Any] = {
         "command": ["feddpa", *sys.argv[1:]],
         "environment": describe_environment(),
@@ -95,15 +102,8 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         "clients": len(data.names),
         "participants": participants,
         "slots": slots,
-        "client_bytes": sum(
-            traffic(
-                method,
-                make_lora(config, prepared),
-                phases,
-                data.participants(0),
-                method.phases_of(0, config.fed.rounds),
-            )
-        ),
+        "client_bytes_received": moved[0],
+        "client_bytes_sent": moved[1],
         "programs": told,
         "round": _round(told, work, len(phases)),
         "remedy": next(

@@ -16,6 +16,7 @@ from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.federated.build import build
+from feddpa_jax.federated.leaves import trains_own
 from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
@@ -110,7 +111,7 @@ def prepare_values(
     Raises:
       UserError: a size that the base cannot have, or a client without an example.
     """
-    _check_sizes(config, base.model.config)
+    check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
         if only not in (None, client.name):
@@ -131,8 +132,12 @@ def prepare_values(
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
 
 
-def _check_sizes(config: Config, model: ModelConfig) -> None:
-    """Refuses sizes that the base cannot have, before arrays are made of them."""
+def check_sizes(config: Config, model: ModelConfig) -> None:
+    """Refuses sizes that the base cannot have, before arrays are made of them.
+
+    Raises:
+      UserError: names the field.
+    """
     for name, value in (
         ("data.max_length", config.data.max_length),
         ("eval.max_new_tokens", config.eval.max_new_tokens),
@@ -207,16 +212,26 @@ def load_data(config: Config) -> Federation:
 
 
 def training_data(config: Config, prepared: Prepared) -> TrainingData:
-    """The clients' trainings; of a centralized method, one client with everybody's examples."""
+    """The clients' trainings; of a centralized method, one client with everybody's examples.
+
+    Raises:
+      UserError: early stopping is asked for, and a client has no held-out example.
+    """
     names, examples = prepared.names, prepared.training
     if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
     fed = config.fed
 
+    @functools.cache
     def held_out(client: int) -> tuple[TokenizedExample, ...]:
         held = prepared.federation.clients[client].validation
         return encode(config, prepared.base.tokenizer, held).examples
 
+    for client, name in enumerate(names if fed.early_stopping is not None else ()):
+        if not held_out(client):
+            raise UserError(
+                f"fed.early_stopping: client {name!r} has no held-out example; set data.validation"
+            )
     return TrainingData(
         names=names,
         examples=examples,
@@ -230,6 +245,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
         costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
+        patience=fed.early_stopping,
         held_out=held_out,
     )
 
@@ -264,7 +280,15 @@ def make_method(config: Config, prepared: Prepared) -> Method:
     """The configured method, with its options.
 
     Raises:
-      UserError: an option that it does not have, or a method that does not fit together.
+      UserError: an option that it does not have, a method that does not fit together, or early
+        stopping of one without parts of the clients' own.
     """
     fed = config.fed
-    return build(fed.method, make_lora(config, prepared), vars(fed), fed.options)
+    method = build(fed.method, make_lora(config, prepared), vars(fed), fed.options)
+    stops = fed.early_stopping is not None
+    if stops and not any(trains_own(method, phase) for phase in method.phases):
+        raise UserError(
+            f"fed.early_stopping: {fed.method} trains no part of the clients' own; leave it null, "
+            "or use another fed.method"
+        )
+    return method

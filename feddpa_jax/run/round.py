@@ -17,7 +17,8 @@ class Round:
       number: counted from 0; the personalization after the last round has the next number.
       state: the federation's state after the round.
       line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
-        and last loss), tokens, `seconds`, and the bytes that a client would send and receive.
+        and last loss; with early stopping also `epochs`, `best_epoch` and the `validation` loss),
+        tokens, `seconds`, and the bytes that a client would send and receive.
 
     Example:
       ```
@@ -74,7 +75,12 @@ def metrics_line(
     """
     phases = {
         phase: {
-            name: {"first": curve[0], "mean": float(np.mean(curve)), "last": curve[-1]}
+            name: {
+                "first": curve[0],
+                "mean": float(np.mean(curve)),
+                "last": curve[-1],
+                **(done.stopped[name]._asdict() if name in done.stopped else {}),
+            }
             for name, curve in done.losses.items()
         }
         for phase, done in metrics.items()
@@ -84,6 +90,7 @@ def metrics_line(
         "round": number,
         "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
         "phases": phases,
+        "updates": sum(len(curve) for done in metrics.values() for curve in done.losses.values()),
         "real_tokens": sum(done.real_tokens for done in metrics.values()),
         "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
         "seconds": round(seconds, 3),

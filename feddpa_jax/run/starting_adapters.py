@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
 
 def _check_places(config: Config, fresh: FedState) -> None:
     named = {"global": config.init.global_adapter, "local": config.init.local_adapter}
+    if config.init.global_adapter is not None and config.lora.ranks is not None:
+        raise UserError(
+            "init.global_adapter: has one rank and cannot be cut to lora.ranks; leave one of them "
+            "null"
+        )
     there = {
         name
         for name, part in {**fresh.server, **_shapes(fresh.clients)}.items()
@@ -132,6 +138,14 @@ def _read(field: str, folder: Path, config: Config, prepared: Prepared) -> Adapt
 def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config) -> None:
     """Refuses other LoRA settings than the run's, all of them at once."""
     lora = config.lora
+    ranks = {target: pair["a"].shape[-1] for target, pair in found.adapter.items()}
+    if len(set(ranks.values())) > 1 or not _all_close(found.scales.values()):
+        told = ", ".join(f"{t} {rank} ({found.scales[t]:g})" for t, rank in ranks.items())
+        raise UserError(
+            f"{field}: {folder} has ranks (and scales) that differ by target: {told}; a run starts "
+            "from an adapter of one rank and alpha: merge this one into the base that model.path "
+            "names, or use another"
+        )
     wrong = []
     if found.rank != lora.rank:
         wrong.append(f"rank {found.rank} (lora.rank is {lora.rank})")
@@ -148,6 +162,11 @@ def _check_settings(field: str, folder: Path, found: PeftAdapter, config: Config
         }
         remedy = shlex.join([word for pair in options.items() for word in pair])
         raise UserError(f"{field}: {folder} has {'; '.join(wrong)}; to use it: {remedy}")
+
+
+def _all_close(values: Iterable[float]) -> bool:
+    first, *others = values
+    return all(math.isclose(first, other, rel_tol=1e-6) for other in others)
 
 
 def _check_base(folder: Path, prepared: Prepared) -> None:

@@ -13,8 +13,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.devices.mesh import CLIENTS, gather, put, single_mesh
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.training.rows import BlockShape, Chunk, rows_like
-from feddpa_jax.training.step import Frozen, Objective, Step, Tree, make_step
+from feddpa_jax.training.step import Frozen, Objective, Step, TrainState, Tree, make_step
 from feddpa_jax.types import UserError
+
+
+class Stopped(NamedTuple):
+    """How a client's training ended.
+
+    Attributes:
+      epochs: passes over its data.
+      best_epoch: the one whose parts it keeps, counted from 1.
+      validation: the loss on its held-out examples then, in nats per response token.
+    """
+
+    epochs: int
+    best_epoch: int
+    validation: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +39,13 @@ class PhaseMetrics:
       losses: by client name, the loss of every update.
       real_tokens: tokens of examples.
       computed_tokens: tokens computed, padding included.
+      stopped: by client name, how its training ended, where held-out examples decided it.
     """
 
     losses: dict[str, list[float]]
     real_tokens: int
     computed_tokens: int
+    stopped: dict[str, Stopped] = dataclasses.field(default_factory=dict)
 
 
 class Engine(NamedTuple):
@@ -39,6 +55,10 @@ class Engine(NamedTuple):
       train: `(objective, trained_C, frozen, chunk, *, key, learning_rate=None) -> (trained_C,
         PhaseMetrics)`; leaves of the chunk's slots, on the mesh. The learning rate is the engine's
         by default.
+      start: `(objective, trained_C) -> TrainState`, and
+      go_on: `(objective, state, frozen, chunk, *, key, learning_rate=None) -> (state,
+        PhaseMetrics)`: `train` in several calls, each with some of the clients' next updates; the
+        chunk's `total_C` is of all calls. The state is donated.
       loss: `(objective, trained_C, frozen, chunk) -> loss_C`: each slot's loss on a chunk, in nats
         per response token, without dropout and without a step.
       lower: `(objective, trained, frozen, slots, shape) -> jax.stages.Lowered`: the step's program
@@ -50,6 +70,8 @@ class Engine(NamedTuple):
     """
 
     train: Callable[..., tuple[Tree, PhaseMetrics]]
+    start: Callable[[Objective, Tree], TrainState]
+    go_on: Callable[..., tuple[TrainState, PhaseMetrics]]
     loss: Callable[..., np.ndarray]
     lower: Callable[..., jax.stages.Lowered]
     compilations: Callable[[], int]
@@ -147,20 +169,24 @@ def make_engine(
     def on_mesh(frozen: Frozen) -> Frozen:
         return Frozen(put(frozen.shared, mesh), put(frozen.own_C, mesh, CLIENTS))
 
-    def train(
+    def start(objective: Objective, trained_C: Tree) -> TrainState:
+        """The state of trainings that begin."""
+        return step_of(objective).start(trained_C)
+
+    def go_on(
         objective: Objective,
-        trained_C: Tree,
+        state: TrainState,
         frozen: Frozen,
         chunk: Chunk,
         *,
         key: jax.Array,
         learning_rate: float = learning_rate,
-    ) -> tuple[Tree, PhaseMetrics]:
+    ) -> tuple[TrainState, PhaseMetrics]:
         """Trains the leaves in a chunk's slots, each on its own client's data."""
         programs = step_of(objective)
         key_C2, total_C = put((_client_keys(key, chunk.id_C), chunk.total_C), mesh, CLIENTS)
         rate = put(np.float32(learning_rate), mesh)
-        state, frozen = programs.start(trained_C), on_mesh(frozen)
+        frozen = on_mesh(frozen)
         losses = _Losses(mesh, len(chunk.total_C))
         real, computed = 0, 0
         for block in chunk.blocks:
@@ -172,7 +198,14 @@ def make_engine(
         curves = losses.all()
         _check_finite(chunk, gather(state.finite_C, mesh))
         by_name = {n: curves[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
-        return state.trained_C, PhaseMetrics(by_name, real, computed)
+        return state, PhaseMetrics(by_name, real, computed)
+
+    def train(
+        objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk, **given: Any
+    ) -> tuple[Tree, PhaseMetrics]:
+        """A chunk's whole trainings."""
+        state, metrics = go_on(objective, start(objective, trained_C), frozen, chunk, **given)
+        return state.trained_C, metrics
 
     def loss(objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk) -> np.ndarray:
         """Each slot's loss on a chunk."""
@@ -183,7 +216,7 @@ def make_engine(
         return total_C / np.maximum(chunk.total_C, 1)
 
     lower = functools.partial(_lower, mesh, model, step_of)
-    return Engine(train, loss, lower, compilations, mesh)
+    return Engine(train, start, go_on, loss, lower, compilations, mesh)
 
 
 def _client_keys(key: jax.Array, id_C: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The work of a round: every participant's shuffled and packed local training, in chunks."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from feddpa_jax.training.costs import CPU_COSTS, Costs
 from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rows import Block, BlockShape, Chunk
+from feddpa_jax.training.stopping import Stopping
 from feddpa_jax.types import TokenizedExample, client_id
 
 # About how many updates of a run are packed beforehand to choose the block shapes.
@@ -31,6 +33,7 @@ class RoundData(NamedTuple):
         phase's name seeds the shuffle.
       few: `few(count)`: the same of one update over so many examples of each participant, for
         losses without a training.
+      stopping: how clients' own trainings end early, if they do.
     """
 
     number: int
@@ -38,6 +41,15 @@ class RoundData(NamedTuple):
     examples: np.ndarray
     chunks: Callable[[str], Iterable[Chunk]]
     few: Callable[[int], Iterable[Chunk]] = lambda count: ()
+    stopping: Stopping | None = None
+
+
+class _Work(NamedTuple):
+    """Some updates over examples of a client, and how many its training has in all."""
+
+    examples: Sequence[TokenizedExample]
+    updates: Sequence[Sequence[np.ndarray]]
+    total: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +70,8 @@ class TrainingData:
       shards: over how many devices the clients are spread.
       costs: of rows, blocks and compilations there; block shapes follow them.
       held_out: each client's examples that are not trained on, by its index.
+      patience: epochs without a better loss on these after which a client's own training stops;
+        None: it does not.
     """
 
     names: tuple[str, ...]
@@ -73,6 +87,7 @@ class TrainingData:
     shards: int = 1
     costs: Costs = CPU_COSTS
     held_out: Callable[[int], Sequence[TokenizedExample]] = lambda client: ()
+    patience: int | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -135,24 +150,34 @@ class TrainingData:
         participants = (
             np.arange(len(self.names), dtype=np.int32) if everybody else self.participants(number)
         )
+        stopping = None
+        if self.patience is not None:
+            stopping = Stopping(
+                self.patience,
+                self.epochs,
+                functools.partial(self._epoch, len(participants), number, shapes),
+                functools.partial(self._held_out, len(participants), shapes),
+            )
         return RoundData(
             number=number,
             participants=participants,
             examples=np.array([len(self.examples[client]) for client in participants]),
             chunks=lambda phase: self.chunks(participants, number, phase, shapes),
             few=lambda count: self.few(participants, count, shapes),
+            stopping=stopping,
         )
 
     def chunks(
         self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
     ) -> Iterator[Chunk]:
         """The participants' local trainings of one phase, chunk by chunk."""
-        return self._chunks(
-            participants,
-            phase,
-            shapes,
-            lambda client: (self.examples[client], self.updates_of(client, number, phase)),
-        )
+
+        def work_of(client: int) -> _Work:
+            updates = self.updates_of(client, number, phase)
+            return _Work(self.examples[client], updates, len(updates))
+
+        for group in self._groups(participants):
+            yield self._chunk(len(participants), group, phase, shapes, work_of)
 
     def few(
         self, participants: np.ndarray, count: int, shapes: Sequence[BlockShape]
@@ -174,52 +199,76 @@ class TrainingData:
             return [own[i] for i in sorted(rng.permutation(len(own))[:count])]
 
         found = {client: chosen(client) for client in participants.tolist()}
-        longest = max(len(e.tokens_T) for own in found.values() for e in own)
-        length = -(-longest // 8) * 8
-        if longest > shapes[-1].length:
-            shapes = [*shapes, BlockShape(1, length, -(-length // 32) * 32)]
-        return self._chunks(
-            participants,
-            "few",
-            shapes,
-            lambda client: (found[client], [[np.arange(len(found[client]))]]),
-        )
+        shapes = _with_room(shapes, [e for own in found.values() for e in own])
+        for group in self._groups(participants):
+            yield self._chunk(
+                len(participants), group, "few", shapes, lambda client: _as_one(found[client])
+            )
 
-    def _chunks(
+    def _epoch(
         self,
-        participants: np.ndarray,
+        participants: int,
+        number: int,
+        shapes: Sequence[BlockShape],
+        chunk: Chunk,
+        epoch: int,
+        going: Collection[int],
+    ) -> Chunk:
+        """As of `Stopping.epoch`."""
+
+        def work_of(client: int) -> _Work:
+            updates = self.updates_of(client, number, chunk.phase)
+            size = len(updates) // self.epochs
+            own = updates[epoch * size : (epoch + 1) * size] if client in going else []
+            return _Work(self.examples[client], own, len(updates))
+
+        return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
+
+    def _held_out(
+        self,
+        participants: int,
+        shapes: Sequence[BlockShape],
+        chunk: Chunk,
+        going: Collection[int],
+    ) -> Chunk:
+        """As of `Stopping.held_out`."""
+        members = chunk.members.tolist()
+        shapes = _with_room(shapes, [e for client in members for e in self.held_out(client)])
+
+        def work_of(client: int) -> _Work:
+            return _as_one(self.held_out(client) if client in going else ())
+
+        return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
+
+    def _chunk(
+        self,
+        participants: int,
+        group: np.ndarray,
         phase: str,
         shapes: Sequence[BlockShape],
-        work_of: Callable[[int], tuple[Sequence[TokenizedExample], list[list[np.ndarray]]]],
-    ) -> Iterator[Chunk]:
-        """Chunks of each participant's examples and updates."""
-        groups = self._groups(participants)
-        places = self.slots(len(participants)) // self.shards  # on each shard's client axis
-        for group in groups:
-            shards = self._shards(group)
-            id_C = np.zeros(self.shards * places, np.uint32)
-            total_C = np.zeros(self.shards * places, np.int32)
-            slot_of: dict[int, int] = {}
-            work: list[list[list[list[PackedRow]]]] = []
-            for s, shard in enumerate(shards):
-                work.append([])
-                for place, client in enumerate(shard):
-                    slot = slot_of[client] = s * places + place
-                    examples, updates = work_of(client)
-                    id_C[slot] = client_id(self.names[client])
-                    total_C[slot] = len(updates)
-                    work[-1].append(
-                        [self._rows(place, examples, update, shapes) for update in updates]
-                    )
-            yield Chunk(
-                members=group,
-                slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
-                names=tuple(self.names[client] for client in group),
-                phase=phase,
-                id_C=id_C,
-                total_C=total_C,
-                blocks=self._blocks(work, places, shapes),
-            )
+        work_of: Callable[[int], _Work],
+    ) -> Chunk:
+        """The work of a group of a number of participants, which are trained at once."""
+        places = self.slots(participants) // self.shards  # on each shard's client axis
+        id_C = np.zeros(self.shards * places, np.uint32)
+        total_C = np.zeros(self.shards * places, np.int32)
+        slot_of: dict[int, int] = {}
+        work: list[list[_Work]] = []
+        for s, shard in enumerate(self._shards(group)):
+            work.append([work_of(client) for client in shard])
+            for place, client in enumerate(shard):
+                slot = slot_of[client] = s * places + place
+                id_C[slot] = client_id(self.names[client])
+                total_C[slot] = work[-1][place].total
+        return Chunk(
+            members=group,
+            slots=np.array([slot_of[client] for client in group.tolist()], np.int32),
+            names=tuple(self.names[client] for client in group),
+            phase=phase,
+            id_C=id_C,
+            total_C=total_C,
+            blocks=self._blocks(work, places, shapes),
+        )
 
     def slots(self, participants: int) -> int:
         """Places on the client axis where so many clients take part, all shards' together."""
@@ -247,20 +296,24 @@ class TrainingData:
     def _rows(
         self,
         place: int,
-        examples: Sequence[TokenizedExample],
-        micro_batches: list[np.ndarray],
+        own: _Work,
         shapes: Sequence[BlockShape],
-    ) -> list[PackedRow]:
+    ) -> list[list[PackedRow]]:
         lengths = [shape.length for shape in shapes]
-        return update_rows(place, examples, micro_batches, lengths, self.costs)
+        return [
+            update_rows(place, own.examples, update, lengths, self.costs) for update in own.updates
+        ]
 
     def _blocks(
         self,
-        work: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
+        work: Sequence[Sequence[_Work]],
         places: int,
         shapes: Sequence[BlockShape],
     ) -> Iterator[Block]:
-        for planned in schedule(work, {shape.length: shape for shape in shapes}):
+        rows = [
+            [self._rows(place, own, shapes) for place, own in enumerate(shard)] for shard in work
+        ]
+        for planned in schedule(rows, {shape.length: shape for shape in shapes}):
             parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
             ends_C = np.zeros(self.shards * places, bool)
             for s, ends in enumerate(planned.ends):
@@ -271,3 +324,20 @@ class TrainingData:
                 real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
                 computed_tokens=self.shards * planned.shape.rows * planned.shape.length,
             )
+
+
+def _as_one(examples: Sequence[TokenizedExample]) -> _Work:
+    """One update over examples in one micro-batch; no update if there are none."""
+    updates = [[np.arange(len(examples))]] if examples else []
+    return _Work(examples, updates, len(updates))
+
+
+def _with_room(
+    shapes: Sequence[BlockShape], examples: Sequence[TokenizedExample]
+) -> Sequence[BlockShape]:
+    """The block shapes, and one for longer rows if an example needs them."""
+    longest = max(len(example.tokens_T) for example in examples)
+    if longest <= shapes[-1].length:
+        return shapes
+    length = -(-longest // 8) * 8
+    return [*shapes, BlockShape(1, length, -(-length // 32) * 32)]

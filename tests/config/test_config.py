@@ -146,7 +146,6 @@ def test_numbers_survive_a_round_trip(tmp_path, rate):
             ["--eval.metrics", "[bleu]"],
             ["eval.metrics: 'bleu' is unknown", "rouge1"],
         ),
-        (["--eval.modes", "[global, globel]"], ["eval.modes: 'globel': ", "'global'"]),
         (["--seed", "4294967296"], ["seed", "less than or equal to 4294967295"]),
         (["--seed", "{a: 1}"], ["seed", "integer"]),
         (["--data.template", "alpaca"], ["data.template: 'alpaca'", "did you mean 'alpaca_short'"]),

@@ -100,7 +100,6 @@ BAD = [
     ("eval.metrics", ["bleu"]),
     ("eval.metrics", []),
     ("eval.metrics", ["nll", "nll"]),
-    ("eval.modes", ["globel"]),
     ("eval.modes", ["base", "base"]),
     ("mesh.base", "half"),
     ("track.to", ["mlflow"]),

@@ -348,6 +348,11 @@ def test_bytes(method: str, given: Any, received: list, sent: list):
         ("fedit", {"lora": {"ranks": (2, 4, 3)}}, "lora.ranks: all clients of fedit have the same"),
         ("flexlora", {"lora": {"ranks": (2, 4)}}, "lora.ranks: has 2 ranks for 3 clients"),
         ("flexlora", {"lora": {"ranks": (2, 4, 99)}}, "lora.ranks: 99 is more than the 32 rows"),
+        (
+            "flexlora",
+            {"lora": {"ranks": (2, 4, 3)}, "init": {"global_adapter": "some"}},
+            "init.global_adapter: has one rank",
+        ),
         ("flexlora", {"server_optimizer": "adam"}, "fed.server_optimizer: flexlora has no mean"),
         ("fedex_lora", {"server_optimizer": "yogi"}, "fed.server_optimizer: fedex_lora has no"),
         ("local", {"server_optimizer": "momentum"}, "fed.server_optimizer: local has no mean"),

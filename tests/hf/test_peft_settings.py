@@ -52,8 +52,8 @@ OTHERWISE: dict[str, list[Any]] = {
     "exclude_modules": [3, [3]],
     "layers_to_transform": ["0", [0.0], True],
     "layers_pattern": [1, "layers"],
-    "rank_pattern": [None, ["q_proj"], {"q_proj": 3}, {"q_proj": "2"}],
-    "alpha_pattern": [{"q_proj": 3}, {"q_proj": None}],
+    "rank_pattern": [None, ["q_proj"], {"q_proj": 0}, {"q_proj": "2"}],
+    "alpha_pattern": [{"q_proj": -3}, {"q_proj": None}],
     "lora_dropout": [-0.1, 1.5, "0.1", float("nan")],
     "init_lora_weights": [
         *("pissa", "pissa_niter_4", "PISSA", "olora", "OLoRA", "corda", "loftq", "lora_ga"),
