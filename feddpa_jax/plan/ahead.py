@@ -14,9 +14,9 @@ from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.programs import Program, compile_averages, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
+from feddpa_jax.run.beginning import make_federation
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import make_lora, make_method, prepare, training_data
-from feddpa_jax.run.loop import make_federation
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError

@@ -12,18 +12,12 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState
 from feddpa_jax.federated.traffic import traffic
+from feddpa_jax.run.beginning import make_federation, run_key, total_rounds
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
+from feddpa_jax.run.identity import identity
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, prepare, training_data
-from feddpa_jax.run.loop import (
-    identity,
-    make_federation,
-    play_round,
-    round_rate,
-    round_tokens,
-    run_key,
-    total_rounds,
-)
+from feddpa_jax.run.loop import play_round, round_rate, round_tokens
 from feddpa_jax.run.round import metrics_line
 from feddpa_jax.training.engine import PhaseMetrics
 
