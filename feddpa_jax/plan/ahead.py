@@ -85,13 +85,8 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         )
         for program in programs
     ]
-    moved = traffic(
-        method,
-        make_lora(config, prepared),
-        phases,
-        data.participants(0),
-        method.phases_of(0, config.fed.rounds),
-    )
+    before = method.phases_of(0, config.fed.rounds)
+    moved = traffic(method, make_lora(config, prepared), phases, data.participants(0), before)
     result: dict[str, Any] = {
         "command": ["feddpa", *sys.argv[1:]],
         "environment": describe_environment(),
@@ -111,11 +106,15 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         ),
     }
     if options.out is not None:
-        with writing(options.out):
-            make_folder(options.out)
-            write_whole(options.out / "plan.json", to_json(result))
-        _log.info(f"everything: {options.out / 'plan.json'}")
+        _write(options.out, result)
     return result
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    with writing(out):
+        make_folder(out)
+        write_whole(out / "plan.json", to_json(result))
+    _log.info(f"everything: {out / 'plan.json'}")
 
 
 def _compile(
