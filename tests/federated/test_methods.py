@@ -13,6 +13,7 @@ import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.adapters.mix import alone
+from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.fedit import fedit
 from feddpa_jax.federated.leaves import sends_own_parts
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
@@ -183,6 +184,23 @@ def test_phases_follow_the_keys_that_they_name(player):
     keys = [jax.random.key_data(key).tolist() for key in (whole, *jax.random.split(whole))]
     expected = [("feddpa_t", 1), ("feddpa_t", 2), ("fedit", 2), ("local", 0)]
     assert seen == [(name, keys[place]) for name, place in expected]
+
+
+def test_phases_read_clients_only_where_they_look_at_them(player, monkeypatch):
+    read = []
+    take = ClientParts.take
+
+    def spy(clients, members):
+        read.append(len(members))
+        return take(clients, members)
+
+    monkeypatch.setattr(ClientParts, "take", spy)
+    # FedDPA-T's global phase does not; its local one does; FedDPA-F's own adapters start anew.
+    for name, number, expected in (("feddpa_t", 0, []), ("feddpa_t", 1, [3]), ("feddpa_f", 9, [])):
+        one = player(name)
+        one.round(one.start(), number)
+        assert read == expected
+        read.clear()
 
 
 def test_parts_start_apart_and_leaves_that_do_not_train_stay(player):

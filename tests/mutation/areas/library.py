@@ -78,13 +78,17 @@ ENTRIES = [
         "run/loop.py",
         "test_experiment.py test_outcome.py test_stopped_experiment.py",
         ("left = range(first, total_rounds(config))", "left = range(0, total_rounds(config))"),
-        ("found.rounds, config.fed.keep_checkpoints", "0, config.fed.keep_checkpoints"),
         ("yield Round(number, state, line)", "yield Round(number + 1, state, line)"),
         ("yield Round(number, state, line)", "yield Round(number, start.state, line)"),
         (
             "record(saver, known, run, number, state, line)",
             "record(saver, known, run, number, start.state, line)",
         ),
+    ),
+    *edits(
+        "run/beginning.py",
+        "test_experiment.py test_outcome.py test_stopped_experiment.py",
+        ("found.rounds, config.fed.keep_checkpoints", "0, config.fed.keep_checkpoints"),
         ("own = dataclasses.replace(fresh, saved=clients)", "own = fresh"),
         (
             "known = expected if init is None",

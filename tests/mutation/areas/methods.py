@@ -75,6 +75,9 @@ ENTRIES = [
         ("sum(part.real_tokens for", "max(part.real_tokens for", "federated/test_slots.py"),
         ("sum(part.computed_tokens for", "sum(part.real_tokens for", "federated/test_slots.py"),
         ("data.chunks(phase.name)", 'data.chunks("global")'),
+        ("return sees or phase.receive is not None", "return True or phase.receive is not None"),
+        ("return sees or phase.receive is not None", "return phase.receive is not None"),
+        ("if name not in phase.start]", "if True]"),
         ("data(phase.everybody or phase.after)", "data(phase.everybody)"),
         ("data(phase.everybody or phase.after)", "data(phase.after)", _OUTER),
         (
@@ -530,10 +533,10 @@ ENTRIES = [
             'own_C["first"][target]["a"]',
             "parity/test_aggregation_oracle.py::test_flexlora",
         ),
-        ("shared_1 if equal else cut(shared_1, rank_C[members])", "shared_1"),
+        ("shared_1 if equal else _cut(shared_1, rank_C[members])", "shared_1"),
         (
-            "shared_1 if equal else cut(shared_1, rank_C[members])",
-            "cut(shared_1, rank_C[members])",
+            "shared_1 if equal else _cut(shared_1, rank_C[members])",
+            "_cut(shared_1, rank_C[members])",
             f"{_SHARED}::test_all_clients_of_one_rank_share_flexloras_adapter",
         ),
         (
@@ -542,7 +545,7 @@ ENTRIES = [
             "parity/test_aggregation_oracle.py::test_flexlora",
             "the oracle's participants fill every direction",
         ),
-        ('pair["b"] * kept_cR', 'pair["b"] + 0 * kept_cR'),
+        ('pair["b"] * kept_c11R', 'pair["b"] + 0 * kept_c11R'),
     ),
     *edits(
         "federated/fedex_lora.py",
@@ -576,8 +579,8 @@ ENTRIES = [
             "parity/test_aggregation_oracle.py::test_fedex_lora",
         ),
         (
-            "max(0, participants - 1) * lora.rank",
-            "participants * lora.rank",
+            "max(0, count - 1) * lora.rank",
+            "count * lora.rank",
             f"{_SHARED}::test_bytes",
         ),
         ("min(rank, *both)", "rank", _SHARED),

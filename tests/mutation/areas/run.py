@@ -89,7 +89,7 @@ ENTRIES = [
         ("field, folder / client, config", "field, folder / prepared.names[0], config"),
     ),
     *edits(
-        "run/loop.py",
+        "run/beginning.py",
         "run/test_loop.py",
         ("jax.random.key(config.seed), number + 1", "jax.random.key(0), number + 1"),
         ("jax.random.key(config.seed), number + 1", "jax.random.key(config.seed), 0"),
@@ -105,6 +105,16 @@ ENTRIES = [
         ("aggregation=config.fed.aggregation", 'aggregation="uniform"'),
         ("remat=config.model.remat", "remat=False"),
         ("id_C=np.array(data.ids", "id_C=np.array([0] * len(data.ids)"),
+        ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
+        (
+            "FedState(server, own), number + 1",
+            "FedState(server, own), number",
+            "test_stopped_experiment.py",
+        ),
+    ),
+    *edits(
+        "run/loop.py",
+        "run/test_loop.py",
         ("number == config.fed.rounds else data", "number > config.fed.rounds else data"),
         ("return sum(everybody if phase.everybody else some for phase in phases)", "return some"),
         (
@@ -115,13 +125,7 @@ ENTRIES = [
         ("number >= fed.rounds:", "number > fed.rounds:"),
         ("math.pi * number / fed.rounds", "math.pi * (number + 1) / fed.rounds"),
         ("learning_rate=round_rate(config, number)", "learning_rate=config.fed.learning_rate"),
-        ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
         ("everybody=everybody)", "everybody=False)"),
-        (
-            "FedState(server, own), number + 1",
-            "FedState(server, own), number",
-            "test_stopped_experiment.py",
-        ),
         (
             "method.phases_of(number - 1, config.fed.rounds) if number else None",
             "None",

@@ -113,12 +113,12 @@ ENTRIES = [
         ("real + block.real_tokens", "block.real_tokens"),
         ("computed + block.computed_tokens", "computed + block.real_tokens"),
         ("on_block(block.real_tokens, block.computed", "on_block(block.computed"),
-        ("put(np.float32(learning_rate), mesh)", "put(np.float32(2 * learning_rate), mesh)"),
+        ("put(np.float32(rate), mesh)", "put(np.float32(2 * rate), mesh)"),
         ("        scale=scale,\n", "        scale=1.0,\n"),
         ("        while self._waiting:\n", "        if False:\n"),
         (
-            "if objective not in steps:\n            steps[objective] =",
-            "if not steps:\n            steps[objective] = steps[objective] =",
+            "if objective not in self._steps:",
+            "objective = next(iter(self._steps), objective)\n        if not self._steps:",
             "training/test_step.py::test_objectives_reach_the_step",
         ),
         (
