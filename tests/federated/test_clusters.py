@@ -39,6 +39,14 @@ def test_clusters_come_in_the_order_of_their_first_clients():
     assert allocate(pairs_apart(), count=3, most=3).tolist() == [0, 1, 0, 2]
     assert allocate(pairs_apart(), count=1, most=1).tolist() == [0, 0, 0, 0]
     assert allocate(pairs_apart(), count=4, most=4).tolist() == [0, 1, 2, 3]
+    assert allocate(pairs_apart(), count=0, most=2).tolist() == [0, 1, 0, 1]
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        distance_CC = draw.random((7, 7))
+        of_C = allocate(
+            distance_CC + distance_CC.T - np.diag(np.diag(2 * distance_CC)), count=4, most=4
+        )
+        assert list(dict.fromkeys(of_C.tolist())) == [0, 1, 2, 3]
 
 
 def test_linkage_is_by_the_mean_distance():

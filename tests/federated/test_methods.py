@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.fedit import fedit
 from feddpa_jax.federated.leaves import sends_own_parts
@@ -209,7 +208,7 @@ def test_parts_start_apart_and_leaves_that_do_not_train_stay(player):
     def two_of_each(lora: Lora) -> Method:
         both = {name: Part("server", lora.fresh) for name in ("global", "other")}
         own = {name: Part("client", lora.fresh) for name in ("local", "second")}
-        phase = Phase("local", train=("local.b",), mix=alone("local"))
+        phase = Phase("local", train=("local.b",))
         return Method({**both, **own}, (phase,))
 
     with registered(two_of_each) as name:
