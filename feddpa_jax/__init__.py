@@ -18,6 +18,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feddpa_jax.adapters.dual import Adapters
+    from feddpa_jax.adapters.mix import Term
+    from feddpa_jax.comparison.compared import Comparison
+    from feddpa_jax.comparison.comparing import compare
+    from feddpa_jax.comparison.estimates import Estimate
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.federated.method import METHODS as methods
-    from feddpa_jax.federated.method import FedState, Method
+    from feddpa_jax.federated.method import FedState, Lora, Method, Part, Phase
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
@@ -51,8 +55,10 @@ _HOMES = {
     "Answer": "run.answering",
     "Base": "hf.load",
     "Client": "types",
+    "Comparison": "comparison.compared",
     "Config": "config",
     "Engine": "training.engine",
+    "Estimate": "comparison.estimates",
     "Evaluation": "evaluate.results",
     "Evidence": "weighting.evidence",
     "Example": "types",
@@ -61,14 +67,19 @@ _HOMES = {
     "Federation": "types",
     "Interval": "evaluate.personalization",
     "Laboratory": "laboratory.laboratory",
+    "Lora": "federated.method",
     "Method": "federated.method",
+    "Part": "federated.method",
+    "Phase": "federated.method",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
     "Summary": "evaluate.personalization",
+    "Term": "adapters.mix",
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
+    "compare": "comparison.comparing",
     "families": "hf.family",
     "load_base": "hf.load",
     "load_config": "config",
@@ -98,8 +109,10 @@ __all__ = [
     "Answer",
     "Base",
     "Client",
+    "Comparison",
     "Config",
     "Engine",
+    "Estimate",
     "Evaluation",
     "Evidence",
     "Example",
@@ -108,14 +121,19 @@ __all__ = [
     "Federation",
     "Interval",
     "Laboratory",
+    "Lora",
     "Method",
+    "Part",
+    "Phase",
     "Progress",
     "Registry",
     "Round",
     "Summary",
+    "Term",
     "UserError",
     "Weight",
     "WeightingSettings",
+    "compare",
     "families",
     "load_base",
     "load_config",

@@ -32,6 +32,7 @@ from feddpa_jax.run.loop import (
 )
 from feddpa_jax.run.opening import (
     at_hand,
+    beside,
     check_modes,
     check_named,
     checked,
@@ -214,6 +215,31 @@ class Experiment(Outcome):
         made = cls.__new__(cls)
         made._set_up(config, prepare(config), run, on_progress)
         made._named = named_adapters(config, made.prepared)
+        return made
+
+    def sibling(
+        self,
+        config: Config,
+        *,
+        run_dir: Path | str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "Experiment":
+        """Another experiment on the same base and data; nothing is loaded or tokenized again.
+
+        Args:
+          config: its settings; those of `model`, `data`, `mesh` and the seed are this one's.
+          run_dir: as of the class.
+          on_progress: as of the class.
+
+        Raises:
+          UserError: `config` has another seed, model, data or mesh, or does not fit the base; or
+            the folder is another run's.
+        """
+        config = checked(beside(self.config, config, self.prepared))
+        run = folder_of(run_dir, config)
+        made = type(self).__new__(type(self))
+        made._set_up(config, self.prepared, run, on_progress)
+        together(lambda: check_beginning(config, self.prepared, run))
         return made
 
     @property

@@ -85,6 +85,13 @@ class Outcome(abc.ABC):
         """
         return self._adapters()[0]
 
+    @property
+    def answers_with(self) -> str:
+        """The mode that the method is judged by; the last possible one if that is not possible."""
+        possible = available_modes(self._adapters()[0])
+        wanted = METHODS.find(self.config.fed.method).answers_with
+        return wanted if wanted in possible else possible[-1]
+
     def _check_alone(self, what: str) -> None:
         """Refuses what one process does for all."""
         if several():
@@ -127,8 +134,7 @@ class Outcome(abc.ABC):
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
         check_modes(config)
         adapters, number = self._adapters()
-        possible = available_modes(adapters)
-        answers_with = METHODS.find(config.fed.method).answers_with
+        answers_with = self.answers_with
         with contextlib.ExitStack() as held:
             self._folder_for_evaluation(held)
             if self.run is not None:
@@ -138,7 +144,7 @@ class Outcome(abc.ABC):
                 config,
                 self.prepared,
                 adapters,
-                answers_with=answers_with if answers_with in possible else possible[-1],
+                answers_with=answers_with,
                 round_number=number,
                 folder=self.run and self.run.evaluation,
                 on_progress=self.on_progress,

@@ -36,6 +36,7 @@ TIERS = (
     {"testing", "plan", "report", "laboratory", "export"},
     {"outcome"},
     {"experiment"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 )

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from feddpa_jax.adapters.lora import Adapter, Branch
+from feddpa_jax.adapters.lora import Adapter, Branch, BranchWeight
+from feddpa_jax.adapters.token_gate import rest_of
 
 # The inference modes that every method with both adapters has.
 MODES = ("base", "global", "local", "fixed", "instance")
@@ -63,10 +64,10 @@ def dual_branches(
     global_C: Adapter | None,
     local_C: Adapter | None,
     client_B: Int[Array, "B"],
-    local_weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...],
+    local_weight: BranchWeight,
     *,
     scale: float,
-    global_weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...] | None = None,
+    global_weight: BranchWeight | None = None,
     key_B2: UInt[Array, "B 2"] | None = None,
     rate: float = 0.0,
     detach_global: bool = False,
@@ -78,7 +79,7 @@ def dual_branches(
       local_C: the clients' local adapters, or None to leave them out.
       client_B: the client of each row.
       local_weight: l, the weight of the local adapter, of each row or each token; as a tuple, each
-        layer's own.
+        layer's own, which may be a gate of its tokens.
       scale: LoRA scale, alpha / rank.
       global_weight: g, the weight of the global adapter; 1 - l if None.
       key_B2: dropout key words of each row, or None for none.
@@ -90,7 +91,7 @@ def dual_branches(
     """
     weight = global_weight
     if weight is None:
-        weight = jax.tree.map(lambda own: 1.0 - own, local_weight)
+        weight = rest_of(local_weight)
     branches = []
     if global_C is not None:
         branches.append(Branch(global_C, client_B, weight, key_B2, scale, rate, detach_global, 0))

@@ -28,8 +28,11 @@ from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.dropout import dropout
 from feddpa_jax.adapters.router import expert_shares, of_rows
+from feddpa_jax.adapters.token_gate import TokenGate
 
 Adapter = dict[str, dict[str, jax.Array]]
+# Of each row or each token; as a tuple each layer's own, which may be gates of its tokens.
+BranchWeight = jax.Array | TokenGate | tuple[jax.Array | TokenGate, ...]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -137,7 +140,7 @@ class Branch:
 
     bank: Adapter
     client_B: Int[Array, "B"]
-    weight: Float[Array, "B"] | Float[Array, "B T"] | tuple[jax.Array, ...]
+    weight: BranchWeight
     key_B2: UInt[Array, "B 2"] | None = None
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
     rate: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -167,6 +170,16 @@ def layer_branches(branches: Sequence[Branch], layers: int) -> list[tuple[Branch
     ]
 
 
+def weigh_tokens(branches: Sequence[Branch], x_BTD: jax.Array) -> tuple[Branch, ...]:
+    """The branches of a layer that `x_BTD` enters; where there are gates, each token's weight."""
+    return tuple(
+        dataclasses.replace(branch, weight=branch.weight.weights(x_BTD))
+        if isinstance(branch.weight, TokenGate)
+        else branch
+        for branch in branches
+    )
+
+
 def delta(
     branches: Sequence[Branch], target: str, x_BTD: jax.Array, *, layer: int, dtype: DTypeLike
 ) -> jax.Array | float:
@@ -180,13 +193,14 @@ def delta(
             site = (layer * len(TARGETS) + TARGETS.index(target)) * 8 + branch.index
             x = dropout(x, branch.key_B2, site=site, rate=branch.rate)
         own = branch.bank[target]
-        assert not isinstance(branch.weight, tuple), "branches of a layer: see layer_branches"
+        weight = branch.weight
+        assert not isinstance(weight, tuple | TokenGate), "see layer_branches and weigh_tokens"
         y_BTE = bank_delta(
             x,
             own["a"],
             own["b"],
             branch.client_B,
-            branch.weight * branch.scale,
+            weight * branch.scale,
             # The router sees the input itself, without dropout.
             share_BTK=expert_shares(x_BTD, own, branch.client_B),
             dtype=dtype,

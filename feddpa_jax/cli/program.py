@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from feddpa_jax.cli import (
+    compare,
     data,
     eval,
     export,
@@ -35,13 +36,14 @@ COMMANDS = {
     "generate": generate,
     "export": export,
     "weigh": weigh,
+    "compare": compare,
     "data": data,
     "plan": plan,
     "report": report,
     "fields": fields,
 }
 # The commands whose programs are kept; `plan` measures what compiling takes.
-_COMPILE = ("train", "eval", "generate", "export", "weigh")
+_COMPILE = ("train", "eval", "generate", "export", "weigh", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

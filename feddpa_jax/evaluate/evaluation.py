@@ -38,6 +38,7 @@ class Setting:
       tokenized: the same, tokenized.
       tokenizer: the model's.
       dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
+      held: each client's examples that the weighting rule learns from, where it does.
     """
 
     clients: tuple[Client, ...]
@@ -46,6 +47,7 @@ class Setting:
     tokenized: tuple[TokenizedExample, ...]
     tokenizer: Tokenizer
     dreams: tuple[TokenizedExample, ...] = ()
+    held: tuple[tuple[TokenizedExample, ...], ...] = ()
 
     def tasks(self) -> Tasks:
         """Which task each instance has, and whose own it is."""
@@ -182,8 +184,8 @@ def _score(
     """By mode the weights, the requests and their scores; the instances are weighed in between."""
     C, I = len(setting.clients), len(setting.tokenized)
     # Training examples are scored too: any of them may be drawn as support.
-    everything = [*setting.tokenized, *(e for own in setting.training for e in own)]
-    everything += setting.dreams
+    own_examples = (*setting.training, *setting.held)
+    everything = [*setting.tokenized, *(e for own in own_examples for e in own), *setting.dreams]
     shared = {mode: same_for_all(mode, adapters) for mode in chosen}
     total = sum(I * (1 if shared[mode] else C) for mode in chosen)
     scorer = Scorer.for_examples(
@@ -207,11 +209,13 @@ def _score(
                     setting.dreams,
                     weighting,
                     {m: passes[m].by_client(scores[m]) for m in scores if m in MIXES},
+                    setting.held,
                 )
                 weights[mode] = instance_weights(evidence, weighting)
             passes[mode] = _Pass(shared[mode], weights[mode], setting.tokenized)
             own = scorer.under(adapters_in(mode, adapters))
             scores[mode] = own(passes[mode].requests, advance)
+            weights[mode] = weights[mode].seen(scores[mode].gated_IL)
     return weights, passes, scores
 
 

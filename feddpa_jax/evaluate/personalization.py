@@ -215,11 +215,6 @@ class Summary:
     p_clients: int
 
 
-def _interval(value: np.ndarray, samples_S: np.ndarray) -> Interval:
-    low, high = np.percentile(samples_S, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
-
-
 def _parts(scores_CI: np.ndarray, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
     """What each instance adds to P and to TTP, [I]: both are sums over a resample's instances."""
     clients = int(tasks.own_CK.any(axis=1).sum())
@@ -232,20 +227,36 @@ def _parts(scores_CI: np.ndarray, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]
     return part_I / clients, scores_CI.mean(axis=0) / len(tasks.names)
 
 
+def resampled(
+    scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples
+) -> tuple[np.ndarray, np.ndarray]:
+    """P and TTP of one mode's scores in every resample, each [S]."""
+    # The matrices of all resamples, and what is made of them, take three times this.
+    matrix = scores_CI.shape[0] * len(tasks.names)
+    if resamples.kept and 3 * 8 * resamples.count * matrix <= BOUND:
+        resampled_SCK = resamples.matrices(scores_CI)
+        return (
+            personalization(resampled_SCK, tasks.own_CK),
+            test_time_personalization(resampled_SCK),
+        )
+    p_S, ttp_S = resamples.sums(*_parts(scores_CI, tasks))
+    return p_S, ttp_S
+
+
+def interval_of(value: float, samples_S: np.ndarray) -> Interval:
+    """A value with the 95 % interval of its resamples."""
+    low, high = np.percentile(samples_S, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
 def summarize(scores_CI: np.ndarray, tasks: Tasks, resamples: Resamples) -> Summary:
     """P, TTP and the matrix of one mode's scores; of a difference of scores just as well."""
     chex.assert_tree_all_finite(scores_CI)
     matrix_CK = task_matrix(scores_CI, tasks)
-    # The matrices of all resamples, and what is made of them, take three times this.
-    if resamples.kept and 3 * 8 * resamples.count * matrix_CK.size <= BOUND:
-        resampled_SCK = resamples.matrices(scores_CI)
-        p_S = personalization(resampled_SCK, tasks.own_CK)
-        ttp_S = test_time_personalization(resampled_SCK)
-    else:
-        p_S, ttp_S = resamples.sums(*_parts(scores_CI, tasks))
+    p_S, ttp_S = resampled(scores_CI, tasks, resamples)
     return Summary(
-        _interval(personalization(matrix_CK, tasks.own_CK), p_S),
-        _interval(test_time_personalization(matrix_CK), ttp_S),
+        interval_of(float(personalization(matrix_CK, tasks.own_CK)), p_S),
+        interval_of(float(test_time_personalization(matrix_CK)), ttp_S),
         matrix_CK,
         int(tasks.own_CK.any(axis=1).sum()),
     )

@@ -1,11 +1,14 @@
 """One prompt of one client, outside of an evaluation: its weight and its answer."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.token_gate import TokenGate
+from feddpa_jax.adapters.token_gate import Weight as RowWeight
 from feddpa_jax.evaluate.modes import instance_weights
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.inference.layerwise import Layerwise
@@ -40,11 +43,13 @@ class Own(NamedTuple):
       ident: the client's id, which its draws follow from.
       training: its tokenized training examples.
       dreams: made-up prompts, where the rule asks for them.
+      held: its examples that the rule learns from, where it does.
     """
 
     ident: int
     training: Sequence[TokenizedExample]
     dreams: Sequence[TokenizedExample] = ()
+    held: Sequence[TokenizedExample] = ()
 
 
 class Answered(NamedTuple):
@@ -91,9 +96,10 @@ def answer_one(
         longest=max(lengths),
         max_new_tokens=max_new_tokens,
     )
-    if not isinstance(weighting, Weight):
-        weighting = _weigh(layerwise, tokenizer.eos_id, tokens_T, *weighting)
-    g, l, _ = weighting
+    if isinstance(weighting, Weight):
+        g, l, _ = weighting
+    else:
+        weighting, (g, l) = _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, *weighting)
     ends = {"stop_ids": tokenizer.stop_ids, "max_new_tokens": max_new_tokens}
     if beams == 1:
         answer_T = answer_greedily(layerwise, tokens_T, g, l, **ends)
@@ -131,28 +137,41 @@ def weigh_one(
         longest=max([len(tokens_T) + 1, *_lengths(settings, own)]),
         max_new_tokens=1,
     )
-    return _weigh(layerwise, tokenizer.eos_id, tokens_T, settings, own)
+    return _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, settings, own)[0]
 
 
 def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
     """The lengths of all prompts but the one that is asked."""
     support = np.unique(support_draw(len(own.training), settings, 1, own.ident))
     examples = [*(own.training[i] for i in support), *own.dreams]
-    return [example.prompt_length for example in examples]
+    return [example.prompt_length for example in examples] + [len(e.tokens_T) for e in own.held]
 
 
 def _weigh(
     layerwise: Layerwise,
+    adapters: Adapters,
     eos_id: int,
     tokens_T: np.ndarray,
     settings: WeightingSettings,
     own: Own,
-) -> Weight:
+) -> tuple[Weight, tuple[RowWeight, RowWeight]]:
+    """What is told of a prompt's weights, and g and l: numbers, [L], or gates of its tokens."""
     # The end token stands in for a response: embeddings are of the prompt alone.
     asked = TokenizedExample(np.append(tokens_T, eos_id).astype(np.int32), len(tokens_T))
     evidence = gather(
-        SingleScorer(layerwise), [own.ident], [own.training], [asked], own.dreams, settings
+        SingleScorer(layerwise, adapters),
+        [own.ident],
+        [own.training],
+        [asked],
+        own.dreams,
+        settings,
+        held=[own.held],
     )
     weights = instance_weights(evidence, settings)
+    g, l = weights.at(0, 0)
+    if isinstance(l, TokenGate):
+        passed = layerwise.prompt(tokens_T, g, l)
+        weights = weights.seen(layerwise.gated(passed, len(tokens_T), l)[None])
     assert weights.similarity_CI is not None
-    return Weight(*weights.at(0, 0), float(np.mean(weights.similarity_CI[0, 0])))
+    told_g, told_l = dataclasses.replace(weights, gate_CI=None).at(0, 0)
+    return Weight(told_g, told_l, float(np.mean(weights.similarity_CI[0, 0]))), (g, l)

@@ -199,7 +199,7 @@ def _json(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, A
     }
 
 
-def _digest(example: Example) -> str:
+def digest(example: Example) -> str:
     """A digest that identifies an instance, whatever its place in the test set."""
     text = json.dumps([example.instruction, example.input, example.output])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -208,7 +208,7 @@ def _digest(example: Example) -> str:
 def _instance_lines(
     results: Mapping[str, ModeResult], setting: Setting
 ) -> Iterator[dict[str, Any]]:
-    digests = [_digest(example) for example in setting.instances]
+    digests = [digest(example) for example in setting.instances]
     for mode, result in results.items():
         weights = result.weights.means()
         by_layer = result.weights.local_CI if result.weights.local_CI.ndim == 3 else None

@@ -183,7 +183,7 @@ def _check_mix(method: Method, phase: Phase, refuse: Callable[[str], UserError])
     kinds: list[Any] = []
 
     def mixed(trained: Any, frozen: Any) -> None:
-        kinds.append(phase.mix(together(trained, frozen)))
+        kinds.append(phase.objective.mix(together(trained, frozen)))
 
     jax.eval_shape(mixed, one(trained), frozen._replace(own_C=one(frozen.own_C)))
     (terms,) = kinds

@@ -18,7 +18,6 @@ answers with v_k. The modes fixed and instance combine w ("global") and v_k ("lo
 only.
 """
 
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 from feddpa_jax.federated.penalty import proximal
 from feddpa_jax.types import UserError
@@ -44,11 +43,10 @@ def ditto(lora: Lora, *, strength: float = 1.0) -> Method:
             Phase(
                 "local",
                 train=("local",),
-                mix=alone("local"),
                 beside=("global",),
                 penalty=proximal("local", to="global", strength=strength),
             ),
             # 3. and 4. The copy of the global adapter, of which the server takes the mean.
-            Phase("global", train=("global",), mix=alone("global"), stream=1),
+            Phase("global", train=("global",), stream=1),
         ),
     )

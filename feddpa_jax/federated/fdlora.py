@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.adapters.lora import bank_of
-from feddpa_jax.adapters.mix import Parts, Term, alone
+from feddpa_jax.adapters.mix import Parts, Term
 from feddpa_jax.federated.fusion import even_weights, find_weights, fused
 from feddpa_jax.federated.method import METHODS, Answers, Lora, Method, Part, Phase, Search
 from feddpa_jax.federated.nesterov import nesterov
@@ -76,7 +76,6 @@ def fdlora(
             Phase(
                 "personal",
                 train=("local",),
-                mix=alone("local"),
                 sends=("local",),
                 upload=lambda trained_C, own_C: {"global": trained_C["local"]},
                 when=lambda number: number == 0,
@@ -85,7 +84,6 @@ def fdlora(
             Phase(
                 "global",
                 train=("global",),
-                mix=alone("global"),
                 keep=synced,
                 server=nesterov(
                     "global",

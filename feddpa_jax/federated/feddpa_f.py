@@ -7,7 +7,6 @@ global adapter on its own data; the copy is its local adapter, and inference mix
 
 import dataclasses
 
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.fedit import fedit
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
@@ -19,7 +18,6 @@ def feddpa_f(lora: Lora) -> Method:
     personalization = Phase(
         "personalization",
         train=("local",),
-        mix=alone("local"),
         start={"local": "global"},
         after=True,
     )

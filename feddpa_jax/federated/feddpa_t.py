@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from feddpa_jax.adapters.mix import Parts, Term, alone
+from feddpa_jax.adapters.mix import Parts, Term
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
 
@@ -45,6 +45,6 @@ def feddpa_t(
                 stream=0,
             ),
             # 3. and 4. The copy of the global adapter, of which the server takes the mean.
-            Phase("global", train=("global",), mix=alone("global"), stream=1),
+            Phase("global", train=("global",), stream=1),
         ),
     )

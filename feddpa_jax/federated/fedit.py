@@ -9,7 +9,6 @@ In round t each client
            global = sum over c of share_c * copy_c.
 """
 
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
 
@@ -18,5 +17,5 @@ def fedit(lora: Lora) -> Method:
     """FedIT: the mean of all clients' copies of one adapter."""
     return Method(
         parts={"global": Part("server", lora.fresh)},
-        phases=(Phase("global", train=("global",), mix=alone("global"), stream=1),),
+        phases=(Phase("global", train=("global",), stream=1),),
     )

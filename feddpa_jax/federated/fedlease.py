@@ -27,7 +27,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.clusters import allocate, distances, means_by_cluster
 from feddpa_jax.federated.experts import empty_experts, new_routers, routed, sent_to_each
 from feddpa_jax.federated.method import METHODS, Answers, Lora, Method, Part, Phase
@@ -85,7 +84,6 @@ def fedlease(
             Phase(
                 "warm",
                 train=("warm",),
-                mix=alone("warm"),
                 sends=("warm",),
                 reduce="stack",
                 server=cluster,

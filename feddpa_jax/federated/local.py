@@ -1,6 +1,5 @@
 """Local fine-tuning: each client trains an adapter of its own, and nothing is shared."""
 
-from feddpa_jax.adapters.mix import alone
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 
 
@@ -9,5 +8,5 @@ def local(lora: Lora) -> Method:
     """Local training: no server, and nothing is sent."""
     return Method(
         parts={"local": Part("client", lora.fresh)},
-        phases=(Phase("local", train=("local",), mix=alone("local")),),
+        phases=(Phase("local", train=("local",)),),
     )

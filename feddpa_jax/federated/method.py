@@ -7,7 +7,7 @@ before there is a base model:
     def fedit(lora):
         return Method(
             parts={"global": Part("server", lora.fresh)},
-            phases=(Phase("global", train=("global",), mix=alone("global")),),
+            phases=(Phase("global", train=("global",)),),
         )
 
 Its other parameters are its options, set by `fed.options`; one that is named as a field of `fed`
@@ -28,7 +28,7 @@ import optax
 
 from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.adapters.lora import Adapter, bank_of
-from feddpa_jax.adapters.mix import Mix
+from feddpa_jax.adapters.mix import Mix, alone
 from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.server import ServerStep
 from feddpa_jax.registry import Registry
@@ -120,7 +120,7 @@ class Phase:
       name: seeds the shuffle, and names the phase's losses.
       train: the parts in training, or single leaves as "part.leaf". Of a server's part every
         participant trains a copy.
-      mix: how the parts add up in the forward pass.
+      mix: how the parts add up in the forward pass; None: the part in training alone.
       beside: frozen parts that the mix or the penalty sees besides.
       start: client parts in training that start anew as a server's part.
       receive: `(server, own_C, members) -> {name: tree_C}`: what the server sends to each of some
@@ -144,7 +144,7 @@ class Phase:
 
     name: str
     train: tuple[str, ...]
-    mix: Mix
+    mix: Mix | None = None
     beside: tuple[str, ...] = ()
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     receive: Receive | None = None
@@ -164,7 +164,8 @@ class Phase:
     @functools.cached_property
     def objective(self) -> Objective:
         """What its loss is; the engine compiles one step for it."""
-        return Objective(self.mix, self.penalty)
+        mix = alone(self.train[0].partition(".")[0]) if self.mix is None else self.mix
+        return Objective(mix, self.penalty)
 
 
 class Answers(NamedTuple):

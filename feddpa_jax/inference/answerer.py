@@ -10,6 +10,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters, dual_branches
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
 from feddpa_jax.inference.beam import beam_search
 from feddpa_jax.inference.decode import Decoded, decode, prefill
 from feddpa_jax.inference.scorer import by_layer
@@ -28,7 +29,7 @@ def compile_tokens(platform: str) -> int:
 class Prompt:
     """A prompt to be answered under a client's adapters: g times global, l times local.
 
-    Weights are numbers, or [L]: each layer's own.
+    Weights are numbers, or [L]: each layer's own; or gates of tokens.
 
     `expected` is a guess of the answer's length. Prompts with similar guesses share a batch,
     because a batch ends with its longest answer.
@@ -36,8 +37,8 @@ class Prompt:
 
     client: int
     tokens_T: np.ndarray
-    global_weight: float | np.ndarray
-    local_weight: float | np.ndarray
+    global_weight: Weight
+    local_weight: Weight
     expected: int = 0
 
 
@@ -71,8 +72,8 @@ def _answer(
     tokens_BT: jax.Array,
     length_B: jax.Array,
     client_B: jax.Array,
-    global_weight_B: jax.Array,
-    local_weight_B: jax.Array,
+    global_weight_B: jax.Array | TokenGate,
+    local_weight_B: jax.Array | TokenGate,
     *,
     scale: float,
     beams: int,
@@ -154,18 +155,15 @@ class Answerer:
     def _batch(self, prompts: list[Prompt], rows: int, length: int) -> list[np.ndarray]:
         tokens_BT = np.full((rows, length), self.pad_id, np.int32)
         length_B, client_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        layered = any(np.ndim(prompt.local_weight) for prompt in prompts)
-        shape = (self.model.config.layers, rows) if layered else (rows,)
-        global_weight_B, local_weight_B = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         # Spare rows repeat the last prompt: they end when it does and cost no further step.
-        for b in range(rows):
-            prompt = prompts[min(b, len(prompts) - 1)]
+        asked = [prompts[min(b, len(prompts) - 1)] for b in range(rows)]
+        for b, prompt in enumerate(asked):
             tokens_BT[b, : len(prompt.tokens_T)] = prompt.tokens_T
             length_B[b], client_B[b] = len(prompt.tokens_T), prompt.client
-            global_weight_B[..., b], local_weight_B[..., b] = (
-                prompt.global_weight,
-                prompt.local_weight,
-            )
+        global_weight_B, local_weight_B = (
+            self._weights([getattr(prompt, name) for prompt in asked])
+            for name in ("global_weight", "local_weight")
+        )
         decoded = self._answer(
             self.model,
             self.adapters.global_C,
@@ -173,9 +171,19 @@ class Answerer:
             jnp.asarray(tokens_BT),
             jnp.asarray(length_B),
             jnp.asarray(client_B),
-            jnp.asarray(global_weight_B),
-            jnp.asarray(local_weight_B),
+            jax.tree.map(jnp.asarray, global_weight_B),
+            jax.tree.map(jnp.asarray, local_weight_B),
             **self._settings,
         )
         tokens_BT, length_B = np.asarray(decoded.tokens_BT), np.asarray(decoded.length_B)
         return [tokens_BT[b, : length_B[b]] for b in range(len(prompts))]
+
+    def _weights(self, own: list[Weight]) -> np.ndarray | TokenGate:
+        """The weights of rows: [B], or [L, B], or their gates."""
+        config = self.model.config
+        plain = [np.asarray(weight) for weight in own if not isinstance(weight, TokenGate)]
+        if len(plain) < len(own):
+            return gates_of_rows(own, config.layers, config.width)
+        if any(map(np.ndim, plain)):
+            plain = [np.broadcast_to(weight, (config.layers,)) for weight in plain]
+        return np.stack(plain, axis=-1).astype(np.float32)

@@ -6,6 +6,7 @@ is a program, called once for each, of one row in one of a few lengths.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,10 @@ from flax import nnx
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
 from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, Sight, Sights, run_block
 from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache
-
-Weight = float | np.ndarray
 
 
 class Passed(NamedTuple):
@@ -82,7 +82,7 @@ class Layerwise:
 
         Args:
           tokens_T: token ids.
-          global_weight: g, or each layer's [L].
+          global_weight: g, or each layer's [L], or a gate of tokens.
           local_weight: l, likewise.
         """
         tokens_1T = np.zeros((1, self.length), np.int32)
@@ -141,12 +141,9 @@ class Layerwise:
         local_weight: Weight,
     ) -> Passed:
         config = self.model.config
-        weights_2L1 = np.stack(
-            [
-                np.broadcast_to(np.asarray(weight, np.float32), (config.layers,))
-                for weight in (global_weight, local_weight)
-            ]
-        )[..., None]
+        weights_L = list(
+            zip(*(self._by_layer(weight) for weight in (global_weight, local_weight)), strict=True)
+        )
         B, T = tokens_BT.shape
         position_BT = np.tile(np.arange(start, start + T, dtype=np.int32), (B, 1))
         x_BTD, sights = _enter(self.model, tokens_BT, position_BT, slots=self.slots)
@@ -155,7 +152,7 @@ class Layerwise:
             x_BTD, own = _layer(
                 self._parameters[layer],
                 self._adapters[layer],
-                weights_2L1[:, layer],
+                weights_L[layer],
                 x_BTD,
                 position_BT,
                 sights.of_layer(layer, config),
@@ -166,6 +163,23 @@ class Layerwise:
             states.append(x_BTD)
             new.append(own)
         return Passed(states, tuple(new))
+
+    def _by_layer(self, weight: Weight) -> Sequence[np.ndarray | TokenGate]:
+        """The weight of one row in every layer, [1]."""
+        config = self.model.config
+        if isinstance(weight, TokenGate):
+            return gates_of_rows([weight], config.layers, config.width).by_layer()
+        return list(np.broadcast_to(np.asarray(weight, np.float32), (config.layers,))[:, None])
+
+    def gated(self, passed: Passed, tokens: int, gate: TokenGate) -> np.ndarray:
+        """The mean of a gate's weight over the first tokens of a prompt in every layer, [L]."""
+        gates = gates_of_rows([gate], self.model.config.layers, self.model.config.width).by_layer()
+        return np.array(
+            [
+                np.asarray(_weights(own, x_1TD))[0, :tokens].mean()
+                for own, x_1TD in zip(gates, passed.states, strict=False)
+            ]
+        )
 
 
 def padded(tokens: int) -> int:
@@ -197,7 +211,7 @@ def _enter(
 def _layer(
     parameters: Any,
     adapters: tuple[Adapter | None, Adapter | None],
-    weights_2B: jax.Array,
+    weights: tuple[jax.Array | TokenGate, jax.Array | TokenGate],
     x_BTD: jax.Array,
     position_BT: jax.Array,
     sight: Sight,
@@ -207,13 +221,17 @@ def _layer(
     scale: float,
 ) -> tuple[jax.Array, LayerCache]:
     global_1, local_1 = adapters
+    rows = x_BTD.shape[0]
+    global_weight, local_weight = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape[1:])), weights
+    )
     branches = dual_branches(
         global_1,
         local_1,
         jnp.zeros(x_BTD.shape[0], jnp.int32),
-        jnp.broadcast_to(weights_2B[1], x_BTD.shape[:1]),
+        local_weight,
         scale=scale,
-        global_weight=jnp.broadcast_to(weights_2B[0], x_BTD.shape[:1]),
+        global_weight=global_weight,
     )
     x_BTD, new = run_block(
         definition,
@@ -228,6 +246,11 @@ def _layer(
     )
     assert new is not None
     return x_BTD, new
+
+
+@jax.jit
+def _weights(gate: TokenGate, x_BTD: jax.Array) -> jax.Array:
+    return gate.weights(x_BTD)
 
 
 @jax.jit

@@ -9,14 +9,15 @@ answer's first token.
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters, dual_branches
-from feddpa_jax.adapters.lora import Adapter
+from feddpa_jax.adapters.lora import Adapter, BranchWeight
+from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
 from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.training.blocks import Placed, choose_shapes, fill, schedule
@@ -32,13 +33,14 @@ SAMPLED = 512
 class Request(NamedTuple):
     """An example to be scored under a client's adapters: g times global, l times local.
 
-    Weights are numbers, or [L]: each layer's own.
+    Weights are numbers, or [L]: each layer's own; or gates of tokens, the same for all requests of
+    the client.
     """
 
     client: int
     example: TokenizedExample
-    global_weight: float | np.ndarray
-    local_weight: float | np.ndarray
+    global_weight: Weight
+    local_weight: Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Scores:
       entropy_I: entropy of the first response token's distribution, in nats.
       last_ILD: hidden state at the last prompt token, after each of the layers asked for.
       mean_ILD: mean of the hidden states over the prompt, likewise.
+      gated_IL: mean of a gate's weight over the prompt in every layer; None if there are no gates.
     """
 
     nll_I: np.ndarray
@@ -58,10 +61,16 @@ class Scores:
     entropy_I: np.ndarray
     last_ILD: np.ndarray
     mean_ILD: np.ndarray
+    gated_IL: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Scores":
         """The results of these requests, in this order."""
-        return Scores(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        found = {
+            field.name: part[rows]
+            for field in dataclasses.fields(self)
+            if (part := getattr(self, field.name)) is not None
+        }
+        return Scores(**found)
 
 
 class Scoring(Protocol):
@@ -70,6 +79,11 @@ class Scoring(Protocol):
     @property
     def model(self) -> Model:
         """The base."""
+        ...
+
+    @property
+    def adapters(self) -> Adapters:
+        """The shared one and the clients' own, in the order of the requests' clients."""
         ...
 
     def __call__(
@@ -90,8 +104,10 @@ class _Prompts(NamedTuple):
     length_E: np.ndarray
 
 
-def by_layer(weight: jax.Array, axes: int) -> jax.Array | tuple[jax.Array, ...]:
+def by_layer(weight: jax.Array | TokenGate, axes: int) -> BranchWeight:
     """Splits a leading layer axis into a tuple, if there is one."""
+    if isinstance(weight, TokenGate):
+        return weight.by_layer()
     return weight if weight.ndim == axes else tuple(jnp.unstack(weight))
 
 
@@ -100,8 +116,8 @@ def _score_block(
     global_C: Adapter | None,
     local_C: Adapter | None,
     rows: Rows,
-    global_weight_BT: jax.Array,
-    local_weight_BT: jax.Array,
+    global_weight_BT: jax.Array | TokenGate,
+    local_weight_BT: jax.Array | TokenGate,
     prompts: _Prompts,
     *,
     scale: float,
@@ -128,12 +144,14 @@ def _score_block(
         )[:-1]
         return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
 
+    gates = local_weight_BT.by_layer() if isinstance(local_weight_BT, TokenGate) else ()
     return (
         nll_P,
         correct_P,
         entropy_P,
         [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
         [means(states[layer]) for layer in layers],
+        [means(gate.weights(x)[..., None])[:, 0] for gate, x in zip(gates, states, strict=False)],
     )
 
 
@@ -213,13 +231,16 @@ class Scorer:
                 if request.client == client
             ]
             work.append([pack_rows(client, own, lengths, self.costs)])
-        embedded = (len(requests), len(layers), self.model.config.width)
+        config = self.model.config
+        embedded = (len(requests), len(layers), config.width)
+        gated = any(isinstance(request.local_weight, TokenGate) for request in requests)
         scores = Scores(
             np.zeros(len(requests)),
             np.zeros(len(requests), bool),
             np.zeros(len(requests), np.float32),
             np.zeros(embedded, np.float32),
             np.zeros(embedded, np.float32),
+            np.zeros((len(requests), config.layers), np.float32) if gated else None,
         )
         for planned in schedule([work], self.shapes):
             (rows,) = planned.rows
@@ -236,19 +257,9 @@ class Scorer:
         layers: tuple[int, ...],
     ) -> None:
         rows, placed = fill(block, shape)
-        B, T, _ = shape
-        layered = any(np.ndim(requests[at.ident].local_weight) for at in placed)
-        shape_of_weights = (self.model.config.layers, B, T) if layered else (B, T)
-        global_weight_BT = np.zeros(shape_of_weights, np.float32)
-        local_weight_BT = np.zeros(shape_of_weights, np.float32)
-        for at in placed:
-            request = requests[at.ident]
-            span = slice(at.start, at.start + len(request.example.tokens_T))
-            # A layer's weight stands for all tokens of the example.
-            global_weight_BT[..., at.row, span] = np.asarray(request.global_weight)[..., None]
-            local_weight_BT[..., at.row, span] = np.asarray(request.local_weight)[..., None]
+        global_weight_BT, local_weight_BT = self._weights(placed, shape, requests)
         prompts = self._prompts(placed, shape, requests)
-        nll_P, correct_P, entropy_P, last_LED, mean_LED = jax.device_get(
+        nll_P, correct_P, entropy_P, last_LED, mean_LED, gated_LE = jax.device_get(
             self._block(
                 self.model,
                 self.adapters.global_C,
@@ -271,6 +282,33 @@ class Scorer:
             for place in range(len(layers)):
                 scores.last_ILD[at.ident, place] = last_LED[place][e]
                 scores.mean_ILD[at.ident, place] = mean_LED[place][e]
+            if scores.gated_IL is not None:
+                scores.gated_IL[at.ident] = [own_E[e] for own_E in gated_LE]
+
+    def _weights(
+        self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]
+    ) -> tuple[Any, Any]:
+        """G and l of every token, or each row's gates of them."""
+        B, T, _ = shape
+        config = self.model.config
+        if any(isinstance(requests[at.ident].local_weight, TokenGate) for at in placed):
+            pairs: list[tuple[Weight, Weight]] = [(0.0, 0.0)] * B
+            for at in placed:
+                pairs[at.row] = requests[at.ident][2:]
+            of_rows = zip(*pairs, strict=True)
+            g, l = (gates_of_rows(own, config.layers, config.width) for own in of_rows)
+            return g, l
+        layered = any(isinstance(requests[at.ident].local_weight, np.ndarray) for at in placed)
+        shape_of_weights = (config.layers, B, T) if layered else (B, T)
+        global_weight_BT = np.zeros(shape_of_weights, np.float32)
+        local_weight_BT = np.zeros(shape_of_weights, np.float32)
+        for at in placed:
+            request = requests[at.ident]
+            span = slice(at.start, at.start + len(request.example.tokens_T))
+            # A layer's weight stands for all tokens of the example.
+            global_weight_BT[..., at.row, span] = np.asarray(request.global_weight)[..., None]
+            local_weight_BT[..., at.row, span] = np.asarray(request.local_weight)[..., None]
+        return global_weight_BT, local_weight_BT
 
     def _prompts(
         self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]

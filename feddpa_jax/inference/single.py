@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from feddpa_jax.adapters.token_gate import Weight
 from feddpa_jax.inference.beam import Beams, begin, best, follow, unfinished
-from feddpa_jax.inference.layerwise import Layerwise, Weight
-from feddpa_jax.inference.scorer import Request, Scores
+from feddpa_jax.inference.layerwise import Layerwise
+from feddpa_jax.inference.scorer import Adapters, Request, Scores
 from feddpa_jax.models.decoder import Model
 
 
@@ -19,9 +20,10 @@ class SingleScorer:
     Prompts are embedded, or, where no layer is asked for, likelihoods are computed; not both.
     """
 
-    def __init__(self, layerwise: Layerwise):
-        """Args: the base with the client's adapters."""
+    def __init__(self, layerwise: Layerwise, adapters: Adapters):
+        """Args: the base with the client's adapters, and these."""
         self.layerwise = layerwise
+        self.adapters = adapters
 
     @property
     def model(self) -> Model:

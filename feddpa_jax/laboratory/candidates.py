@@ -11,6 +11,7 @@ from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.rule import learns
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
@@ -33,7 +34,10 @@ class Candidate:
 
 
 def weigh(collected: Collected, settings: WeightingSettings) -> np.ndarray:
-    """Every client's local weight of every instance, [C, J], as evaluation would have it."""
+    """Every client's local weight of every instance, [C, J], as evaluation would have it.
+
+    But a rule that learns weighs the client's own held-out examples by what it learnt from others.
+    """
     rule = jax.jit(
         make_weighting(
             settings.rule,
@@ -42,12 +46,13 @@ def weigh(collected: Collected, settings: WeightingSettings) -> np.ndarray:
             parameters=settings.parameters,
         )
     )
-    return np.stack(
-        [
-            np.asarray(rule(collected.evidence(c, settings)).local_weight_B)
-            for c in range(len(collected.questions.ids))
-        ]
-    )
+    fold_CJ = collected.questions.folds()
+    weight_CJ = np.empty(fold_CJ.shape, np.float32)
+    for c, fold_J in enumerate(fold_CJ):
+        for fold in np.unique(fold_J) if learns(settings.rule) else (-1,):
+            found_J = rule(collected.evidence(c, settings, fold=int(fold))).local_weight_B
+            weight_CJ[c] = np.where((fold_J == fold) | (fold < 0), found_J, weight_CJ[c])
+    return weight_CJ
 
 
 def fixed_points(paper: WeightingSettings) -> dict[str, WeightingSettings]:

@@ -13,7 +13,7 @@ import numpy as np
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts, Part
 from feddpa_jax.types import TokenizedExample
-from feddpa_jax.weighting.evidence import MODELS, Evidence
+from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import (
     MIXES,
     look,
@@ -22,8 +22,6 @@ from feddpa_jax.weighting.gathering import (
 )
 from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 
-# W local weights at which every answer is scored.
-WEIGHTS = tuple(w / 8 for w in range(9))
 _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 _BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
@@ -40,6 +38,7 @@ class Questions:
       instances: J instances, those of validation and of the test together.
       dreams: made-up prompts.
       layers: after how many layers prompts are embedded, ascending.
+      held: where each client's own held-out examples are among the instances.
     """
 
     ids: Sequence[int]
@@ -47,6 +46,7 @@ class Questions:
     instances: Sequence[TokenizedExample]
     dreams: Sequence[TokenizedExample]
     layers: tuple[int, ...]
+    held: Sequence[np.ndarray] = ()
 
     def requests(self) -> int:
         """How many requests `collect` scores."""
@@ -55,6 +55,23 @@ class Questions:
         own = C * J + S + C * len(self.dreams)
         prompts = (2 * J + C * J) + 3 * S
         return 2 * shared + 2 * own + len(_BETWEEN) * C * J + prompts
+
+    def folds(self) -> np.ndarray:
+        """Which of two halves of a client's own held-out examples an instance is in, [C, J].
+
+        -1 for instances that are not the client's own held-out ones, or its only one. A rule that
+        learns from held-out examples is judged on each half by what it learnt from the other one.
+        """
+        fold_CJ = np.full((len(self.ids), len(self.instances)), -1)
+        for c, held_H in enumerate(self.held):
+            if len(held_H) > 1:
+                fold_CJ[c, held_H] = np.arange(len(held_H)) % 2
+        return fold_CJ
+
+    def held_without(self, client: int, fold: int) -> np.ndarray:
+        """Where a client's own held-out examples are that are not in a fold."""
+        own_H = self.held[client] if self.held else np.zeros(0, int)
+        return own_H[self.folds()[client, own_H] != fold] if fold >= 0 else own_H
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +96,27 @@ class Collected:
     embeddings: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 
     def evidence(
-        self, client: int, settings: WeightingSettings, rows: slice = slice(None)
+        self,
+        client: int,
+        settings: WeightingSettings,
+        rows: slice = slice(None),
+        fold: int = -1,
     ) -> Evidence:
-        """A client's evidence on some instances, as `evaluate.evidence.gather` would give it."""
+        """A client's evidence on some instances, as `gather` would give it.
+
+        Args:
+          client: its place.
+          settings: how prompts are embedded, and the support's draw.
+          rows: of which instances.
+          fold: the half of the client's held-out examples that is left out; -1 for none.
+        """
         own = self.questions
         layer = own.layers[-1] if settings.layer is None else settings.layer
         at = (slice(None), own.layers.index(layer), POOLINGS.index(settings.pooling))
         query, support, dream = self.embeddings[settings.embed_with][client]
         draw_M = support_draw(len(own.training[client]), settings, 1, own.ids[client])
+        held_H = own.held_without(client, fold)
+        length_B = np.array([example.prompt_length for example in own.instances[rows]], np.int32)
         return Evidence(
             query_BD=query[at][rows],
             support_MD=support[at][draw_M],
@@ -94,6 +124,9 @@ class Collected:
             query_nll_BA=self.query_nll_CJA[client, rows],
             support_nll_MA=self.support_nll_A[client][draw_M],
             entropy_BA=self.entropy_CJA[client, rows],
+            length_B=length_B,
+            held_HD=query[at][held_H],
+            held_nll_HW=self.nll_CJW[client, held_H].astype(np.float32),
         )
 
 

@@ -16,12 +16,15 @@ from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS, interpolate, make_curves
+from feddpa_jax.weighting.rule import gives_weights
 from feddpa_jax.weighting.settings import WeightingSettings
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-# What a setting is told by: what only the fixed mix needs is left out.
-SETTING = tuple(f.name for f in dataclasses.fields(WeightingSettings) if f.name != "fixed")
+# What a setting is told by, without what only the fixed mix needs, and what is the same for all.
+SETTING = tuple(
+    f.name for f in dataclasses.fields(WeightingSettings) if f.name not in ("fixed", "learn_from")
+)
 
 Summaries = dict[str, Summary]
 
@@ -197,7 +200,9 @@ def describe(settings: WeightingSettings | None) -> str:
     if settings is None:
         return ""
     names = settings.sees()
-    words = [f"{settings.scale:g} to {settings.scales}"]
+    words = []
+    if not gives_weights(settings.rule):
+        words.append(f"{settings.scale:g} to {settings.scales}")
     if any(name.startswith("support") for name in names):
         words.append(f"support {settings.support}")
     if settings.rule != "constant" and any(name.endswith("D") for name in names):

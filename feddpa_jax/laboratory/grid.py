@@ -19,10 +19,17 @@ from jaxtyping import Array, Float
 
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hyperparameters import Value, Values
-from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
+from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected, Questions
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
-from feddpa_jax.weighting.rule import RULES, check_parameters, find_rule, sees
+from feddpa_jax.weighting.rule import (
+    RULES,
+    check_parameters,
+    find_rule,
+    gives_weights,
+    learns,
+    sees,
+)
 from feddpa_jax.weighting.settings import Model, Pooling, Side, WeightingSettings
 from feddpa_jax.weighting.weights import local_weight
 
@@ -76,9 +83,15 @@ class Grid:
                 views,
                 supports,
                 self.combinations(rule),
-                itertools.product(self.scales, self.orientations),
+                self.scalings(rule),
             )
         ]
+
+    def scalings(self, rule: str) -> list[tuple[float, Side]]:
+        """The scales and the adapters they go to; a rule that gives weights is not scaled."""
+        if gives_weights(rule):
+            return [(1.0, "local")]
+        return list(itertools.product(self.scales, self.orientations))
 
     def combinations(self, rule: str) -> list[Values]:
         """The values of a rule's hyperparameters that are tried; floats vary the fastest.
@@ -173,11 +186,12 @@ def _inputs(
     views: Sequence[View],
     supports: Sequence[int],
     collected: Collected,
+    part: "_Part",
     rows: slice,
     seed: int,
 ) -> list[dict[str, np.ndarray]]:
-    """What a rule sees, by support, as they differ in shape: every field [views, C, ...]."""
-    clients = range(len(collected.questions.ids))
+    """What a rule sees, by support, as they differ in shape: every field [views, clients, ...]."""
+    clients = part.clients
     # A support for each instance is made inside, from the shared one.
     wanted = {name.replace("support_BMD", "support_MD") for name in names}
 
@@ -191,7 +205,7 @@ def _inputs(
             layer=layer,
             seed=seed,
         )
-        found = collected.evidence(client, settings, rows)._asdict()
+        found = collected.evidence(client, settings, rows, part.fold)._asdict()
         return {name: value for name, value in found.items() if name in wanted}
 
     return [
@@ -201,6 +215,40 @@ def _inputs(
         )
         for support in supports
     ]
+
+
+class _Part(NamedTuple):
+    """Clients that see evidence of the same shapes, and the rows that it weighs.
+
+    Attributes:
+      clients: their places.
+      fold: the half of their held-out examples that is left out, and weighed; -1 for none, which
+        weighs everything else.
+    """
+
+    clients: list[int]
+    fold: int
+
+    def curves_of(self, curves: Curves, fold_CI: np.ndarray | None) -> Curves:
+        """The clients' curves, in which only the part's rows count; None if all are."""
+        members = np.array(self.clients)
+        score_CIWX, share_CIZ = (values[members] for values in curves)
+        if fold_CI is not None:
+            weighed_CI1 = (fold_CI[members] == self.fold)[..., None]
+            share_CIZ = np.where(weighed_CI1, share_CIZ, 0.0).astype(np.float32)
+        return Curves(score_CIWX, share_CIZ)
+
+
+def _parts(rule: str, questions: Questions) -> list[_Part]:
+    """All clients and rows, each once."""
+    everyone = range(len(questions.ids))
+    if not learns(rule):
+        return [_Part(list(everyone), -1)]
+    found: dict[tuple[int, int], list[int]] = {}
+    for c, fold_J in enumerate(questions.folds()):
+        for fold in np.unique(fold_J).tolist():
+            found.setdefault((fold, len(questions.held_without(c, fold))), []).append(c)
+    return [_Part(clients, fold) for (fold, _), clients in found.items()]
 
 
 def score_rule(
@@ -219,15 +267,34 @@ def score_rule(
     Returns:
       [settings, X, Z]: by metric of `CURVE_METRICS`; P and TTP.
     """
+    return np.sum(
+        [
+            _score_part(rule, grid, collected, part, curves, rows, seed)
+            for part in _parts(rule, collected.questions)
+        ],
+        axis=0,
+    )
+
+
+def _score_part(
+    rule: str,
+    grid: Grid,
+    collected: Collected,
+    part: _Part,
+    curves: Curves,
+    rows: slice,
+    seed: int,
+) -> np.ndarray:
+    """What some clients and rows add to the scores of `score_rule`."""
     function = find_rule(rule)
     names = sees(function)
     views, supports = grid._seen(rule)
-    inputs = _inputs(rule, names, views, supports, collected, rows, seed)
+    inputs = _inputs(rule, names, views, supports, collected, part, rows, seed)
+    curves = part.curves_of(curves, collected.questions.folds()[:, rows] if learns(rule) else None)
     scale_S, local_S = (
         jnp.array(values)
         for values in zip(
-            *((scale, side == "local") for scale in grid.scales for side in grid.orientations),
-            strict=True,
+            *((scale, side == "local") for scale, side in grid.scalings(rule)), strict=True
         )
     )
 

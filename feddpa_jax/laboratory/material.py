@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import Setting
@@ -30,12 +32,16 @@ class Material(NamedTuple):
     Attributes:
       setting: the clients and the test instances.
       collected: evidence and scores of all instances, the held-out ones first.
+      scorer: of the base and the adapters.
+      can_J: whether an instance's answer can be matched exactly.
       validation: the held-out instances.
       test: the test instances.
     """
 
     setting: Setting
     collected: Collected
+    scorer: Scorer
+    can_J: np.ndarray
     validation: Split
     test: Split
 
@@ -64,17 +70,19 @@ def find_material(
     Raises:
       UserError: nothing was held out, there is no test instance, or the evidence is another's.
     """
-    held, held_tokens = _validation(config, prepared)
+    held, held_tokens, own_held = _validation(config, prepared)
     dreams = base_prompts(config, prepared)
-    setting, _ = make_setting(config, prepared, dreams)
+    own_tokens = tuple(tuple(held_tokens[j] for j in held_H) for held_H in own_held)
+    setting, _ = make_setting(config, prepared, dreams, own_tokens)
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
         [*held_tokens, *setting.tokenized],
         dreams,
         layers,
+        own_held,
     )
-    collected = _collect(config, prepared, adapters, questions, fresh, folder, told)
+    collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
         [*held, *setting.instances],
         questions.instances,
@@ -90,6 +98,8 @@ def find_material(
     return Material(
         setting,
         with_matches(collected, can_J),
+        scorer,
+        can_J,
         split(held, slice(0, count)),
         split(setting.instances, slice(count, count + len(setting.instances))),
     )
@@ -97,8 +107,11 @@ def find_material(
 
 def _validation(
     config: Config, prepared: Prepared
-) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
-    held = tuple(e for client in prepared.federation.clients for e in client.validation)
+) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...], list[np.ndarray]]:
+    """All held-out examples that are left, tokenized, and which of them are each client's."""
+    clients = prepared.federation.clients
+    held = tuple(e for client in clients for e in client.validation)
+    owner_J = np.repeat(np.arange(len(clients)), [len(client.validation) for client in clients])
     if not held:
         raise UserError(
             "data.validation: this run held nothing out, so there is nothing to choose rules on; "
@@ -107,7 +120,9 @@ def _validation(
     found = encode(config, prepared.base.tokenizer, held)
     if not found.examples:
         raise UserError("data.max_length: no held-out example is left; raise it")
-    return tuple(held[i] for i in found.kept), found.examples
+    owner_J = owner_J[list(found.kept)]
+    own_held = [np.flatnonzero(owner_J == c) for c in range(len(clients))]
+    return tuple(held[i] for i in found.kept), found.examples, own_held
 
 
 def _collect(
@@ -118,7 +133,7 @@ def _collect(
     fresh: bool,
     folder: Path | None,
     on_progress: OnProgress | None,
-) -> Collected:
+) -> tuple[Collected, Scorer]:
     if folder is None:
         cache = MemoryParts()
     else:
@@ -136,6 +151,6 @@ def _collect(
     )
     if isinstance(cache, Cache) and cache.holds(PARTS):
         _log.info(f"evidence: {cache.folder}, computed before")
-        return collect(scorer, questions, cache)
+        return collect(scorer, questions, cache), scorer
     with follow("collecting", total, "answers", on_progress) as advance:
-        return collect(scorer, questions, cache, advance)
+        return collect(scorer, questions, cache, advance), scorer

@@ -22,10 +22,9 @@ from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement
 from feddpa_jax.laboratory.candidates import Candidate
-from feddpa_jax.laboratory.collect import Collected
+from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
-    Split,
     flags,
     interpolation_error,
     judge,
@@ -36,12 +35,13 @@ from feddpa_jax.laboratory.findings import (
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_rule
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
+from feddpa_jax.laboratory.off_curve import find_exactly, off_curve_settings, score_settings
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, weighs_layers
+from feddpa_jax.weighting.rule import RULES, learns, on_curve
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -84,9 +84,8 @@ def search(
     if unused:
         raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
-    best, notes, table = _try(
-        rules, options.by, grid, given.collected, given.validation, config.seed, on_progress
-    )
+    _check_held(rules, given.collected.questions, prepared.names)
+    best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
     findings = _judge_all(given, paper, best)
     run_exactly = {"paper", *(label for label, _ in best[: options.exact])}
     if options.exact:
@@ -139,17 +138,23 @@ def _check_adapters(config: Config, adapters: Adapters, round_number: int | None
 
 def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The rules to try."""
-    rules = wanted or tuple(rule for rule in RULES if not weighs_layers(rule))
+    rules = wanted or tuple(filter(on_curve, RULES))
     for rule in rules:
         file = RULES.own_file(rule)
         if file is not None and file.is_file():
             _log.info(f"rules: running the code in {file}")
-        if weighs_layers(rule):
-            raise UserError(
-                f"rules: {rule} weighs every layer apart, and its scores lie on no curve; use "
-                f"feddpa eval --weighting.rule {rule}"
-            )
     return rules
+
+
+def _check_held(rules: Sequence[str], questions: Questions, names: Sequence[str]) -> None:
+    """Refuses rules that learn from held-out examples where a client has none."""
+    for rule in filter(learns, rules):
+        for name, held_H in zip(names, questions.held, strict=True):
+            if not len(held_H):
+                raise UserError(
+                    f"rules: {rule} learns from held-out examples, and client {name!r} has none; "
+                    "leave the rule out, or train with --data.validation 16"
+                )
 
 
 def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:
@@ -165,19 +170,23 @@ def _try(
     rules: Sequence[str],
     by: Sequence[str],
     grid: Grid,
-    collected: Collected,
-    validation: Split,
-    seed: int,
+    given: Material,
+    paper: WeightingSettings,
     on_progress: OnProgress | None,
 ) -> tuple[list[tuple[str, WeightingSettings]], list[str], str]:
     """The best setting of every rule, the best rule first; how long it took; all as CSV."""
+    collected, validation, seed = given.collected, given.validation, paper.seed or 0
     curves = make_curves(collected, validation.tasks, validation.rows)
     everything, scores = [], []
     start = time.perf_counter()
     with follow("trying", len(rules), "rules", on_progress) as advance:
         for rule in rules:
-            settings = grid.settings(rule, seed)
-            score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
+            if on_curve(rule):
+                settings = grid.settings(rule, seed)
+                score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
+            else:
+                settings = off_curve_settings(rule, grid, paper)
+                score_NXZ = score_settings(given, settings)
             chex.assert_shape(score_NXZ, (len(settings), len(CURVE_METRICS), 2))
             everything += settings
             scores.append(score_NXZ)
@@ -200,25 +209,28 @@ def _judge_all(
 ) -> list[Finding]:
     """The scores of the fixed points, of every rule at its best, and of the bounds."""
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
-    chosen = [
-        Candidate(label, settings, candidates.weigh(collected, settings))
-        for label, settings in [*candidates.fixed_points(paper).items(), *best]
-    ]
-    chosen += candidates.bounds(
-        collected,
-        {name: split.tasks for name, split in splits.items()},
-        {name: split.rows for name, split in splits.items()},
-    )
-    of_paper_CJ = next(c.weight_CJ for c in chosen if c.label == "paper")
-    return [
-        Finding(
+    of_paper_CJ = candidates.weigh(collected, paper)
+
+    def interpolated(candidate: Candidate) -> Finding:
+        return Finding(
             candidate,
             judge(collected, splits["validation"], candidate.weight_CJ),
             judge(collected, splits["test"], candidate.weight_CJ),
             judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ),
         )
-        for candidate in chosen
+
+    found = [
+        interpolated(Candidate(label, settings, candidates.weigh(collected, settings)))
+        if on_curve(settings.rule)
+        else find_exactly(given, label, settings, paper)
+        for label, settings in [*candidates.fixed_points(paper).items(), *best]
     ]
+    bounds = candidates.bounds(
+        collected,
+        {name: split.tasks for name, split in splits.items()},
+        {name: split.rows for name, split in splits.items()},
+    )
+    return [*found, *map(interpolated, bounds)]
 
 
 def _exact(

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from feddpa_jax.adapters.lora import Branch, layer_branches
+from feddpa_jax.adapters.lora import Branch, layer_branches, weigh_tokens
 from feddpa_jax.devices.contraction import contract_frozen
 from feddpa_jax.models.kv_cache import Cache, LayerCache
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
@@ -44,6 +44,7 @@ class Block(nnx.Module):
         self, x_BTD: jax.Array, *, layer: int, branches: Sequence[Branch], **attention: Any
     ) -> tuple[jax.Array, LayerCache | None]:
         """The residual stream after this layer, and the layer's cache."""
+        branches = weigh_tokens(branches, x_BTD)
         out_BTD, cache = self.attention(
             self.attention_norm(x_BTD), branches=branches, layer=layer, **attention
         )

@@ -78,7 +78,7 @@ def make_page(runs: Sequence[Run]) -> Page:
         "settings": _settings(runs, page),
     }
     page.html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(**content, draw=page.figure, interval=_interval)
     )
@@ -86,10 +86,14 @@ def make_page(runs: Sequence[Run]) -> Page:
 
 
 @functools.cache
-def _environment() -> Environment:
-    """Every value in a template is escaped, and hidden characters in it are made visible."""
+def environment(*folders: Path) -> Environment:
+    """Every value in a template is escaped, and hidden characters in it are made visible.
+
+    Args:
+      folders: with more templates.
+    """
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else Markup(html(str(value))),
         undefined=StrictUndefined,

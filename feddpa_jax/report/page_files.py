@@ -1,8 +1,9 @@
 """A page on disk; beside it its tables, and its figures."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from feddpa_jax.files.disk import clear_leftovers, make_folder, write_whole, writing
 from feddpa_jax.files.lock import hold
@@ -36,6 +37,30 @@ def write_page(runs: Sequence[Path], out: Path, figures: Path | None) -> Written
         raise UserError(f"out: {out} is no page's name; name a file as report.html")
     warnings: list[str] = []
     page = make_page(read_runs(runs, warnings.append))
+    return write_made(page, out, figures, warnings)
+
+
+def write_made(
+    page: Page,
+    out: Path,
+    figures: Path | None,
+    warnings: Sequence[str],
+    *,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> Written:
+    """Writes a page, its tables, its figures, and other files beside it.
+
+    Args:
+      page: with its tables and drawings.
+      out: the page's file.
+      figures: a folder for the figures, for paper; None: as the page has them, beside it.
+      warnings: what is known about it already.
+      beside: more files, by name.
+
+    Raises:
+      UserError: something cannot be written, or another process writes there.
+    """
+    warnings = list(warnings)
     tables = out.with_name(f"{out.stem}_tables")
     plots = out.with_name(f"{out.stem}_figures") if figures is None else figures
     with hold(out, "wait for it, or name another --out", warnings.append):
@@ -44,6 +69,9 @@ def write_page(runs: Sequence[Path], out: Path, figures: Path | None) -> Written
             _write_tables(page, tables)
         with writing(plots):
             _write_figures(page, plots, for_paper=figures is not None)
+        for name, content in beside.items():
+            with writing(out.with_name(name)):
+                write_whole(out.with_name(name), content)
         with writing(out):
             write_whole(out, page.html)
     return Written(out, tables, plots, tuple(warnings))

@@ -11,7 +11,13 @@ from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.modes import adapters_in, available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
 from feddpa_jax.federated.method import METHODS
-from feddpa_jax.run.evaluating import check_rule, decoding, made_up, weighting_settings
+from feddpa_jax.run.evaluating import (
+    check_rule,
+    decoding,
+    learned_from,
+    made_up,
+    weighting_settings,
+)
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -113,8 +119,14 @@ def answer_prompt(
 def _weighed(config: Config, prepared: Prepared, client: str) -> tuple[WeightingSettings, Own]:
     check_rule(config)
     settings = weighting_settings(config)
-    training = prepared.training[place_of(prepared, client)]
-    return settings, Own(client_id(client), training, made_up(config, prepared, settings))
+    place = place_of(prepared, client)
+    held = learned_from(config, prepared, settings, only=client)
+    return settings, Own(
+        client_id(client),
+        prepared.training[place],
+        made_up(config, prepared, settings),
+        held[place] if held else (),
+    )
 
 
 def place_of(prepared: Prepared, client: str) -> int:

@@ -53,7 +53,7 @@ class ClientFiles:
         final = self.path(name, round_number)
         content = save(
             {
-                f"{part}.{target}.{leaf}": np.ascontiguousarray(x)
+                f"{part}.{target}.{leaf}": np.asarray(x, order="C")
                 for part, targets in parts.items()
                 for target, leaves in targets.items()
                 for leaf, x in leaves.items()

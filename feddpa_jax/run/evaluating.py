@@ -5,6 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
@@ -17,8 +19,9 @@ from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.run.own_code import announce
-from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.rule import RULES
+from feddpa_jax.types import TokenizedExample, UserError, client_id
+from feddpa_jax.weighting.gathering import support_draw
+from feddpa_jax.weighting.rule import RULES, learns
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
@@ -84,12 +87,57 @@ def made_up(
     return base_prompts(config, prepared) if "dream_ND" in settings.sees() else ()
 
 
+def learned_from(
+    config: Config, prepared: Prepared, settings: WeightingSettings, *, only: str | None = None
+) -> tuple[tuple[TokenizedExample, ...], ...]:
+    """Each client's examples that a weighting rule learns from; none if it does not learn.
+
+    These are the examples that the client held out; with `weighting.learn_from: training`, its
+    support where it held none out.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      settings: the rule's.
+      only: the one client that is weighed; the others have none then.
+
+    Raises:
+      UserError: a client held nothing out.
+    """
+    if not learns(settings.rule):
+        return ()
+    found = []
+    for client, training in zip(prepared.federation.clients, prepared.training, strict=True):
+        if only not in (None, client.name):
+            found.append(())
+            continue
+        own = encode(config, prepared.base.tokenizer, client.validation).examples
+        if not own and settings.learn_from == "training":
+            draw = support_draw(len(training), settings, 1, client_id(client.name))
+            own = tuple(training[i] for i in np.unique(draw))
+        if not own:
+            raise UserError(
+                f"data.validation: the rule {settings.rule} learns from held-out examples, and "
+                f"client {client.name!r} has none; train with --data.validation 16, or set "
+                "weighting.learn_from to training"
+            )
+        found.append(own)
+    return tuple(found)
+
+
 def make_setting(
     config: Config,
     prepared: Prepared,
     dreams: tuple[TokenizedExample, ...],
+    held: tuple[tuple[TokenizedExample, ...], ...] = (),
 ) -> tuple[Setting, TokenCounts]:
     """The clients and the test instances, and how many of these were cut or dropped.
+
+    Args:
+      config: the run's.
+      prepared: base, clients, tokenized training examples.
+      dreams: base prompts, if the weighting rule asks for them.
+      held: each client's examples that the weighting rule learns from.
 
     Raises:
       UserError: there are no test instances.
@@ -114,6 +162,7 @@ def make_setting(
         tokenized=test.examples,
         tokenizer=prepared.base.tokenizer,
         dreams=dreams,
+        held=held,
     )
     return setting, counts
 
@@ -157,7 +206,10 @@ def evaluate_config(
     if weighs:
         check_rule(config)
     setting, counts = make_setting(
-        config, prepared, made_up(config, prepared, weighting) if weighs else ()
+        config,
+        prepared,
+        made_up(config, prepared, weighting) if weighs else (),
+        learned_from(config, prepared, weighting) if weighs else (),
     )
     # Read before the work: a file may change, or go, meanwhile.
     files = RULES.sources([weighting.rule]) if weighs else {}

@@ -111,7 +111,7 @@ def prepare_values(
     Raises:
       UserError: a size that the base cannot have, or a client without an example.
     """
-    _check_sizes(config, base.model.config)
+    check_sizes(config, base.model.config)
     training, counts = [], []
     for client in federation.clients:
         if only not in (None, client.name):
@@ -132,8 +132,12 @@ def prepare_values(
     return Prepared(base, federation, tuple(training), tuple(counts), mesh)
 
 
-def _check_sizes(config: Config, model: ModelConfig) -> None:
-    """Refuses sizes that the base cannot have, before arrays are made of them."""
+def check_sizes(config: Config, model: ModelConfig) -> None:
+    """Refuses sizes that the base cannot have, before arrays are made of them.
+
+    Raises:
+      UserError: names the field.
+    """
     for name, value in (
         ("data.max_length", config.data.max_length),
         ("eval.max_new_tokens", config.eval.max_new_tokens),

@@ -23,7 +23,7 @@ from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
-from feddpa_jax.run.inputs import Prepared, make_lora, make_method
+from feddpa_jax.run.inputs import Prepared, check_sizes, make_lora, make_method
 from feddpa_jax.run.loop import resolved, restore
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
@@ -179,6 +179,25 @@ def settled(config: Config, base: Base, data: Federation) -> Config:
                 "commands on its folder would load other data"
             )
     return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **own))
+
+
+def beside(old: Config, new: Config, prepared: Prepared) -> Config:
+    """The configuration of an experiment that shares another one's base, data and devices.
+
+    Args:
+      old: the other experiment's.
+      new: its own.
+      prepared: what they share.
+
+    Raises:
+      UserError: they differ in what they share, or the base cannot have the new one's sizes.
+    """
+    found = settled(new, prepared.base, prepared.federation)
+    for name in ("seed", "model", "data", "mesh"):
+        if getattr(found, name) != getattr(old, name):
+            raise UserError(f"{name}: differs from the other experiment's; make a new one")
+    check_sizes(found, prepared.base.model.config)
+    return found
 
 
 def _check_same(section: str, settings: Any, given: Mapping[str, Any]) -> None:

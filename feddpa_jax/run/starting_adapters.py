@@ -47,6 +47,11 @@ def check_start(config: Config, prepared: Prepared, fresh: FedState) -> None:
 
 def _check_places(config: Config, fresh: FedState) -> None:
     named = {"global": config.init.global_adapter, "local": config.init.local_adapter}
+    if config.init.global_adapter is not None and config.lora.ranks is not None:
+        raise UserError(
+            "init.global_adapter: has one rank and cannot be cut to lora.ranks; leave one of them "
+            "null"
+        )
     there = {
         name
         for name, part in {**fresh.server, **_shapes(fresh.clients)}.items()

@@ -1,18 +1,35 @@
-"""What a weighting rule may see: prompts, adapters and the client's own training data.
+"""What a weighting rule may see: prompts, adapters and the client's own examples.
 
-There is no field for an answer, a label or another client's data, so no rule can use one.
+There is no field for an instance's answer or another client's data, so no rule can use one. The
+only answers that a rule can learn from are those of examples that the client itself held out.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from feddpa_jax.adapters.token_gate import TokenGate
+from feddpa_jax.inference.mixture import Mixture
+
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
+# W, the local weights at which answers are scored, in the order of the last axis.
+WEIGHTS = tuple(w / 8 for w in range(9))
 # The fields that are an instance's own, and tell how many there are.
-OF_INSTANCES = ("query_BD", "query_BLD", "query_nll_BA", "entropy_BA")
+OF_INSTANCES = (
+    *("query_BD", "query_BLD", "query_nll_BA", "entropy_BA", "length_B"),
+    "query_mixture",
+)
+# The fields that are of examples which the client held out.
+OF_HELD_OUT = ("held_HD", "held_nll_HW", "held_mixture")
+# The fields that are functions of weights.
+MIXTURES = ("query_mixture", "held_mixture")
+# The fields that tell of every layer, without an instance.
+OF_LAYERS = ("support_MLD", "held_mixture")
 
 
 class Evidence(NamedTuple):
@@ -31,6 +48,13 @@ class Evidence(NamedTuple):
       query_nll_BA: mean negative log-likelihood of the prompts' tokens under each of `MODELS`.
       support_nll_MA: the same of the support's prompts.
       entropy_BA: entropy of the answer's first token under each of `MODELS`, in nats.
+      length_B: how many tokens each prompt has.
+      held_HD: the prompts of H examples that the client held out, embedded alike.
+      held_nll_HW: mean negative log-likelihood of their answers at each local weight of `WEIGHTS`;
+        the global adapter gets the rest.
+      query_mixture: the prompts as a function of the weights that they are answered under; see
+        `Mixture`.
+      held_mixture: the examples that the client held out, with their answers, likewise.
 
     >>> Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))).rows()
     3
@@ -45,13 +69,20 @@ class Evidence(NamedTuple):
     query_nll_BA: jax.Array | np.ndarray | None = None
     support_nll_MA: jax.Array | np.ndarray | None = None
     entropy_BA: jax.Array | np.ndarray | None = None
+    length_B: jax.Array | np.ndarray | None = None
+    held_HD: jax.Array | np.ndarray | None = None
+    held_nll_HW: jax.Array | np.ndarray | None = None
+    query_mixture: Mixture | None = None
+    held_mixture: Mixture | None = None
 
     def rows(self) -> int:
         """B."""
-        parts = (getattr(self, name) for name in OF_INSTANCES)
+        parts = [getattr(self, name) for name in OF_INSTANCES if name not in MIXTURES]
+        if self.query_mixture is not None:
+            return self.query_mixture.count
         return next(part.shape[0] for part in parts if part is not None)
 
-    def pick(self, names: tuple[str, ...]) -> dict[str, jax.Array | np.ndarray]:
+    def pick(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The named fields; a shared support stands for every instance's."""
         found = self
         if self.support_BMD is None and self.support_MD is not None and "support_BMD" in names:
@@ -60,12 +91,40 @@ class Evidence(NamedTuple):
         return {name: getattr(found, name) for name in names}
 
 
+@flax.struct.dataclass
+class TrialMixture:
+    """A stand-in for a `Mixture` where there is no model: everything is 0.
+
+    Attributes:
+      count: how many examples.
+      layers: L.
+      width: D.
+    """
+
+    count: int = flax.struct.field(pytree_node=False, default=1)
+    layers: int = flax.struct.field(pytree_node=False, default=1)
+    width: int = flax.struct.field(pytree_node=False, default=1)
+
+    def entropy(self, weight: jax.Array | TokenGate) -> jax.Array:
+        """As of `Mixture`."""
+        if isinstance(weight, TokenGate):
+            return jnp.zeros(self.count)
+        chex.assert_shape(weight, [(self.count,), (self.count, self.layers)][weight.ndim - 1])
+        return 0.0 * weight.reshape(self.count, -1).sum(axis=1)
+
+    loss = entropy
+
+
 def trial() -> Evidence:
-    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, L = 2, D = 4."""
-    sizes = {"B": 3, "M": 16, "N": 8, "L": 2, "D": 4, "A": len(MODELS)}
-    return Evidence(
-        **{
-            name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
-            for name in Evidence._fields
-        }
-    )
+    """Evidence of zeros to try a rule on: B = 3, M = 16, N = 8, H = 5, L = 2, D = 4."""
+    sizes = {"B": 3, "M": 16, "N": 8, "H": 5, "L": 2, "D": 4, "A": len(MODELS), "W": len(WEIGHTS)}
+    arrays = {
+        name: np.zeros([sizes[letter] for letter in name.rpartition("_")[2]], np.float32)
+        for name in Evidence._fields
+        if name not in MIXTURES
+    }
+    mixtures = {
+        name: TrialMixture(count=sizes[letter], layers=sizes["L"], width=sizes["D"])
+        for name, letter in zip(MIXTURES, "BH", strict=True)
+    }
+    return Evidence(**arrays, **cast(Any, mixtures))

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feddpa_jax.inference.mixture import Mixture, make_mixtures
 from feddpa_jax.inference.scorer import Request, Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.evidence import MODELS, Evidence
+from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.settings import Model, WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 
@@ -75,6 +76,22 @@ def look(
     return [scores.at(rows) for rows in where]
 
 
+def nll_at_weights(
+    scorer: Scoring, examples: Sequence[Sequence[TokenizedExample]]
+) -> list[np.ndarray]:
+    """Each client's mean NLL of its examples' answers at each of `WEIGHTS`, [examples, W]."""
+    clients = np.repeat(np.arange(len(examples)), [len(own) for own in examples])
+    flat = [example for own in examples for example in own]
+    at_weight = [
+        scorer(
+            [Request(int(c), e, 1.0 - w, w) for c, e in zip(clients, flat, strict=True)], layers=()
+        ).nll_I
+        for w in WEIGHTS
+    ]
+    nll_IW = np.stack(at_weight, axis=-1).astype(np.float32)
+    return [nll_IW[clients == c] for c in range(len(examples))]
+
+
 def check_layer(settings: WeightingSettings, layers: int) -> None:
     """Refuses a layer that a model of so many layers has not.
 
@@ -101,7 +118,7 @@ def check_rule_fits(settings: WeightingSettings, layers: int) -> None:
             f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
             "set it to false, or choose another rule"
         )
-    if settings.layer is not None and "query_BLD" in names:
+    if settings.layer is not None and {"query_BLD", "support_MLD"} & set(names):
         raise UserError(
             f"weighting.layer: the rule {settings.rule} looks into every layer; leave it null"
         )
@@ -178,6 +195,7 @@ def gather(
     dreams: Sequence[TokenizedExample],
     settings: WeightingSettings,
     known: Mapping[str, list[Scores]] | None = None,
+    held: Sequence[Sequence[TokenizedExample]] = (),
 ) -> list[Evidence]:
     """Each client's evidence on all instances: what the rule asks for, nothing more.
 
@@ -190,6 +208,7 @@ def gather(
       settings: the rule and what it is given.
       known: each client's scores of the instances under models of `MIXES`, where there are any;
         used if the settings embed after the last layer.
+      held: each client's examples that a rule may learn from, if the rule asks for them.
 
     Raises:
       UserError: a rule that asks for the support as a whole where every instance has its own, or
@@ -199,7 +218,8 @@ def gather(
     names, known = settings.sees(), known or {}
     looks = _Looks(scorer, settings)
     everyone = [instances] * len(ids)
-    found: dict[str, list[np.ndarray]] = {}
+    length_B = np.array([example.prompt_length for example in instances], np.int32)
+    found: dict[str, list[np.ndarray]] = {"length_B": [length_B] * len(ids)}
     if "query_BD" in names:
         ready = known.get(settings.embed_with) if settings.layer is None else None
         found["query_BD"] = (
@@ -218,4 +238,13 @@ def gather(
         found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
     if "entropy_BA" in names:
         found["entropy_BA"] = looks.under_all(everyone, "entropy_I", known)
-    return [Evidence(**{name: own[c] for name, own in found.items()}) for c in range(len(ids))]
+    if "held_HD" in names:
+        found["held_HD"] = looks.embedded(held)
+    if "held_nll_HW" in names:
+        found["held_nll_HW"] = nll_at_weights(scorer, held)
+    mixtures: dict[str, list[Mixture]] = {}
+    for name, own, answers in (("query_mixture", everyone, False), ("held_mixture", held, True)):
+        if name in names:
+            mixtures[name] = make_mixtures(scorer.model, scorer.adapters, own, answers=answers)
+    every = {**found, **mixtures}
+    return [Evidence(**{name: own[c] for name, own in every.items()}) for c in range(len(ids))]

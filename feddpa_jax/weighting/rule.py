@@ -5,8 +5,15 @@ A rule is a pure function of fields of `Evidence`, by name, to one similarity pe
     def gate(query_BD, support_BMD, *, ridge=0.01): ...   # [B, D], [B, M, D] -> [B]
     def apart(query_BLD, support_MLD): ...                # [B, L, D], [M, L, D] -> [B, L]
 
+A rule that sees no instance, but every layer, gives one number per layer for all of a client's:
+
+    def learned(held_mixture): ...                        # H examples -> [L]
+
+or a `TokenGate`, by which every token has a weight of its own.
+
 Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
-are set by `weighting.parameters` and may be searched by the laboratory.
+are set by `weighting.parameters` and may be searched by the laboratory. A rule that is registered
+with `is_weight=True` gives the local adapter's weight itself, which is not scaled.
 """
 
 import functools
@@ -17,17 +24,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.evidence import OF_INSTANCES, Evidence, trial
+from feddpa_jax.weighting.evidence import (
+    MIXTURES,
+    OF_HELD_OUT,
+    OF_INSTANCES,
+    OF_LAYERS,
+    Evidence,
+    trial,
+)
 
-Rule = Callable[..., jax.Array]
+Rule = Callable[..., Any]
 
 
-def _rule(function: Rule, *, search: Mapping[str, Sequence[Value]] | None = None) -> Rule:
-    """A rule as it is registered; `search` are the values that the laboratory tries.
+def _rule(
+    function: Rule,
+    *,
+    search: Mapping[str, Sequence[Value]] | None = None,
+    is_weight: bool = False,
+) -> Rule:
+    """A rule as it is registered.
+
+    Args:
+      function: the rule.
+      search: values of hyperparameters that the laboratory tries.
+      is_weight: what the rule gives is the local adapter's weight: `weighting.scale` and
+        `weighting.scales` do not apply.
 
     Raises:
       TypeError: it is no function.
@@ -78,7 +104,7 @@ def sees(rule: Rule) -> tuple[str, ...]:
                 f"weighting.rule: {_called(rule)} asks for {name!r}; a rule's parameters are among "
                 f"{', '.join(Evidence._fields)}, or have a default"
             )
-    if not set(names) & set(OF_INSTANCES):
+    if not set(names) & {*OF_INSTANCES, *OF_LAYERS}:
         raise UserError(
             f"weighting.rule: {_called(rule)} does not look at the instance; one of its parameters "
             f"must be among {', '.join(OF_INSTANCES)}"
@@ -142,20 +168,37 @@ def find_rule(rule: str | Rule) -> Rule:
 
 
 def weighs_layers(rule: str | Rule) -> bool:
-    """Whether a rule gives each layer its own weight."""
-    return len(_trial(find_rule(rule)).shape) == 2
+    """Whether a rule gives each layer, or each token in it, its own weight."""
+    function = find_rule(rule)
+    return of_clients(function) or len(_trial(function).shape) == 2
 
 
-def _trial(rule: Rule) -> jax.ShapeDtypeStruct:
+def of_clients(rule: Rule) -> bool:
+    """Whether a rule gives the same for all instances of a client, since it sees none."""
+    return not set(sees(rule)) & set(OF_INSTANCES)
+
+
+def _trial(rule: Rule) -> Any:
     """What a rule gives for made-up evidence, without computing it."""
     return jax.eval_shape(lambda seen: rule(**seen), trial().pick(sees(rule)))
+
+
+def _letters(field: str) -> str:
+    """The dimensions of a field of the evidence."""
+    mixtures = {"query_mixture": "BL", "held_mixture": "HL"}
+    return mixtures.get(field) or field.rpartition("_")[2]
+
+
+def _sizes(part: Any) -> tuple[int, ...]:
+    """Their sizes."""
+    return (part.count, part.layers) if hasattr(part, "count") else part.shape
 
 
 def _guarded(name: str, rule: Rule) -> Rule:
     """A rule of the user's own whose mistakes are told as such."""
 
     @functools.wraps(rule)
-    def guarded(**given: Any) -> jax.Array:
+    def guarded(**given: Any) -> jax.Array | TokenGate:
         try:
             result = rule(**given)
         except (UserError, jax.errors.ConcretizationTypeError):
@@ -166,9 +209,12 @@ def _guarded(name: str, rule: Rule) -> Rule:
         sizes = {
             letter: size
             for key, part in seen.items()
-            for letter, size in zip(key.rpartition("_")[2], part.shape, strict=True)
+            for letter, size in zip(_letters(key), _sizes(part), strict=True)
         }
-        allowed = [(sizes["B"],), *([(sizes["B"], sizes["L"])] if "L" in sizes else [])]
+        if isinstance(result, TokenGate) and of_clients(rule):
+            return result
+        layers = (sizes["L"],) if "L" in sizes else ()
+        allowed = [layers] if of_clients(rule) else [(sizes["B"],), (sizes["B"], *layers)]
         dtype = getattr(result, "dtype", None)
         if (
             getattr(result, "shape", None) in allowed
@@ -179,11 +225,40 @@ def _guarded(name: str, rule: Rule) -> Rule:
         shown = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", result)
         raise UserError(
             f"weighting.rule: {name} gave {shown} for "
-            f"{', '.join(f'{key} {list(part.shape)}' for key, part in seen.items())}; a rule gives "
-            f"one floating-point similarity per row, here float32[{sizes['B']}]"
+            f"{', '.join(f'{key} {list(_sizes(part))}' for key, part in seen.items())}; "
+            "a rule gives one floating-point similarity per "
+            f"{'layer' if of_clients(rule) else 'row'}, here float32{list(allowed[0])}"
         )
 
     return guarded
+
+
+def gives_weights(rule: str | Rule) -> bool:
+    """Whether a rule gives the local adapter's weight itself, which is not scaled.
+
+    >>> gives_weights("held_out_gate"), gives_weights("cosine")
+    (True, False)
+    """
+    return bool(RULES.options(rule).get("is_weight"))
+
+
+def runs_model(rule: str | Rule) -> bool:
+    """Whether a rule computes with the model itself."""
+    return bool(set(sees(RULES.find(rule))) & set(MIXTURES))
+
+
+def on_curve(rule: str | Rule) -> bool:
+    """Whether a rule's weights follow from arrays, one per instance: the laboratory interpolates.
+
+    >>> on_curve("cosine"), on_curve("layerwise"), on_curve("least_entropy")
+    (True, False, False)
+    """
+    return not runs_model(rule) and not weighs_layers(rule)
+
+
+def learns(rule: str | Rule) -> bool:
+    """Whether a rule looks at examples that the client held out."""
+    return bool(set(sees(RULES.find(rule))) & set(OF_HELD_OUT))
 
 
 def named(rule: Rule | str) -> str:

@@ -29,6 +29,8 @@ class WeightingSettings:
       layer: number of layers after which prompts are embedded; None: all.
       resample: a new support for every instance.
       fixed: local weight of the mode "fixed".
+      learn_from: what a rule that learns does so from: "validation", the examples that the client
+        held out; "training", its support, where it held none out.
       seed: of the support's draw; None: the run's.
       parameters: the rule's hyperparameters that differ from their defaults, by name.
 
@@ -57,6 +59,10 @@ class WeightingSettings:
         doc("number of layers after which prompts are embedded; null: all"),
     ] = None
     resample: Annotated[bool, doc("draw a new support for every instance")] = False
+    learn_from: Annotated[
+        Literal["validation", "training"],
+        doc("training: a rule that learns may use the support of a client that held nothing out"),
+    ] = "validation"
     fixed: Annotated[Fraction, doc("local weight of the fixed mix")] = 0.5
     seed: Annotated[
         Annotated[int, Ge(0), Le(2**32 - 1)] | None,

@@ -9,22 +9,33 @@ rule of many; each is a pure function of fields of `Evidence` to one similarity 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import Rule, check_parameters, find_rule, sees
+from feddpa_jax.weighting.rule import (
+    Rule,
+    check_parameters,
+    find_rule,
+    gives_weights,
+    of_clients,
+    sees,
+)
 
 
 class InstanceWeights(NamedTuple):
-    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L]."""
+    """The rule's similarity and the local adapter's weight, each [B]; by layer, [B, L].
 
-    similarity_B: jax.Array
-    local_weight_B: jax.Array
+    Where each token has its own, they are gates, the same for all instances.
+    """
+
+    similarity_B: Any
+    local_weight_B: Any
 
 
 Weighting = Callable[[Evidence], InstanceWeights]
@@ -48,7 +59,8 @@ def make_weighting(
       parameters: values of the rule's hyperparameters, by name; the others keep their defaults.
 
     Returns:
-      `Evidence -> InstanceWeights`, weights clipped to [0, 1].
+      `Evidence -> InstanceWeights`, weights clipped to [0, 1]. Of a rule that gives weights (see
+      `gives_weights`), similarity and weight are the same, and neither scale applies.
 
     Raises:
       UserError: an unknown rule, one that does not work (see `find_rule`), or a hyperparameter
@@ -62,9 +74,17 @@ def make_weighting(
     function = find_rule(rule)
     chosen = check_parameters(rule, dict(parameters))
     names = sees(function)
+    if gives_weights(rule):
+        scale, scales = 1.0, "local"
 
     def weigh(evidence: Evidence) -> InstanceWeights:
         similarity_B = function(**evidence.pick(names), **chosen)
+        if isinstance(similarity_B, TokenGate):
+            gate = similarity_B.scaled(scale)
+            return InstanceWeights(similarity_B, gate.rest() if scales == "global" else gate)
+        if of_clients(function):
+            shape = (evidence.rows(), *similarity_B.shape)
+            similarity_B = jnp.broadcast_to(similarity_B[None], shape)
         chex.assert_rank(similarity_B, {1, 2})
         chex.assert_axis_dimension(similarity_B, 0, evidence.rows())
         chex.assert_type(similarity_B, float)

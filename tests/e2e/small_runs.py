@@ -44,6 +44,16 @@ def remembered(function: Callable, key: Callable[..., Any]) -> Callable:
     return call
 
 
+def likeness(value: Any) -> Any:
+    """What a function does, as far as its name and what it encloses tell: runs make it anew."""
+    if isinstance(value, tuple):
+        return tuple(map(likeness, value))
+    if not callable(value):
+        return repr(value)
+    cells = getattr(value, "__closure__", None) or ()
+    return (value.__qualname__, *(likeness(cell.cell_contents) for cell in cells))
+
+
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
     """What is computed is computed once: kills are about files. No clock, so all bits are equal."""
@@ -68,7 +78,11 @@ def quick() -> Iterator[None]:
 
         for name in ("prepare", "prepare_together"):
             remember(experiment, name, lambda config, *rest, **named: what_is_read(config, **named))
-        remember(engine, "make_step", lambda mesh, **named: (mesh, *named.items()))
+        remember(
+            engine,
+            "make_step",
+            lambda mesh, objective, **named: (mesh, likeness(objective), *named.items()),
+        )
         remember(evaluation, "evaluate", of_adapters)
         remember(collect, "_look", of_scorer)
         remember(collect, "_at_weight", of_scorer)

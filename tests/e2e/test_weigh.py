@@ -93,12 +93,42 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     refused(capsys, [*command[:-1], "2"], "settings", "--fresh")
 
 
+def test_rules_whose_scores_lie_on_no_curve(run_dir, capsys):
+    """They are run exactly: what an evaluation gives, and the same difference to the paper's."""
+    rules = ["layerwise", "least_entropy"]
+    command = ["weigh", "--run-dir", str(run_dir), "--rules", ",".join(rules), "--scales", "0.5"]
+    values = ["--parameters", "least_entropy: {steps: [1, 2]}"]
+    assert main([*command, "--layers", "1", "--exact", "0", "--fresh", *values]) == 0
+    content = json.loads((run_dir / "weigh" / "summary.json").read_text())
+    by_label = {rule["label"]: rule for rule in content["rules"]}
+    rows = list(csv.DictReader((run_dir / "weigh" / "settings.csv").open()))
+    # One scale to either adapter; a rule that gives weights is not scaled, and has two values.
+    assert [row["rule"] for row in rows] == ["layerwise"] * 2 + ["least_entropy"] * 2
+    for name in rules:
+        found = by_label[f"best {name}"]
+        own = [float(r["nll P"]) + float(r["nll TTP"]) for r in rows if r["rule"] == name]
+        of_best = sum(found["validation"]["nll"][z]["value"] for z in ("P", "TTP"))
+        assert of_best == pytest.approx(min(own), abs=1e-5)
+        setting = found["setting"]
+        chosen = [f"--weighting.{key}={json.dumps(value)}" for key, value in setting.items()]
+        command = ["eval", "--run-dir", str(run_dir), "--eval.modes", "[instance]", *chosen]
+        assert main([*command, "--eval.metrics", "[nll]"]) == 0
+        summary = json.loads((run_dir / "eval" / "summary.json").read_text())
+        for measure in ("P", "TTP"):
+            exact = summary["modes"]["instance"]["nll"][measure]["value"]
+            assert found["test"]["nll"][measure]["value"] == pytest.approx(exact, abs=1e-5)
+            off = found["minus_paper"]["nll"][measure]["value"]
+            paper = by_label["paper"]["test"]["nll"][measure]["value"]
+            stated = content["interpolation_error"]["nll"][measure]
+            assert abs(exact - paper - off) <= stated + 1e-6
+    capsys.readouterr()
+
+
 def test_mistakes(run_dir, tmp_path, capsys):
     weigh = ["weigh", "--run-dir", str(run_dir)]
     refused(capsys, [*weigh, "--rules", "cosin"], "weighting.rule", "'cosin'", "cosine")
     refused(capsys, [*weigh, "--rules", "cosine,,l2"], "--rules", "empty name")
     refused(capsys, [*weigh, "--step", "0"], "--step", "--step last")
-    refused(capsys, [*weigh, "--rules", "layerwise"], "layerwise", "feddpa eval")
     refused(capsys, [*weigh, "--scales", "1,x"], "--scales", "'1,x'")
     refused(capsys, [*weigh, "--supports", "0"], "--supports")
     refused(capsys, [*weigh, "--layers", "3"], "--layers", "0 to 2")

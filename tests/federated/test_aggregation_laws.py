@@ -20,6 +20,7 @@ from tests.federated.three_clients import (
     TARGETS,
     bits,
     experiment,
+    go_on_from,
     mean_product,
     product,
     round_from,
@@ -77,6 +78,7 @@ def test_flexlora_of_small_ranks_is_the_nearest_update_and_its_padding_stays_zer
         run = experiment(name, lora={"ranks": ranks, "dropout": 0.1}, **fed)
         run.train()
         bank = run.adapters.global_C
+    assert bank is not None
     for sent in seen:
         for place, client in enumerate(sent.members):
             for pair in sent.parts_K["global"].values():
@@ -153,7 +155,7 @@ def test_fedex_answers_and_trains_without_dropout_on_the_residual():
         run = experiment("fedex_lora", lora={"dropout": dropout})
         server = dict(run.state.server)
         server["residual"] = jax.tree.map(lambda leaf: leaf + 0.1, server["residual"])
-        run._start = run._start._replace(state=FedState(server, run.state.clients))
+        go_on_from(run, FedState(server, run.state.clients))
         losses = next(run.rounds()).losses["global"]
         firsts.append([own["first"] for own in losses.values()])
     assert firsts[0] == pytest.approx(firsts[1], abs=1e-6)
@@ -175,7 +177,7 @@ def test_a_clients_private_b_reaches_nobody_else():
     # Scores that are not finite are refused, so its answers are of another B.
     other = jax.tree.map(lambda leaf: np.full_like(leaf, 3.0), poison)
     for each in (clean, FedState(clean.server, clean.clients.put([resting], other, 1))):
-        run._start = run._start._replace(state=each)
+        go_on_from(run, each)
         scores.append(run.evaluate(modes=["local"]).instances)
     kept = [[row for row in rows if row["client"] != NAMES[resting]] for rows in scores]
     assert len(kept[0]) == 4 and kept[0] == kept[1] and scores[0] != scores[1]
@@ -201,20 +203,21 @@ def test_fedsa_refuses_a_broken_client_and_sends_what_it_says():
 def test_fedsa_answers_in_the_modes_that_it_has():
     run = experiment("fedsa_lora", participation=1.0)
     run.train()
-    adapters = run.adapters
+    bank = run.adapters.local_C
+    assert bank is not None and run.adapters.global_C == {}
     shared, own = run.state.server["global"], run.state.clients.all()["local"]
     for target in TARGETS:
-        assert np.array_equal(adapters.local_C[target]["a"][0], shared[target]["a"])
-        assert np.array_equal(adapters.local_C[target]["b"], own[target]["b"])
+        assert np.array_equal(bank[target]["a"][0], shared[target]["a"])
+        assert np.array_equal(bank[target]["b"], own[target]["b"])
     found = run.evaluate()
     assert tuple(found.modes) == ("base", "local", "fixed", "instance")
-    prompt = {"client": "bert", "prompt": "xab"}
-    weight = run.weigh(**prompt)
+    prompt = ("bert", "xab")
+    weight = run.weigh(*prompt)
     assert weight.global_weight + weight.local_weight == pytest.approx(1.0)
     for mode in found.modes:
-        assert run.generate(**prompt, mode=mode).mode == mode
+        assert run.generate(*prompt, mode=mode).mode == mode
     with pytest.raises(fd.UserError, match="has no 'global'"):
-        run.generate(**prompt, mode="global")
+        run.generate(*prompt, mode="global")
     laboratory = run.laboratory(["cosine"], exact=1)
     assert laboratory is not None
 
@@ -226,7 +229,7 @@ def test_fixed_scales_the_own_adapter():
     fixed = run.evaluate(modes=["fixed"]).instances
     own = jax.tree.map(lambda leaf: 0.5 * leaf, state.clients.all())
     halved = FedState(state.server, state.clients.put(range(3), own, 2))
-    run._start = run._start._replace(state=halved)
+    go_on_from(run, halved)
     local = run.evaluate(modes=["local"]).instances
     pairs = [[row["scores"]["nll"] for row in rows] for rows in (fixed, local)]
     np.testing.assert_allclose(*pairs, rtol=1e-5)
@@ -248,6 +251,7 @@ def test_fixed_scales_the_own_adapter():
 def test_server_optimizers_by_hand(kind: Any, changes: list[float], path: list[float]):
     tx, at = server_optimizer(kind, 0.5, tau=0.5), jnp.zeros(())
     state, found = tx.init({"x": at}), []
+    step: Any
     for change in changes:
         step, state = tx.update({"x": jnp.float32(change)}, state)
         at = at + step["x"]
@@ -344,6 +348,11 @@ def test_bytes(method: str, given: Any, received: list, sent: list):
         ("fedit", {"lora": {"ranks": (2, 4, 3)}}, "lora.ranks: all clients of fedit have the same"),
         ("flexlora", {"lora": {"ranks": (2, 4)}}, "lora.ranks: has 2 ranks for 3 clients"),
         ("flexlora", {"lora": {"ranks": (2, 4, 99)}}, "lora.ranks: 99 is more than the 32 rows"),
+        (
+            "flexlora",
+            {"lora": {"ranks": (2, 4, 3)}, "init": {"global_adapter": "some"}},
+            "init.global_adapter: has one rank",
+        ),
         ("flexlora", {"server_optimizer": "adam"}, "fed.server_optimizer: flexlora has no mean"),
         ("fedex_lora", {"server_optimizer": "yogi"}, "fed.server_optimizer: fedex_lora has no"),
         ("local", {"server_optimizer": "momentum"}, "fed.server_optimizer: local has no mean"),

@@ -42,11 +42,12 @@ def experiment(method: str, *, lora: Mapping[str, Any] | None = None, **fed: Any
     """Three rounds of two clients each; carl, bert and carl rest, by the default seed."""
     common = {"method": method, "rounds": 3, "participation": 0.7, "local_epochs": 1}
     common |= {"batch_size": 2, "learning_rate": 1e-2, "aggregation": "examples"}
-    run_dir = fed.pop("run_dir", None)
+    run_dir, init = fed.pop("run_dir", None), fed.pop("init", {})
     config = fd.Config(
         fed=common | fed,
         lora={"rank": 4, "alpha": ALPHA, "targets": TARGETS, **(lora or {})},
         data={"max_length": 64},
+        init=init,
         eval={"metrics": ("nll",), "bootstrap": 5},
         weighting={"support": 2},
     )
@@ -103,6 +104,12 @@ def round_from(run: fd.Experiment, state: FedState, number: int) -> FedState:
     method, clients = make_method(config, run.prepared), make_federation(config, run.prepared, None)
     shapes = data.shapes(config.fed.rounds)
     return play_round(method, clients, state, data, shapes, config, number)[0]
+
+
+def go_on_from(run: fd.Experiment, state: FedState) -> None:
+    """Puts another state in the place of a running experiment's."""
+    assert run.state is not None and run._start is not None
+    run._start = run._start._replace(state=state)
 
 
 def bits(tree: Any) -> dict[str, bytes]:

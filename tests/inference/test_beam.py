@@ -289,6 +289,7 @@ def test_repeat_rows_leaves_the_bank_alone():
         assert (new.scale, new.rate, new.index) == (old.scale, old.rate, old.index)
         assert new.key_B2 is not None
         np.testing.assert_array_equal(new.key_B2, [[1, 2], [1, 2], [3, 4], [3, 4]])
+        assert isinstance(old.weight, jax.Array) and isinstance(new.weight, jax.Array)
         np.testing.assert_array_equal(new.weight, old.weight[jnp.array([0, 0, 1, 1])])
     np.testing.assert_array_equal(wide[1].client_B, [2, 2, 0, 0])
     keyless = dual_branches(global_, None, jnp.zeros(2, int), weight_BT, scale=1.0)

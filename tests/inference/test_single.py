@@ -64,7 +64,7 @@ def examples() -> list[TokenizedExample]:
 def test_scores_are_those_of_packed_blocks(model: Model):
     requests = [Request(1, example, *mix) for example, mix in zip(examples(), MIXES, strict=True)]
     packed = Scorer.for_examples(model, adapters(model), examples(), block_tokens=64)
-    single = SingleScorer(layerwise(model, client=1))
+    single = SingleScorer(layerwise(model, client=1), adapters(model))
     done = []
     for layers in (None, [0, 2, 3]):
         expected = packed(requests, layers=layers)
@@ -133,7 +133,7 @@ def test_a_layer_is_compiled_once_for_prompts_and_once_for_answers():
     def ask(client: int, tokens: int) -> None:
         one = layerwise(model, client, longest=tokens)
         requests = [Request(0, example, 0.0, 1.0) for example in examples()[1:]]
-        SingleScorer(one)(requests)
+        SingleScorer(one, adapters(model))(requests)
         answer_greedily(one, np.arange(4, 4 + tokens), 0.5, 0.5, stop_ids=(-1,), max_new_tokens=NEW)
 
     adapters(model)

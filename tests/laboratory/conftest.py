@@ -75,6 +75,7 @@ def laboratory(tmp_path_factory) -> Laboratory:
         instances=[*tokenize(base, VALIDATION), *tokenize(base, TEST)],
         dreams=dream(base.model, base.tokenizer, alpaca_short, count=5, seed=3, max_length=200),
         layers=(1, 2),
+        held=[np.array([0, 2]), np.array([1])],
     )
     examples = [
         *questions.instances,

@@ -11,7 +11,7 @@ from feddpa_jax.laboratory.candidates import weigh
 from feddpa_jax.laboratory.collect import PARTS, WEIGHTS
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.gathering import gather
-from feddpa_jax.weighting.rule import RULES, weighs_layers
+from feddpa_jax.weighting.rule import RULES, learns, weighs_layers
 from feddpa_jax.weighting.settings import WeightingSettings
 
 SETTINGS = (
@@ -22,11 +22,19 @@ SETTINGS = (
 )
 
 
-def gathered(laboratory, settings: WeightingSettings, **changes) -> np.ndarray:
+def gathered(laboratory, settings: WeightingSettings, held=None, **changes) -> np.ndarray:
     """The weights that an evaluation gives all instances, [C, J]."""
     asked = dataclasses.replace(laboratory.questions, **changes)
+    own = laboratory.questions
+    held = held or [[own.instances[j] for j in held_H] for held_H in own.held]
     evidence = gather(
-        laboratory.scorer, asked.ids, asked.training, asked.instances, asked.dreams, settings
+        laboratory.scorer,
+        asked.ids,
+        asked.training,
+        asked.instances,
+        asked.dreams,
+        settings,
+        held=held,
     )
     return instance_weights(evidence, settings).local_CI
 
@@ -35,8 +43,14 @@ def gathered(laboratory, settings: WeightingSettings, **changes) -> np.ndarray:
 def test_weights_are_those_of_evaluation(laboratory, rule):
     for changes in SETTINGS:
         settings = WeightingSettings(rule, **{"support": 5, "scale": 0.8, **changes})
-        ours_CJ = weigh(laboratory.collected, settings)
-        np.testing.assert_allclose(ours_CJ, gathered(laboratory, settings), atol=1e-4)
+        ours_CJ, theirs_CJ = weigh(laboratory.collected, settings), gathered(laboratory, settings)
+        if learns(rule):
+            # Client 0's held-out examples, 0 and 2, are each weighed by what the other one teaches.
+            instances = laboratory.questions.instances
+            for j, other in ((0, 2), (2, 0)):
+                held = [[instances[other]], [instances[1]]]
+                theirs_CJ[0, j] = gathered(laboratory, settings, held)[0, j]
+        np.testing.assert_allclose(ours_CJ, theirs_CJ, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -51,12 +65,14 @@ def test_no_rule_sees_labels_or_other_clients_data(laboratory, rule):
         whole_T = np.concatenate([example.tokens_T[: example.prompt_length], answer_T, answer_T])
         return TokenizedExample(whole_T.astype(np.int32), example.prompt_length)
 
-    other = [
-        TokenizedExample((e.tokens_T + 17) % 200 + 3, e.prompt_length) for e in asked.training[1]
-    ]
+    other, others_held = (
+        [TokenizedExample((e.tokens_T + 17) % 200 + 3, e.prompt_length) for e in examples]
+        for examples in (asked.training[1], [asked.instances[1]])
+    )
     after_J = gathered(
         laboratory,
         settings,
+        [[asked.instances[j] for j in asked.held[0]], others_held],
         instances=[poisoned(e, 5 + place) for place, e in enumerate(asked.instances)],
         training=[asked.training[0], other],
     )[0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.evaluate.personalization import Resamples, summarize
+from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
 from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
@@ -40,6 +40,25 @@ def test_grid_equals_a_loop(laboratory, rule):
     settings = GRID.settings(rule, seed=0)
     scores_NXZ = score_rule(rule, GRID, collected, curves, part.rows, seed=0)
     assert scores_NXZ.shape == (len(settings), 2, 2)
+    for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
+        one = judge(collected, part, weigh(collected, setting))
+        expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]
+        np.testing.assert_allclose(score_XZ, expected, rtol=1e-4, atol=1e-4, err_msg=str(setting))
+
+
+@pytest.mark.parametrize("rows", ["test", "validation"])
+def test_a_rule_that_learns_in_the_grid(laboratory, rows):
+    """Clients with two held-out examples and with one; on the test, and on these examples."""
+    collected, part = laboratory.collected, split(laboratory)
+    if rows == "validation":
+        tasks = Tasks(("add", "twice"), np.array([0, 1, 0]), np.eye(2, dtype=bool))
+        part = Split(slice(0, 3), tasks, Resamples.draw(tasks, 20, 0))
+    curves = make_curves(collected, part.tasks, part.rows)
+    grid = dataclasses.replace(GRID, parameters={"held_out_gate": {"ridge": [0.1, 1.0]}})
+    settings = grid.settings("held_out_gate", seed=0)
+    # 4 models x 2 poolings x 2 layers x 2 values; neither supports nor scales.
+    assert len(settings) == 32 and {(s.scale, s.scales) for s in settings} == {(1.0, "local")}
+    scores_NXZ = score_rule("held_out_gate", grid, collected, curves, part.rows, seed=0)
     for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
         one = judge(collected, part, weigh(collected, setting))
         expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]

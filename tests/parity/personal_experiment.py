@@ -78,7 +78,7 @@ class Followed:
         prepared = self.experiment.prepared
         owner = prepared.federation.clients[client]
         held = encode(self.experiment.config, prepared.base.tokenizer, owner.validation)
-        return [tuple(example) for example in held.examples]
+        return [(example.tokens_T, example.prompt_length) for example in held.examples]
 
     def batches(
         self, phases: Mapping[str, str], numbers: Sequence[int]
@@ -91,7 +91,7 @@ class Followed:
         """
         found = []
         for number in numbers:
-            present = {name for of in self.losses[number].values() for name in of}
+            present = set.intersection(*(set(self.losses[number][own]) for own in phases.values()))
             found.append(
                 {
                     client: {

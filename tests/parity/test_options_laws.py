@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.reference_aggregation import LoraLlama, Setting, run_rolora, run_shared
+from tests.parity.reference_aggregation import LoraLlama, Setting, run_shared
 from tests.parity.reference_options import ServerOptimizer, cosine
 from tests.parity.tiny_federation import (
     ALPHA,
@@ -79,14 +79,21 @@ def test_momentum_of_nothing_at_rate_one_is_fedavg(setting, rounds):
     assert gap(plain.server[1], other.server[1]) > 1e-3
 
 
-def test_momentum_of_a_leaf_rests_in_rounds_that_do_not_send_it(setting, rounds):
-    start = random_adapter(setting.model, 1)
+def test_a_leaf_and_its_state_rest_in_rounds_that_do_not_send_it():
+    def pair(a: float, b: float) -> dict:
+        return {"q_proj": {"a": np.array([a]), "b": np.array([b])}}
+
     optimizer = ServerOptimizer("adam", 0.1)
-    trace = run_shared(setting, start, rounds, lambda number: "ba"[number % 2], optimizer)
-    for target in TARGETS:
-        assert np.array_equal(trace.server[1][target]["b"], trace.server[0][target]["b"])
-        assert np.array_equal(trace.server[2][target]["a"], trace.server[1][target]["a"])
-    assert gap(trace.server[0], run_rolora(setting, start, rounds).server[0]) > 1e-3
+    first = optimizer(pair(0, 0), pair(2, 2), "b")
+    second = optimizer(first, pair(1, 1), "a")
+    third = optimizer(second, pair(3, 3), "b")
+    alone = ServerOptimizer("adam", 0.1)
+    path = np.zeros(1)
+    for mean in (2.0, 3.0):
+        path = alone.step(("q_proj", "b"), path, np.array([mean]))
+    assert first["q_proj"]["a"] == 0
+    assert second["q_proj"]["b"] == first["q_proj"]["b"]
+    assert third["q_proj"]["b"] == path
 
 
 def test_proximal_of_nothing_is_fedavg(setting, rounds):

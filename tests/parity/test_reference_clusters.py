@@ -9,7 +9,8 @@ import scipy.spatial.distance
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.parity import unequal_clients as tiny
+from tests.parity import personal_clients as tiny
+from tests.parity.personal_clients import ALPHA, RATE, TARGETS, gap, gate, pair
 from tests.parity.reference_clusters import (
     allocate,
     clusters_of,
@@ -20,7 +21,6 @@ from tests.parity.reference_clusters import (
     top_slots,
 )
 from tests.parity.reference_mix import MixedLlama, average, local_trainings
-from tests.parity.unequal_clients import ALPHA, RATE, TARGETS, gap, gate, pair
 
 EVERYBODY = [(0, 1, 2)] * 3
 RATES = {"alpha": ALPHA, "learning_rate": RATE}

@@ -83,7 +83,7 @@ def test_fields_of_fed_reach_the_method_that_asks_for_them(prepared: Prepared):
     given = ("--fed.local_weight", "0.3", "--fed.frozen_branch_gradient", "detached")
     for settings, expected in ((given, (0.7, True, 0.3)), ((), (0.5, False, 0.5))):
         local, _ = make_method(config_of(*settings), prepared).phases
-        shared, own = local.mix({"global": {}, "local": {}})
+        shared, own = local.objective.mix({"global": {}, "local": {}})
         found = (float(shared.weight), shared.detached, float(own.weight))
         assert found == pytest.approx(expected)
 

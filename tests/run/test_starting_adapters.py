@@ -15,7 +15,7 @@ import pytest
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.federated.clients import ClientParts
+from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.hf.record import list_files
@@ -99,7 +99,7 @@ def test_mistakes(tmp_path: Path, prepared: Prepared):
     refused("init.local_adapter: .* has none for client 'client_0'", local_adapter=str(tmp_path))
     refused(
         "init.local_adapter: feddpa_t starts without a local adapter; use init.global_adapter",
-        fresh._replace(local=None),
+        fresh._replace(clients=ClientParts(prepared.names, MemoryStore())),
         local_adapter=good,
     )
     other = write(tmp_path / "alpha", adapter(prepared, 1), prepared, alpha=8.0)

@@ -24,7 +24,7 @@ from feddpa_jax.weighting.gathering import (
 )
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
-from tests.evaluate.test_evaluation import ADAPTERS, GLOBAL, LOCAL_C, MODEL, SCALE
+from tests.evaluate.test_evaluation import ADAPTERS, LOCAL_C, MODEL, SCALE
 
 IDS = (11, 12)
 MIXES = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
@@ -48,7 +48,8 @@ def scorer() -> Scorer:
 
 @jax.jit
 def _forward(tokens_T, client_B, g_B, l_B):
-    branches = dual_branches(GLOBAL, LOCAL_C, client_B, l_B, scale=SCALE, global_weight=g_B)
+    banks = (ADAPTERS.global_C, LOCAL_C)
+    branches = dual_branches(*banks, client_B, l_B, scale=SCALE, global_weight=g_B)
     mask = causal_mask(jnp.ones((1, len(tokens_T)), jnp.int32))
     states = MODEL.states(tokens_T[None], jnp.arange(len(tokens_T))[None], mask, branches)
     logp_TV = jax.nn.log_softmax(MODEL.logits(states[-1][0]))

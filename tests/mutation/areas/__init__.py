@@ -6,6 +6,7 @@ from typing import NamedTuple
 from tests.mutation.areas import (
     adapters,
     checkpoint,
+    comparison,
     data,
     evaluate,
     export,
@@ -68,6 +69,7 @@ AREAS = {
         "run/inputs.py run/starting_adapters.py run/loop.py run/folder.py",
         "run/test_configured.py run/test_loop.py run/test_starting_adapters.py",
     ),
+    "comparison": _area("comparison", "comparison"),
     "library": _area(
         "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
         "test_registry.py config/test_config.py test_experiment.py test_outcome.py "
@@ -88,5 +90,6 @@ ENTRIES: dict[str, list[Entry]] = {
     "export": export.ENTRIES,
     "inference": inference.ENTRIES,
     "run": run.ENTRIES,
+    "comparison": comparison.ENTRIES,
     "library": library.ENTRIES,
 }

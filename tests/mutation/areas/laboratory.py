@@ -113,7 +113,11 @@ ENTRIES = [
             'judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ)',
             'judge(collected, splits["test"], of_paper_CJ, candidate.weight_CJ)',
         ),
-        ('c.label == "paper")', 'c.label == "released code")'),
+        (
+            "of_paper_CJ = candidates.weigh(collected, paper)",
+            "of_paper_CJ = 1.0 - candidates.weigh(collected, paper)",
+        ),
+        ("if on_curve(settings.rule)", "if True"),
     ),
     *edits(
         "laboratory/material.py",
