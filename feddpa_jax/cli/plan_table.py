@@ -75,7 +75,8 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         f"{plan['mesh']['model']}; {plan['clients']} clients, {plan['participants']} in a round, "
         f"{plan['slots']} places on the client axis",
         f"a round: {work['real_tokens']:,.0f} real tokens, {work['real_share']:.1%} of those "
-        f"computed; a client receives and sends {in_words(plan['client_bytes'])}",
+        f"computed; a client receives {in_words(plan['client_bytes_received'])} and sends "
+        f"{in_words(plan['client_bytes_sent'])}",
     ]
     if work["seconds"] is not None:
         lines.append(

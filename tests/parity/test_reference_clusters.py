@@ -9,8 +9,7 @@ import scipy.spatial.distance
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.parity import personal_clients as tiny
-from tests.parity.personal_clients import ALPHA, RATE, TARGETS, gap, gate, pair
+from tests.parity import unequal_clients as tiny
 from tests.parity.reference_clusters import (
     allocate,
     clusters_of,
@@ -21,6 +20,7 @@ from tests.parity.reference_clusters import (
     top_slots,
 )
 from tests.parity.reference_mix import MixedLlama, average, local_trainings
+from tests.parity.unequal_clients import ALPHA, RATE, TARGETS, gap, gate, pair
 
 EVERYBODY = [(0, 1, 2)] * 3
 RATES = {"alpha": ALPHA, "learning_rate": RATE}

@@ -5,8 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.parity import personal_clients as tiny
-from tests.parity.personal_clients import ALPHA, RATE, TARGETS, filled, gap, gate, pair
+from tests.parity import unequal_clients as tiny
 from tests.parity.reference_mix import (
     MixedLlama,
     alone,
@@ -23,6 +22,7 @@ from tests.parity.reference_personal import (
     run_fdlora,
     run_fedalt,
 )
+from tests.parity.unequal_clients import ALPHA, RATE, TARGETS, filled, gap, gate, pair
 
 EVERYBODY = [(0, 1, 2)] * 3
 SOME = [(0, 1, 2), (1, 2), (0, 1)]

@@ -60,7 +60,7 @@ def test_a_slice_that_is_not_at_hand(tmp_path):
     assert {kind: own["count"] for kind, own in average["collectives"].items()} == {"all-reduce": 1}
     # One vector of the whole adapter, in float32.
     assert average["collectives"]["all-reduce"]["size"] == pytest.approx(
-        told["client_bytes"], rel=0.05
+        told["client_bytes_sent"], rel=0.05
     )
     assert told["round"]["tokens_per_second"] > 0
     assert "an upper bound" in told["shown"] and "1 all-reduce" in told["shown"]
