@@ -315,6 +315,8 @@ def bytes_of(a: int, b: int) -> int:
         ("ffa_lora", {"server_optimizer": "adam"}, 3 * [(0, R)], 3 * [(0, R)]),
         ("fedsa_lora", {}, 3 * [(R, 0)], 3 * [(R, 0)]),
         ("fedsa_lora", {"options": {"sends": "b"}}, 3 * [(0, R)], 3 * [(0, R)]),
+        # The mean of the others' down, the change of the own adapter up; the gate stays.
+        ("fedalt", {}, 3 * [(R, R)], 3 * [(R, R)]),
         # What the round before has changed: half of what FedIT receives.
         ("rolora", {}, [(0, R), (0, R), (R, 0)], [(0, R), (R, 0), (0, R)]),
         # Two participants leave a residual of rank (2 - 1) * R, after the first round.
