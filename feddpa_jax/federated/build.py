@@ -115,7 +115,10 @@ def with_server_optimizer(
     means = [
         phase
         for phase in method.phases
-        if phase.server is None and phase.reduce == "mean" and sends(method, phase)
+        if phase.server is None
+        and phase.upload is None
+        and phase.reduce == "mean"
+        and sends(method, phase)
     ]
     if not means:
         raise UserError(
@@ -160,6 +163,9 @@ def _check(method: Any, entry: Entry, name: str) -> None:
         raise refuse("has no phase; give it one")
     if any(phase.after for phase in method.phases) != entry.personalizes:
         raise refuse("its phases after the last round differ from its registration's personalizes")
+    for part in method.parts:
+        if not part.isidentifier():
+            raise refuse(f"the part {part!r}: a part's name is letters, digits and _")
     for phase in method.phases:
         named = [*by_part(phase.train), *phase.beside, *phase.start.values(), *phase.start]
         unknown = [part for part in named if part not in method.parts]
@@ -170,7 +176,24 @@ def _check(method: Any, entry: Entry, name: str) -> None:
             raise refuse(f"phase {phase.name} trains nothing")
         if phase.server is not None and not sends(method, phase):
             raise refuse(f"phase {phase.name} has a server step, but sends nothing")
+        _check_leaves(method, phase, refuse)
         _check_mix(method, phase, refuse)
+
+
+def _check_leaves(method: Method, phase: Phase, refuse: Callable[[str], UserError]) -> None:
+    """Refuses leaves in training that there are not, and sent ones that nobody can take in."""
+    trained, _ = phase_shapes(method, phase)
+    there = {
+        part: {n for leaves in tree.values() for n in leaves} for part, tree in trained.items()
+    }
+    for part, leaves in by_part(phase.train).items():
+        if not there[part] or not there[part].issuperset(leaves):
+            raise refuse(f"phase {phase.name} trains {part}.{'/'.join(leaves)}, which is no leaf")
+    for part, leaves in by_part(sends(method, phase) if phase.upload is None else ()).items():
+        if part not in there or not there[part].issuperset(leaves):
+            raise refuse(f"phase {phase.name} sends of {part} what it does not train")
+        if phase.server is None and method.parts[part].scope != "server":
+            raise refuse(f"phase {phase.name} sends {part}, a client's; give it a server step")
 
 
 def _check_mix(method: Method, phase: Phase, refuse: Callable[[str], UserError]) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.federated.fedit import fedit
-from feddpa_jax.federated.method import METHODS, Lora, Method
+from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import Engine, make_engine
 from feddpa_jax.training.participation import sample_participants
 from feddpa_jax.training.rounds import TrainingData
-from feddpa_jax.types import TokenizedExample
+from feddpa_jax.types import TokenizedExample, UserError
 from tests.federated.player import Player, player_for
 
 CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
@@ -140,6 +140,41 @@ def test_a_phase_may_rest_in_some_rounds(player):
         METHODS.remove("every_other")
     assert not same(start.server, first.server)
     assert same(first.server, second.server)
+
+
+MISTAKES = [
+    ({"train": ("global.c",)}, "phase p trains global.c, which is no leaf"),
+    ({"train": ("global.a",), "sends": ("global.b",)}, "phase p sends of global what it does not"),
+    ({"train": ("own",), "sends": ("global",)}, "phase p sends of global what it does not train"),
+    (
+        {"train": ("own",), "sends": ("own",)},
+        "phase p sends own, a client's; give it a server step",
+    ),
+    ({"train": ("odd.name",)}, "the part 'odd.name': a part's name is letters, digits and _"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), MISTAKES)
+def test_a_phase_that_does_not_fit_its_parts_is_refused(player, given, said):
+    def wrong(lora: Lora) -> Method:
+        parts = {"global": Part("server", lora.fresh), "own": Part("client", lora.fresh)}
+        if "odd" in given["train"][0]:
+            parts["odd.name"] = Part("client", lora.fresh)
+        return Method(parts=parts, phases=(Phase("p", **given),))
+
+    METHODS.register("wrong", wrong, answers_with="global")
+    try:
+        with pytest.raises(UserError, match=said):
+            player("wrong")
+    finally:
+        METHODS.remove("wrong")
+
+
+def test_phases_of_one_round_have_names_of_their_own(player):
+    both = player("fedit")
+    twice = dataclasses.replace(both.method, phases=2 * both.method.phases)
+    with pytest.raises(UserError, match="two phases of a round are named 'global'"):
+        both._replace(method=twice).play(1)
 
 
 def test_every_registered_method_fits_together(player):

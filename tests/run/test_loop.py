@@ -22,6 +22,7 @@ from feddpa_jax.run.loop import (
     round_rate,
     round_tokens,
     run_key,
+    server_parts,
     total_rounds,
 )
 from feddpa_jax.run.round import metrics_line
@@ -139,6 +140,7 @@ def test_a_line_of_metrics_by_hand():
                 "b": {"first": 5.0, "mean": 2.0, "last": 0.5},
             },
         },
+        "updates": 9,  # the numbers of losses
         "real_tokens": 130,
         "computed_tokens": 210,
         "seconds": 1.235,
@@ -191,12 +193,20 @@ def test_traffic_follows_from_the_leaves(prepared: Prepared):
     for name in ("feddpa_t", "feddpa_f", "fedit", "local"):
         config = config_of("--fed.method", name)
         method, lora = make_method(config, prepared), make_lora(config, prepared)
+        phases = {number: method.phases_of(number, 4) for number in (0, 1, 3, 4)}
         moved[name] = [
-            traffic(method, lora, method.phases_of(number, 4), np.arange(2)) for number in (0, 1, 4)
+            traffic(method, lora, phases[number], np.arange(2), before)
+            for number, before in ((0, None), (1, phases[0]), (4, phases[3]))
         ]
     assert moved["feddpa_t"] == moved["fedit"] == [(adapter, adapter)] * 2 + [(0, 0)]
     assert moved["feddpa_f"] == [(adapter, adapter)] * 2 + [(adapter, 0)]
     assert moved["local"] == [(0, 0)] * 3
+
+
+def test_parts_keep_their_names_in_checkpoints():
+    """Earlier versions had one part, and wrote a line below its name."""
+    assert server_parts({"global_": 1}) == {"global": 1}
+    assert server_parts({"global": 1, "own_": 2}) == {"global": 1, "own_": 2}
 
 
 def test_a_checkpoint_is_of_one_run(prepared: Prepared):
