@@ -18,9 +18,9 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import chip_of
+from feddpa_jax.run.beginning import make_federation, run_key
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, make_lora, training_data
-from feddpa_jax.run.loop import make_federation, run_key
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape

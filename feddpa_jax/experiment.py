@@ -18,18 +18,11 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
+from feddpa_jax.run.beginning import Start, begin, check_beginning, last_or_fresh, total_rounds
 from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
-from feddpa_jax.run.loop import (
-    Start,
-    begin,
-    check_beginning,
-    last_or_fresh,
-    play,
-    tell_data,
-    total_rounds,
-)
+from feddpa_jax.run.loop import play, tell_data
 from feddpa_jax.run.opening import (
     at_hand,
     beside,

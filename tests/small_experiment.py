@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 import feddpa_jax as fd
+from feddpa_jax.run.beginning import restore
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.loop import restore
 from tests.e2e.small_runs import SETTINGS, write_data
 
 

@@ -20,7 +20,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 TIERS = (
     {"types"},
     {"files"},
-    {"progress", "checked_settings", "registry"},
+    {"progress", "checked_settings", "registry", "hyperparameters"},
     {"devices"},
     {"adapters"},
     {"models"},

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable
 
 from feddpa_jax.config import Config
+from feddpa_jax.run.beginning import total_rounds
 from feddpa_jax.run.inputs import Prepared, make_method, training_data
-from feddpa_jax.run.loop import participants, round_tokens, total_rounds
+from feddpa_jax.run.loop import participants, round_tokens
 
 # As many as `fed.rounds` may be.
 _MOST_ROUNDS = 99_999

@@ -189,6 +189,10 @@ def _check_leaves(method: Method, phase: Phase, refuse: Callable[[str], UserErro
     for part, leaves in by_part(phase.train).items():
         if not there[part] or not there[part].issuperset(leaves):
             raise refuse(f"phase {phase.name} trains {part}.{'/'.join(leaves)}, which is no leaf")
+        if leaves and part in phase.start:
+            raise refuse(
+                f"phase {phase.name} trains leaves of {part}, which starts anew as a whole"
+            )
     for part, leaves in by_part(sends(method, phase) if phase.upload is None else ()).items():
         if part not in there or not there[part].issuperset(leaves):
             raise refuse(f"phase {phase.name} sends of {part} what it does not train")

@@ -57,17 +57,6 @@ def fedex_lora(
     others = how_many(len(lora.names), participation) - 1
     cap = residual_rank or max(map(min, lora.sizes.values()))
 
-    def zeros(rank: int) -> Adapter:
-        """Factors of at most this rank, at most each map's own."""
-        ranks = {target: min(rank, *both) for target, both in lora.sizes.items()}
-        return {
-            target: {
-                "a": jnp.zeros((lora.layers, lora.sizes[target][0], rank)),
-                "b": jnp.zeros((lora.layers, rank, lora.sizes[target][1])),
-            }
-            for target, rank in ranks.items()
-        }
-
     def mixed(parts: Parts) -> list[Term]:
         return [Term(parts["global"]), Term(parts["residual"], dropout=False)]
 
@@ -97,8 +86,8 @@ def fedex_lora(
             "global": Part("server", lora.fresh),
             "residual": Part(
                 "server",
-                lambda key: zeros(min(cap, max(1, rounds * others * lora.rank))),
-                change=lambda participants: zeros(min(cap, max(0, participants - 1) * lora.rank)),
+                lambda key: _zeros(lora, min(cap, max(1, rounds * others * lora.rank))),
+                change=lambda count: _zeros(lora, min(cap, max(0, count - 1) * lora.rank)),
             ),
         },
         phases=(
@@ -128,4 +117,16 @@ def _widened(bank: Adapter) -> Adapter:
     return {
         target: {"a": wide(pair["a"], -1), "b": wide(pair["b"], -2)}
         for target, pair in bank.items()
+    }
+
+
+def _zeros(lora: Lora, rank: int) -> Adapter:
+    """Factors of at most this rank, at most each map's own."""
+    ranks = {target: min(rank, *both) for target, both in lora.sizes.items()}
+    return {
+        target: {
+            "a": jnp.zeros((lora.layers, lora.sizes[target][0], rank)),
+            "b": jnp.zeros((lora.layers, rank, lora.sizes[target][1])),
+        }
+        for target, rank in ranks.items()
     }

@@ -45,17 +45,6 @@ def flexlora(lora: Lora) -> Method:
     def empty(key: jax.Array) -> Adapter:
         return jax.tree.map(jnp.zeros_like, lora.fresh(key))
 
-    def cut(bank: Adapter, rank_c: np.ndarray) -> Adapter:
-        """Each client's first r columns of A and rows of B; the others are 0, and stay it."""
-        kept_cR = np.arange(lora.rank) < rank_c[:, None]
-        return {
-            target: {
-                "a": pair["a"] * kept_cR[:, None, None, :],
-                "b": pair["b"] * kept_cR[:, None, :, None],
-            }
-            for target, pair in bank.items()
-        }
-
     def receive(server: Mapping[str, Any], own_C: Mapping[str, Any], members: np.ndarray):
         """1. The server's factors cut to each rank; s_R B_R = s_c B_c."""
         rank_c = rank_C[members]
@@ -66,7 +55,7 @@ def flexlora(lora: Lora) -> Method:
             b_CLRE = pair["b"][None] * jnp.float32(rank_c / lora.rank)[:, None, None, None]
             start_C[target] = {"a": a_CLDR, "b": b_CLRE}
         return {
-            "global": cut(start_C, rank_c),
+            "global": _cut(start_C, rank_c),
             "scale": {"all": {"by_rank": jnp.float32(lora.rank / rank_c)}},
         }
 
@@ -87,7 +76,7 @@ def flexlora(lora: Lora) -> Method:
 
     def answers(server: Mapping[str, Any], own_C: Mapping[str, Any], members: np.ndarray):
         shared_1 = bank_of(server["global"])
-        return Answers(shared_1 if equal else cut(shared_1, rank_C[members]), None)
+        return Answers(shared_1 if equal else _cut(shared_1, rank_C[members]), None)
 
     return Method(
         parts={
@@ -107,3 +96,13 @@ def flexlora(lora: Lora) -> Method:
         ),
         answers=answers,
     )
+
+
+def _cut(bank: Adapter, rank_c: np.ndarray) -> Adapter:
+    """Each client's first r columns of A and rows of B; the others are 0, and stay it."""
+
+    def one(pair: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        kept_c11R = (np.arange(pair["a"].shape[-1]) < rank_c[:, None])[:, None, None, :]
+        return {"a": pair["a"] * kept_c11R, "b": pair["b"] * kept_c11R.swapaxes(2, 3)}
+
+    return {target: one(pair) for target, pair in bank.items()}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
-from feddpa_jax.federated.leaves import pick, sends, sort_leaves, trains_own
+from feddpa_jax.federated.leaves import by_part, pick, sends, sort_leaves, trains_own
 from feddpa_jax.federated.method import FedState, Method, Metrics, Phase, Search
 from feddpa_jax.federated.server import Moment, Uploads, replaced, take_mean
 from feddpa_jax.federated.server_optimizer import follow
@@ -146,7 +146,7 @@ class _Phase(NamedTuple):
         searched = phase.search
         chunks = data.chunks(phase.name) if searched is None else data.few(searched.examples)
         for chunk in chunks:
-            own_C = clients.take(chunk.members) if clients.parts else {}
+            own_C = clients.take(chunk.members) if self._reads_clients() else {}
             trained_C, metrics = self._train(state.server, own_C, chunk)
             done.append(metrics)
             sent_C = self._sent(trained_C, own_C, chunk)
@@ -161,6 +161,14 @@ class _Phase(NamedTuple):
             sent = Uploads(parts_K, share_K, data.participants)
         server = state.server if sent is None else self._step(state.server, sent)
         return FedState(server, clients), merge_metrics(done)
+
+    def _reads_clients(self) -> bool:
+        """Whether the phase looks at what the clients hold."""
+        phase = self.phase
+        named = [name for name in by_part(phase.train) if name not in phase.start]
+        own = [n for n in [*named, *phase.beside] if n in self.method.parts]
+        sees = any(self.method.parts[name].scope == "client" for name in own)
+        return sees or phase.receive is not None or phase.upload is not None or bool(phase.keep)
 
     def _train(
         self, server: Mapping[str, Any], own_C: Mapping[str, Any], chunk: Chunk

@@ -14,9 +14,9 @@ from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.programs import Program, compile_averages, compile_steps
 from feddpa_jax.plan.round_work import RoundWork, count_work, many_clients
 from feddpa_jax.plan.topology import topology_devices
+from feddpa_jax.run.beginning import make_federation
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import make_lora, make_method, prepare, training_data
-from feddpa_jax.run.loop import make_federation
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import UserError
@@ -85,13 +85,8 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         )
         for program in programs
     ]
-    moved = traffic(
-        method,
-        make_lora(config, prepared),
-        phases,
-        data.participants(0),
-        method.phases_of(0, config.fed.rounds),
-    )
+    before = method.phases_of(0, config.fed.rounds)
+    moved = traffic(method, make_lora(config, prepared), phases, data.participants(0), before)
     result: dict[str, Any] = {
         "command": ["feddpa", *sys.argv[1:]],
         "environment": describe_environment(),
@@ -111,11 +106,15 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         ),
     }
     if options.out is not None:
-        with writing(options.out):
-            make_folder(options.out)
-            write_whole(options.out / "plan.json", to_json(result))
-        _log.info(f"everything: {options.out / 'plan.json'}")
+        _write(options.out, result)
     return result
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    with writing(out):
+        make_folder(out)
+        write_whole(out / "plan.json", to_json(result))
+    _log.info(f"everything: {out / 'plan.json'}")
 
 
 def _compile(

@@ -21,10 +21,11 @@ from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
+from feddpa_jax.run.beginning import restore
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared, check_sizes, make_lora, make_method
-from feddpa_jax.run.loop import resolved, restore
+from feddpa_jax.run.loop import resolved
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
 from feddpa_jax.types import Federation, UserError

@@ -147,76 +147,112 @@ def make_engine(
       The engine.
     """
     mesh = single_mesh() if mesh is None else mesh
+    make = functools.partial(
+        make_step,
+        mesh,
+        base_mode=base_mode,
+        scale=scale,
+        dropout=dropout,
+        max_grad_norm=max_grad_norm,
+        remat=remat,
+    )
+    programs = _Programs(model, mesh, make, learning_rate, on_block)
+    return Engine(
+        programs.train,
+        programs.start,
+        programs.go_on,
+        programs.loss,
+        programs.lower,
+        programs.compilations,
+        mesh,
+    )
 
-    steps: dict[Objective, Step] = {}
 
-    def step_of(objective: Objective) -> Step:
-        if objective not in steps:
-            steps[objective] = make_step(
-                mesh,
-                objective,
-                base_mode=base_mode,
-                scale=scale,
-                dropout=dropout,
-                max_grad_norm=max_grad_norm,
-                remat=remat,
-            )
-        return steps[objective]
+class _Programs:
+    """The steps of an engine, of which each objective has one, and the loops around them."""
 
-    def compilations() -> int:
-        return sum(programs.step._cache_size() for programs in steps.values())
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        make: Callable[[Objective], Step],
+        learning_rate: float,
+        on_block: Callable[[int, int], None],
+    ):
+        self._model, self._mesh, self._make = model, mesh, make
+        self._learning_rate, self._on_block = learning_rate, on_block
+        self._steps: dict[Objective, Step] = {}
 
-    def on_mesh(frozen: Frozen) -> Frozen:
-        return Frozen(put(frozen.shared, mesh), put(frozen.own_C, mesh, CLIENTS))
+    def _step_of(self, objective: Objective) -> Step:
+        if objective not in self._steps:
+            self._steps[objective] = self._make(objective)
+        return self._steps[objective]
 
-    def start(objective: Objective, trained_C: Tree) -> TrainState:
+    def _put(self, frozen: Frozen) -> Frozen:
+        return Frozen(put(frozen.shared, self._mesh), put(frozen.own_C, self._mesh, CLIENTS))
+
+    def compilations(self) -> int:
+        """How many programs of the step have been compiled."""
+        return sum(programs.step._cache_size() for programs in self._steps.values())
+
+    def start(self, objective: Objective, trained_C: Tree) -> TrainState:
         """The state of trainings that begin."""
-        return step_of(objective).start(trained_C)
+        return self._step_of(objective).start(trained_C)
 
     def go_on(
+        self,
         objective: Objective,
         state: TrainState,
         frozen: Frozen,
         chunk: Chunk,
         *,
         key: jax.Array,
-        learning_rate: float = learning_rate,
+        learning_rate: float | None = None,
     ) -> tuple[TrainState, PhaseMetrics]:
         """Trains the leaves in a chunk's slots, each on its own client's data."""
-        programs = step_of(objective)
+        step, mesh = self._step_of(objective).step, self._mesh
         key_C2, total_C = put((_client_keys(key, chunk.id_C), chunk.total_C), mesh, CLIENTS)
-        rate = put(np.float32(learning_rate), mesh)
-        frozen = on_mesh(frozen)
+        rate = self._learning_rate if learning_rate is None else learning_rate
+        rate, frozen = put(np.float32(rate), mesh), self._put(frozen)
         losses = _Losses(mesh, len(chunk.total_C))
         real, computed = 0, 0
         for block in chunk.blocks:
             rows, ends_C = put((block.rows, block.ends_C), mesh, CLIENTS)
-            state, loss_C = programs.step(model, state, frozen, rows, key_C2, total_C, ends_C, rate)
+            state, loss_C = step(self._model, state, frozen, rows, key_C2, total_C, ends_C, rate)
             losses.add(loss_C, block.ends_C)
             real, computed = real + block.real_tokens, computed + block.computed_tokens
-            on_block(block.real_tokens, block.computed_tokens)
+            self._on_block(block.real_tokens, block.computed_tokens)
         curves = losses.all()
         _check_finite(chunk, gather(state.finite_C, mesh))
         by_name = {n: curves[slot] for n, slot in zip(chunk.names, chunk.slots, strict=True)}
         return state, PhaseMetrics(by_name, real, computed)
 
     def train(
-        objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk, **given: Any
+        self, objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk, **given: Any
     ) -> tuple[Tree, PhaseMetrics]:
         """A chunk's whole trainings."""
-        state, metrics = go_on(objective, start(objective, trained_C), frozen, chunk, **given)
+        state = self.start(objective, trained_C)
+        state, metrics = self.go_on(objective, state, frozen, chunk, **given)
         return state.trained_C, metrics
 
-    def loss(objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk) -> np.ndarray:
+    def loss(
+        self, objective: Objective, trained_C: Tree, frozen: Frozen, chunk: Chunk
+    ) -> np.ndarray:
         """Each slot's loss on a chunk."""
-        frozen, total_C = on_mesh(frozen), np.zeros(len(chunk.total_C), np.float32)
+        frozen, total_C = self._put(frozen), np.zeros(len(chunk.total_C), np.float32)
+        loss = self._step_of(objective).loss
         for block in chunk.blocks:
-            rows = put(block.rows, mesh, CLIENTS)
-            total_C += gather(step_of(objective).loss(model, trained_C, frozen, rows), mesh)
+            rows = put(block.rows, self._mesh, CLIENTS)
+            total_C += gather(loss(self._model, trained_C, frozen, rows), self._mesh)
         return total_C / np.maximum(chunk.total_C, 1)
 
-    lower = functools.partial(_lower, mesh, model, step_of)
-    return Engine(train, start, go_on, loss, lower, compilations, mesh)
+    def lower(
+        self, objective: Objective, trained: Tree, frozen: Frozen, slots: int, shape: BlockShape
+    ) -> jax.stages.Lowered:
+        """The step's program, of shapes alone."""
+        return _lower(
+            self._mesh, self._model, self._step_of(objective), trained, frozen, slots, shape
+        )
 
 
 def _client_keys(key: jax.Array, id_C: np.ndarray) -> np.ndarray:
@@ -235,8 +271,7 @@ def _check_finite(chunk: Chunk, finite_C: np.ndarray) -> None:
 def _lower(
     mesh: Mesh,
     model: Model,
-    step_of: Callable[[Objective], Step],
-    objective: Objective,
+    programs: Step,
     trained: Tree,
     frozen: Frozen,
     slots: int,
@@ -255,7 +290,6 @@ def _lower(
             lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), tree
         )
 
-    programs = step_of(objective)
     state = jax.eval_shape(programs.start, bank(trained))
     # What every client has besides: key words, number of updates, whether one ends.
     own = [((slots, 2), np.uint32), ((slots,), np.int32), ((slots,), np.bool_)]

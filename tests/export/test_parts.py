@@ -98,7 +98,7 @@ def theirs(out: Path, place: str) -> np.ndarray:
 
 
 def written(given: Any, adapters: Adapters, out: Path, **asked: Any) -> Trained:
-    trained = Trained(*given, adapters, 3, None)
+    trained = Trained(given[0], given[1], adapters, 3, None)
     export(trained, out, mixed=asked.get("mixed"), merged=asked.get("merged"))
     check(trained, out)
     return trained
@@ -158,7 +158,7 @@ def test_what_the_server_sends_each_client_alone(given: Any, tmp_path: Path):
     close(logits(full.eval()), ours(given, [(shared_C, 1.0)], 2))
     assert (out / "clients/ben-shared/adapter_model.safetensors").stat().st_mode & 0o077 == 0
     with pytest.raises(UserError, match="merged: feddpa_t has no global adapter; name a client"):
-        make_plan(Trained(*given, adapters, 3, None), mixed=None, merged="global")
+        make_plan(Trained(given[0], given[1], adapters, 3, None), mixed=None, merged="global")
 
 
 def test_a_shared_factor_beside_a_clients_own(given: Any, tmp_path: Path):
@@ -183,7 +183,11 @@ def test_a_mix_with_the_bare_base(given: Any, tmp_path: Path):
     full = AutoModelForCausalLM.from_pretrained(str(out / "merged"), dtype=torch.float32)
     close(logits(full.eval()), ours(given, [(own_C, 0.25)], 1))
     with pytest.raises(UserError, match="merged: feddpa_t has no global adapter"):
-        make_plan(Trained(*given, Adapters({}, own_C, 1.0), 3, None), mixed=None, merged="global")
+        make_plan(
+            Trained(given[0], given[1], Adapters({}, own_C, 1.0), 3, None),
+            mixed=None,
+            merged="global",
+        )
 
 
 def test_a_mode_of_the_methods_own(given: Any, tmp_path: Path):
@@ -303,10 +307,12 @@ def test_what_cannot_be(given: Any, routed: Any):
         make_plan(trained, mixed=None, merged="ben-gate")
     only = Adapters(gated_C, gated_C, 1.0)
     with pytest.raises(UserError, match="mixed: feddpa_t has routed adapters"):
-        make_plan(Trained(*given, only, 0, None), mixed=0.5, merged=None)
+        make_plan(Trained(given[0], given[1], only, 0, None), mixed=0.5, merged=None)
     some = {**gated_C, "q_proj": {n: x for n, x in gated_C["q_proj"].items() if n != "gate"}}
     with pytest.raises(UserError, match="some adapted maps are routed"):
-        make_plan(Trained(*given, Adapters(None, some, 1.0), 0, None), mixed=None, merged=None)
+        make_plan(
+            Trained(given[0], given[1], Adapters(None, some, 1.0), 0, None), mixed=None, merged=None
+        )
     config, prepared = given
     twin = prepared._replace(
         federation=dataclasses.replace(
@@ -324,7 +330,9 @@ def test_what_cannot_be(given: Any, routed: Any):
 def test_the_merged_weights_by_hand(given: Any):
     """W + alpha / rank * A B of the mode's adapter, at its own rank."""
     fused_C = bank(given, 3)
-    trained = Trained(*given, Adapters(None, None, ALPHA / RANK, {"fused": fused_C}), 0, None)
+    trained = Trained(
+        given[0], given[1], Adapters(None, None, ALPHA / RANK, {"fused": fused_C}), 0, None
+    )
     out = make_plan(trained, mixed=None, merged="ben-fused").models["merged"]
     kernel = jnp.zeros((32, 32))
     found = out.change(ALPHA / RANK)("layers.1.attention.q_proj.kernel", kernel)

@@ -144,6 +144,10 @@ def test_a_phase_may_rest_in_some_rounds(player):
 
 MISTAKES = [
     ({"train": ("global.c",)}, "phase p trains global.c, which is no leaf"),
+    (
+        {"train": ("own.b",), "start": {"own": "global"}},
+        "phase p trains leaves of own, which starts",
+    ),
     ({"train": ("global.a",), "sends": ("global.b",)}, "phase p sends of global what it does not"),
     ({"train": ("own",), "sends": ("global",)}, "phase p sends of global what it does not train"),
     (

@@ -12,8 +12,9 @@ import numpy as np
 import feddpa_jax as fd
 from feddpa_jax.federated.method import METHODS, FedState, Lora, Method
 from feddpa_jax.federated.server import Uploads
+from feddpa_jax.run.beginning import make_federation
 from feddpa_jax.run.inputs import make_method, training_data
-from feddpa_jax.run.loop import make_federation, play_round
+from feddpa_jax.run.loop import play_round
 
 NAMES, COUNTS, TARGETS, ALPHA = ("anna", "bert", "carl"), (3, 7, 5), ("q_proj", "v_proj"), 8.0
 

@@ -11,7 +11,7 @@ from feddpa_jax.laboratory.candidates import weigh
 from feddpa_jax.laboratory.collect import PARTS, WEIGHTS
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.gathering import gather
-from feddpa_jax.weighting.rule import RULES, learns, weighs_layers
+from feddpa_jax.weighting.rule import RULES, learns, on_curve
 from feddpa_jax.weighting.settings import WeightingSettings
 
 SETTINGS = (
@@ -39,7 +39,7 @@ def gathered(laboratory, settings: WeightingSettings, held=None, **changes) -> n
     return instance_weights(evidence, settings).local_CI
 
 
-@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if not weighs_layers(rule)))
+@pytest.mark.parametrize("rule", sorted(filter(on_curve, RULES)))
 def test_weights_are_those_of_evaluation(laboratory, rule):
     for changes in SETTINGS:
         settings = WeightingSettings(rule, **{"support": 5, "scale": 0.8, **changes})

@@ -11,8 +11,17 @@ PACKAGE = Path(feddpa_jax.__path__[0])
 # Reached from there, but what evidence is does not follow from them: rules themselves, which are
 # scored anew every time; what only tells people, reads settings, or checks.
 APART = {
-    *("weighting/weights.py", "weighting/rule.py", "weighting/rules"),
-    *("progress.py", "registry.py", "config", "devices", "federated", "run", "evaluate/metrics.py"),
+    *("weighting/weights.py", "weighting/rule.py", "weighting/rules", "weighting/descent.py"),
+    *(
+        "progress.py",
+        "registry.py",
+        "hyperparameters.py",
+        "config",
+        "devices",
+        "federated",
+        "run",
+        "evaluate/metrics.py",
+    ),
     *(
         "checked_settings.py",
         "weighting/settings.py",
