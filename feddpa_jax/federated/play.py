@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
+from feddpa_jax.devices.processes import from_first
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
 from feddpa_jax.federated.leaves import by_part, pick, sends, sort_leaves, trains_own
@@ -262,6 +263,9 @@ class _Phase(NamedTuple):
             names, name = sends(self.method, self.phase), self.phase.name
             return {**server, **_follow(optimizer, name, names, sent, put(server, mesh))}
         step = take_mean if self.phase.server is None else self.phase.server
+        if self.phase.reduce == "stack":
+            # On the host, where another machine may round a decomposition, or cluster, otherwise.
+            return {**server, **from_first(lambda: step(sent, server, moment))}
         return {**server, **step(sent, server, moment)}
 
 
