@@ -54,7 +54,8 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
       given: its options.
 
     Raises:
-      UserError: an option that it does not have, or a method that does not fit together.
+      UserError: an option that it does not have, a method that does not fit together, or one
+        without what `proximal` and `server_optimizer` act on.
     """
     entry = METHODS.find(name)
     asked = signature(entry.build)
@@ -72,7 +73,13 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
             raise
         raise fails("fed.method", name, error) from None
     if fields["proximal"]:
-        method = with_proximal(method, fields["proximal"])
+        pulled = with_proximal(method, fields["proximal"])
+        if pulled.phases == method.phases:
+            raise UserError(
+                f"fed.proximal: {name} trains no copy of a server's part that could be pulled; "
+                "set it to 0, or use another fed.method"
+            )
+        method = pulled
     if fields["server_optimizer"] != "none":
         optimizer = server_optimizer(fields["server_optimizer"], fields["server_learning_rate"])
         method = with_server_optimizer(method, optimizer, name)

@@ -141,6 +141,8 @@ def test_a_line_of_metrics_by_hand():
         "client_bytes_received": 36,
         "client_bytes_sent": 24,
     }
+    fusion = PhaseMetrics({"a": [2.0, 1.0]}, 0, 0)
+    assert metrics_line(7, {**metrics, "fusion": fusion}, (36, 24), 1.0)["updates"] == 9
     alone = metrics_line(7, {"local": metrics["local"]}, (0, 0), 1.0)
     assert alone["loss"] == 5.0
     assert alone["client_bytes_sent"] == alone["client_bytes_received"] == 0
