@@ -148,7 +148,7 @@ def test_a_phase_may_rest_in_some_rounds(player):
 
 
 MISTAKES = [
-    ({"train": ("global.c",)}, "phase p trains global.c, which is no leaf"),
+    ({"train": ("global.c",)}, "phase p names 'global.c'; the part's leaves are a, b"),
     (
         {"train": ("own.b",), "start": {"own": "global"}},
         "phase p trains leaves of own, which starts",
@@ -157,7 +157,7 @@ MISTAKES = [
     ({"train": ("own",), "sends": ("global",)}, "phase p sends of global what it does not train"),
     (
         {"train": ("own",), "sends": ("own",)},
-        "phase p sends own, a client's; give it a server step",
+        "phase p sends 'own', which is no part of the server; give it a server step",
     ),
     ({"train": ("odd.name",)}, "the part 'odd.name': a part's name is letters, digits and _"),
 ]
