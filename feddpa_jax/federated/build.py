@@ -129,11 +129,14 @@ def with_server_optimizer(
     Raises:
       UserError: it has none.
     """
-    means = [
-        phase
-        for phase in method.phases
-        if phase.server is None and phase.reduce == "mean" and sends(method, phase)
-    ]
+
+    def takes_mean(phase: Phase) -> bool:
+        sent = by_part(sends(method, phase))
+        own = any(method.parts[part].scope == "client" for part in sent if part in method.parts)
+        # A mean of what clients hold becomes a server's part, and is no change of it.
+        return phase.server is None and phase.reduce == "mean" and bool(sent) and not own
+
+    means = [phase for phase in method.phases if takes_mean(phase)]
     if not means:
         raise UserError(
             f"fed.server_optimizer: {name} has no mean that the server could follow; set it to "

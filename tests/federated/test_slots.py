@@ -53,6 +53,7 @@ def test_what_reaches_the_server_is_of_the_participants_alone(kind, aggregation,
         participants=np.array([4, 7]),
         examples=np.array([1, 3]),
         chunks=lambda phase: [chunk],
+        stopping=None,
     )
     state = FedState({"global": {"q": {"a": jnp.zeros(2)}}}, ClientParts(names, MemoryStore()))
     settings: Any = {"key": jax.random.key(0), "learning_rate": 1.0}

@@ -148,8 +148,11 @@ def test_changed_settings(base: Base, changed: dict[str, Any]):
         assert "\n" not in str(error)
         assert len(str(error)) < 700
         return
-    scale = found.alpha / found.rank
-    branches = branches_of([Term(bank_of(found.adapter))], jnp.zeros(2, jnp.int32), scale=scale)
+    scaled = {
+        target: {"a": pair["a"], "b": found.scales[target] * pair["b"]}
+        for target, pair in found.adapter.items()
+    }
+    branches = branches_of([Term(bank_of(scaled))], jnp.zeros(2, jnp.int32), scale=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = PeftModel.from_pretrained(copy.deepcopy(base.theirs), str(base.folder)).eval()

@@ -290,7 +290,7 @@ def test_hyperparameters_that_a_rule_does_not_have(furthest, rule, given, messag
 
 
 def test_a_default_that_no_configuration_can_write():
-    with pytest.raises(UserError, match=r"default \[1\] for bins; .* is a number"):
+    with pytest.raises(UserError, match=r"bins of .* has the default \[1\]; a hyperparameter"):
         find_rule(lambda query_BD, bins=[1]: query_BD[:, 0])
 
 
