@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
     from feddpa_jax.federated.method import METHODS as methods
-    from feddpa_jax.federated.method import FedState, Lora, Method, Part, Phase
+    from feddpa_jax.federated.method import Answers, FedState, Lora, Method, Part, Phase
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapters": "adapters.dual",
     "Answer": "run.answering",
+    "Answers": "federated.method",
     "Base": "hf.load",
     "Client": "types",
     "Comparison": "comparison.compared",
@@ -107,6 +108,7 @@ __all__ = [
     "__version__",
     "Adapters",
     "Answer",
+    "Answers",
     "Base",
     "Client",
     "Comparison",

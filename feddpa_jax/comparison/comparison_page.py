@@ -135,7 +135,9 @@ def _drawn(name: str, title: str, rows: list[figures.Row], metric: str, *, zero:
         "better."
     )
     if zero:
-        caption += " An interval that does not reach the line at 0 is a difference."
+        caption += (
+            " An interval that does not reach the line at 0 is a difference with these seeds."
+        )
     headings = list(MEASURES.values())
     return Drawing(
         name,

@@ -74,24 +74,34 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
     if own:
         method = guarded(method, lora, name)
     if fields["proximal"]:
-        pulled = with_proximal(method, fields["proximal"])
-        if pulled.phases == method.phases:
+        if not any(_trained_copies(method, phase) for phase in method.phases):
             raise UserError(
-                f"fed.proximal: {name} trains no copy of a server's part that could be pulled; "
-                "set it to 0, or use another fed.method"
+                f"fed.proximal: {name} trains no copy of a part of the server's; leave it 0, or "
+                "use another fed.method"
             )
-        method = pulled
-    if fields["server_optimizer"] != "none":
+        method = with_proximal(method, fields["proximal"])
+    if fields["server_optimizer"] == "none":
+        if fields["server_learning_rate"] is not None:
+            raise UserError(
+                "fed.server_learning_rate: there is no server optimizer that follows it; set "
+                "fed.server_optimizer, or leave it null"
+            )
+    else:
         optimizer = server_optimizer(fields["server_optimizer"], fields["server_learning_rate"])
         method = with_server_optimizer(method, optimizer, name)
     return method
+
+
+def _trained_copies(method: Method, phase: Phase) -> list[str]:
+    """The server's parts of which a phase's participants train copies."""
+    return [part for part in by_part(phase.train) if method.parts[part].scope == "server"]
 
 
 def with_proximal(method: Method, strength: float) -> Method:
     """A method whose clients' copies of the server's parts are pulled towards these (FedProx)."""
 
     def pulled(phase: Phase) -> Phase:
-        parts = [p for p in by_part(phase.train) if method.parts[p].scope == "server"]
+        parts = _trained_copies(method, phase)
         if not parts:
             return phase
         pulls = [proximal(part, to=part, strength=strength) for part in parts]

@@ -7,12 +7,15 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from feddpa_jax.adapters.mix import Term
 from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.experiment import Experiment
 from feddpa_jax.federated.method import (
     METHODS,
     Answers,
@@ -93,6 +96,7 @@ def test_adding_a_rule(capsys):
 def test_adding_a_method(capsys):
     said = follow("adding_a_method.md", capsys)
     assert said.count("fed.method: running the code in my_methods.py") == 3
+    _check_shared_layers(Path("runs/fedper"), Path("runs/lazy"))
     assert "True local" in said
     run = Path("runs/lazy")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -108,6 +112,24 @@ def test_adding_a_method(capsys):
         error = capsys.readouterr().err
         assert "the code of your own changed since the run began: fed.method" in error
         assert "own_code" in error
+
+
+def _check_shared_layers(run: Path, whole: Path) -> None:
+    """The lower layers are the same for all clients, the upper ones differ, half of it is sent."""
+    own_C = Experiment.open(run).adapters.local_C
+    assert own_C is not None
+    for leaf in jax.tree.leaves(own_C):
+        lower, upper = np.split(np.asarray(leaf), 2, axis=1)
+        assert np.abs(lower - lower[:1]).max() == 0 < np.abs(lower).max()
+        assert len({own.tobytes() for own in upper}) == len(upper) == 8
+    for way in ("sent", "received"):
+        half, all_ = (
+            json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])[
+                f"client_bytes_{way}"
+            ]
+            for folder in (run, whole)
+        )
+        assert 2 * half == all_ > 0
 
 
 def test_the_guide_on_methods_names_everything_there_is():

@@ -140,6 +140,23 @@ def test_answers_of_other_shapes(made, given, message):
         method.answers({"global": SERVER}, {}, np.arange(2))
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("local", {"proximal": 0.1}, "fed.proximal: local trains no copy"),
+        (
+            "fedit",
+            {"server_learning_rate": 0.1},
+            "fed.server_learning_rate: there is no server opt",
+        ),
+        ("local", {"server_optimizer": "adam"}, "fed.server_optimizer: local has no mean"),
+    ],
+)
+def test_an_option_that_would_do_nothing(method, given, message):
+    with pytest.raises(UserError, match=message):
+        build(method, LORA, vars(Config(fed=given).fed), {})
+
+
 @pytest.mark.parametrize("name", ["receive", "penalty", "upload", "keep"])
 def test_a_function_that_fails(made, name):
     def broken(*given: Any) -> Any:
