@@ -27,11 +27,10 @@ def part_shapes(method: Method) -> dict[str, Any]:
 
 
 def received_shapes(method: Method, phase: Phase) -> dict[str, Any]:
-    """The shapes of what a phase's `receive` gives, of one client; none where it has no such."""
+    """The shapes of what the server sends to each client of a phase alone, by name."""
     if phase.receive is None:
         return {}
-    server, own = _by_scope(method)
-    receive = phase.receive
+    receive, (server, own) = phase.receive, _by_scope(method)
     bank_1 = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), own)
     found = jax.eval_shape(lambda server, own: receive(server, own, np.array([0])), server, bank_1)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), dict(found))
@@ -45,7 +44,7 @@ def phase_shapes(method: Method, phase: Phase) -> tuple[Tree, Frozen]:
 
 
 def _by_scope(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The shapes of the server's parts, and of one client's."""
+    """The shapes of the server's parts, and of the clients' own."""
     found = part_shapes(method)
     server = {n: found[n] for n, part in method.parts.items() if part.scope == "server"}
     return server, {n: found[n] for n in found if n not in server}

@@ -1,5 +1,6 @@
 """The algebra of adapters: what a bank adds, and when it adds nothing."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -385,11 +386,15 @@ def test_a_routed_adapter_shares_each_token_out_among_its_experts():
     client_B = np.array([1, 0])
     bank = {"q_proj": {"a": a_CDR, "b": b_CRE, "gate": gate_CDK}}
     branch = Branch(jax.tree.map(jnp.asarray, bank), jnp.asarray(client_B), jnp.ones(2), scale=2.0)
-    found = delta([branch], "q_proj", jnp.asarray(x_BTD), layer=0, dtype=jnp.float32)
-    for row, c in enumerate(client_B):
-        logits_TK = x_BTD[row] @ gate_CDK[c]
-        share_TK = np.exp(logits_TK) / np.exp(logits_TK).sum(axis=1, keepdims=True)
-        first = x_BTD[row] @ a_CDR[c][:, :3] @ b_CRE[c][:3]
-        second = x_BTD[row] @ a_CDR[c][:, 3:] @ b_CRE[c][3:]
-        expected = 2.0 * (share_TK[:, :1] * first + share_TK[:, 1:] * second)
-        np.testing.assert_allclose(np.asarray(found)[row], expected, atol=1e-4)
+    key_B2 = jnp.array([[1, 2], [3, 4]], jnp.uint32)
+    dropped = dataclasses.replace(branch, key_B2=key_B2, rate=0.5)
+    left_BTD = np.asarray(dropout(jnp.asarray(x_BTD), key_B2, site=0, rate=0.5))
+    for one, seen_BTD in ((branch, x_BTD), (dropped, left_BTD)):
+        found = delta([one], "q_proj", jnp.asarray(x_BTD), layer=0, dtype=jnp.float32)
+        for row, c in enumerate(client_B):
+            logits_TK = x_BTD[row] @ gate_CDK[c]
+            share_TK = np.exp(logits_TK) / np.exp(logits_TK).sum(axis=1, keepdims=True)
+            first = seen_BTD[row] @ a_CDR[c][:, :3] @ b_CRE[c][:3]
+            second = seen_BTD[row] @ a_CDR[c][:, 3:] @ b_CRE[c][3:]
+            expected = 2.0 * (share_TK[:, :1] * first + share_TK[:, 1:] * second)
+            np.testing.assert_allclose(np.asarray(found)[row], expected, atol=1e-4)

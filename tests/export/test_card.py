@@ -108,6 +108,9 @@ def test_what_it_is():
     assert (
         "# FedDPA-F: the local adapter of ben\n\nIt was trained on this client's data alone" in said
     )
+    sends = trained()._replace(uploads=True)
+    said = adapter_card(sends, "x", AdapterOut(ADAPTER, 12.0, "ben"), STATISTICS, None)
+    assert "this client's data; the method sends the server clients' parts." in said
     said = adapter_card(trained(), "x", AdapterOut(ADAPTER, 12.0, "ben", 0.3), STATISTICS, None)
     assert "It equals 0.7 of the global and 0.3 of the client's local adapter" in said
     said = model_card(

@@ -39,6 +39,25 @@ def test_clusters_come_in_the_order_of_their_first_clients():
     assert allocate(pairs_apart(), count=3, most=3).tolist() == [0, 1, 0, 2]
     assert allocate(pairs_apart(), count=1, most=1).tolist() == [0, 0, 0, 0]
     assert allocate(pairs_apart(), count=4, most=4).tolist() == [0, 1, 2, 3]
+    assert allocate(pairs_apart(), count=0, most=2).tolist() == [0, 1, 0, 1]
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        distance_CC = draw.random((7, 7))
+        of_C = allocate(
+            distance_CC + distance_CC.T - np.diag(np.diag(2 * distance_CC)), count=4, most=4
+        )
+        assert list(dict.fromkeys(of_C.tolist())) == [0, 1, 2, 3]
+
+
+def test_linkage_is_by_the_mean_distance():
+    """0 and 1 are one; 2 joins them at the mean of its distances, if 3 is not nearer to it."""
+    # (2 + 6) / 2 > 3, though 2 < 3; and (2 + 4) / 2 < 3.5, though 4 > 3.5.
+    for far, near, expected in ((6.0, 3.0, [0, 0, 1, 1]), (4.0, 3.5, [0, 0, 0, 1])):
+        distance_CC = np.full((4, 4), 9.0)
+        for (i, j), apart in {(0, 1): 1.0, (0, 2): 2.0, (1, 2): far, (2, 3): near}.items():
+            distance_CC[i, j] = distance_CC[j, i] = apart
+        np.fill_diagonal(distance_CC, 0.0)
+        assert allocate(distance_CC, count=2, most=2).tolist() == expected
 
 
 def test_clients_that_are_all_alike_make_no_two_clusters():

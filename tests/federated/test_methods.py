@@ -1,17 +1,22 @@
 """What each method trains, keeps and sends; and how a method is added."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.fedit import fedit
+from feddpa_jax.federated.leaves import sends_own_parts
 from feddpa_jax.federated.method import METHODS, Lora, Method, Part, Phase
+from feddpa_jax.federated.server import take_mean
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import Engine, make_engine
@@ -142,45 +147,6 @@ def test_a_phase_may_rest_in_some_rounds(player):
     assert same(first.server, second.server)
 
 
-MISTAKES = [
-    ({"train": ("global.c",)}, "phase p trains global.c, which is no leaf"),
-    (
-        {"train": ("own.b",), "start": {"own": "global"}},
-        "phase p trains leaves of own, which starts",
-    ),
-    ({"train": ("global.a",), "sends": ("global.b",)}, "phase p sends of global what it does not"),
-    ({"train": ("own",), "sends": ("global",)}, "phase p sends of global what it does not train"),
-    (
-        {"train": ("own",), "sends": ("own",)},
-        "phase p sends own, a client's; give it a server step",
-    ),
-    ({"train": ("odd.name",)}, "the part 'odd.name': a part's name is letters, digits and _"),
-]
-
-
-@pytest.mark.parametrize(("given", "said"), MISTAKES)
-def test_a_phase_that_does_not_fit_its_parts_is_refused(player, given, said):
-    def wrong(lora: Lora) -> Method:
-        parts = {"global": Part("server", lora.fresh), "own": Part("client", lora.fresh)}
-        if "odd" in given["train"][0]:
-            parts["odd.name"] = Part("client", lora.fresh)
-        return Method(parts=parts, phases=(Phase("p", **given),))
-
-    METHODS.register("wrong", wrong, answers_with="global")
-    try:
-        with pytest.raises(UserError, match=said):
-            player("wrong")
-    finally:
-        METHODS.remove("wrong")
-
-
-def test_phases_of_one_round_have_names_of_their_own(player):
-    both = player("fedit")
-    twice = dataclasses.replace(both.method, phases=2 * both.method.phases)
-    with pytest.raises(UserError, match="two phases of a round are named 'global'"):
-        both._replace(method=twice).play(1)
-
-
 def test_every_registered_method_fits_together(player):
     """Its phases name parts that there are, its mixes give terms, and its flags are true."""
     for name, entry in METHODS.items():
@@ -188,3 +154,116 @@ def test_every_registered_method_fits_together(player):
         assert entry.personalizes == any(phase.after for phase in method.phases)
         assert method.phases_of(1, 9)
         assert entry.title
+
+
+@contextlib.contextmanager
+def registered(build: Callable[..., Any], **known: Any) -> Iterator[str]:
+    METHODS.register("of_a_test", build, **{"answers_with": "global", **known})
+    try:
+        yield "of_a_test"
+    finally:
+        METHODS.remove("of_a_test")
+
+
+def test_phases_follow_the_keys_that_they_name(player):
+    """Of the two that a round's key is split into, or the round's own."""
+    seen = []
+    for name in ("feddpa_t", "fedit", "local"):
+        one = player(name)
+        train = one.federation.engine.train
+
+        def spy(*given, key, name=name, train=train, **more):
+            seen.append((name, jax.random.key_data(key).tolist()))
+            return train(*given, key=key, **more)
+
+        engine = one.federation.engine._replace(train=spy)
+        spied = one._replace(federation=one.federation._replace(engine=engine))
+        spied.round(spied.start(), 1, key=7)
+    whole = jax.random.key(7)
+    keys = [jax.random.key_data(key).tolist() for key in (whole, *jax.random.split(whole))]
+    expected = [("feddpa_t", 1), ("feddpa_t", 2), ("fedit", 2), ("local", 0)]
+    assert seen == [(name, keys[place]) for name, place in expected]
+
+
+def test_phases_read_clients_only_where_they_look_at_them(player, monkeypatch):
+    read = []
+    take = ClientParts.take
+
+    def spy(clients, members):
+        read.append(len(members))
+        return take(clients, members)
+
+    monkeypatch.setattr(ClientParts, "take", spy)
+    # FedDPA-T's global phase does not; its local one does; FedDPA-F's own adapters start anew.
+    for name, number, expected in (("feddpa_t", 0, []), ("feddpa_t", 1, [3]), ("feddpa_f", 9, [])):
+        one = player(name)
+        one.round(one.start(), number)
+        assert read == expected
+        read.clear()
+
+
+def test_parts_start_apart_and_leaves_that_do_not_train_stay(player):
+    """Two fresh parts of the server and of each client; one leaf of one part is trained."""
+
+    def two_of_each(lora: Lora) -> Method:
+        both = {name: Part("server", lora.fresh) for name in ("global", "other")}
+        own = {name: Part("client", lora.fresh) for name in ("local", "second")}
+        phase = Phase("local", train=("local.b",))
+        return Method({**both, **own}, (phase,))
+
+    with registered(two_of_each) as name:
+        start, after = player(name).play(1)
+    before_C, after_C = start.clients.all(), after.clients.all()
+    seen = [part["q_proj"]["a"] for part in start.server.values()]
+    seen += [a for part in before_C.values() for a in part["q_proj"]["a"]]
+    assert len({np.asarray(a).tobytes() for a in seen}) == 2 + 2 * 3
+    assert same(before_C["second"], after_C["second"])
+    assert same(before_C["local"]["q_proj"]["a"], after_C["local"]["q_proj"]["a"])
+    assert not same(before_C["local"]["q_proj"]["b"], after_C["local"]["q_proj"]["b"])
+
+
+def one_part(scope: Any, *phases: Phase) -> Callable[[Lora], Method]:
+    return lambda lora: Method({"p": Part(scope, lora.fresh)}, phases)
+
+
+PLAIN = Phase("p", train=("p",))
+
+
+@pytest.mark.parametrize(
+    ("build", "known", "said"),
+    [
+        (lambda lora: None, {}, "gave NoneType; a method's function gives a Method"),
+        (one_part("server"), {}, "has no phase"),
+        (one_part("server", PLAIN), {"personalizes": True}, "its registration's personalizes"),
+        (one_part("server", Phase("p", train=("q.a",))), {}, "names 'q'; its parts are p"),
+        (one_part("server", dataclasses.replace(PLAIN, beside=("q",))), {}, "names 'q'"),
+        (one_part("server", Phase("p", train=())), {}, "phase p trains nothing"),
+        (one_part("client", dataclasses.replace(PLAIN, server=take_mean)), {}, "sends nothing"),
+        (one_part("server", dataclasses.replace(PLAIN, mix=lambda parts: [])), {}, "is empty"),
+        (one_part("server", dataclasses.replace(PLAIN, mix=lambda parts: 1)), {}, "not Terms"),
+    ],
+)
+def test_a_method_that_does_not_fit_together(player, build, known, said):
+    with registered(build, **known) as name, pytest.raises(UserError, match=said) as refused:
+        player(name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"answers_with": "gate"}, "'gate' is no mode"),
+        ({"modes": ("Gate",)}, "'Gate': a mode's name is lower-case"),
+        ({"modes": ("mixed",)}, "'mixed': a mode's name is"),
+        ({"modes": ("global",)}, "'global': a mode's name is"),
+    ],
+)
+def test_modes_of_a_methods_own(known, said):
+    with pytest.raises(ValueError, match=said), registered(fedit, **known):
+        pass
+
+
+def test_which_methods_send_clients_own_parts(player):
+    """By themselves or as a difference to what they sent before."""
+    found = {name for name in METHODS if sends_own_parts(player(name).method)}
+    assert found == {"fdlora", "fedalt", "fedlease"}

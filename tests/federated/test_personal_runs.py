@@ -91,6 +91,7 @@ def test_every_mode_answers_and_every_instance_is_weighed(base, data, name):
     assert set(scores.modes) == {"base", "global", "local", "fixed", "instance", *OWN_MODES[name]}
     values = {mode: float(scores["nll"][mode].p.value) for mode in scores.modes}
     assert len({round(value, 9) for value in values.values()}) == len(values)
+    assert run._trained().uploads == (name != "ditto")
     weight = run.weigh("anna", "anna 1")
     assert 0.0 < weight.local_weight < 1.0
     found = run.laboratory(rules=["cosine"], scales=[0.0, 1.0])

@@ -93,6 +93,9 @@ def test_fields_of_fed_reach_the_method_that_asks_for_them(prepared: Prepared):
         ("fedlora", 5, [1, 1, 1, 1, 1]),
         ("local", 4, [1, 1, 1, 1]),
         ("centralized", 4, [1, 1, 1, 1]),
+        # A first phase of everybody in round 0; what searches after the last round trains nothing.
+        ("fdlora", 5, [2, 1, 1, 1, 0]),
+        ("fedlease", 4, [2, 1, 1, 1]),
     ],
 )
 def test_rounds_and_their_tokens(prepared: Prepared, method: str, rounds: int, factors: list[int]):
@@ -112,7 +115,12 @@ def test_only_participants_count_except_in_a_personalization(prepared: Prepared)
         there = data.participants(number)
         assert len(there) == 2
         assert round_tokens(config, method, data, number) == sum(data.tokens(int(c)) for c in there)
-    assert round_tokens(config, method, data, 4) == sum(data.tokens(c) for c in range(8))
+    everybody = sum(data.tokens(c) for c in range(8))
+    assert round_tokens(config, method, data, 4) == everybody
+    config = dataclasses.replace(config, fed=dataclasses.replace(config.fed, method="fedlease"))
+    some = sum(data.tokens(int(c)) for c in data.participants(0))
+    method = make_method(config, prepared)
+    assert round_tokens(config, method, data, 0) == everybody + some
 
 
 def test_a_line_of_metrics_by_hand():

@@ -13,6 +13,7 @@ from tests.mutation.areas import (
     inference,
     laboratory,
     library,
+    methods,
     metrics,
     report,
     run,
@@ -48,9 +49,14 @@ def _area(files: str, tests: str) -> Area:
 
 AREAS = {
     "training": _area(
-        "training federated",
+        "training",
         "training/test_participation.py federated/test_clients.py training/test_step.py "
         "federated/test_methods.py training/test_engine.py training",
+    ),
+    "methods": _area(
+        "federated hyperparameters.py",
+        "federated parity/test_aggregation_oracle.py parity/test_options_oracle.py "
+        "parity/test_personal_oracle.py",
     ),
     "adapters": _area("adapters", "adapters"),
     "weighting": _area("weighting", "weighting"),
@@ -79,6 +85,7 @@ AREAS = {
 
 ENTRIES: dict[str, list[Entry]] = {
     "training": training.ENTRIES,
+    "methods": methods.ENTRIES,
     "adapters": adapters.ENTRIES,
     "weighting": weighting.ENTRIES,
     "metrics": metrics.ENTRIES,

@@ -140,7 +140,7 @@ ENTRIES = [
             'self.chunks(participants, number, "global", shapes)',
         ),
         ("id_C[slot] = client_id(self.names[client])", "id_C[slot] = client"),
-        ("total_C[slot] = len(updates)", "total_C[slot] = max(1, len(updates) - 1)"),
+        ("total_C[slot] = work[-1][place].total", "total_C[slot] = work[-1][0].total"),
         ("s * places + place\n", "s + place\n"),
         ("names=tuple(self.names[client] for client in group)", "names=self.names[: len(group)]"),
         ("-(-largest // self.shards) * self.shards", "largest"),

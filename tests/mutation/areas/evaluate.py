@@ -79,8 +79,8 @@ ENTRIES = [
             'results["instance"].weights.means().local_CI',
             'results["instance"].weights.means().global_CI',
         ),
-        ('("instance", "global", "p")', '("instance", "global", "ttp")'),
-        ('("instance", "local", "ttp")', '("instance", "local", "p")'),
+        ('(mode, "global", "p")', '(mode, "global", "ttp")'),
+        ('(mode, "local", "ttp")', '(mode, "local", "p")'),
         (
             '"global_weight": float(weights.global_CI[c, i])',
             '"global_weight": float(weights.local_CI[c, i])',

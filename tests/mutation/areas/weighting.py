@@ -148,9 +148,16 @@ ENTRIES = [
         ("== 2\n", "== 1\n"),
         ("if not set(names) & {*OF_INSTANCES, *OF_LAYERS}", "if False"),
         ("jnp.issubdtype(dtype, jnp.floating)", "True"),
+        ("if name not in parameters(function):", "if False:"),
+    ),
+    *edits(
+        "hyperparameters.py",
+        "weighting/test_rules.py",
         ("if kind is float and type(value) is int:", "if False:"),
         ("if type(value) is not kind:", "if False:"),
-        ("if type(default) not in _KINDS:", "if False:"),
-        ("if name not in parameters(function):", "if False:"),
+        ("if type(default) not in KINDS:", "if False:"),
+        ("if name not in known:", "if False:"),
+        ("{known_name} ({value})", "{known_name}"),
+        ("if parameter.default is not inspect", "if parameter.default is inspect"),
     ),
 ]
