@@ -28,7 +28,7 @@ def shares(examples_C: np.ndarray, kind: str) -> np.ndarray:
 
 @jax.jit
 def weighted_sum(adapters_C: Adapter, share_C: jax.Array) -> Adapter:
-    """The sum over the client axis, each times its share.
+    """The sum over the client axis, each times its share; who has none may hold anything.
 
     All leaves are reduced as one vector: over a mesh that is a single all-reduce.
     """
@@ -38,4 +38,6 @@ def weighted_sum(adapters_C: Adapter, share_C: jax.Array) -> Adapter:
     flat_CX = jnp.concatenate(
         [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(adapters_C)], axis=1
     )
+    # 0 times NaN is NaN, and an `upload` may divide by what an empty place has not.
+    flat_CX = jnp.where(share_C[:, None] == 0.0, 0.0, flat_CX)
     return unravel(jnp.tensordot(share_C, flat_CX, axes=1))

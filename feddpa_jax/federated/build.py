@@ -53,8 +53,7 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
       given: its options.
 
     Raises:
-      UserError: an option that it does not have, a method that does not fit together, or one
-        without what `proximal` and `server_optimizer` act on.
+      UserError: an option that it does not have, or a method that does not fit together.
     """
     entry = METHODS.find(name)
     asked = signature(entry.build)

@@ -47,7 +47,7 @@ def check_method(method: Any, entry: Entry, name: str, lora: Lora) -> None:
         raise refuse("its phases after the last round differ from its registration's personalizes")
     for part, own in method.parts.items():
         if not part.isidentifier():
-            raise refuse(f"the part {part!r}: a part's name is letters, digits and _")
+            raise refuse(f"part {part!r} has no plain name; use letters, digits and _")
         if own.scope not in ("server", "client"):
             raise refuse(f"part {part} has the scope {own.scope!r}; give it 'server' or 'client'")
         if own.scope == "server" and not callable(own.new):
@@ -76,7 +76,10 @@ def _check_reduce(method: Method, phase: Phase, refuse: Refuse) -> None:
         raise refuse(
             f"phase {phase.name} has reduce {phase.reduce!r}; give it 'mean', 'sum' or 'stack'"
         )
-    sent = sends(method, phase)
+    sent, trained = by_part(sends(method, phase)), by_part(phase.train)
+    for part, leaves in sent.items() if phase.upload is None else ():
+        if part not in trained or (trained[part] and not {*leaves} or {*leaves} - {*trained[part]}):
+            raise refuse(f"phase {phase.name} sends of {part} what it does not train")
     if phase.server is not None or not sent:
         return
     if phase.reduce == "stack":
@@ -125,6 +128,8 @@ def _check_names(method: Method, phase: Phase, refuse: Refuse) -> None:
                 f"phase {phase.name} names {part!r}, which nothing makes; give the part a first "
                 "value, or name in the phase's start what it starts as"
             )
+        if leaf and part in phase.start:
+            raise refuse(f"phase {phase.name} names {name!r}; {part} starts anew as a whole")
         if leaf and part in made:
             leaves = {known for target in made[part].values() for known in target}
             if leaf not in leaves:

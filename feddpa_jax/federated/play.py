@@ -22,7 +22,7 @@ from feddpa_jax.training.rounds import RoundData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen
 from feddpa_jax.training.stopping import train_until_best
-from feddpa_jax.types import UserError, client_id
+from feddpa_jax.types import client_id
 
 
 class Federation(NamedTuple):
@@ -113,14 +113,9 @@ def play_phases(
 
     Returns:
       The state after the round, and by phase what it did.
-
-    Raises:
-      UserError: two of the phases have one name, which seeds their shuffles and names their losses.
     """
     metrics: Metrics = {}
     for phase in phases:
-        if phase.name in metrics:
-            raise UserError(f"fed.method: two phases of a round are named {phase.name!r}")
         own_key = key if phase.stream is None else jax.random.split(key, 2)[phase.stream]
         own_data = data(phase.everybody or phase.after)
         played = _Phase(method, federation, phase, own_data, own_key, learning_rate)

@@ -71,6 +71,13 @@ REFUSED = {
     "sends 'own', which is no part of the server": dataclasses.replace(
         phase(train=("own",), sends=("own",)), parts=parts(own=Part("client", LORA.fresh))
     ),
+    "sends of global what it does not train": phase(train=("global.a",), sends=("global.b",)),
+    "part 'a.b' has no plain name": dataclasses.replace(
+        FEDIT, parts=parts(**{"a.b": Part("client", LORA.fresh)})
+    ),
+    "names 'own.b'; own starts anew as a whole": dataclasses.replace(
+        phase(train=("own.b",), start={"own": "global"}), parts=parts(own=Part("client", None))
+    ),
     "reduce 'median'; give it 'mean', 'sum' or 'stack'": phase(reduce="median"),
     "sends a stack, of which only a server step": phase(reduce="stack"),
     "the mix of phase g gave float, not Terms": phase(mix=lambda found: 0.5),

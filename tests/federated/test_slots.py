@@ -10,6 +10,7 @@ import pytest
 
 from feddpa_jax.adapters.mix import alone
 from feddpa_jax.devices.mesh import single_mesh
+from feddpa_jax.federated.aggregate import weighted_sum
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.play import Federation, merge_metrics, play_phases
@@ -82,6 +83,12 @@ def test_what_is_made_on_the_host_is_of_the_first_process(monkeypatch, name):
     part = "expert" if name == "fedlease" else "global"
     assert np.any(jax.tree.leaves(made[0][part])[0])
     assert not any(map(np.any, jax.tree.leaves(server[part])))
+
+
+def test_an_empty_place_may_hold_anything():
+    bank = {"q": {"a": jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf], [3.0, 6.0]])}}
+    found = weighted_sum(bank, jnp.array([0.25, 0.0, 0.75]))
+    assert found["q"]["a"].tolist() == [2.5, 5.0]
 
 
 def test_chunks_of_a_phase_add_up():

@@ -124,6 +124,8 @@ def test_training_runs_the_planned_program():
         engine.train(phase.objective, {phase.name: bank}, frozen, chunk, key=KEY)
 
     local, shared = method.phases
+    for phase in method.phases:  # What begins a training is compiled for its leaves.
+        engine.start(phase.objective, {phase.name: bank})
     train(Phase("global", ("global",), alone("global")), "a", Frozen({}, {}))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
