@@ -188,7 +188,7 @@ ENTRIES = [
         ('if part.scope == "server"}\n', "if False}\n"),
         ("*phase.beside, *phase.start", "*phase.start"),
         (", *phase.start.values()]", "]"),
-        ("(*found.get(part, ()), name)", "(name,)"),
+        ("(*found.get(part, ()), name)", "(name,)", "run/test_loop.py"),
         ("round(share * _bytes(received)), round", "round(share * _bytes(sent)), round"),
         ("if part.change is not None:", "if False:"),
         ("* leaf.dtype.itemsize", "* 8"),
