@@ -169,7 +169,7 @@ class Reporter:
             nonlocal last, done
             done += amount
             now = time.perf_counter()
-            if now - last >= LINE_EVERY and done < total:
+            if now - last >= LINE_EVERY and 0 < done < total:
                 last = now
                 rate = done / (now - start)
                 left = duration((total - done) / rate)

@@ -2,22 +2,21 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from feddpa_jax.adapters.mix import Term
+from feddpa_jax.federated.guard import check_method, guarded
 from feddpa_jax.federated.leaves import by_part, pick, sends
 from feddpa_jax.federated.method import METHODS, Entry, Lora, Method, Part, Phase
 from feddpa_jax.federated.penalty import proximal
 from feddpa_jax.federated.server_optimizer import PART, server_optimizer
-from feddpa_jax.federated.shapes import part_shapes, phase_shapes
+from feddpa_jax.federated.shapes import part_shapes
 from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults, signature
-from feddpa_jax.training.step import together
 from feddpa_jax.types import UserError
 
 
@@ -64,13 +63,15 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
     own = theirs is None or not theirs.__name__.startswith("feddpa_jax.")
     try:
         method = entry.build(lora, **values)
-        _check(method, entry, name)
+        check_method(method, entry, name, lora)
     except UserError:
         raise
     except Exception as error:
         if not own:
             raise
         raise fails("fed.method", name, error) from None
+    if own:
+        method = guarded(method, lora, name)
     if fields["proximal"]:
         method = with_proximal(method, fields["proximal"])
     if fields["server_optimizer"] != "none":
@@ -112,11 +113,14 @@ def with_server_optimizer(
     Raises:
       UserError: it has none.
     """
-    means = [
-        phase
-        for phase in method.phases
-        if phase.server is None and phase.reduce == "mean" and sends(method, phase)
-    ]
+
+    def takes_mean(phase: Phase) -> bool:
+        sent = by_part(sends(method, phase))
+        own = any(method.parts[part].scope == "client" for part in sent if part in method.parts)
+        # A mean of what clients hold becomes a server's part, and is no change of it.
+        return phase.server is None and phase.reduce == "mean" and bool(sent) and not own
+
+    means = [phase for phase in method.phases if takes_mean(phase)]
     if not means:
         raise UserError(
             f"fed.server_optimizer: {name} has no mean that the server could follow; set it to "
@@ -142,52 +146,3 @@ def with_server_optimizer(
             for phase in method.phases
         ),
     )
-
-
-def _check(method: Any, entry: Entry, name: str) -> None:
-    """Refuses a method that does not fit together, before anything is trained.
-
-    Raises:
-      UserError: says what is wrong.
-    """
-
-    def refuse(what: str) -> UserError:
-        return UserError(f"fed.method: {name}: {what}")
-
-    if not isinstance(method, Method):
-        raise refuse(f"gave {type(method).__name__}; a method's function gives a Method")
-    if not method.phases:
-        raise refuse("has no phase; give it one")
-    if any(phase.after for phase in method.phases) != entry.personalizes:
-        raise refuse("its phases after the last round differ from its registration's personalizes")
-    for phase in method.phases:
-        named = [*by_part(phase.train), *phase.beside, *phase.start.values(), *phase.start]
-        unknown = [part for part in named if part not in method.parts]
-        if unknown:
-            parts = ", ".join(method.parts)
-            raise refuse(f"phase {phase.name} names {unknown[0]!r}; its parts are {parts}")
-        if not phase.train:
-            raise refuse(f"phase {phase.name} trains nothing")
-        if phase.server is not None and not sends(method, phase):
-            raise refuse(f"phase {phase.name} has a server step, but sends nothing")
-        _check_mix(method, phase, refuse)
-
-
-def _check_mix(method: Method, phase: Phase, refuse: Callable[[str], UserError]) -> None:
-    """Tries a phase's mix on shapes alone."""
-    trained, frozen = phase_shapes(method, phase)
-
-    def one(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
-
-    kinds: list[Any] = []
-
-    def mixed(trained: Any, frozen: Any) -> None:
-        kinds.append(phase.objective.mix(together(trained, frozen)))
-
-    jax.eval_shape(mixed, one(trained), frozen._replace(own_C=one(frozen.own_C)))
-    (terms,) = kinds
-    if not isinstance(terms, list | tuple) or not all(isinstance(t, Term) for t in terms):
-        raise refuse(f"the mix of phase {phase.name} gave {type(terms).__name__}, not Terms")
-    if not terms:
-        raise refuse(f"the mix of phase {phase.name} is empty, so nothing is trained")

@@ -26,18 +26,25 @@ def part_shapes(method: Method) -> dict[str, Any]:
     return found
 
 
+def received_shapes(method: Method, phase: Phase) -> dict[str, Any]:
+    """The shapes of what the server sends to each client of a phase alone, by name."""
+    if phase.receive is None:
+        return {}
+    receive, (server, own) = phase.receive, _by_scope(method)
+    bank_1 = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), own)
+    found = jax.eval_shape(lambda server, own: receive(server, own, np.array([0])), server, bank_1)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), dict(found))
+
+
 def phase_shapes(method: Method, phase: Phase) -> tuple[Tree, Frozen]:
     """Shapes of the leaves in training, and of those beside them, without a client axis."""
+    server, own = _by_scope(method)
+    leaves = sort_leaves(method, phase, server, own, received_shapes(method, phase))
+    return {**leaves.copied, **leaves.banked}, Frozen(leaves.shared, leaves.beside)
+
+
+def _by_scope(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shapes of the server's parts, and of the clients' own."""
     found = part_shapes(method)
     server = {n: found[n] for n, part in method.parts.items() if part.scope == "server"}
-    own = {n: found[n] for n in found if n not in server}
-    received: Any = {}
-    if phase.receive is not None:
-        receive = phase.receive
-        bank_1 = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), own)
-        received = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            jax.eval_shape(lambda server, own: receive(server, own, np.array([0])), server, bank_1),
-        )
-    leaves = sort_leaves(method, phase, server, own, received)
-    return {**leaves.copied, **leaves.banked}, Frozen(leaves.shared, leaves.beside)
+    return server, {n: found[n] for n in found if n not in server}

@@ -1,6 +1,5 @@
 """What a round's participants receive and send, in bytes; it follows from the method's leaves."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 
 from feddpa_jax.federated.leaves import by_part, pick, sends
 from feddpa_jax.federated.method import Lora, Method, Phase
-from feddpa_jax.federated.shapes import part_shapes, phase_shapes
+from feddpa_jax.federated.shapes import part_shapes, received_shapes
 
 
 def traffic(
@@ -41,11 +40,7 @@ def traffic(
     sent: dict[str, Any] = {}
     for phase in phases:
         shared = [*by_part(phase.train), *phase.beside, *phase.start.values()]
-        own: Mapping[str, Any] = {}
-        if phase.receive is not None:
-            trained, frozen = phase_shapes(method, phase)
-            known = {*method.parts} - {*by_part(phase.train)}
-            own = {n: t for n, t in {**trained, **frozen.own_C}.items() if n not in known}
+        own = received_shapes(method, phase)
         for part in shared:
             if part in changing and part not in own:
                 received |= pick({part: shapes[part]}, changing[part])

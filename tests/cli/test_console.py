@@ -72,3 +72,16 @@ def test_a_bar_where_it_can_be_drawn(monkeypatch):
         said = _said(Reporter(Console(file=io.StringIO(), force_terminal=True)))
         assert ("\x1b[2K" in said or "\x1b[?25l" in said) == drawn
         assert "training: 2 tokens in" in said
+
+
+def test_a_note_before_anything_is_done(monkeypatch):
+    """A comparison begins the task of all its runs long before the first of them trains."""
+    monkeypatch.setattr("feddpa_jax.cli.console.LINE_EVERY", 0.0)
+    reporter = Reporter(Console(file=io.StringIO()))
+    with follow("all runs", 2, "tokens", reporter.on_progress) as advance:
+        advance(0, "run 1 of 2")
+        advance(1, "run 1 of 2")
+    assert isinstance(reporter.console.file, io.StringIO)
+    first, last = reporter.console.file.getvalue().splitlines()
+    assert first.startswith("all runs: 50%")
+    assert last.startswith("all runs: 1 tokens")

@@ -1,5 +1,6 @@
 """The guides on how to add something: every block of each page runs, in its order."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -8,10 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from feddpa_jax.adapters.mix import Term
 from feddpa_jax.cli.program import main
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.federated.method import METHODS
+from feddpa_jax.federated.method import (
+    METHODS,
+    Answers,
+    Entry,
+    Lora,
+    Method,
+    Part,
+    Phase,
+    Search,
+)
+from feddpa_jax.federated.server import Moment, Uploads
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.names import file_name
 from feddpa_jax.registry import Registry
@@ -96,6 +108,18 @@ def test_adding_a_method(capsys):
         error = capsys.readouterr().err
         assert "the code of your own changed since the run began: fed.method" in error
         assert "own_code" in error
+
+
+def test_the_guide_on_methods_names_everything_there_is():
+    text = (GUIDES / "adding_a_method.md").read_text()
+    everything = (
+        *(field.name for field in [*dataclasses.fields(Method), *dataclasses.fields(Phase)]),
+        *(*Part._fields, *Term._fields, *Lora._fields, *Entry._fields[1:]),
+    )
+    rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
+    assert [name for name in everything if name not in rows] == []
+    inner = (*Search._fields, *Answers._fields, *Moment._fields, *Uploads._fields)
+    assert [name for name in inner if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_adding_a_template(capsys):

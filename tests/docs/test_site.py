@@ -9,7 +9,15 @@ from mkdocs.config import load_config
 
 import feddpa_jax
 from feddpa_jax.config import describe_fields
-from feddpa_jax.weighting.rule import RULES
+from feddpa_jax.federated.method import METHODS
+from feddpa_jax.weighting.rule import (
+    RULES,
+    gives_weights,
+    learns,
+    of_clients,
+    parameters,
+    runs_model,
+)
 from tests.docs.pages import ROOT
 
 
@@ -45,9 +53,32 @@ def test_every_field_is_on_the_page_of_the_configuration(site: Path) -> None:
     assert [row[0] for row in describe_fields() if f"<code>{row[0]}</code>" not in text] == []
 
 
+# Other tests of this process may have registered theirs.
+OUR_RULES = [name for name in RULES if (RULES[name].__module__ or "").startswith("feddpa_jax.")]
+OUR_METHODS = [name for name in METHODS if METHODS[name].build.__module__.startswith("feddpa_jax.")]
+
+
 def test_every_rule_is_in_the_guide() -> None:
     text = (ROOT / "docs/guides/studying_weighting_rules.md").read_text()
-    # Other tests of this process may have registered theirs.
-    ours = [name for name in RULES if (RULES[name].__module__ or "").startswith("feddpa_jax.")]
-    assert len(ours) > 10
-    assert [name for name in ours if f"`{name}`" not in text] == []
+    assert len(OUR_RULES) > 10
+    assert [name for name in OUR_RULES if f"`{name}`" not in text] == []
+    learned = {
+        name for name in OUR_RULES if learns(name) or runs_model(name) or of_clients(RULES[name])
+    }
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+ \|.*) \|$", text, re.MULTILINE))
+    assert set(rows) >= learned
+    for name in learned:
+        assert rows[name].startswith("weights" if gives_weights(name) else "similarities")
+        told = dict(re.findall(r"`(\w+)=([\d.]+)`", rows[name]))
+        assert told == {key: str(value) for key, value in parameters(RULES[name]).items()}
+
+
+def test_numbers_of_rules_and_methods_are_true() -> None:
+    pages = (ROOT / "README.md", ROOT / "docs/index.md")
+    for text in (page.read_text() for page in pages):
+        assert (
+            f"**Study weighting rules**: a rule is a function; there are {len(OUR_RULES)}." in text
+        )
+        assert re.search(rf"\*\*Compare methods\*\*: there are \[?{len(OUR_METHODS)}\b", text)
+    guide = (ROOT / "docs/guides/studying_weighting_rules.md").read_text()
+    assert f"There are {len(OUR_RULES)}." in guide

@@ -322,6 +322,8 @@ def bytes_of(a: int, b: int) -> int:
         ("ffa_lora", {"server_optimizer": "adam"}, 3 * [(0, R)], 3 * [(0, R)]),
         ("fedsa_lora", {}, 3 * [(R, 0)], 3 * [(R, 0)]),
         ("fedsa_lora", {"options": {"sends": "b"}}, 3 * [(0, R)], 3 * [(0, R)]),
+        # The mean of the others' down, the change of the own adapter up; the gate stays.
+        ("fedalt", {}, 3 * [(R, R)], 3 * [(R, R)]),
         # What the round before has changed: half of what FedIT receives.
         ("rolora", {}, [(0, R), (0, R), (R, 0)], [(0, R), (R, 0), (0, R)]),
         # Two participants leave a residual of rank (2 - 1) * R, after the first round.
@@ -363,6 +365,7 @@ def test_bytes(method: str, given: Any, received: list, sent: list):
         ("flexlora", {"server_optimizer": "adam"}, "fed.server_optimizer: flexlora has no mean"),
         ("fedex_lora", {"server_optimizer": "yogi"}, "fed.server_optimizer: fedex_lora has no"),
         ("local", {"server_optimizer": "momentum"}, "fed.server_optimizer: local has no mean"),
+        ("fdlora", {"server_optimizer": "momentum"}, "fed.server_optimizer: fdlora has no mean"),
         ("fedex_lora", {"options": {"residual_rank": -1}}, "residual_rank is -1"),
         ("ffa_lora", {"options": {"sends": "a"}}, "'sends' is unknown; the method ffa_lora has"),
     ],
