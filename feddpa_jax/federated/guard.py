@@ -78,7 +78,8 @@ def _check_reduce(method: Method, phase: Phase, refuse: Refuse) -> None:
         return
     if phase.reduce == "stack":
         raise refuse(f"phase {phase.name} sends a stack, of which only a server step makes a part")
-    for part in by_part(sent):
+    # An upload names the server's parts itself.
+    for part in by_part(sent) if phase.upload is None else ():
         if part not in method.parts or method.parts[part].scope != "server":
             raise refuse(
                 f"phase {phase.name} sends {part!r}, which is no part of the server; give it a "

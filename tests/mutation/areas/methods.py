@@ -227,8 +227,8 @@ ENTRIES = [
     *edits(
         "federated/build.py",
         _REFUSED,
-        ("if phase.server is None and phase.reduce", "if phase.reduce"),
-        ('phase.reduce == "mean" and sends(method, phase)', 'phase.reduce == "mean"'),
+        ("return phase.server is None and phase.reduce", "return phase.reduce"),
+        ("and bool(sent) and not own", "and not own"),
         ("    if not means:\n", "    if False:\n"),
         (
             'if fields["proximal"]:',
@@ -255,21 +255,17 @@ ENTRIES = [
             "pass",
             "run/test_loop.py",
         ),
-        ("entry.personalizes:\n", "entry.personalizes and False:\n", "federated/test_methods.py"),
-        ("        if unknown:\n", "        if False:\n", "federated/test_methods.py"),
-        ("        if not phase.train:\n", "        if False:\n", "federated/test_methods.py"),
-        ("    if not method.phases:\n", "    if False:\n", "federated/test_methods.py"),
-        (
-            "    if not isinstance(method, Method):\n",
-            "    if False:\n",
-            "federated/test_methods.py",
-        ),
-        ("    if not terms:\n", "    if False:\n", "federated/test_methods.py"),
-        (
-            "if phase.server is not None and not sends(method, phase):",
-            "if False:",
-            "federated/test_methods.py",
-        ),
+    ),
+    *edits(
+        "federated/guard.py",
+        "federated/test_methods.py",
+        ("entry.personalizes:\n", "entry.personalizes and False:\n"),
+        ('if name.partition(".")[0] not in method.parts:', "if False:"),
+        ("        if not phase.train:\n", "        if False:\n"),
+        ("    if not method.phases:\n", "    if False:\n"),
+        ("    if not isinstance(method, Method):\n", "    if False:\n"),
+        ("    if not terms:\n", "    if False:\n"),
+        ("if phase.server is not None and not sends(method, phase):", "if False:"),
     ),
     *edits(
         "federated/method.py",
