@@ -37,12 +37,13 @@ def work_of(config: Config, prepared: Prepared) -> Work:
     data, method = training_data(config, prepared), make_method(config, prepared)
     tokens = updates = 0
     for number in range(total_rounds(config)):
-        members = participants(config, data, number).tolist()
-        # Every phase is a whole local training of each participant.
-        phases = len(method.phases_of(number, config.fed.rounds))
-        batches = [-(-len(data.examples[client]) // data.batch_size) for client in members]
+        some = participants(config, data, number).tolist()
+        for phase in method.phases_of(number, config.fed.rounds):
+            members = range(len(data.names)) if phase.everybody else some
+            batches = [-(-len(data.examples[client]) // data.batch_size) for client in members]
+            # Every phase is a whole local training of each participant, but for a search.
+            updates += data.epochs * sum(batches) if phase.search is None else 0
         tokens += round_tokens(config, method, data, number)
-        updates += phases * data.epochs * sum(batches)
     return Work(config.fed.rounds, tokens, updates)
 
 

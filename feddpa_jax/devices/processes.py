@@ -214,7 +214,7 @@ def _pack(value: Any) -> bytes:
 
     def keep(leaf: Any) -> dict[str, str]:
         name = str(len(arrays))
-        arrays[name] = np.ascontiguousarray(leaf)
+        arrays[name] = np.asarray(leaf, order="C")
         return {_ARRAY: name}
 
     text = json.dumps(value, default=keep)

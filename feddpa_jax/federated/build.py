@@ -53,7 +53,8 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
       given: its options.
 
     Raises:
-      UserError: an option that it does not have, or a method that does not fit together.
+      UserError: an option that it does not have, a method that does not fit together, or one
+        without what `proximal` and `server_optimizer` act on.
     """
     entry = METHODS.find(name)
     asked = signature(entry.build)
@@ -73,7 +74,13 @@ def build(name: str, lora: Lora, fields: Mapping[str, Any], given: Mapping[str, 
     if own:
         method = guarded(method, lora, name)
     if fields["proximal"]:
-        method = with_proximal(method, fields["proximal"])
+        pulled = with_proximal(method, fields["proximal"])
+        if pulled.phases == method.phases:
+            raise UserError(
+                f"fed.proximal: {name} trains no copy of a server's part that could be pulled; "
+                "set it to 0, or use another fed.method"
+            )
+        method = pulled
     if fields["server_optimizer"] != "none":
         optimizer = server_optimizer(fields["server_optimizer"], fields["server_learning_rate"])
         method = with_server_optimizer(method, optimizer, name)
@@ -118,7 +125,8 @@ def with_server_optimizer(
         sent = by_part(sends(method, phase))
         own = any(method.parts[part].scope == "client" for part in sent if part in method.parts)
         # A mean of what clients hold becomes a server's part, and is no change of it.
-        return phase.server is None and phase.reduce == "mean" and bool(sent) and not own
+        plain = phase.server is None and phase.upload is None and phase.reduce == "mean"
+        return plain and bool(sent) and not own
 
     means = [phase for phase in method.phases if takes_mean(phase)]
     if not means:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+# Most clients whose fresh parts are made at once: bounds the device's memory, and the programs.
+MADE_AT_ONCE = 64
+
 # {part: {target: {leaf: ...}}} on the host.
 HostParts = dict[str, dict[str, dict[str, np.ndarray]]]
 
@@ -69,17 +72,7 @@ class ClientParts:
 
         A part that not all of them have is left out.
         """
-        new = [int(c) for c in members if self.names[c] not in self.saved]
-        made: dict[int, HostParts] = {}
-        if new and self.fresh:
-            bank = jax.device_get({part: make(new) for part, make in self.fresh.items()})
-            made = {c: jax.tree.map(lambda leaf, at=i: leaf[at], bank) for i, c in enumerate(new)}
-        old = [self.names[c] for c in members if self.names[c] in self.saved]
-        there = {name: self.saved[name] for name in old}
-        read = dict(zip(there, self.store.read_all(there), strict=True))
-        own = [
-            read[self.names[c]] if self.names[c] in read else made.get(int(c), {}) for c in members
-        ]
+        own = self._each(members)
         if not own:
             return {}
         shared = [part for part in own[0] if all(part in parts for parts in own)]
@@ -88,16 +81,34 @@ class ClientParts:
             for part in shared
         }
 
+    def _each(self, members: Sequence[int] | np.ndarray) -> list[HostParts]:
+        """The parts of some clients, of each all that it has."""
+        new = [int(c) for c in members if self.names[c] not in self.saved]
+        made: dict[int, HostParts] = {}
+        for first in range(0, len(new) if self.fresh else 0, MADE_AT_ONCE):
+            some = new[first : first + MADE_AT_ONCE]
+            # Repeated up to a power of two: every other number is a program of its own.
+            some += some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+            bank = jax.device_get({part: make(some) for part, make in self.fresh.items()})
+            made |= {c: jax.tree.map(lambda leaf, at=i: leaf[at], bank) for i, c in enumerate(some)}
+        old = [self.names[c] for c in members if self.names[c] in self.saved]
+        there = {name: self.saved[name] for name in old}
+        read = dict(zip(there, self.store.read_all(there), strict=True))
+        return [
+            read[self.names[c]] if self.names[c] in read else made.get(int(c), {}) for c in members
+        ]
+
     def put(
         self, members: Sequence[int] | np.ndarray, parts_C: Mapping[str, Any], round_number: int
     ) -> "ClientParts":
         """With parts of some clients replaced, as a round left them; their others stay."""
-        if set(self.parts) - parts_C.keys():
-            parts_C = {**self.take(members), **parts_C}
         new = {
             self.names[c]: jax.tree.map(lambda leaf, at=place: np.asarray(leaf[at]), dict(parts_C))
             for place, c in enumerate(members)
         }
+        if set(self.parts) - parts_C.keys():
+            before = zip(new, self._each(members), strict=True)
+            new = {name: {**own, **new[name]} for name, own in before}
         return dataclasses.replace(
             self, saved={**self.saved, **self.store.write_all(round_number, new)}
         )

@@ -46,6 +46,8 @@ def check_method(method: Any, entry: Entry, name: str, lora: Lora) -> None:
     if any(phase.after for phase in method.phases) != entry.personalizes:
         raise refuse("its phases after the last round differ from its registration's personalizes")
     for part, own in method.parts.items():
+        if not part.isidentifier():
+            raise refuse(f"the part {part!r}: a part's name is letters, digits and _")
         if own.scope not in ("server", "client"):
             raise refuse(f"part {part} has the scope {own.scope!r}; give it 'server' or 'client'")
         if own.scope == "server" and not callable(own.new):
@@ -56,6 +58,7 @@ def check_method(method: Any, entry: Entry, name: str, lora: Lora) -> None:
             raise refuse(f"phase {phase.name} trains nothing")
         if phase.server is not None and not sends(method, phase):
             raise refuse(f"phase {phase.name} has a server step, but sends nothing")
+        _check_leaves(method, phase, refuse)
         _check_reduce(method, phase, refuse)
         _check_mix(method, phase, lora, refuse)
     # Losses and shuffles go by a phase's name.
@@ -85,6 +88,22 @@ def _check_reduce(method: Method, phase: Phase, refuse: Refuse) -> None:
                 f"phase {phase.name} sends {part!r}, which is no part of the server; give it a "
                 "server step that says what becomes of it"
             )
+
+
+def _check_leaves(method: Method, phase: Phase, refuse: Refuse) -> None:
+    """Refuses leaves that start anew without their others, and sent ones that nothing trains."""
+    for part, leaves in by_part(phase.train).items():
+        if leaves and part in phase.start:
+            raise refuse(
+                f"phase {phase.name} trains leaves of {part}, which starts anew as a whole"
+            )
+    if phase.upload is not None:
+        return
+    trained, _ = phase_shapes(method, phase)
+    for part, leaves in by_part(sends(method, phase)).items():
+        there = {name for own in trained.get(part, {}).values() for name in own}
+        if part not in trained or not there.issuperset(leaves):
+            raise refuse(f"phase {phase.name} sends of {part} what it does not train")
 
 
 def _check_names(method: Method, phase: Phase, refuse: Refuse) -> None:

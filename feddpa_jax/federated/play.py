@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from feddpa_jax.devices.mesh import CLIENTS, gather, put
+from feddpa_jax.devices.processes import from_first
 from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.clients import ClientParts, PartStore
 from feddpa_jax.federated.leaves import by_part, pick, sends, sort_leaves, trains_own
@@ -21,7 +22,7 @@ from feddpa_jax.training.rounds import RoundData
 from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen
 from feddpa_jax.training.stopping import train_until_best
-from feddpa_jax.types import client_id
+from feddpa_jax.types import UserError, client_id
 
 
 class Federation(NamedTuple):
@@ -112,9 +113,14 @@ def play_phases(
 
     Returns:
       The state after the round, and by phase what it did.
+
+    Raises:
+      UserError: two of the phases have one name, which seeds their shuffles and names their losses.
     """
     metrics: Metrics = {}
     for phase in phases:
+        if phase.name in metrics:
+            raise UserError(f"fed.method: two phases of a round are named {phase.name!r}")
         own_key = key if phase.stream is None else jax.random.split(key, 2)[phase.stream]
         own_data = data(phase.everybody or phase.after)
         played = _Phase(method, federation, phase, own_data, own_key, learning_rate)
@@ -257,6 +263,9 @@ class _Phase(NamedTuple):
             names, name = sends(self.method, self.phase), self.phase.name
             return {**server, **_follow(optimizer, name, names, sent, put(server, mesh))}
         step = take_mean if self.phase.server is None else self.phase.server
+        if self.phase.reduce == "stack":
+            # On the host, where another machine may round a decomposition, or cluster, otherwise.
+            return {**server, **from_first(lambda: step(sent, server, moment))}
         return {**server, **step(sent, server, moment)}
 
 

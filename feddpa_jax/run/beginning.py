@@ -96,7 +96,7 @@ def restore(
 
 def server_parts(arrays: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's arrays as the server's parts; earlier versions had one, named `global_`."""
-    return {name.removesuffix("_"): tree for name, tree in arrays.items()}
+    return {"global": arrays["global_"]} if arrays.keys() == {"global_"} else dict(arrays)
 
 
 def run_key(config: Config, number: int = -1) -> jax.Array:

@@ -90,7 +90,13 @@ def metrics_line(
         "round": number,
         "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
         "phases": phases,
-        "updates": sum(len(curve) for done in metrics.values() for curve in done.losses.values()),
+        # A search has losses, before and after it, but trains on nothing.
+        "updates": sum(
+            len(curve)
+            for done in metrics.values()
+            if done.real_tokens
+            for curve in done.losses.values()
+        ),
         "real_tokens": sum(done.real_tokens for done in metrics.values()),
         "computed_tokens": sum(done.computed_tokens for done in metrics.values()),
         "seconds": round(seconds, 3),

@@ -28,9 +28,12 @@ def first() -> Experiment:
     return Experiment(load_base("tiny"), DATA, CONFIG)
 
 
-@pytest.mark.parametrize("method", ["fedit", "feddpa_t", "feddpa_f", "local", "centralized"])
+@pytest.mark.parametrize(
+    "method", ["fedit", "feddpa_t", "feddpa_f", "local", "centralized", "fdlora", "fedalt"]
+)
 def test_what_is_planned_is_done(first: Experiment, method: str) -> None:
     (contender,) = contenders(method)
+    # FDLoRA begins with everybody, and ends with a search.
     run = first.sibling(contender.config(CONFIG, 0))
     work = work_of(run.config, run.prepared)
     lines = [done.line for done in run.rounds()]

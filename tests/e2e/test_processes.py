@@ -214,6 +214,8 @@ def test_messages_between_processes():
     got = _unpack(_pack(value))
     assert got["a"] == [1, None, "x"] and got["b"][0]["c"].tolist() == [0, 1, 2]
     assert got["b"][0]["c"].dtype == np.int8 and got["b"][1].shape == (2, 1)
+    # A client's number, as FedALT's clients have one, is no array of one.
+    assert _unpack(_pack([np.array(3.0, np.float32)]))[0].shape == ()
     assert from_first(lambda: 7) == 7
     with pytest.raises(UserError, match="no room"):
         from_first(lambda: (_ for _ in ()).throw(UserError("no room")))

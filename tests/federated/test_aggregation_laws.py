@@ -366,6 +366,8 @@ def test_bytes(method: str, given: Any, received: list, sent: list):
         ("fedex_lora", {"server_optimizer": "yogi"}, "fed.server_optimizer: fedex_lora has no"),
         ("local", {"server_optimizer": "momentum"}, "fed.server_optimizer: local has no mean"),
         ("fdlora", {"server_optimizer": "momentum"}, "fed.server_optimizer: fdlora has no mean"),
+        ("local", {"proximal": 0.1}, "fed.proximal: local trains no copy of a server's part"),
+        ("fedalt", {"proximal": 0.1}, "fed.proximal: fedalt trains no copy of a server's part"),
         ("fedex_lora", {"options": {"residual_rank": -1}}, "residual_rank is -1"),
         ("ffa_lora", {"options": {"sends": "a"}}, "'sends' is unknown; the method ffa_lora has"),
     ],

@@ -116,10 +116,31 @@ def test_parts_that_a_phase_does_not_replace_stay(tmp_path: Path):
     assert first.take([0, 2])["gate"]["q_proj"]["gate"][:, 0, 0].tolist() == [4.0, 3.0]
     # Client 1 has no gate yet, so a bank with it has none.
     assert list(first.take([0, 1])) == ["local"]
+    # It trains with client 0, which has one, and keeps its own.
+    beside = first.put([1, 0], bank(5.0, 6.0), 1)
+    assert beside.take([0])["gate"]["q_proj"]["gate"].item() == 4.0
+    assert beside.take([1]).keys() == {"local"}
     second = first.put([0], bank(9.0), 1)
     again = dataclasses.replace(second, store=ClientFiles(tmp_path, 1)).take([0])
     assert again["local"]["q_proj"]["a"][0, 0, 0, 0] == 9.0
     assert again["gate"]["q_proj"]["gate"].item() == 4.0
+
+
+def test_fresh_parts_are_made_in_lots_of_few_sizes(tmp_path: Path):
+    """Each size is a program of its own; what is made is of the clients that were asked for."""
+    sizes = []
+
+    def make(members):
+        sizes.append(len(members))
+        return bank(*map(float, members))["local"]
+
+    names = tuple(f"client_{c}" for c in range(140))
+    parts = ClientParts(names, ClientFiles(tmp_path, 1), ("local",), {"local": make})
+    for count in (1, 3, 5, 6, 140):
+        members = list(range(count))[::-1]
+        a_CLDR = parts.take(members)["local"]["q_proj"]["a"]
+        assert a_CLDR[:, 0, 0, 0].tolist() == members
+    assert sizes == [1, 4, 8, 8, 64, 64, 16]
 
 
 def test_files_of_earlier_versions_hold_the_local_adapter(tmp_path: Path):

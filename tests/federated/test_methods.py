@@ -147,6 +147,45 @@ def test_a_phase_may_rest_in_some_rounds(player):
     assert same(first.server, second.server)
 
 
+MISTAKES = [
+    ({"train": ("global.c",)}, "phase p trains global.c, which is no leaf"),
+    (
+        {"train": ("own.b",), "start": {"own": "global"}},
+        "phase p trains leaves of own, which starts",
+    ),
+    ({"train": ("global.a",), "sends": ("global.b",)}, "phase p sends of global what it does not"),
+    ({"train": ("own",), "sends": ("global",)}, "phase p sends of global what it does not train"),
+    (
+        {"train": ("own",), "sends": ("own",)},
+        "phase p sends own, a client's; give it a server step",
+    ),
+    ({"train": ("odd.name",)}, "the part 'odd.name': a part's name is letters, digits and _"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), MISTAKES)
+def test_a_phase_that_does_not_fit_its_parts_is_refused(player, given, said):
+    def wrong(lora: Lora) -> Method:
+        parts = {"global": Part("server", lora.fresh), "own": Part("client", lora.fresh)}
+        if "odd" in given["train"][0]:
+            parts["odd.name"] = Part("client", lora.fresh)
+        return Method(parts=parts, phases=(Phase("p", **given),))
+
+    METHODS.register("wrong", wrong, answers_with="global")
+    try:
+        with pytest.raises(UserError, match=said):
+            player("wrong")
+    finally:
+        METHODS.remove("wrong")
+
+
+def test_phases_of_one_round_have_names_of_their_own(player):
+    both = player("fedit")
+    twice = dataclasses.replace(both.method, phases=2 * both.method.phases)
+    with pytest.raises(UserError, match="two phases of a round are named 'global'"):
+        both._replace(method=twice).play(1)
+
+
 def test_every_registered_method_fits_together(player):
     """Its phases name parts that there are, its mixes give terms, and its flags are true."""
     for name, entry in METHODS.items():

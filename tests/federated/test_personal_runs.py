@@ -112,9 +112,26 @@ def test_the_named_adapter_is_where_copies_of_the_global_one_start(base, data, t
     assert np.any(own)
 
 
+def test_bytes_of_what_each_client_receives(base, data):
+    """FedALT: the rest of the world, no gate; FedLEASE: at most 2 experts and the cluster's router.
+
+    By target of width 32 to 32 and to 16, of 2 layers, in float32.
+    """
+    adapter = 4 * 2 * 2 * ((32 + 32) + (32 + 16))
+    router = 4 * 2 * 2 * (32 * 3)
+    moved = {
+        name: [done.client_bytes for done in fd.Experiment(base, data, config(name)).rounds()]
+        for name in ("fedalt", "fedlease")
+    }
+    assert moved["fedalt"] == 3 * [(adapter, adapter)]
+    later = (2 * adapter + router, adapter + router)
+    assert moved["fedlease"] == [(later[0], later[1] + adapter), later, later]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--fed.method", "fdlora", "--fed.server_optimizer", "adam"], "fdlora has no mean"),
         (["--fed.method", "fedlease", "--fed.options", "{clusters: 9}"], "clusters is 9 for 8"),
         (["--fed.method", "ditto", "--fed.options", "{clusters: 2}"], "'clusters' is unknown"),
     ],

@@ -14,6 +14,7 @@ from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.play import Federation, merge_metrics, play_phases
 from feddpa_jax.training.engine import PhaseMetrics
+from tests.federated.three_clients import experiment
 
 
 def train(objective: Any, trained_C: Any, frozen: Any, chunk: Any, **settings: Any) -> Any:
@@ -64,6 +65,23 @@ def test_what_reaches_the_server_is_of_the_participants_alone(kind, aggregation,
     else:
         found = sent["global"]["q"]["a"][0]
     np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("name", ["flexlora", "fedex_lora", "fedlease"])
+def test_what_is_made_on_the_host_is_of_the_first_process(monkeypatch, name):
+    """Another process takes what the first one has made, and computes nothing of it."""
+    made = []
+
+    def note(make: Any) -> Any:
+        made.append(make())
+        return jax.tree.map(np.zeros_like, made[-1])
+
+    monkeypatch.setattr("feddpa_jax.federated.play.from_first", note)
+    run = experiment(name, options={"clusters": 1} if name == "fedlease" else {}, rounds=1)
+    server = run.train().server
+    part = "expert" if name == "fedlease" else "global"
+    assert np.any(jax.tree.leaves(made[0][part])[0])
+    assert not any(map(np.any, jax.tree.leaves(server[part])))
 
 
 def test_chunks_of_a_phase_add_up():

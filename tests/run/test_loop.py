@@ -13,7 +13,7 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.traffic import traffic
-from feddpa_jax.run.beginning import make_federation, run_key, total_rounds
+from feddpa_jax.run.beginning import make_federation, run_key, server_parts, total_rounds
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.identity import identity
@@ -149,6 +149,8 @@ def test_a_line_of_metrics_by_hand():
         "client_bytes_received": 36,
         "client_bytes_sent": 24,
     }
+    fusion = PhaseMetrics({"a": [2.0, 1.0]}, 0, 0)
+    assert metrics_line(7, {**metrics, "fusion": fusion}, (36, 24), 1.0)["updates"] == 9
     alone = metrics_line(7, {"local": metrics["local"]}, (0, 0), 1.0)
     assert alone["loss"] == 5.0
     assert alone["client_bytes_sent"] == alone["client_bytes_received"] == 0
@@ -208,6 +210,12 @@ def test_traffic_follows_from_the_leaves(prepared: Prepared):
     by_leaf = Phase("global", train=("global.a", "global.b"))
     method = Method({"global": Part("server", lora.fresh)}, (by_leaf,))
     assert traffic(method, lora, method.phases, np.arange(2)) == (adapter, adapter)
+
+
+def test_parts_keep_their_names_in_checkpoints():
+    """Earlier versions had one part, and wrote a line below its name."""
+    assert server_parts({"global_": 1}) == {"global": 1}
+    assert server_parts({"global": 1, "own_": 2}) == {"global": 1, "own_": 2}
 
 
 def test_a_checkpoint_is_of_one_run(prepared: Prepared):
