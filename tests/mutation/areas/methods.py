@@ -56,7 +56,11 @@ ENTRIES = [
             "federated/test_slots.py",
         ),
         ('self.phase.reduce == "sum"', 'self.phase.reduce != "sum"', "federated/test_slots.py"),
-        ('phase.reduce == "stack"', 'phase.reduce != "stack"', "federated/test_slots.py"),
+        (
+            'if sent_C and phase.reduce == "stack"',
+            'if sent_C and phase.reduce != "stack"',
+            "federated/test_slots.py",
+        ),
         ("part if total is None else jax.tree.map(jnp.add, total, part)", "part"),
         ("            key=self.key,\n", "            key=jax.random.key(0),\n"),
         (
@@ -135,7 +139,7 @@ ENTRIES = [
         ),
         ("leaf, at=place: np.asarray(leaf[at])", "leaf, at=place: np.asarray(leaf[0])"),
         ("if set(self.parts) - parts_C.keys():", "if False:"),
-        ("{**self.take(members), **parts_C}", "{**parts_C, **self.take(members)}"),
+        ("{**own, **new[name]}", "{**new[name], **own}"),
         ("if all(part in parts for parts in own)", "if any(part in parts for parts in own)"),
         ("leaf, at=i: leaf[at], bank", "leaf, at=i: leaf[0], bank"),
     ),
@@ -227,7 +231,7 @@ ENTRIES = [
     *edits(
         "federated/build.py",
         _REFUSED,
-        ("return phase.server is None and phase.reduce", "return phase.reduce"),
+        ("plain = phase.server is None and", "plain ="),
         ("and bool(sent) and not own", "and not own"),
         ("    if not means:\n", "    if False:\n"),
         (
