@@ -81,8 +81,8 @@ def _check_reduce(method: Method, phase: Phase, refuse: Refuse) -> None:
         return
     if phase.reduce == "stack":
         raise refuse(f"phase {phase.name} sends a stack, of which only a server step makes a part")
-    # An upload may be of other parts than it is made of.
-    for part in by_part(sent if phase.upload is None else ()):
+    # An upload names the server's parts itself.
+    for part in by_part(sent) if phase.upload is None else ():
         if part not in method.parts or method.parts[part].scope != "server":
             raise refuse(
                 f"phase {phase.name} sends {part!r}, which is no part of the server; give it a "

@@ -11,7 +11,7 @@ import feddpa_jax.run.beginning as begin_module
 import feddpa_jax.run.loop as train_module
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
-from feddpa_jax.federated.method import FedState
+from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.run.beginning import make_federation, run_key, server_parts, total_rounds
 from feddpa_jax.run.client_files import ClientFiles
@@ -205,6 +205,11 @@ def test_traffic_follows_from_the_leaves(prepared: Prepared):
     assert moved["feddpa_t"] == moved["fedit"] == [(adapter, adapter)] * 2 + [(0, 0)]
     assert moved["feddpa_f"] == [(adapter, adapter)] * 2 + [(adapter, 0)]
     assert moved["local"] == [(0, 0)] * 3
+    # By the names of its leaves it is the same adapter.
+    lora = make_lora(config_of("--fed.method", "fedit"), prepared)
+    by_leaf = Phase("global", train=("global.a", "global.b"))
+    method = Method({"global": Part("server", lora.fresh)}, (by_leaf,))
+    assert traffic(method, lora, method.phases, np.arange(2)) == (adapter, adapter)
 
 
 def test_parts_keep_their_names_in_checkpoints():

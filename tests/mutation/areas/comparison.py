@@ -39,8 +39,9 @@ ENTRIES = [
     *edits(
         "comparison/work.py",
         "comparison/test_work.py",
-        ("updates += phases *", "updates +="),
-        ("* data.epochs * sum(batches)", "* sum(batches)"),
+        ("range(len(data.names)) if phase.everybody else some", "some"),
+        ("updates += data.epochs * sum(batches)", "updates += sum(batches)"),
+        ("if phase.search is None else 0", ""),
         ("-(-len(data.examples[client])", "(len(data.examples[client])"),
         ("tokens += round_tokens", "tokens = round_tokens"),
         ("range(total_rounds(config))", "range(config.fed.rounds)"),

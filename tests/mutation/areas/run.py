@@ -142,8 +142,8 @@ ENTRIES = [
         ("done.computed_tokens for done", "done.real_tokens for done"),
         ('"client_bytes_received": moved[0]', '"client_bytes_received": moved[1]'),
         (
-            "for done in metrics.values() for curve in",
-            "for done in [*metrics.values()][:1] for curve in",
+            "for done in metrics.values()\n            if",
+            "for done in [*metrics.values()][:1]\n            if",
         ),
         (
             "**(done.stopped[name]._asdict() if name in done.stopped else {})",
