@@ -91,12 +91,7 @@ def _check_reduce(method: Method, phase: Phase, refuse: Refuse) -> None:
 
 
 def _check_leaves(method: Method, phase: Phase, refuse: Refuse) -> None:
-    """Refuses leaves that start anew without their others, and sent ones that nothing trains."""
-    for part, leaves in by_part(phase.train).items():
-        if leaves and part in phase.start:
-            raise refuse(
-                f"phase {phase.name} trains leaves of {part}, which starts anew as a whole"
-            )
+    """Refuses leaves that are sent, and that nothing trains."""
     if phase.upload is not None:
         return
     trained, _ = phase_shapes(method, phase)
