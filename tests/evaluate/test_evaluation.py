@@ -95,7 +95,7 @@ def plain(example, client: int, g, l):
     tokens_T, prompt = example
     T = len(tokens_T)
     branches = dual_branches(
-        GLOBAL,
+        bank_of(GLOBAL),
         LOCAL_C,
         jnp.array([client]),
         tuple(jnp.array([w]) for w in l) if np.ndim(l) else jnp.array([l]),

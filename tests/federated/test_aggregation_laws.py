@@ -269,8 +269,8 @@ def test_server_optimizers_by_hand(kind: Any, changes: list[float], path: list[f
 
 def test_a_server_optimizer_follows_the_mean():
     plain, followed = (
-        experiment("fedit", rounds=1, server_optimizer=kind, server_learning_rate=0.5)
-        for kind in ("none", "momentum")
+        experiment("fedit", rounds=1, **given)
+        for given in ({}, {"server_optimizer": "momentum", "server_learning_rate": 0.5})
     )
     start = plain.state.server["global"]["q_proj"]
     mean, half = (run.train().server["global"]["q_proj"] for run in (plain, followed))

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from feddpa_jax.adapters.dual import dual_branches
-from feddpa_jax.adapters.lora import Adapter, Branch
+from feddpa_jax.adapters.lora import Adapter, Branch, bank_of
 from feddpa_jax.hf.families import read_hf_config
 from feddpa_jax.inference.beam import beam_search, repeat_rows
 from feddpa_jax.inference.decode import Decoded, prefill
@@ -248,7 +248,11 @@ def test_rows_of_different_clients_equal_merged_models():
     global_, local_C = random_adapters(3)
     client_B, weight_B = np.array([2, 0, 1, 1, 2, 0, 0, 1]), np.linspace(0.0, 1.0, ROWS)
     branches = dual_branches(
-        global_, local_C, jnp.asarray(client_B), jnp.asarray(weight_B, jnp.float32), scale=1.0
+        bank_of(global_),
+        local_C,
+        jnp.asarray(client_B),
+        jnp.asarray(weight_B, jnp.float32),
+        scale=1.0,
     )
     together = answers(decode(0, 4, branches=branches))
     for row in range(ROWS):
@@ -259,19 +263,20 @@ def test_rows_of_different_clients_equal_merged_models():
 
 def test_rows_of_different_clients_equal_each_row_alone():
     global_, local_C = random_adapters(3)
+    global_1 = bank_of(global_)
     client_B = jnp.array([2, 0, 1, 1, 2, 0, 0, 1])
     weight_B = jnp.linspace(0.0, 1.0, ROWS)
     together = answers(
-        decode(0, 4, branches=dual_branches(global_, local_C, client_B, weight_B, scale=1.0))
+        decode(0, 4, branches=dual_branches(global_1, local_C, client_B, weight_B, scale=1.0))
     )
     for row, prompt in enumerate(prompts(0)):
         own = dual_branches(
-            global_, local_C, client_B[row : row + 1], weight_B[row : row + 1], scale=1.0
+            global_1, local_C, client_B[row : row + 1], weight_B[row : row + 1], scale=1.0
         )
         assert answers(decode(0, 4, rows=(prompt,), branches=own)) == [together[row]]
     # Other clients, other weights or no adapters would have been noticed.
     for clients_B, weights_B in ((client_B[::-1], weight_B), (client_B, weight_B[::-1])):
-        changed = dual_branches(global_, local_C, clients_B, weights_B, scale=1.0)
+        changed = dual_branches(global_1, local_C, clients_B, weights_B, scale=1.0)
         assert answers(decode(0, 4, branches=changed)) != together
     assert answers(decode(0, 4)) != together
 
@@ -281,7 +286,7 @@ def test_repeat_rows_leaves_the_bank_alone():
     key_B2 = jnp.array([[1, 2], [3, 4]], jnp.uint32)
     weight_BT = jnp.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     branches = dual_branches(
-        global_, local_C, jnp.array([2, 0]), weight_BT, scale=4.0, key_B2=key_B2, rate=0.1
+        bank_of(global_), local_C, jnp.array([2, 0]), weight_BT, scale=4.0, key_B2=key_B2, rate=0.1
     )
     wide = repeat_rows(branches, 2)
     for old, new in zip(branches, wide, strict=True):
@@ -292,7 +297,7 @@ def test_repeat_rows_leaves_the_bank_alone():
         assert isinstance(old.weight, jax.Array) and isinstance(new.weight, jax.Array)
         np.testing.assert_array_equal(new.weight, old.weight[jnp.array([0, 0, 1, 1])])
     np.testing.assert_array_equal(wide[1].client_B, [2, 2, 0, 0])
-    keyless = dual_branches(global_, None, jnp.zeros(2, int), weight_BT, scale=1.0)
+    keyless = dual_branches(bank_of(global_), None, jnp.zeros(2, int), weight_BT, scale=1.0)
     assert repeat_rows(keyless, 2)[0].key_B2 is None
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
-from feddpa_jax.adapters.lora import init_adapter
+from feddpa_jax.adapters.lora import bank_of, init_adapter
 from feddpa_jax.inference.decode import decode as greedy
 from feddpa_jax.inference.decode import prefill, step
 from feddpa_jax.models.decoder import Model, causal_mask, random_model
@@ -34,7 +34,7 @@ def random_adapter(seed: int) -> dict:
     )
 
 
-GLOBAL = random_adapter(0)
+GLOBAL = bank_of(random_adapter(0))
 LOCAL_C = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(random_adapter, (1, 2, 3)))
 
 

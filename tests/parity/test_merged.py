@@ -27,7 +27,7 @@ def test_merged_model(tmp_path: Path, case: str):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     tokens_BT = tokens()
     branches = dual_branches(
-        global_, bank_of(local), jnp.zeros(2, jnp.int32), jnp.full(2, 0.75), scale=SCALE
+        *(bank_of(global_), bank_of(local), jnp.zeros(2, jnp.int32), jnp.full(2, 0.75)), scale=SCALE
     )
     ours = our_logits(base.model, tokens_BT, branches)
     np.testing.assert_allclose(their_logits(theirs, tokens_BT), ours, rtol=0, atol=1e-4)

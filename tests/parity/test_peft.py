@@ -221,7 +221,7 @@ def test_a_mix_is_one_adapter(tmp_path: Path, case: str, weight: float):
     write_adapter(tmp_path / "out", both, model.config, alpha=2 * ALPHA, dropout=0.0, base=base)
     tokens_BT = tokens()
     branches = dual_branches(
-        global_,
+        bank_of(global_),
         bank_of(local),
         jnp.zeros(2, jnp.int32),
         jnp.full(2, weight),

@@ -112,7 +112,8 @@ class Asked:
         base = load_base(path, "float32")
         global_, local = random_adapter(base.model, seed=1), random_adapter(base.model, seed=2)
         branches = dual_branches(
-            global_, bank_of(local), jnp.zeros(2, jnp.int32), jnp.full(2, 0.75), scale=SCALE
+            *(bank_of(global_), bank_of(local), jnp.zeros(2, jnp.int32), jnp.full(2, 0.75)),
+            scale=SCALE,
         )
         self._add(name, base, ModelOut([(global_, 0.25), (local, 0.75)], "both"), branches)
 
