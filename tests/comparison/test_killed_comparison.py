@@ -84,7 +84,7 @@ def test_a_killed_process_and_ctrl_c(data: Path, tmp_path: Path) -> None:
     def start(out: Path) -> subprocess.Popen:
         program = [sys.executable, "-m", "feddpa_jax", *command(out, data)]
         return subprocess.Popen(
-            [*program, "--fed.rounds", "6"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*program, "--fed.rounds", "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def rounds(out: Path, run: str) -> int:

@@ -43,7 +43,7 @@ def final_state(folder: Path) -> dict[str, np.ndarray]:
     last = rounds_saved(folder / "checkpoints")[-1]
     found = load(folder / "checkpoints" / f"{last:05d}", {})
     files = ClientFiles(folder / "checkpoints" / "clients", cached=1)
-    adapters = {name: files.read(name, saved) for name, saved in found.clients.items()}
+    adapters = {name: files.read(name, saved)["local"] for name, saved in found.clients.items()}
     return {
         f"{side}/{target}/{name}": np.asarray(leaf)
         for side, adapter in {**found.state(), **adapters}.items()
