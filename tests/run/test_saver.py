@@ -40,7 +40,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_the_page_opens_a_checkpoint_with_orbax_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(tmp_path / "runs/quickstart/checkpoints", 2, {"global_": adapter(3.0)}, {}, keep=1)
+    save(tmp_path / "runs/quickstart/checkpoints", 2, {"global": adapter(3.0)}, {}, keep=1)
     monkeypatch.chdir(tmp_path)
     code = DOCS.read_text().split("```python\n")[1].split("```")[0]
     assert "feddpa" not in code
@@ -48,7 +48,7 @@ def test_the_page_opens_a_checkpoint_with_orbax_alone(
     exec(code, names)
     assert capsys.readouterr().out == "2\n(30, 576, 8)\n"
     assert (
-        names["state"]["global_"]["q_proj"]["a"].tobytes() == adapter(3.0)["q_proj"]["a"].tobytes()
+        names["state"]["global"]["q_proj"]["a"].tobytes() == adapter(3.0)["q_proj"]["a"].tobytes()
     )
 
 
