@@ -16,6 +16,7 @@ QUICK_TESTS = {
     "tests/adapters/test_lora.py::test_a_mix_is_what_its_formula_says",
     "tests/adapters/test_lora.py::test_bank_delta_by_hand",
     "tests/benchmarks/test_benchmarks.py::test_losses_are_compared_one_by_one",
+    "tests/comparison/test_estimates.py::test_students_interval_by_hand",
     "tests/docs/test_adding.py::test_adding_a_template",
     "tests/e2e/test_commands.py::test_a_run_leaves_what_the_contract_says",
     "tests/parity/test_merged.py::test_the_base_alone_is_the_base",

@@ -78,6 +78,16 @@ def test_killed_at_an_operation_on_files(
         assert [path for path in found if found[path] != expected[path]] == [], what
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background of a script, and ignore SIGINT like all there."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_killed_process_and_ctrl_c(data: Path, tmp_path: Path) -> None:
     """Once by SIGKILL in a run, once by Ctrl-C in a later one; then to the end."""
 
