@@ -155,7 +155,7 @@ def _weigh(
     settings: WeightingSettings,
     own: Own,
 ) -> tuple[Weight, tuple[RowWeight, RowWeight]]:
-    """What is told of a prompt's weights, and g and l: numbers, [L], or gates of its tokens."""
+    """A prompt's weights as reported, and g and l: numbers, [L], or gates of its tokens."""
     # The end token stands in for a response: embeddings are of the prompt alone.
     asked = TokenizedExample(np.append(tokens_T, eos_id).astype(np.int32), len(tokens_T))
     evidence = gather(

@@ -272,7 +272,7 @@ def _merged(trained: Trained, plan: _Places, merged: str) -> ModelOut:
 
 
 def _instead(plan: _Places, name: str) -> str:
-    """What there is to merge for a client without a local adapter."""
+    """The other folders that can be merged for a client without a local adapter."""
     start = f"clients/{name}-"
     own = [place.removeprefix("clients/") for place in plan.adapters if place.startswith(start)]
     return " or ".join([*(["global"] if "global" in plan.adapters else []), *own]) or "a folder"

@@ -63,7 +63,7 @@ def have_sent(sent_C: Any) -> Any:
 
 
 def add_up(sent: Any, server: Mapping[str, Any], moment: Moment) -> dict[str, Any]:
-    """A server step: everything that was sent is added to what there is."""
+    """A server step: everything that was sent is added to the sum and the count."""
     del moment
     return {name: jax.tree.map(jnp.add, server[name], tree) for name, tree in sent.items()}
 

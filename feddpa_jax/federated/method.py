@@ -248,7 +248,7 @@ class Entry(NamedTuple):
           modes: which.
 
         Raises:
-          UserError: an unknown mode, and what there is.
+          UserError: an unknown mode; the message lists the known ones.
         """
         for mode in modes:
             if mode not in self.known_modes:

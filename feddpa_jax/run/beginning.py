@@ -13,7 +13,7 @@ import numpy as np
 from feddpa_jax.config import Config
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
 from feddpa_jax.federated.clients import MemoryStore, Saved
-from feddpa_jax.federated.method import METHODS, FedState
+from feddpa_jax.federated.method import METHODS, FedState, Method, Phase
 from feddpa_jax.federated.play import Federation, fresh_clients, start
 from feddpa_jax.run import round_state
 from feddpa_jax.run.checkpoint import (
@@ -181,9 +181,21 @@ def begin(config: Config, prepared: Prepared, run: RunFolder | None) -> Start:
     found = last_or_fresh(config, prepared, run)
     if found.rounds:
         _log.info(f"resuming after {found.rounds} of {total_rounds(config)} rounds")
-    if config.fed.method == "feddpa_t" and config.fed.rounds == 1:
-        _log.info("feddpa_t trains local adapters from the second round on; fed.rounds is 1")
+    for phase in never_played(make_method(config, prepared), config.fed.rounds):
+        _log.info(
+            f"{config.fed.method}: none of the {config.fed.rounds} rounds has a phase that trains "
+            f"{', '.join(phase.train)}; raise fed.rounds if you want it"
+        )
     if run is not None:
         folder = run
         from_first(lambda: forget(folder, found.rounds, config.fed.keep_checkpoints))
     return found
+
+
+def never_played(method: Method, rounds: int) -> list[Phase]:
+    """The phases that none of so many rounds has."""
+    return [
+        phase
+        for phase in method.phases
+        if not phase.after and not any(map(phase.when, range(rounds)))
+    ]

@@ -57,7 +57,7 @@ def check_modes(config: Config, asked: str | None = None) -> None:
       asked: another mode, of the option `--mode`.
 
     Raises:
-      UserError: an unknown mode, and what there is.
+      UserError: an unknown mode; the message lists the known ones.
     """
     entry = METHODS.find(config.fed.method)
     entry.check_modes(config.fed.method, "eval.modes", config.eval.modes or ())

@@ -13,7 +13,13 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.traffic import traffic
-from feddpa_jax.run.beginning import make_federation, run_key, server_parts, total_rounds
+from feddpa_jax.run.beginning import (
+    make_federation,
+    never_played,
+    run_key,
+    server_parts,
+    total_rounds,
+)
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.identity import identity
@@ -106,6 +112,22 @@ def test_rounds_and_their_tokens(prepared: Prepared, method: str, rounds: int, f
     given = make_method(config, prepared), data
     tokens = [round_tokens(config, *given, number) for number in range(rounds)]
     assert tokens == [factor * whole for factor in factors]
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "expected"),
+    [
+        ("feddpa_t", 1, [("local",)]),
+        ("feddpa_t", 2, []),
+        ("rolora", 1, [("global.a",)]),
+        ("rolora", 2, []),
+        ("feddpa_f", 1, []),
+    ],
+)
+def test_phases_that_no_round_has(prepared: Prepared, method: str, rounds: int, expected: list):
+    config = config_of("--fed.method", method)
+    found = never_played(make_method(config, prepared), rounds)
+    assert [phase.train for phase in found] == expected
 
 
 def test_only_participants_count_except_in_a_personalization(prepared: Prepared):
