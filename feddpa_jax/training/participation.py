@@ -1,5 +1,6 @@
 """Which clients take part in a round."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -35,6 +36,13 @@ def sample_participants(
     >>> sample_participants([5, 6, 7, 8], participation=1.0, seed=0, round_number=3).tolist()
     [0, 1, 2, 3]
     """
+    return _sample(tuple(ids), participation, seed, round_number)
+
+
+@functools.lru_cache(maxsize=4)  # A round asks several times.
+def _sample(ids: tuple[int, ...], participation: float, seed: int, round_number: int) -> np.ndarray:
     count = how_many(len(ids), participation)
     draws = [np.random.default_rng([seed, round_number, ident, 1]).random() for ident in ids]
-    return np.sort(np.argsort(draws, kind="stable")[:count]).astype(np.int32)
+    found = np.sort(np.argsort(draws, kind="stable")[:count]).astype(np.int32)
+    found.flags.writeable = False
+    return found

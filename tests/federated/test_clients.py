@@ -187,3 +187,18 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     assert find_damage(tmp_path / "00003") == "clients/clara/00003.safetensors is missing"
     assert find_damage(tmp_path / "00002") == ""
     chex.assert_trees_all_equal(found.state(), {})
+
+
+def test_a_client_that_cannot_be_written_is_named(tmp_path: Path):
+    """Clients are written several at a time; a fault is told, and the next attempt is whole."""
+    files = ClientFiles(tmp_path, cached=8)
+    parts = {name: bank(1.0) for name in NAMES}
+    (tmp_path / "ben").write_text("in the way")
+    with pytest.raises(UserError, match=r"ben/00000\.safetensors: cannot be written"):
+        files.write_all(0, parts)
+    (tmp_path / "ben").unlink()
+    saved = files.write_all(0, parts)
+    assert list(saved) == list(NAMES)
+    for name, own in saved.items():
+        content = files.path(name, 0).read_bytes()
+        assert own == (0, len(content), hashlib.sha256(content).hexdigest())
