@@ -263,9 +263,10 @@ def make_lora(config: Config, prepared: Prepared) -> Lora:
     names = ("pooled",) if entry.pooled else prepared.names
     ranks = config.lora.ranks
     if ranks is not None and not entry.ranks:
+        able = " or ".join(name for name in METHODS if METHODS.find(name).ranks)
         raise UserError(
             f"lora.ranks: all clients of {config.fed.method} have the same rank; use lora.rank, "
-            "or fed.method flexlora"
+            f"or fed.method {able}"
         )
     if ranks is not None and len(ranks) != len(names):
         raise UserError(
