@@ -41,7 +41,7 @@ from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, learns, on_curve
+from feddpa_jax.weighting.rule import RULES, learns, on_curve, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _try(
         f"s; chosen by the mean of P and TTP there in {named}"
         f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
     )
-    labelled = [(f"best {settings.rule}", settings) for settings in best]
+    labelled = [(f"best {told(settings.rule)}", settings) for settings in best]
     return labelled, [note], to_csv(everything, score_NXZ)
 
 
