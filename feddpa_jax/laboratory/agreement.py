@@ -11,8 +11,9 @@ def describe_agreement(
 ) -> list[str]:
     """How well interpolated and exact numbers agree, in a sentence."""
     notes = [
-        "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: they "
-        "know what no client knows before it answers."
+        "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: their "
+        "weights are the best for the very answers that they are scored on, by each metric. No "
+        "rule with one weight per client and task beats the first, none on the curves the second."
     ]
     told = []
     for name, stated in errors.items():

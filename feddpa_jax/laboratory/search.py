@@ -25,6 +25,8 @@ from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
+    Split,
+    Summaries,
     flags,
     interpolation_error,
     judge,
@@ -211,12 +213,20 @@ def _judge_all(
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
     of_paper_CJ = candidates.weigh(collected, paper)
 
+    def judged(candidate: Candidate, split: Split, minus_CJ: np.ndarray | None = None) -> Summaries:
+        if candidate.by_metric is None:
+            return judge(collected, split, candidate.weight_CJ, minus_CJ)
+        return {
+            name: judge(collected, split, weight_CJ, minus_CJ)[name]
+            for name, weight_CJ in candidate.by_metric.items()
+        }
+
     def interpolated(candidate: Candidate) -> Finding:
         return Finding(
             candidate,
-            judge(collected, splits["validation"], candidate.weight_CJ),
-            judge(collected, splits["test"], candidate.weight_CJ),
-            judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ),
+            judged(candidate, splits["validation"]),
+            judged(candidate, splits["test"]),
+            judged(candidate, splits["test"], of_paper_CJ),
         )
 
     found = [
