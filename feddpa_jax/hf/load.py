@@ -18,7 +18,7 @@ from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
-from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
+from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf, stored_types
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import Place, check_layers, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
@@ -78,6 +78,8 @@ class Base(NamedTuple):
       fingerprint: a short hash of its sizes and weights.
       hf_config: its `config.json`; made if the source has none.
       folder: the Hugging Face folder that it was read from; None for other sources.
+      stored: of a GGUF file, the types that its tensors were stored in, as "Q4_1, Q8_0, F32"; they
+        are converted to floating point. Else "".
 
     Example:
       ```
@@ -92,6 +94,16 @@ class Base(NamedTuple):
     fingerprint: str
     hf_config: dict[str, Any]
     folder: Path | None = None
+    stored: str = ""
+
+    def precision(self) -> str:
+        """In what the weights are held, and what they were before.
+
+        >>> load_base("tiny", "float32").precision()
+        'float32'
+        """
+        held = str(self.model.dtype)
+        return f"{held}, converted from a GGUF file of {self.stored}" if self.stored else held
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -138,7 +150,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         model = random_model(config, jax.random.key(0), dtype)
         return Base(model, _BYTES, path, fingerprint(model), hf_config)
     place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
-    folder = None
+    folder, stored = None, ""
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
         with _values_of(place):
@@ -148,6 +160,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         tokenizer.limit(config.vocab_size, str(place))
         hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype)) if weights else None
+        stored = stored_types(file)
     else:
         folder = place if place.exists() else _from_hub(path)
         if not folder.is_dir():
@@ -163,10 +176,10 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         if weights:
             config, parameters = _read_safetensors(folder, config, _placer(dtype))
     if parameters is None:
-        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder)
+        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder, stored)
     model = from_parameters(config, parameters, dtype)
     hf_config = {**hf_config, "tie_word_embeddings": config.tied}
-    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder)
+    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder, stored)
 
 
 def fingerprint(model: Model) -> str:

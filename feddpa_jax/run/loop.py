@@ -48,7 +48,7 @@ def tell_data(config: Config, prepared: Prepared) -> None:
         f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
         f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens"
         f"{f', {held} held out' if held else ''}); "
-        f"{config.model.path} in {config.model.dtype}"
+        f"{config.model.path} in {prepared.base.precision()}"
     )
     if note := other_prompt_note(counts):
         _log.info(f"training examples: {note}")

@@ -323,7 +323,8 @@ def test_no_weights_beat_a_bound(collected):
     greedy_CJW = draw.random(collected.nll_CJW.shape) < 0.5
     changed = dataclasses.replace(collected, greedy_CJW=greedy_CJW)
     split = Split(TEST, TASKS, Resamples.draw(TASKS, 10, 0))
-    bound_of = dict(zip(("task", "answer"), bounds(changed, tasks, rows), strict=True))
+    bound_of: dict[str, Candidate] = {}
+    bound_of["task"], bound_of["answer"] = bounds(changed, tasks, rows)
     for _ in range(200):
         free_CJ = draw.random(greedy_CJW.shape[:2])
         by_task_CJ = free_CJ.copy()
