@@ -1,4 +1,4 @@
-"""What tests share: eight CPU devices, strict arithmetic, compiled programs, the paper's data.
+"""What tests share: strict arithmetic, devices, compiled programs, the paper's data.
 
 Also how they are shared between workers, selected and measured (`selection.py`).
 """
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import pytest
 
+from feddpa_jax.devices import mesh
 from tests.selection import (
     QUICK_TESTS,
     ROOT,
@@ -130,6 +131,23 @@ def pytest_unconfigure() -> None:
     """Removes the session's compiled programs."""
     if not _GIVEN:
         shutil.rmtree(_COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_devices() -> Iterator[None]:
+    """A run is split over two devices where its test does not say how many.
+
+    A program for all eight takes half as long again to make.
+    """
+    from feddpa_jax.run import inputs
+
+    def make_mesh(clients: int | None = None, model: int = 1, devices: Any = None) -> Any:
+        given = clients is not None or model != 1 or devices is not None
+        return mesh.make_mesh(clients, model, devices if given else jax.devices()[:2])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "make_mesh", make_mesh)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
