@@ -72,7 +72,7 @@ ENTRIES = [
         ("if metric not in known", "if False"),
         ("if every and there_modes not in (None, wanted_modes):", "if False:"),
         ("scores.instances == tuple(instances)", "scores.instances"),
-        ('_FREE = ("modes", "metrics", "bootstrap",', '_FREE = ("modes", "metrics",'),
+        ('"bootstrap", "batch_tokens")', '"bootstrap")'),
     ),
     *edits(
         "comparison/comparing.py",
