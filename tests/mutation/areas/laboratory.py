@@ -66,8 +66,8 @@ ENTRIES = [
             "for value in (found[name].ttp, found[name].p)",
         ),
         (".cell(finding.minus_paper[name].ttp,", ".cell(finding.minus_paper[name].p,"),
-        ("*_values(finding.test), against)", "*_values(finding.validation), against)"),
-        ("*_values(finding.exact), answers)", "*_values(finding.test), answers)"),
+        ("*_values(finding.test), against,", "*_values(finding.validation), against,"),
+        ("*_values(finding.exact), answers,", "*_values(finding.test), answers,"),
     ),
     *edits(
         "laboratory/grid.py",

@@ -118,7 +118,7 @@ ENTRIES = [
         ('if line["mode"] == "instance":', 'if line["mode"] == "local":'),
         ('sides["own" if own else "foreign"]', 'sides["foreign" if own else "own"]'),
         ('if line["mode"] == mode', 'if line["mode"] != "base"'),
-        ("to_interval(found[measure])", 'to_interval(found["P"])'),
+        ("to_estimate(found[measure])", 'to_estimate(found["P"])'),
         ("if not math.isfinite(value):", "if math.isnan(value):"),
     ),
     *edits(
