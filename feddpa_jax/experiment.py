@@ -174,7 +174,7 @@ class Experiment(Outcome):
           run_dir: the run's folder.
           overrides: changes of `eval`, `weighting`, `mesh` and `data.max_test`, as on the command
             line: "--eval.beams", "2".
-          step: "last", "best" (the lowest loss) or a round's number.
+          step: "last", "best" (the lowest loss on held-out examples) or a round's number.
           only: load the data of this client alone. Only `generate` and `weigh` of this client
             are possible then.
           mode: that `generate` will be asked for, refused early if the method has none of its name.

@@ -180,6 +180,18 @@ def weigh_tokens(branches: Sequence[Branch], x_BTD: jax.Array) -> tuple[Branch, 
     )
 
 
+def dropout_site(layer: int, target: str, index: int) -> int:
+    """A number of its own for each layer, adapted map and branch.
+
+    >>> dropout_site(0, "q_proj", 1), dropout_site(0, "k_proj", 1), dropout_site(0, "q_proj", 9)
+    (1, 9, 16777217)
+    """
+    # Eight branches lie side by side, as the results of runs so far rest on it; the next eight
+    # begin where no model has a layer.
+    eights, place = divmod(index, 8)
+    return (layer * len(TARGETS) + TARGETS.index(target)) * 8 + place + eights * 2**24
+
+
 def delta(
     branches: Sequence[Branch], target: str, x_BTD: jax.Array, *, layer: int, dtype: DTypeLike
 ) -> jax.Array | float:
@@ -190,7 +202,7 @@ def delta(
             continue
         x = x_BTD
         if branch.key_B2 is not None and branch.rate > 0.0:
-            site = (layer * len(TARGETS) + TARGETS.index(target)) * 8 + branch.index
+            site = dropout_site(layer, target, branch.index)
             x = dropout(x, branch.key_B2, site=site, rate=branch.rate)
         own = branch.bank[target]
         weight = branch.weight

@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
             "--step",
             default="last",
             metavar="last|best|N",
-            help="which checkpoint: the last, the one with the lowest loss, or that of a round",
+            help="which checkpoint: the last, that with the lowest loss on held-out examples, or "
+            "that of a round",
         )
 
 

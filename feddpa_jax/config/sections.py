@@ -38,7 +38,7 @@ class ModelSection:
     """The frozen base model."""
 
     path: Annotated[
-        str, doc("alias (smollm2-135m, tiny, random:llama-2-7b), folder, *.gguf, or hub id")
+        str, doc("alias (smollm2-135m, gemma3-270m, tiny), folder, *.gguf, or hub id")
     ] = "smollm2-135m"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],

@@ -44,7 +44,7 @@ def origin(trained: Trained) -> str:
     config, base = trained.config, trained.prepared.base
     fed, lora = config.fed, config.lora
     lines = [
-        f"- Base: {markdown_code(trained.base_name)} ({config.model.dtype}, "
+        f"- Base: {markdown_code(trained.base_name)} ({base.precision()}; "
         f"fingerprint `{base.fingerprint}`)",
         f"- Method: {method_title(trained)}{_source(trained)}",
         f"- Checkpoint: round {trained.round_number} (counted from 0; {fed.rounds} rounds in all), "

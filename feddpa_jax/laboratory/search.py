@@ -25,6 +25,8 @@ from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
+    Split,
+    Summaries,
     flags,
     interpolation_error,
     judge,
@@ -42,7 +44,7 @@ from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, learns, on_curve
+from feddpa_jax.weighting.rule import RULES, learns, on_curve, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -201,7 +203,7 @@ def _try(
         f"s; chosen by the mean of P and TTP there in {named}"
         f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
     )
-    labelled = [(f"best {settings.rule}", settings) for settings in best]
+    labelled = [(f"best {told(settings.rule)}", settings) for settings in best]
     return labelled, [note], to_csv(everything, score_NXZ)
 
 
@@ -212,12 +214,20 @@ def _judge_all(
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
     of_paper_CJ = candidates.weigh(collected, paper)
 
+    def judged(candidate: Candidate, split: Split, minus_CJ: np.ndarray | None = None) -> Summaries:
+        if candidate.by_metric is None:
+            return judge(collected, split, candidate.weight_CJ, minus_CJ)
+        return {
+            name: judge(collected, split, weight_CJ, minus_CJ)[name]
+            for name, weight_CJ in candidate.by_metric.items()
+        }
+
     def interpolated(candidate: Candidate) -> Finding:
         return Finding(
             candidate,
-            judge(collected, splits["validation"], candidate.weight_CJ),
-            judge(collected, splits["test"], candidate.weight_CJ),
-            judge(collected, splits["test"], candidate.weight_CJ, of_paper_CJ),
+            judged(candidate, splits["validation"]),
+            judged(candidate, splits["test"]),
+            judged(candidate, splits["test"], of_paper_CJ),
         )
 
     found = [

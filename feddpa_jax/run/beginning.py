@@ -56,7 +56,8 @@ def restore(
       config: resolved.
       prepared: base, clients and tokenized examples.
       run: its folder.
-      step: "last" (the last good one), "best" (the lowest loss) or a round's number.
+      step: "last" (the last good one), "best" (the lowest loss on held-out examples) or a round's
+        number.
       expected: the run's `identity`, where it is known already.
 
     Raises:

@@ -113,15 +113,16 @@ def tidy(folder: Path, *, up_to: int | None = None) -> None:
 
 
 def best_round(folder: Path, rounds: Iterable[int]) -> int | None:
-    """The round with the lowest loss in its record, the later of two; None where no record has one.
+    """The round with the lowest loss on held-out examples in its record, the later of two.
 
-    A diverged round's loss is no number and is never the best.
+    None where no record has one: nothing was held out, and what the training loss says of a round
+    is how well its examples are known by heart. A loss that is no number is never the best.
     """
     losses = []
     for number in rounds:
         try:
             record = read_object(folder / f"{number:05d}" / "record.json", finite=False)
-            losses.append((float(record["loss"]), -number))
+            losses.append((float(record["validation_loss"]), -number))
         except (ValueError, TypeError, KeyError):
             continue
     finite = [pair for pair in losses if math.isfinite(pair[0])]
@@ -171,7 +172,7 @@ def at_step(
 
     Args:
       folder: holds a run's checkpoints.
-      step: "best", or a round's number.
+      step: "best" (the lowest loss on held-out examples), or a round's number.
       expected: what the record must say, by key.
       warn: told what cannot be compared.
 
@@ -180,9 +181,15 @@ def at_step(
     """
     rounds = rounds_saved(folder)
     best = best_round(folder, rounds)
+    if step == "best" and rounds and best is None:
+        raise UserError(
+            f"step: no checkpoint in {folder} is the best: nothing was held out to judge rounds "
+            "by; use last or a round's number, or train with --data.validation 4"
+        )
     number = best if step == "best" else int(step) if re.fullmatch("[0-9]{1,9}", step) else None
     if number is None or number not in rounds:
-        there = f"there are {', '.join(map(str, rounds))} (best: {best})" if rounds else "none yet"
+        known = "" if best is None else f" (best: {best})"
+        there = f"there are {', '.join(map(str, rounds))}{known}" if rounds else "none yet"
         raise UserError(f"step: no checkpoint {step!r} in {folder}; {there}; or leave --step out")
     place = folder / f"{number:05d}"
     damage = find_damage(place)

@@ -21,7 +21,7 @@ from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.run.own_code import announce
 from feddpa_jax.types import TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import support_draw
-from feddpa_jax.weighting.rule import RULES, learns
+from feddpa_jax.weighting.rule import RULES, is_transductive, learns
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
@@ -55,6 +55,11 @@ def check_rule(config: Config) -> None:
     announce(config, ["weighting.rule"])
     weighting = config.weighting
     make_weighting(weighting.rule, scale=1.0, scales="local", parameters=weighting.parameters)
+    if is_transductive(weighting.rule):
+        _log.warning(
+            f"weighting.rule: {weighting.rule} is transductive: an instance's weight depends on "
+            "those beside it, and differs between an evaluation, the laboratory and one prompt"
+        )
 
 
 def check_metrics(config: Config) -> None:
@@ -232,6 +237,7 @@ def evaluate_config(
             "answers_with": answers_with,
             "round": round_number,
             "weighting": dataclasses.asdict(config.weighting),
+            **({"transductive": True} if weighs and is_transductive(weighting.rule) else {}),
             "decoding": dataclasses.asdict(config.eval),
             "instances": counts._asdict(),
             "targets_without_words": without_words([e.output for e in setting.instances]),

@@ -218,14 +218,15 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
       UserError: early stopping is asked for, and a client has no held-out example.
     """
     names, examples = prepared.names, prepared.training
+    held = tuple(client.validation for client in prepared.federation.clients)
     if METHODS.find(config.fed.method).pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
+        held = (tuple(e for own in held for e in own),)
     fed = config.fed
 
     @functools.cache
     def held_out(client: int) -> tuple[TokenizedExample, ...]:
-        held = prepared.federation.clients[client].validation
-        return encode(config, prepared.base.tokenizer, held).examples
+        return encode(config, prepared.base.tokenizer, held[client]).examples
 
     for client, name in enumerate(names if fed.early_stopping is not None else ()):
         if not held_out(client):
@@ -263,9 +264,10 @@ def make_lora(config: Config, prepared: Prepared) -> Lora:
     names = ("pooled",) if entry.pooled else prepared.names
     ranks = config.lora.ranks
     if ranks is not None and not entry.ranks:
+        able = " or ".join(name for name in METHODS if METHODS.find(name).ranks)
         raise UserError(
             f"lora.ranks: all clients of {config.fed.method} have the same rank; use lora.rank, "
-            "or fed.method flexlora"
+            f"or fed.method {able}"
         )
     if ranks is not None and len(ranks) != len(names):
         raise UserError(

@@ -22,7 +22,8 @@ from feddpa_jax.run.beginning import Start, make_federation, run_key, total_roun
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
 from feddpa_jax.run.recording import record, saving
-from feddpa_jax.run.round import Round, metrics_line
+from feddpa_jax.run.round import Round, metrics_line, told_losses
+from feddpa_jax.run.validation import validation_loss
 from feddpa_jax.training.engine import NonFiniteError
 from feddpa_jax.training.memory import plan_memory
 from feddpa_jax.training.rounds import TrainingData
@@ -47,7 +48,7 @@ def tell_data(config: Config, prepared: Prepared) -> None:
         f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
         f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens"
         f"{f', {held} held out' if held else ''}); "
-        f"{config.model.path} in {config.model.dtype}"
+        f"{config.model.path} in {prepared.base.precision()}"
     )
     if note := other_prompt_note(counts):
         _log.info(f"training examples: {note}")
@@ -108,8 +109,9 @@ def play(
             phases = method.phases_of(number, config.fed.rounds)
             before = method.phases_of(number - 1, config.fed.rounds) if number else None
             moved = traffic(method, lora, phases, participants(config, data, number), before)
-            line = metrics_line(number, metrics, moved, time.perf_counter() - began)
-            advance(0, f"round {number + 1}: loss {line['loss']:.3f}")
+            held_out = validation_loss(config, method, federation, data, shapes, state)
+            line = metrics_line(number, metrics, moved, time.perf_counter() - began, held_out)
+            advance(0, f"round {number + 1}: {told_losses(line)}")
             if run is not None and saver is not None:
                 record(saver, known, run, number, state, line)
             yield Round(number, state, line)

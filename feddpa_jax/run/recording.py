@@ -50,7 +50,7 @@ def record(
     saver.save(
         number,
         state.server,
-        {**known, "loss": line["loss"], "metrics": line},
+        {**known, "validation_loss": line.get("validation_loss"), "metrics": line},
         clients=state.clients.saved,
     )
 

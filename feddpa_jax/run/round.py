@@ -16,9 +16,10 @@ class Round:
     Attributes:
       number: counted from 0; the personalization after the last round has the next number.
       state: the federation's state after the round.
-      line: the round's line of metrics.jsonl: `loss`, `phases` (by phase and client the first, mean
-        and last loss; with early stopping also `epochs`, `best_epoch` and the `validation` loss),
-        tokens, `seconds`, and the bytes that a client would send and receive.
+      line: the round's line of metrics.jsonl: `loss`, `validation_loss`, `phases` (by phase and
+        client the first, mean and last loss; with early stopping also `epochs`, `best_epoch` and
+        the `validation` loss), tokens, `seconds`, and the bytes that a client would send and
+        receive.
 
     Example:
       ```
@@ -35,6 +36,15 @@ class Round:
     def loss(self) -> float:
         """Mean over clients of the mean loss in the last phase, in nats per response token."""
         return self.line["loss"]
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Mean over clients of the loss of their held-out examples after the round, in nats.
+
+        None where nothing is held out (`data.validation`). Clients answer with what their method
+        answers with, instance-wise mixing at its fixed weight; at most 32 clients are asked.
+        """
+        return self.line.get("validation_loss")
 
     @property
     def losses(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
@@ -63,7 +73,11 @@ class Round:
 
 
 def metrics_line(
-    number: int, metrics: Metrics, moved: tuple[int, int], seconds: float
+    number: int,
+    metrics: Metrics,
+    moved: tuple[int, int],
+    seconds: float,
+    validation: float | None = None,
 ) -> dict[str, Any]:
     """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean.
 
@@ -72,6 +86,7 @@ def metrics_line(
       metrics: of its phases.
       moved: bytes that a client would receive and send.
       seconds: wall-clock time.
+      validation: the loss of held-out examples after the round, if there are any.
     """
     phases = {
         phase: {
@@ -89,6 +104,7 @@ def metrics_line(
     return {
         "round": number,
         "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
+        **({} if validation is None else {"validation_loss": validation}),
         "phases": phases,
         # A search has losses, before and after it, but trains on nothing.
         "updates": sum(
@@ -103,3 +119,13 @@ def metrics_line(
         "client_bytes_received": moved[0],
         "client_bytes_sent": moved[1],
     }
+
+
+def told_losses(line: Mapping[str, Any]) -> str:
+    """A round's losses in words.
+
+    >>> told_losses({"loss": 1.25, "validation_loss": 1.5})
+    'loss 1.250, held out 1.500'
+    """
+    held_out = line.get("validation_loss")
+    return f"loss {line['loss']:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")

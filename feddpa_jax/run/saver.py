@@ -64,7 +64,7 @@ class Saver:
     >>> folder = Path(tempfile.mkdtemp())
     >>> with Saver(folder, keep=2) as saver:
     ...     for number in range(3):
-    ...         saver.save(number, {"x": np.full(2, number)}, {"loss": 1.0 - number})
+    ...         saver.save(number, {"x": np.full(2, number)}, {"validation_loss": 1.0 - number})
     >>> rounds_saved(folder)
     [1, 2]
     """
@@ -75,7 +75,7 @@ class Saver:
         Args:
           folder: holds a run's checkpoints.
           keep: how many of the last checkpoints stay, beside the one whose record has the lowest
-            "loss".
+            "validation_loss".
         """
         assert keep > 0
         self._folder = folder

@@ -13,7 +13,9 @@ or a `TokenGate`, by which every token has a weight of its own.
 
 Other parameters are hyperparameters: numbers, true or false, or texts, each with a default. They
 are set by `weighting.parameters` and may be searched by the laboratory. A rule that is registered
-with `is_weight=True` gives the local adapter's weight itself, which is not scaled.
+with `is_weight=True` gives the local adapter's weight itself, which is not scaled. Rules are called
+with many instances and see each alone; one whose rows depend on each other is refused, unless it is
+registered with `transductive=True`, and then it is labelled wherever it is named.
 """
 
 import functools
@@ -29,6 +31,7 @@ from feddpa_jax.files.own_files import fails
 from feddpa_jax.hyperparameters import Value, check_values, defaults
 from feddpa_jax.registry import Registry
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.alone import looks_at_others
 from feddpa_jax.weighting.evidence import (
     MIXTURES,
     OF_HELD_OUT,
@@ -46,6 +49,7 @@ def _rule(
     *,
     search: Mapping[str, Sequence[Value]] | None = None,
     is_weight: bool = False,
+    transductive: bool = False,
 ) -> Rule:
     """A rule as it is registered.
 
@@ -54,11 +58,13 @@ def _rule(
       search: values of hyperparameters that the laboratory tries.
       is_weight: what the rule gives is the local adapter's weight: `weighting.scale` and
         `weighting.scales` do not apply.
+      transductive: an instance's similarity depends on the instances beside it.
 
     Raises:
       TypeError: it is no function.
       ValueError: `search` has a name that is no hyperparameter of the rule, or no values.
     """
+    del transductive  # The registry keeps it.
     if not callable(function):
         raise TypeError("a rule is a function")
     for name, values in (search or {}).items():
@@ -154,8 +160,8 @@ def find_rule(rule: str | Rule) -> Rule:
       else than a number per row.
 
     Raises:
-      UserError: there is none of that name, its file fails, it asks for what no rule may see, or it
-        fails on a trial.
+      UserError: there is none of that name, its file fails, it asks for what no rule may see, it
+        fails on a trial, or it looks at several instances at once without saying so.
     """
     function = RULES.find(rule)
     sees(function)
@@ -164,7 +170,20 @@ def find_rule(rule: str | Rule) -> Rule:
         return function
     guarded = _guarded(rule if isinstance(rule, str) else _called(function), function)
     _trial(guarded)
+    if not is_transductive(rule) and _looks_at_others(function):
+        raise UserError(
+            f"weighting.rule: {_called(function)} gives an instance another similarity when other "
+            "instances are beside it, but a client answers one prompt at a time; look at each row "
+            "alone, or register the rule with transductive=True, and it is labelled as such"
+        )
     return guarded
+
+
+def _looks_at_others(rule: Rule) -> bool:
+    try:
+        return looks_at_others(rule, sees(rule))
+    except Exception as error:
+        raise fails("weighting.rule", _called(rule), error) from None
 
 
 def weighs_layers(rule: str | Rule) -> bool:
@@ -240,6 +259,20 @@ def gives_weights(rule: str | Rule) -> bool:
     (True, False)
     """
     return bool(RULES.options(rule).get("is_weight"))
+
+
+def is_transductive(rule: str | Rule) -> bool:
+    """Whether a rule is registered as one that looks at several instances at once."""
+    return bool(RULES.options(rule).get("transductive"))
+
+
+def told(rule: str) -> str:
+    """A rule's name, with what is to be known of it.
+
+    >>> told("cosine")
+    'cosine'
+    """
+    return f"{rule} (transductive)" if is_transductive(rule) else rule
 
 
 def runs_model(rule: str | Rule) -> bool:

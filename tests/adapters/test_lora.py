@@ -18,6 +18,7 @@ from feddpa_jax.adapters.lora import (
     bank_delta,
     bank_of,
     delta,
+    dropout_site,
     init_adapter,
     kernel_path,
     take,
@@ -307,6 +308,18 @@ def test_dropout_rate_mean_and_independence():
     ):
         # Independent masks agree where both keep or both drop: .75^2 + .25^2 = 0.625.
         np.testing.assert_allclose((kept == other).mean(), 0.625, atol=0.008)
+
+
+def test_each_branch_of_a_map_has_its_own_mask():
+    """However many branches and layers there are."""
+    sites = [
+        dropout_site(layer, target, index)
+        for layer in range(130)
+        for target in TARGETS
+        for index in range(40)
+    ]
+    assert len(set(sites)) == len(sites)
+    assert max(sites) < 2**32
 
 
 def test_dropout_of_a_row_does_not_depend_on_its_batch():

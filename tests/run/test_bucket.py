@@ -35,7 +35,7 @@ def written(folder: Path, number: int, files: ClientFiles) -> None:
     own = {
         "anna": files.write("anna", number, {"local": {"q": {"a": np.full(2, number, np.float32)}}})
     }
-    save(folder, number, state(number), {"loss": 3.0 - number}, keep=1, clients=own)
+    save(folder, number, state(number), {"validation_loss": 3.0 - number}, keep=1, clients=own)
 
 
 def test_saved_pruned_and_read(folder: Path, objects: dict[str, bytes]) -> None:

@@ -66,7 +66,7 @@ def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with rounds 0 and 1, which tests copy before they damage it."""
     folder = tmp_path_factory.mktemp("two_rounds") / "checkpoints"
     for number in (0, 1):
-        save(folder, number, tree(number), {**IDENTITY, "loss": number / 4}, keep=3)
+        save(folder, number, tree(number), {**IDENTITY, "validation_loss": number / 4}, keep=3)
     return folder
 
 
@@ -82,7 +82,7 @@ def test_round_trip_keeps_every_bit(two_rounds: Path) -> None:
     assert found.round_number == 1
     assert same_bits(found.state(), tree(1))
     assert not same_bits(found.state(), tree(0))
-    assert found.record["loss"] == 0.25
+    assert found.record["validation_loss"] == 0.25
     assert found.record["shapes"]["['local_C']['q_proj']['a']"] == ["bfloat16", 3, 100]
 
 
@@ -120,7 +120,7 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
 
 def test_the_one_of_the_lowest_loss_is_kept_too(tmp_path: Path) -> None:
     for number, loss in enumerate([3.0, 1.0, float("nan"), 2.0, 1.5, 4.0]):
-        save(tmp_path, number, tree(number), {**IDENTITY, "loss": loss}, keep=1)
+        save(tmp_path, number, tree(number), {**IDENTITY, "validation_loss": loss}, keep=1)
     assert sorted(os.listdir(tmp_path)) == ["00001", "00005"]
     assert best_round(tmp_path, rounds_saved(tmp_path)) == 1
     assert same_bits(at_step(tmp_path, "best", IDENTITY).state(), tree(1))
@@ -135,7 +135,7 @@ def test_the_one_of_the_lowest_loss_is_kept_too(tmp_path: Path) -> None:
 
 def test_of_equal_losses_the_later_round_is_the_best(tmp_path: Path) -> None:
     for number, loss in enumerate([2.0, 1.0, 3.0, 1.0, float("inf"), 2.0]):
-        save(tmp_path, number, tree(number), {**IDENTITY, "loss": loss}, keep=2)
+        save(tmp_path, number, tree(number), {**IDENTITY, "validation_loss": loss}, keep=2)
         if number == 1:
             assert best_round(tmp_path, rounds_saved(tmp_path)) == 1
     assert best_round(tmp_path, rounds_saved(tmp_path)) == 3

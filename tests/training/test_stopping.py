@@ -1,5 +1,6 @@
 """Early stopping against a loop by hand: one client, one update, one epoch at a time."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -56,32 +57,37 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(0.9, 0.999, 1e-8))
     moments = tx.init(adapter)
 
-    def loss(adapter: Any, examples: Any) -> jax.Array:
-        """Mean over all response tokens, one example at a time."""
+    @functools.partial(jax.jit, static_argnums=2)  # Examples of one length are one program.
+    def total(adapter: Any, tokens_T: jax.Array, prompt: int) -> jax.Array:
+        """The sum over an example's response tokens."""
         bank = jax.tree.map(lambda leaf: leaf[None], adapter)
-        nlls = []
-        for tokens_T, prompt in examples:
-            tokens_1T, one = jnp.asarray(tokens_T)[None], jnp.zeros(1, jnp.int32)
-            branches = dual_branches(None, bank, one, jnp.ones(1), scale=ALPHA / RANK)
-            position = jnp.arange(tokens_1T.shape[1])[None]
-            mask = causal_mask(jnp.ones_like(tokens_1T))
-            hidden, _ = model.hidden(tokens_1T, position, mask, branches)
-            logits = jax.nn.log_softmax(model.logits(hidden[0, prompt - 1 : -1]))
-            nlls.append(-logits[jnp.arange(logits.shape[0]), tokens_1T[0, prompt:]])
-        return jnp.concatenate(nlls).mean()
+        tokens_1T, one = tokens_T[None], jnp.zeros(1, jnp.int32)
+        branches = dual_branches(None, bank, one, jnp.ones(1), scale=ALPHA / RANK)
+        position = jnp.arange(tokens_1T.shape[1])[None]
+        mask = causal_mask(jnp.ones_like(tokens_1T))
+        hidden, _ = model.hidden(tokens_1T, position, mask, branches)
+        logits = jax.nn.log_softmax(model.logits(hidden[0, prompt - 1 : -1]))
+        return -logits[jnp.arange(logits.shape[0]), tokens_1T[0, prompt:]].sum()
 
+    def mean(of: Any, adapter: Any, examples: Any) -> Any:
+        """Over all response tokens, one example at a time; of the loss, or of its gradient."""
+        found = [of(adapter, jnp.asarray(tokens_T), prompt) for tokens_T, prompt in examples]
+        count = sum(len(tokens_T) - prompt for tokens_T, prompt in examples)
+        return jax.tree.map(lambda *leaves: sum(leaves) / count, *found)
+
+    slope = jax.jit(jax.grad(total), static_argnums=2)
     updates = data.updates_of(place, 0, "local")
     size = len(updates) // EPOCHS
     held = data.held_out(place)
     best, told = adapter, {}
     for number, update in enumerate(updates):
         chosen = [data.examples[place][i] for micro in update for i in micro]
-        change, moments = tx.update(jax.grad(loss)(adapter, chosen), moments)
+        change, moments = tx.update(mean(slope, adapter, chosen), moments)
         rate = RATE * (len(updates) - number) / len(updates)
         adapter = jax.tree.map(lambda p, u, rate=rate: p - rate * u, adapter, change)
         if (number + 1) % size:
             continue
-        epoch, now = (number + 1) // size, float(loss(adapter, held))
+        epoch, now = (number + 1) // size, float(mean(total, adapter, held))
         told["epochs"] = epoch
         if "validation" not in told or now < told["validation"]:
             best, told = adapter, {"epochs": epoch, "best_epoch": epoch, "validation": now}

@@ -150,8 +150,8 @@ def mixed(examples, client: int, *, answers: bool) -> Mixture:
 def test_losses_and_entropies_as_functions_of_weights(monkeypatch):
     """Rows of several lengths, some at a time: as each example alone, and so are the gradients."""
     monkeypatch.setattr(mixture, "TOKENS", 130)
-    examples = tokenize(TEST) + tokenize(TRAIN[1])[:3]
-    for client, shape in ((0, (7,)), (1, (7, 2))):
+    examples = tokenize(TEST)[:2] + tokenize(TRAIN[1])[:2]
+    for client, shape in ((0, (4,)), (1, (4, 2))):
         weight = jnp.asarray(DRAW.random(shape), jnp.float32)
         found = mixed(examples, client, answers=True)
         assert found.sheets[0].tokens_NRT.shape[0] > 1

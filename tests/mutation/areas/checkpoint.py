@@ -22,8 +22,8 @@ ENTRIES = [
         (" - {best_round(folder, done)}", ""),
         ("-min(finite)[1]", "-max(finite)[1]"),
         (
-            '(float(record["loss"]), -number)',
-            '(float(record["loss"]), number - 10**6)',
+            '(float(record["validation_loss"]), -number)',
+            '(float(record["validation_loss"]), number - 10**6)',
             "run/test_checkpoint.py::test_of_equal_losses_the_later_round_is_the_best",
         ),
         ("math.isfinite(pair[0])", "not math.isnan(pair[0]) or True"),

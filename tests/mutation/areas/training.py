@@ -14,7 +14,7 @@ ENTRIES = [
         ("max(1, math", "max(0, math"),
         ("[:count]", "[: count + 1]"),
         ('np.argsort(draws, kind="stable")[:count]', "np.arange(len(ids))[:count]"),
-        ("return np.sort(np", "return (np"),
+        ("found = np.sort(np", "found = (np"),
     ),
     *edits(
         "training/step.py",

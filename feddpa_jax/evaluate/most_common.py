@@ -1,0 +1,74 @@
+"""What an answer scores that ignores the question: always the task's most common training answer.
+
+Where a task has few answers (yes or no, a class), that alone may score as high as a trained model;
+a score by exact match or ROUGE says something only beside it. Holte, *Very simple classification
+rules perform well on most commonly used datasets*, Machine Learning 11, 1993, calls it 0R.
+"""
+
+import collections
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from feddpa_jax.evaluate.metrics import METRICS, score_texts
+from feddpa_jax.types import Client, Example
+
+
+def most_common_answers(clients: Iterable[Client]) -> dict[str, tuple[str, ...]]:
+    """By task, the answers that most training examples of all clients have.
+
+    Several that are equally common are all there (training data are often balanced); of answers
+    that occur once each, the first alone.
+
+    >>> yes, no = Example("Is 2 even?", "yes", task="even"), Example("Is 3?", "no", task="even")
+    >>> most_common_answers([Client("anna", (no, yes)), Client("ben", (yes,))])
+    {'even': ('yes',)}
+    >>> most_common_answers([Client("anna", (no, no, yes, yes))])
+    {'even': ('no', 'yes')}
+    """
+    counts: dict[str, collections.Counter[str]] = {}
+    for client in clients:
+        for example in client.train:
+            counts.setdefault(example.task, collections.Counter())[example.output] += 1
+    found = {}
+    for task, count in counts.items():
+        most = max(count.values())
+        answers = tuple(answer for answer, times in count.items() if times == most)
+        found[task] = answers if most > 1 else answers[:1]
+    return found
+
+
+def most_common_scores(
+    clients: Iterable[Client], instances: Sequence[Example], metrics: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """The scores of these answers, float [I], by each metric that compares texts.
+
+    Of a task's equally common answers it is the one that scores best: what a model must beat.
+
+    Args:
+      clients: whose training examples count.
+      instances: what is answered; a task without a training example gets an empty answer.
+      metrics: names of metrics, or FILE.py:NAME.
+
+    Raises:
+      UserError: a metric of the user's own fails.
+    """
+    answers = most_common_answers(clients)
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(instances):
+        places.setdefault(example.task, []).append(place)
+    found: dict[str, np.ndarray] = {}
+    for name in metrics:
+        metric = METRICS.find(name)
+        if metric.score is None:
+            continue
+        score_I = found[name] = np.zeros(len(instances))
+        for task, own in places.items():
+            tried = [
+                score_texts(name, [(answer, instances[i].output) for i in own])
+                for answer in answers.get(task, ("",))
+            ]
+            means = [float(scores.mean()) for scores in tried]
+            pick = np.argmin if metric.lower_is_better else np.argmax
+            score_I[own] = tried[int(pick(means))]
+    return found
