@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from feddpa_jax.adapters.mix import Term
     from feddpa_jax.comparison.compared import Comparison
     from feddpa_jax.comparison.comparing import compare
-    from feddpa_jax.comparison.estimates import Estimate
+    from feddpa_jax.comparison.estimates import SeedsEstimate
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.templates import TEMPLATES as templates
+    from feddpa_jax.evaluate.estimating import Summary
+    from feddpa_jax.evaluate.interval import Estimate, Interval
     from feddpa_jax.evaluate.metrics import METRICS as metrics
-    from feddpa_jax.evaluate.personalization import Interval, Summary
     from feddpa_jax.evaluate.prompt import Weight
     from feddpa_jax.evaluate.results import Evaluation
     from feddpa_jax.experiment import Experiment
@@ -59,14 +60,14 @@ _HOMES = {
     "Comparison": "comparison.compared",
     "Config": "config",
     "Engine": "training.engine",
-    "Estimate": "comparison.estimates",
+    "Estimate": "evaluate.interval",
     "Evaluation": "evaluate.results",
     "Evidence": "weighting.evidence",
     "Example": "types",
     "Experiment": "experiment",
     "FedState": "federated.method",
     "Federation": "types",
-    "Interval": "evaluate.personalization",
+    "Interval": "evaluate.interval",
     "Laboratory": "laboratory.laboratory",
     "Lora": "federated.method",
     "Method": "federated.method",
@@ -75,7 +76,8 @@ _HOMES = {
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
-    "Summary": "evaluate.personalization",
+    "SeedsEstimate": "comparison.estimates",
+    "Summary": "evaluate.estimating",
     "Term": "adapters.mix",
     "UserError": "types",
     "Weight": "evaluate.prompt",
@@ -130,6 +132,7 @@ __all__ = [
     "Progress",
     "Registry",
     "Round",
+    "SeedsEstimate",
     "Summary",
     "Term",
     "UserError",

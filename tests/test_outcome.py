@@ -20,6 +20,8 @@ import feddpa_jax as fd
 from feddpa_jax.hf.peft_format import read_adapter
 from tests.small_experiment import Small, bits, small
 
+KINDS = ("instances", "clients", "all")
+
 
 class Seen(NamedTuple):
     """What an experiment that did everything told, by step."""
@@ -139,8 +141,10 @@ def test_an_evaluation_is_read_by_metric_and_mode(seen: Seen):
     assert scores.metrics == ("nll", "exact_match", "rouge1")
     assert scores.modes == ("base", "global", "local", "fixed", "instance")
     summary = scores["nll"]["instance"]
-    assert isinstance(summary.p, fd.Interval)
-    assert summary.p.low <= summary.p.value <= summary.p.high
+    assert isinstance(summary.p, fd.Estimate)
+    # Two clients with an instance each are too few for any interval.
+    for span in (summary.p.over_instances, summary.ttp.over_clients, summary.ttp.over_all):
+        assert isinstance(span, fd.Interval) and not span.bounded and span.why
     with pytest.raises(KeyError, match=r"'bleu' was not evaluated; there are nll, exact_match"):
         scores["bleu"]
     matrix = scores.matrix("nll", "instance")
@@ -166,21 +170,16 @@ def test_every_answer_of_an_evaluation(seen: Seen):
 def test_an_evaluation_as_a_data_frame(seen: Seen):
     frame = seen.scores.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
-    measures = [f"{z}{end}" for z in ("P", "TTP") for end in ("", "_low", "_high")]
+    kinds = [f"_over_{kind}_{end}" for kind in KINDS for end in ("low", "high")]
+    measures = [f"{z}{end}" for z in ("P", "TTP") for end in ("", *kinds)]
     assert list(frame.columns) == ["metric", "mode", *measures]
     assert len(frame) == 3 * 5
     for row in frame.to_dict("records"):
         summary = seen.scores[row["metric"]][row["mode"]]
-        assert (row["P"], row["P_low"], row["P_high"]) == (
-            summary.p.value,
-            summary.p.low,
-            summary.p.high,
-        )
-        assert (row["TTP"], row["TTP_low"], row["TTP_high"]) == (
-            summary.ttp.value,
-            summary.ttp.low,
-            summary.ttp.high,
-        )
+        assert (row["P"], row["TTP"]) == (summary.p.value, summary.ttp.value)
+        for measure, estimate in (("P", summary.p), ("TTP", summary.ttp)):
+            ends = [row[f"{measure}{end}"] for end in kinds]
+            assert ends == pytest.approx(list(estimate.columns("P").values())[1:], nan_ok=True)
 
 
 def test_memory_and_folder_evaluate_alike(seen: Seen, durable: fd.Experiment):
@@ -334,13 +333,9 @@ def test_the_laboratorys_table(seen: Seen):
         for split, summaries in (("validation", finding.validation), ("test", finding.test)):
             for metric in ("nll", "exact_match"):
                 for measure in ("P", "TTP"):
-                    interval = getattr(summaries[metric], measure.lower())
-                    name = f"{split}_{metric}_{measure}"
-                    assert [row[f"{name}{end}"] for end in ("", "_low", "_high")] == [
-                        interval.value,
-                        interval.low,
-                        interval.high,
-                    ]
+                    estimate = getattr(summaries[metric], measure.lower())
+                    expected = estimate.columns(f"{split}_{metric}_{measure}")
+                    assert {n: row[n] for n in expected} == pytest.approx(expected, nan_ok=True)
     frame = lab.to_pandas()
     assert list(frame.columns) == list(table[0])
     assert frame["test_nll_TTP"].tolist() == [row["test_nll_TTP"] for row in table]

@@ -25,7 +25,7 @@ CONFIG = Config(
     # One of the two clients takes part in a round: the other keeps its fresh adapter.
     fed={"rounds": 2, "local_epochs": 1, "batch_size": 2, "participation": 0.5},
     lora={"rank": 2},
-    eval={"max_new_tokens": 2, "bootstrap": 50, "modes": ["global"], "metrics": ["nll"]},
+    eval={"max_new_tokens": 2, "modes": ["global"], "metrics": ["nll"]},
 )
 
 

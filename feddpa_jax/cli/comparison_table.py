@@ -3,10 +3,11 @@
 from rich.console import Group
 from rich.table import Table
 
-from feddpa_jax.comparison.compared import Comparison, Estimates
+from feddpa_jax.comparison.compared import Comparison
 from feddpa_jax.comparison.comparison_tables import costs_table
 from feddpa_jax.comparison.estimates import MEASURES
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.report.result_tables import standing_columns
 
 
 def render(found: Comparison) -> Group:
@@ -27,19 +28,20 @@ def _metric(found: Comparison, metric: str) -> Table:
     table.add_column("method", overflow="fold")
     table.add_column("mode")
     differs = any(row.minus for row in found.rows)
-    for said in ("", f" minus {found.against}") if differs else ("",):
-        for measure in MEASURES:
-            table.add_column(f"{measure}{said}", justify="right")
-
-    def cells(values: Estimates, digits: int) -> list[str]:
-        own = values.get(metric)
-        return ["" if own is None else own[measure].text(digits) for measure in MEASURES]
-
-    for row in found.rows:
-        table.add_row(
-            row.method,
-            f"{row.mode} *" if row.answers else row.mode,
-            *cells(row.scores, told.digits),
-            *(cells(row.minus, told.fine_digits) if differs else ()),
-        )
+    for measure in MEASURES:
+        table.add_column(measure, justify="right")
+    for measure in MEASURES if differs else ():
+        table.add_column(f"{measure} minus {found.against}", justify="right")
+        table.add_column("stands over")
+    minus = {
+        m: [row.minus[metric][m] if row.minus else None for row in found.rows] for m in MEASURES
+    }
+    over = standing_columns(minus)
+    for place, row in enumerate(found.rows):
+        cells = [row.scores[metric][measure].text(told.digits) for measure in MEASURES]
+        for measure in MEASURES if differs else ():
+            difference = minus[measure][place]
+            cells.append("" if difference is None else difference.text(told.fine_digits))
+            cells.append(over[measure].texts()[place])
+        table.add_row(row.method, f"{row.mode} *" if row.answers else row.mode, *cells)
     return table

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from feddpa_jax.cli.console import Reporter
+from feddpa_jax.evaluate.interval import LEGEND, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.evaluate.results import Evaluation, comparisons
 
@@ -35,9 +36,14 @@ def render(found: Evaluation) -> Group:
                 told.cell(by_metric[name].ttp),
             )
         parts.append(table)
-    lines = [
-        "Brackets: 95 % bootstrap intervals over test instances. *: what this method answers with."
+    lines = [f"{LEGEND} *: what this method answers with."]
+    shown = [
+        estimate
+        for by_metric in (*found.summaries.values(), *found.differences.values())
+        for summary in by_metric.values()
+        for estimate in (summary.p, summary.ttp)
     ]
+    lines += missing_notes(shown)
     for mode, other, measure in comparisons(found.settings.get("answers_with")):
         by_metric = found.differences.get(f"{mode} - {other}")
         if by_metric:

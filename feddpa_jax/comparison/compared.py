@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feddpa_jax.comparison.estimates import MEASURES, Estimate, Estimator
+from feddpa_jax.comparison.estimates import MEASURES, SeedsEstimate, estimate_seeds
 from feddpa_jax.comparison.finished import FinishedRun
-from feddpa_jax.evaluate.metrics import in_order
+from feddpa_jax.evaluate.holm import holm_note
+from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
+from feddpa_jax.evaluate.metrics import METRICS, in_order
 
 if TYPE_CHECKING:
     import pandas
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from feddpa_jax.report.page_files import Written
 
 # By metric and measure.
-Estimates = Mapping[str, Mapping[str, Estimate]]
+Estimates = Mapping[str, Mapping[str, SeedsEstimate]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Comparison:
         """A method's runs, by seed."""
         return tuple(run for run in self.runs if run.contender.label == method)
 
-    def __getitem__(self, metric: str) -> dict[str, Mapping[str, Estimate]]:
+    def __getitem__(self, metric: str) -> dict[str, Mapping[str, SeedsEstimate]]:
         """By method, "P" and "TTP" of what it answers with.
 
         Raises:
@@ -121,7 +124,6 @@ class Comparison:
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
         """Every method and mode, with estimates and paired differences."""
-        estimator = Estimator(self.runs[0].config.eval.bootstrap)
         other = self.of(self.against)
         rows = []
         for method in self.methods:
@@ -134,10 +136,8 @@ class Comparison:
                         method,
                         mode,
                         answers,
-                        {m: _scores(estimator, runs, mode, m) for m in self.metrics},
-                        {}
-                        if itself
-                        else {m: _minus(estimator, runs, mode, other, m) for m in self.metrics},
+                        {m: _scores(runs, mode, m) for m in self.metrics},
+                        {} if itself else {m: _minus(runs, mode, other, m) for m in self.metrics},
                     )
                 )
         return tuple(rows)
@@ -169,8 +169,8 @@ class Comparison:
     def to_pandas(self) -> "pandas.DataFrame":
         """One row per metric, method and mode: P, TTP, differences, intervals, costs.
 
-        Columns ending in `_low` and `_high` are intervals over instances, `_seeds_low` and
-        `_seeds_high` those over seeds.
+        Columns such as `P_over_clients_low` are the ends of intervals, and those of `P_minus` the
+        ends of the difference's; NaN where there is no interval.
         """
         import pandas
 
@@ -216,30 +216,28 @@ def _modes(runs: Sequence[FinishedRun]) -> list[str]:
     return sorted(known, key=lambda mode: mode != first.answers_with)
 
 
-def _scores(
-    estimator: Estimator, runs: Sequence[FinishedRun], mode: str, metric: str
-) -> Mapping[str, Estimate]:
-    return estimator(
+def _scores(runs: Sequence[FinishedRun], mode: str, metric: str) -> Mapping[str, SeedsEstimate]:
+    return estimate_seeds(
         [run.scores.by_mode[mode][metric] for run in runs],
         [run.scores for run in runs],
-        [run.seed for run in runs],
+        span=METRICS.find(metric).span,
     )
 
 
 def _minus(
-    estimator: Estimator,
     runs: Sequence[FinishedRun],
     mode: str,
     others: Sequence[FinishedRun],
     metric: str,
-) -> Mapping[str, Estimate]:
+) -> Mapping[str, SeedsEstimate]:
     """The difference to what the others answer with, seed by seed and answer by answer."""
     pairs = list(zip(runs, others, strict=True))
     assert all(run.scores.questions == other.scores.questions for run, other in pairs)
-    return estimator(
+    return estimate_seeds(
         [run.scores.by_mode[mode][metric] - other.scores.answered[metric] for run, other in pairs],
         [run.scores for run in runs],
-        [run.seed for run in runs],
+        span=METRICS.find(metric).span,
+        paired=True,
     )
 
 
@@ -258,18 +256,14 @@ def _cost(method: str, runs: Sequence[FinishedRun]) -> Cost:
     )
 
 
-def _columns(found: Mapping[str, Estimate], end: str) -> dict[str, Any]:
+def _columns(found: Mapping[str, SeedsEstimate], end: str) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for measure in MEASURES:
-        one = found.get(measure)
-        for name, span in (
-            ("", None if one is None else one.over_instances),
-            ("_seeds", None if one is None else one.over_seeds),
-        ):
-            if not name:
-                columns[f"{measure}{end}"] = None if span is None else span.value
-            columns[f"{measure}{end}{name}_low"] = None if span is None else span.low
-            columns[f"{measure}{end}{name}_high"] = None if span is None else span.high
+        one, name = found.get(measure), f"{measure}{end}"
+        columns |= (one or Estimate.none(math.nan, "")).columns(name)
+        span = None if one is None else one.over_seeds
+        columns[f"{name}_over_seeds_low"] = None if span is None else span.low
+        columns[f"{name}_over_seeds_high"] = None if span is None else span.high
     return columns
 
 
@@ -279,21 +273,25 @@ def _notes(found: Comparison) -> list[str]:
     shared = (
         "The instances are the same for all seeds and methods."
         if found.same_instances
-        else "The test instances depend on the seed, so each seed's own are resampled; all methods "
-        "of a seed are tested on the same ones."
+        else "The test instances depend on the seed; all methods of a seed are tested on the same "
+        "ones."
     )
-    brackets = "95 % bootstrap interval over test instances"
-    notes = [f"Values of seed {listed}. Brackets: {brackets}, which are the same for all methods."]
+    notes = [f"Values of seed {listed}. {LEGEND} All methods are tested on the same instances."]
     if count > 1:
-        notes = [
-            f"Values: mean over {count} seeds ({listed}). Brackets: {brackets} of that mean, seeds "
-            f"fixed. {shared}"
-        ]
+        notes = [f"Values: mean over {count} seeds ({listed}). {LEGEND} {shared}"]
+    shown = [
+        value
+        for row in found.rows
+        for part in (row.scores, row.minus)
+        for by_measure in part.values()
+        for value in by_measure.values()
+    ]
+    notes += missing_notes(shown)
     if count > 1:
         fixed = "fixed" if found.same_instances else "as the seed has them"
         notes.append(
             f"±: half of the 95 % t-interval over the {count} seeds (degrees of freedom: "
-            f"{count - 1}), instances {fixed}."
+            f"{count - 1}), clients fixed, instances {fixed}."
         )
     else:
         notes.append("One seed: there is no interval over seeds; name several.")
@@ -301,6 +299,8 @@ def _notes(found: Comparison) -> list[str]:
         f"Minus {found.against}: difference to what it answers with, paired by seed, client and "
         "test instance; intervals as above, of the difference. *: what a method answers with."
     )
+    if minus := [row for row in found.rows if row.minus]:
+        notes.append(f"In each metric’s differences, {holm_note(len(MEASURES) * len(minus))}")
     if found.equal == "tokens":
         notes.append(
             f"Equal tokens: each method has the number of rounds whose trained tokens come nearest "

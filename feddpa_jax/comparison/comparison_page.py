@@ -91,8 +91,9 @@ def _front(found: Comparison, metric: str) -> Drawing | None:
     if not any(point.p.known for point in points):
         return None
     caption = (
-        f"{told.heading}: up and to the right is better. Crosses: 95 % bootstrap intervals over "
-        "test instances, of the mean over seeds. Filled: what a method answers with."
+        f"{told.heading}: up and to the right is better. Crosses: 95 % intervals over test "
+        "instances, clients and seeds fixed, of the mean over seeds. Filled: what a method answers "
+        "with."
     )
     if told.lower_is_better:
         caption += " Lower is better, so both axes run from high to low."
@@ -131,13 +132,11 @@ def _drawn(name: str, title: str, rows: list[figures.Row], metric: str, *, zero:
     told = METRICS.find(metric)
     better = "left" if told.lower_is_better else "right"
     caption = (
-        f"Bars: 95 % bootstrap intervals over test instances, of the mean over seeds; {better} is "
-        "better."
+        "Bars: 95 % intervals over test instances, clients and seeds fixed, of the mean over "
+        f"seeds; {better} is better."
     )
     if zero:
-        caption += (
-            " An interval that does not reach the line at 0 is a difference with these seeds."
-        )
+        caption += " Which differences stand among so many, the table says."
     headings = list(MEASURES.values())
     return Drawing(
         name,

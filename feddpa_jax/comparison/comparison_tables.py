@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from feddpa_jax.comparison.compared import Comparison, Estimates, Row
-from feddpa_jax.comparison.estimates import Estimate
 from feddpa_jax.config import dotted
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.report.result_tables import Column, Table
+from feddpa_jax.report.result_tables import Column, Table, standing_columns
 from feddpa_jax.report.scores import MEASURES
 
 
@@ -34,28 +34,28 @@ def _estimates(
     part: Callable[[Row], Estimates],
     metric: str,
 ) -> Table:
-    """P and TTP with intervals over instances; each followed by the one over seeds, if any."""
+    """P and TTP with intervals over instances and clients, and over seeds, if there are several.
+
+    Differences are told with what they stand over, among all of the table.
+    """
     told = METRICS.find(metric)
     digits = told.fine_digits if name.startswith("differences") else told.digits
     columns = [
         Column("method", [row.method for row in rows]),
         Column("mode", [f"{row.mode} *" if row.answers else row.mode for row in rows]),
     ]
+    values = {measure: [part(row)[metric][measure] for row in rows] for measure in MEASURES}
+    over = standing_columns(values) if name.startswith("differences") else {}
     for measure, heading in MEASURES.items():
-        values = [part(row)[metric][measure] for row in rows]
-        spans = [value.over_instances for value in values]
-        columns.append(Column(heading, spans, lambda span, digits=digits: span.text(digits)))
-        if any(value.over_seeds is not None for value in values):
-            columns.append(Column("± seeds", list(map(half, values)), f"{{:.{digits}f}}".format))
+        own = values[measure]
+        columns.append(Column(heading, own, lambda value: Estimate.text(value, digits)))
+        if any(value.over_seeds is not None for value in own):
+            halves = [value.half() for value in own]
+            columns.append(Column("± seeds", halves, f"{{:.{digits}f}}".format))
+        if over:
+            columns.append(over[measure])
     marked = frozenset(place for place, row in enumerate(rows) if row.answers)
     return Table(name, title, columns, marked)
-
-
-def half(value: Estimate) -> float | None:
-    """Half of the interval over seeds; None with one seed, and where there is no value."""
-    if value.over_seeds is None or not value.over_seeds.known:
-        return None
-    return value.over_seeds.high - value.over_seeds.value
 
 
 def costs_table(found: Comparison) -> Table:

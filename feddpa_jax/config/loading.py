@@ -11,6 +11,8 @@ from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.strict_yaml import parse_yaml, write_yaml
 from feddpa_jax.types import UserError
 
+# Fields that older versions wrote into a run's config.yaml, and that mean nothing now.
+REMOVED = (("eval", "bootstrap"),)
 # What stands at the top: sections, and a field that is in none.
 _TOP: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
 
@@ -34,12 +36,16 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {error}") from None
 
 
-def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: Path | str | None = None, overrides: Sequence[str] = (), *, of_run: bool = False
+) -> Config:
     """Reads a YAML file and applies command-line overrides.
 
     Args:
       path: the file; None for the defaults.
       overrides: "--fed.rounds", "3" or "--fed.rounds=3"; values are YAML.
+      of_run: whether a run wrote the file, maybe of an older version: fields that are gone since
+        are skipped.
 
     Raises:
       UserError: anything wrong in either, naming file or option, field and value.
@@ -65,6 +71,8 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
             key: {} if value is None and _is_section(key) else value
             for key, value in (loaded or {}).items()
         }
+        if of_run:
+            tree = _without_removed(tree)
         tree = to_tree(_build(tree, source))
     of_rule = False
     for name, value in _pairs(overrides):
@@ -80,6 +88,16 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
         (key, inner), *_ = part.items()
         tree[key] = _merged(tree.get(key, {}), inner, name)
     return _build(tree, "command line" if of_rule else source)
+
+
+def _without_removed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the fields that this version has no more."""
+    return {
+        key: {name: v for name, v in value.items() if (key, name) not in REMOVED}
+        if isinstance(value, dict)
+        else value
+        for key, value in tree.items()
+    }
 
 
 def _merged(old: Any, new: Any, option: str) -> Any:

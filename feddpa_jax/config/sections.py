@@ -216,9 +216,6 @@ class EvalSection:
             "there are"
         ),
     ] = None
-    bootstrap: Annotated[
-        Count, Le(100_000), doc("number of bootstrap resamples for the 95 % intervals")
-    ] = 1000
     batch_tokens: Annotated[
         Count | None, doc("maximum number of tokens computed at once; null: suited to the device")
     ] = None

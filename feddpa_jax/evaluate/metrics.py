@@ -19,7 +19,7 @@ from feddpa_jax.types import UserError
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-    from feddpa_jax.evaluate.personalization import Interval
+    from feddpa_jax.evaluate.interval import Estimate, Interval
     from feddpa_jax.inference.scorer import Scores
 
 
@@ -35,6 +35,8 @@ class Metric(NamedTuple):
       unanswered: the score of an answer whose text is known to differ from the target, which is
         then not generated; None if every answer's text is needed.
       of_scores: `Scores -> float array [R]`, from the model's scores of the target, without text.
+      span: scores are from 0 to this; None if they may be anything. Where all answers agree,
+        intervals rest on it.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Metric(NamedTuple):
     score: Callable[[str, str], float] | None = None
     unanswered: float | None = None
     of_scores: Callable[["Scores"], np.ndarray] | None = None
+    span: float | None = None
 
     @property
     def generates(self) -> bool:
@@ -60,10 +63,10 @@ class Metric(NamedTuple):
         """The title without its unit, inside a sentence."""
         return self.title.split(",")[0]
 
-    def cell(self, value: "Interval", *, fine: bool = False) -> str:
-        """A value with its interval as tables show it.
+    def cell(self, value: "Estimate | Interval", *, fine: bool = False) -> str:
+        """A value with its intervals as tables show it.
 
-        >>> from feddpa_jax.evaluate.personalization import Interval
+        >>> from feddpa_jax.evaluate.interval import Interval
         >>> METRICS["nll"].cell(Interval(0.5, 0.25, 0.75))
         '0.50 [0.25, 0.75]'
         """
@@ -117,7 +120,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def about(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """How metrics that the package does not bring are told, for `told` where they are not known."""
-    fields = ("title", "digits", "fine_digits", "lower_is_better")
+    fields = ("title", "digits", "fine_digits", "lower_is_better", "span")
     found = {name: METRICS.find(name) for name in names}
     return {
         name: {field: getattr(metric, field) for field in fields}
@@ -170,7 +173,7 @@ def _scorer() -> "RougeScorer":
     return RougeScorer(["rouge1"], tokenizer=_Words())
 
 
-@METRICS.register(title="ROUGE-1", digits=1)
+@METRICS.register(title="ROUGE-1", digits=1, span=100.0)
 def rouge1(prediction: str, target: str) -> float:
     """ROUGE-1 F1 in percent, without stemming; blind to case and punctuation.
 
@@ -206,7 +209,7 @@ def without_words_note(count: int) -> str:
     )
 
 
-@METRICS.register(title="exact match, %", digits=1, unanswered=0.0)
+@METRICS.register(title="exact match, %", digits=1, unanswered=0.0, span=100.0)
 def exact_match(prediction: str, target: str) -> float:
     r"""100 if the texts are the same, else 0; only white space at the end of both is ignored.
 

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from feddpa_jax.adapters.dual import MODES
+from feddpa_jax.evaluate.estimating import Summary, summarize
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
-from feddpa_jax.evaluate.metrics import about
-from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.metrics import METRICS, about
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.result_files import write_results
@@ -36,7 +39,7 @@ def comparisons(answers_with: str | None) -> tuple[tuple[str, str, str], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation; `found["nll"]["instance"].p` is an interval.
+    """The result of an evaluation; `found["nll"]["instance"].p` is an estimate.
 
     Attributes:
       settings: what describes the evaluation (method, weighting, decoding, ...).
@@ -93,18 +96,18 @@ class Evaluation:
         return _summary(self)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """One row per metric and mode: P and TTP, each with its interval."""
+        """One row per metric and mode: P and TTP, each with its intervals of every kind.
+
+        The ends are in columns such as `P_over_clients_low`; NaN where there is no interval.
+        """
         import pandas
 
         rows = [
             {
                 "metric": metric,
                 "mode": mode,
-                **{
-                    f"{measure}{end}": getattr(getattr(summary, measure.lower()), part)
-                    for measure in ("P", "TTP")
-                    for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
-                },
+                **summary.p.columns("P"),
+                **summary.ttp.columns("TTP"),
             }
             for metric in self.metrics
             for mode, summary in self[metric].items()
@@ -117,20 +120,21 @@ def make_evaluation(
     setting: Setting,
     *,
     settings: Mapping[str, Any],
-    bootstrap: int,
-    seed: int,
 ) -> Evaluation:
-    """Summaries with bootstrap intervals; all modes share the resamples."""
+    """Summaries of all modes, and of their differences answer by answer."""
     tasks = setting.tasks()
-    resamples = Resamples.draw(tasks, bootstrap, seed)
+
+    def summary(name: str, scores_CI: np.ndarray, *, paired: bool = False) -> Summary:
+        return summarize(scores_CI, tasks, span=METRICS.find(name).span, paired=paired)
+
     summaries = {
-        mode: {name: summarize(s, tasks, resamples) for name, s in result.scores_CI.items()}
+        mode: {name: summary(name, scores_CI) for name, scores_CI in result.scores_CI.items()}
         for mode, result in results.items()
     }
     differences = {
         f"{mode} - {other}": {
-            name: summarize(scores - results[other].scores_CI[name], tasks, resamples)
-            for name, scores in results[mode].scores_CI.items()
+            name: summary(name, scores_CI - results[other].scores_CI[name], paired=True)
+            for name, scores_CI in results[mode].scores_CI.items()
         }
         for mode, other, _ in comparisons(settings.get("answers_with"))
         if mode in results and other in results

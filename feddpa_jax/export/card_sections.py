@@ -5,8 +5,8 @@ from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import told, without_words_note
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.export.trained import Trained
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
@@ -106,19 +106,21 @@ def results_table(trained: Trained) -> str:
     metrics = {name: told(name, own) for name in next(iter(modes.values()))}
     columns = [f"{z}: {metric.title}" for metric in metrics.values() for z in ("P", "TTP")]
     lines = ["| mode | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    shown: list[Estimate] = []
     for mode, by_metric in modes.items():
-        cells = [
-            metric.cell(Interval.from_json(by_metric[name][measure]))
-            for name, metric in metrics.items()
-            for measure in ("P", "TTP")
-        ]
+        cells = []
+        for name, metric in metrics.items():
+            for measure in ("P", "TTP"):
+                shown.append(Estimate.from_json(by_metric[name][measure]))
+                cells.append(metric.cell(shown[-1]))
         star = " *" if mode == trained.summary.get("answers_with") else ""
         lines.append(f"| {markdown(mode)}{star} | " + " | ".join(cells) + " |")
     note = (
-        "P is the mean over clients of the score on the own task, TTP on all tasks; brackets are "
-        "95 % bootstrap intervals; * is what the method answers with. ROUGE-1 and exact match: "
-        "higher is better; NLL of the response in nats: lower is better."
+        f"P is the mean over clients of the score on the own task, TTP on all tasks. {LEGEND} * is "
+        "what the method answers with. ROUGE-1 and exact match: higher is better; NLL of the "
+        "response in nats: lower is better."
     )
+    note = " ".join([note, *missing_notes(shown)])
     wordless = without_words_note(trained.summary.get("targets_without_words", 0))
     if wordless and "rouge1" in metrics:
         note += f" {wordless}"

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from feddpa_jax.evaluate.interval import LEGEND, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.laboratory.findings import Finding
+from feddpa_jax.laboratory.standing import PAPER, describe_standing
 
 
 def describe_agreement(
@@ -11,9 +13,17 @@ def describe_agreement(
 ) -> list[str]:
     """How well interpolated and exact numbers agree, in a sentence."""
     notes = [
-        "Brackets: 95 % bootstrap intervals over test instances. Bounds are no rules: their "
-        "weights are the best for the very answers that they are scored on, by each metric. No "
-        "rule with one weight per client and task beats the first, none on the curves the second."
+        f"{LEGEND} Bounds are no rules: their weights are the best for the very answers that they "
+        "are scored on, by each metric. No rule with one weight per client and task beats the "
+        "first, none on the curves the second.",
+        *missing_notes(
+            getattr(summary, measure)
+            for finding in findings
+            for summary in finding.minus_paper.values()
+            for measure in ("p", "ttp")
+            if finding.candidate.label != PAPER
+        ),
+        describe_standing(findings),
     ]
     told = []
     for name, stated in errors.items():

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from feddpa_jax.evaluate.metrics import without_words, without_words_note
-from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.estimating import Sample, Summary, estimate, summarize
+from feddpa_jax.evaluate.metrics import METRICS, without_words, without_words_note
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
@@ -36,12 +37,10 @@ class Split:
     Attributes:
       rows: where they are among all instances.
       tasks: theirs.
-      resamples: for intervals.
     """
 
     rows: slice
     tasks: Tasks
-    resamples: Resamples
 
     def own_cells(self) -> np.ndarray:
         """Whether an instance is of a client's own task."""
@@ -85,7 +84,17 @@ def judge(
     if minus_CJ is not None:
         others = interpolated(collected, split, minus_CJ)
         scores = {name: scores[name] - others[name] for name in scores}
-    return {name: summarize(s, split.tasks, split.resamples) for name, s in scores.items()}
+    return summarize_all(scores, split, paired=minus_CJ is not None)
+
+
+def summarize_all(
+    scores_CI: Mapping[str, np.ndarray], split: Split, *, paired: bool = False
+) -> Summaries:
+    """P and TTP with intervals, by metric; `paired` if the scores are differences."""
+    return {
+        name: summarize(own_CI, split.tasks, span=METRICS.find(name).span, paired=paired)
+        for name, own_CI in scores_CI.items()
+    }
 
 
 def interpolation_error(collected: Collected, split: Split) -> dict[str, dict[str, float]]:
@@ -116,22 +125,22 @@ def _curves(collected: Collected, split: Split) -> dict[str, Any]:
     Every task of a client counts the same, however many instances it has, as in P and TTP.
     """
     score_CIWX, _ = make_curves(collected, split.tasks, split.rows)
-    one_hot_IK = split.tasks.one_hot()
-    weight_I = (one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)
+    own_CK = split.tasks.own_CK
     found: dict[str, Any] = {}
     for x, metric in enumerate(CURVE_METRICS):
         sides = found[metric] = {}
-        for side, cells_CI in (("own", split.own_cells()), ("foreign", ~split.own_cells())):
-            if not cells_CI.any():
+        for side, cells_CK in (("own", own_CK), ("foreign", ~own_CK)):
+            if not cells_CK.any():
                 continue
-            sides[side] = []
-            for w in range(len(WEIGHTS)):
-                value_CI = np.where(cells_CI, score_CIWX[:, :, w, x], 0.0).astype(np.float64)
-                value_I, cells_I = value_CI.sum(axis=0), cells_CI.sum(axis=0)
-                value_S, cells_S = split.resamples.sums(value_I, cells_I)
-                low, high = np.percentile(value_S / cells_S, [2.5, 97.5])
-                mean = float(weight_I @ value_I / (weight_I @ cells_I))
-                sides[side].append({"value": mean, "low": float(low), "high": float(high)})
+            share_CK = cells_CK / cells_CK.sum()
+            sides[side] = [
+                estimate(
+                    [Sample([score_CIWX[:, :, w, x].astype(np.float64)], split.tasks)],
+                    [share_CK],
+                    span=METRICS[metric].span,
+                ).to_json()
+                for w in range(len(WEIGHTS))
+            ]
     return found
 
 

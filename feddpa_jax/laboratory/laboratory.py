@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.laboratory.findings import SETTING, Finding, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -49,8 +50,8 @@ class Laboratory:
 
         These are `label`, `bound` (whether it knows what no client knows), the fields of its
         settings (None for bounds), and for "validation", "test" and "exact" (new forward passes;
-        None where none were made) and each metric `test_nll_P`, `test_nll_P_low`,
-        `test_nll_P_high` and the same of TTP.
+        None where none were made) and each metric `test_nll_P`, the ends of its intervals, such as
+        `test_nll_P_over_clients_low` (NaN where there is none), and the same of TTP.
         """
         metrics = {
             split: dict.fromkeys(
@@ -87,10 +88,9 @@ def _fields(settings: WeightingSettings | None) -> dict[str, Any]:
 def _scores(finding: Finding, split: str, metric: str) -> dict[str, float | None]:
     """P and TTP with their intervals, by column."""
     summary = (getattr(finding, split) or {}).get(metric)
-    return {
-        f"{split}_{metric}_{measure}{end}": None
-        if summary is None
-        else getattr(getattr(summary, measure.lower()), part)
-        for measure in ("P", "TTP")
-        for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
-    }
+    found: dict[str, float | None] = {}
+    for measure in ("P", "TTP"):
+        estimate = Estimate.none(0.0, "") if summary is None else getattr(summary, measure.lower())
+        own = estimate.columns(f"{split}_{metric}_{measure}")
+        found |= dict.fromkeys(own) if summary is None else own
+    return found

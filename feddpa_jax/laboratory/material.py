@@ -11,7 +11,6 @@ from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
-from feddpa_jax.evaluate.personalization import Resamples
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
@@ -93,7 +92,7 @@ def find_material(
 
     def split(instances: tuple[Example, ...], rows: slice) -> Split:
         tasks = dataclasses.replace(setting, instances=instances).tasks()
-        return Split(rows, tasks, Resamples.draw(tasks, config.eval.bootstrap, config.seed))
+        return Split(rows, tasks)
 
     return Material(
         setting,

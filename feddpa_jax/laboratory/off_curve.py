@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.modes import ModeWeights, instance_weights
-from feddpa_jax.evaluate.personalization import Summary, summarize
 from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
-from feddpa_jax.laboratory.findings import Finding, Split, Summaries
+from feddpa_jax.laboratory.findings import Finding, Split, summarize_all
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
 from feddpa_jax.laboratory.material import Material
 from feddpa_jax.weighting.gathering import gather
@@ -98,11 +98,6 @@ def score_exactly(given: Material, settings: WeightingSettings, split: Split) ->
     return Exact(dict(zip(CURVE_METRICS, values, strict=True)), weights.means().local_CI)
 
 
-def summarized(scores_CI: dict[str, np.ndarray], split: Split) -> Summaries:
-    """P and TTP with intervals, by metric."""
-    return {name: summarize(s, split.tasks, split.resamples) for name, s in scores_CI.items()}
-
-
 def score_settings(given: Material, settings: Sequence[WeightingSettings]) -> np.ndarray:
     """P and TTP of settings on validation, [settings, X, Z], as `score_rule` gives them."""
 
@@ -112,7 +107,7 @@ def score_settings(given: Material, settings: Sequence[WeightingSettings]) -> np
     found = []
     for setting in settings:
         exact = score_exactly(given, setting, given.validation)
-        summaries = summarized(exact.scores_CI, given.validation)
+        summaries = summarize_all(exact.scores_CI, given.validation)
         found.append([values(summaries[name]) for name in CURVE_METRICS])
     return np.array(found)
 
@@ -128,7 +123,7 @@ def find_exactly(
     weight_CJ = np.concatenate([on_validation.weight_CI, on_test.weight_CI], axis=1)
     return Finding(
         Candidate(label, settings, weight_CJ),
-        summarized(on_validation.scores_CI, given.validation),
-        summarized(on_test.scores_CI, given.test),
-        summarized(minus, given.test),
+        summarize_all(on_validation.scores_CI, given.validation),
+        summarize_all(on_test.scores_CI, given.test),
+        summarize_all(minus, given.test, paired=True),
     )

@@ -12,10 +12,10 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
+from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.evaluation import evaluate
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
-from feddpa_jax.evaluate.personalization import Summary, summarize
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
@@ -31,6 +31,7 @@ from feddpa_jax.laboratory.findings import (
     interpolation_error,
     judge,
     notes_on_rouge,
+    summarize_all,
     summary_of,
     to_csv,
 )
@@ -264,7 +265,4 @@ def _exact(
         decoding=decoding(config, prepared),
         on_progress=on_progress,
     )
-    scores = results["instance"].scores_CI
-    return {
-        name: summarize(s, given.test.tasks, given.test.resamples) for name, s in scores.items()
-    }
+    return summarize_all(results["instance"].scores_CI, given.test)

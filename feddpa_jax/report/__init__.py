@@ -39,11 +39,11 @@ def write_report(runs: Sequence[Path], out: Path, *, figures: Path | None = None
 def plot_scores(
     *scores: Any, metric: str | None = None, names: Sequence[str] = (), width: float = 680
 ) -> "Plot":
-    """P against TTP: a point for each evaluation and mode, with both 95 % intervals.
+    """P against TTP: a point for each evaluation and mode, with its 95 % intervals.
 
     Args:
       *scores: evaluations, each with `summaries`, or what that is: by mode and metric, `p` and
-        `ttp` as `Interval`.
+        `ttp` as `Estimate`; their intervals over test instances are drawn.
       metric: a name, as "exact_match" or "nll"; the first one that was evaluated if None.
       names: of the evaluations, where they are several; their methods if left out.
       width: of the figure in pixels, of which an inch has 96.
@@ -85,8 +85,8 @@ def plot_scores(
                         mode=mode,
                         group=modes.index(mode) if len(scores) == 1 else number,
                         stands_out=mode == own.get("answers_with", "instance"),
-                        p=by_metric[metric].p,
-                        ttp=by_metric[metric].ttp,
+                        p=by_metric[metric].p.over_instances,
+                        ttp=by_metric[metric].ttp.over_instances,
                     )
                 )
     return p_against_ttp(points, METRICS.find(metric), width)

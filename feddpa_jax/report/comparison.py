@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.evaluate.personalization import Interval
-from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_interval
+from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_estimate
 
 # By metric and measure.
-Scores = Mapping[str, Mapping[str, Interval]]
+Scores = Mapping[str, Mapping[str, Estimate]]
 # What is interpolated for every rule.
 RULE_METRICS = ("nll", "exact_match")
 
@@ -25,6 +25,7 @@ class Rule:
       minus_paper: the same of the difference to the paper's rule.
       exact: scores of new answers, where it was run again; else none.
       weights: quantiles of the local weight, by "own" and "foreign".
+      is_rival: whether it is set against the paper's rule: neither that nor a bound.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Rule:
     minus_paper: Scores
     exact: Scores
     weights: Mapping[str, Sequence[float]]
+    is_rival: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Comparison:
     """
 
     mix_weights: Sequence[float]
-    curves: Mapping[str, Mapping[str, Sequence[Interval]]]
+    curves: Mapping[str, Mapping[str, Sequence[Estimate]]]
     rules: Sequence[Rule]
     interpolation_error: Mapping[str, Mapping[str, float]]
     chosen_by: Sequence[str]
@@ -66,7 +68,7 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
     """
     weights = [finite(weight) for weight in summary["mix_weights"]]
     curves = {
-        metric: {side: list(map(to_interval, points)) for side, points in sides.items()}
+        metric: {side: list(map(to_estimate, points)) for side, points in sides.items()}
         for metric, sides in summary["curves"].items()
     }
     if {len(points) for sides in curves.values() for points in sides.values()} - {len(weights)}:
@@ -99,12 +101,13 @@ def _rule(found: Mapping[str, Any]) -> Rule:
         minus_paper=_scores(found["minus_paper"], RULE_METRICS),
         exact=_scores(found["exact"] or {}, ()),
         weights=weights,
+        is_rival=not found.get("bound") and found.get("label") != "paper",
     )
 
 
 def _scores(found: Mapping[str, Any], needed: Sequence[str]) -> Scores:
     return {
-        metric: {measure: to_interval(found[metric][measure]) for measure in MEASURES}
+        metric: {measure: to_estimate(found[metric][measure]) for measure in MEASURES}
         for metric in METRICS
         if metric in found or metric in needed
     }

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import Metric
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report.plot_style import (
     MUTE,
     NARROW,
@@ -23,7 +23,7 @@ from feddpa_jax.report.plot_style import (
     style,
     text_width,
 )
-from feddpa_jax.report.scatter import limits, spread, within_reach
+from feddpa_jax.report.scatter import extent, limits, spread, within_reach
 
 _ROW = 26.0
 
@@ -119,7 +119,7 @@ def _interval_panel(
     if not zero:
         near = within_reach(spans, lower_is_better=metric.lower_is_better)
         shown = _worth_it(spans, {*near, *(i for i, (_, r) in enumerate(known) if r.stands_out)})
-    ends = [e for i in shown for e in (spans[i].low, spans[i].high)]
+    ends = [e for i in shown for e in spans[i].ends]
     low, high = limits([*ends, 0.0] if zero else ends, 0.05)
     # Room at the edge for values that lie beyond it.
     room = 62 / width * (high - low)
@@ -147,7 +147,7 @@ def _interval_panel(
 
 
 def _mark(axes: Axes, span: Interval, y: float, row: Row) -> None:
-    axes.plot([span.low, span.high], [y, y], color=row.colour, linewidth=2.2 * POINT)
+    axes.plot(span.ends, [y, y], color=row.colour, linewidth=2.2 * POINT)
     axes.plot(
         [span.value],
         [y],
@@ -162,8 +162,8 @@ def _mark(axes: Axes, span: Interval, y: float, row: Row) -> None:
 
 def _worth_it(spans: Sequence[Interval], near: set[int]) -> set[int]:
     """The near ones, where leaving the others out more than halves the range; else all."""
-    whole = max(span.high for span in spans) - min(span.low for span in spans)
-    part = max(spans[i].high for i in near) - min(spans[i].low for i in near)
+    whole = extent(spans)
+    part = extent([spans[i] for i in near])
     return near if len(near) > 1 and part < 0.5 * whole else set(range(len(spans)))
 
 
@@ -222,7 +222,7 @@ def curves(
         Line(
             f"{side} tasks",
             [(w, point.value) for w, point in zip(weights, points, strict=True)],
-            [(point.low, point.high) for point in points],
+            [point.ends for point in points],
         )
         for side, points in sides.items()
     ]

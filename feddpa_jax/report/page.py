@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS, without_words_note
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.files.escape import html
 from feddpa_jax.report import result_tables, run_figures
 from feddpa_jax.report.content import Run, metrics_of
@@ -102,8 +102,11 @@ def environment(*folders: Path) -> Environment:
     )
 
 
-def _interval(value: Interval, digits: int) -> str:
-    return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
+def _interval(value: Estimate, digits: int) -> str:
+    span = value.over_instances
+    if not span.bounded:
+        return "no interval"
+    return f"{span.low:.{digits}f} to {span.high:.{digits}f} over test instances"
 
 
 def _lead(runs: Sequence[Run]) -> str:
@@ -123,11 +126,11 @@ def _cards(runs: Sequence[Run]) -> list[dict[str, Any]]:
         values = []
         for measure in MEASURES:
             found = [
-                (by_metric[metric].intervals[measure], run)
+                (by_metric[metric].estimates[measure], run)
                 for run in runs
                 if run.evaluation is not None
                 and metric in (by_metric := run.evaluation.modes[run.evaluation.answers_with()])
-                and by_metric[metric].intervals[measure].known
+                and by_metric[metric].estimates[measure].known
             ]
             if found:
                 pick = min if told.lower_is_better else max

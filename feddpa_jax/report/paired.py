@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from feddpa_jax.evaluate.personalization import Resamples, Summary, Tasks, summarize
+from feddpa_jax.evaluate.estimating import Summary, summarize
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.report.content import Run
 from feddpa_jax.report.scores import Evaluation
 
@@ -10,8 +11,8 @@ from feddpa_jax.report.scores import Evaluation
 def differences(run: Run, first: Run) -> dict[str, Summary]:
     """P and TTP of what a run answers with, minus another's, by metric.
 
-    Both have the same resamples, so intervals are those of the difference: two runs whose own
-    intervals overlap may well differ.
+    Intervals are those of the difference, answer by answer: two runs whose own intervals overlap
+    may well differ.
 
     Args:
       run: the one.
@@ -36,17 +37,15 @@ def differences(run: Run, first: Run) -> dict[str, Summary]:
     if len(one.answers) != len(clients) * len(indexes):
         return {}
     tasks = _tasks(one, clients, indexes)
-    count, seed = int(run.config.get("eval.bootstrap", 1000)), int(run.config.get("seed", 0))
-    resamples = Resamples.draw(tasks, count, seed)
     found = {}
-    for metric in one.told:
+    for metric, told in one.told.items():
         of_both = [
             [[own.answers[c, i].scores.get(metric) for i in indexes] for c in clients]
             for own in (one, other)
         ]
         if all(value is not None for scores in of_both for row in scores for value in row):
             one_CI, other_CI = np.array(of_both, float)
-            found[metric] = summarize(one_CI - other_CI, tasks, resamples)
+            found[metric] = summarize(one_CI - other_CI, tasks, span=told.span, paired=True)
     return found
 
 

@@ -1,12 +1,12 @@
 """Tables of runs: as pandas data frames, and as CSV, Markdown and LaTeX."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from feddpa_jax.evaluate.holm import holm_note, standing
+from feddpa_jax.evaluate.interval import KINDS, LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.files.escape import csv_text, latex, markdown
 from feddpa_jax.report.comparison import RULE_METRICS, Comparison
 from feddpa_jax.report.content import Run, differing, metrics_of
@@ -16,8 +16,6 @@ from feddpa_jax.report.scores import MEASURES
 if TYPE_CHECKING:
     import pandas as pd
 
-_NONE = Interval(math.nan, math.nan, math.nan)
-
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -25,7 +23,7 @@ class Column:
 
     Attributes:
       heading: at its top.
-      values: texts, numbers or intervals; None for nothing.
+      values: texts, numbers or estimates; None for nothing.
       show: a value as text.
     """
 
@@ -68,18 +66,24 @@ class Table:
         return list(zip(*(column.texts() for column in self.columns), strict=True))
 
     def to_frame(self) -> "pd.DataFrame":
-        """The values; an interval is three columns, its value and its low and high end."""
+        """The values; an estimate is seven columns, its value and the ends of each interval."""
         import pandas as pd
 
         parts: list[tuple[str, Sequence[Any]]] = []
         for column in self.columns:
-            if not any(isinstance(value, Interval) for value in column.values):
+            if not any(isinstance(value, Estimate) for value in column.values):
                 parts.append((column.heading, column.values))
                 continue
-            spans = [_NONE if value is None else value for value in column.values]
-            parts.append((column.heading, [span.value for span in spans]))
-            parts.append((f"{column.heading}, low", [span.low for span in spans]))
-            parts.append((f"{column.heading}, high", [span.high for span in spans]))
+            found = [
+                Estimate.none(float("nan"), "") if value is None else value
+                for value in column.values
+            ]
+            parts.append((column.heading, [value.value for value in found]))
+            for kind in KINDS:
+                spans = [getattr(value, kind) for value in found]
+                name = f"{column.heading}, {kind.replace('_', ' ')}"
+                parts.append((f"{name}, low", [span.low for span in spans]))
+                parts.append((f"{name}, high", [span.high for span in spans]))
         frame = pd.DataFrame({place: values for place, (_, values) in enumerate(parts)})
         return frame.set_axis([name for name, _ in parts], axis="columns")
 
@@ -115,10 +119,15 @@ class Table:
         return f"% needs \\usepackage{{booktabs}}\n{text}"
 
 
+def intervals_note(shown: Sequence[Estimate]) -> str:
+    """What the brackets of a table are, and why some are missing."""
+    return " ".join([LEGEND, *missing_notes(shown)])
+
+
 def score_table(runs: Sequence[Run], metric: str) -> Table:
     """P and TTP of every run and mode."""
     found = [
-        (run, mode, by_metric[metric].intervals, mode == run.evaluation.answers_with())
+        (run, mode, by_metric[metric].estimates, mode == run.evaluation.answers_with())
         for run in runs
         if run.evaluation is not None
         for mode, by_metric in run.evaluation.modes.items()
@@ -127,12 +136,17 @@ def score_table(runs: Sequence[Run], metric: str) -> Table:
     told = metrics_of(runs)[metric]
     return Table(
         f"scores_{metric}",
-        f"{told.heading} ({told.better} is better), with 95 % bootstrap intervals",
+        " ".join(
+            [
+                f"{told.heading} ({told.better} is better).",
+                intervals_note([value for *_, values, _ in found for value in values.values()]),
+            ]
+        ),
         [
             Column("run", [run.label for run, *_ in found]),
             Column("mode", [mode for _, mode, *_ in found]),
             *(
-                Column(heading, [spans[measure] for _, _, spans, _ in found], told.cell)
+                Column(heading, [values[measure] for _, _, values, _ in found], told.cell)
                 for measure, heading in MEASURES.items()
             ),
         ],
@@ -151,25 +165,52 @@ def paired_table(runs: Sequence[Run]) -> tuple[Table | None, Sequence[Run]]:
             apart.append(run)
     if not rows or runs[0].evaluation is None:
         return None, apart
-    columns = [
-        Column(
-            f"{told.title}: {measure}",
-            [
+    columns = [Column("run", [name for name, _ in rows])]
+    shown: list[Estimate] = []
+    for metric, told in metrics_of(runs).items():
+        by_measure = {
+            measure: [
                 getattr(found[metric], measure.lower()) if metric in found else None
                 for _, found in rows
-            ],
-            told.cell,
-        )
-        for metric, told in metrics_of(runs).items()
-        if any(metric in found for _, found in rows)
-        for measure in MEASURES
-    ]
-    caption = (
-        f"Minus {runs[0].label}, {runs[0].evaluation.answers_with()}, with 95 % bootstrap "
-        "intervals of the difference on the same test instances"
+            ]
+            for measure in MEASURES
+        }
+        there = [value for own in by_measure.values() for value in own if value is not None]
+        shown += there
+        if there:
+            over = standing_columns(by_measure, f"{told.title}: {{}}")
+            for measure, own in by_measure.items():
+                columns += [Column(f"{told.title}: {measure}", own, told.cell), over[measure]]
+    caption = " ".join(
+        [
+            f"Minus {runs[0].label}, {runs[0].evaluation.answers_with()}: differences on the same "
+            "test instances.",
+            intervals_note(shown),
+            f"In each metric, {holm_note(len(MEASURES) * len(rows))}",
+        ]
     )
-    named = Column("run", [name for name, _ in rows])
-    return Table("differences_of_scores", caption, [named, *columns]), apart
+    return Table("differences_of_scores", caption, columns), apart
+
+
+def standing_columns(
+    by_measure: Mapping[str, Sequence[Estimate | None]], heading: str = "{}"
+) -> dict[str, Column]:
+    """What differences stand over, among all of these, by measure.
+
+    Args:
+      by_measure: differences of one metric, a row each; None for nothing.
+      heading: of the differences' columns, with {} for the measure.
+    """
+    places = [(m, i) for m, own in by_measure.items() for i, value in enumerate(own) if value]
+    differences = [value for own in by_measure.values() for value in own if value]
+    over = dict(zip(places, standing(differences), strict=True))
+    return {
+        measure: Column(
+            f"{heading.format(measure)} stands over",
+            [over.get((measure, i)) for i in range(len(own))],
+        )
+        for measure, own in by_measure.items()
+    }
 
 
 def rule_table(label: str, comparison: Comparison) -> Table:
@@ -191,9 +232,24 @@ def rule_table(label: str, comparison: Comparison) -> Table:
         for metric in metrics
         for measure in MEASURES
     ]
+    rivals = [rule for rule in rules if rule.is_rival]
+    for metric in RULE_METRICS:
+        own = {
+            m: [rule.minus_paper[metric][m] if rule.is_rival else None for rule in rules]
+            for m in MEASURES
+        }
+        columns += standing_columns(own, f"{short[metric]}: {{}}, minus the paper's,").values()
+    shown = [
+        value for rule in rivals for own in rule.minus_paper.values() for value in own.values()
+    ]
+    caption = [
+        f"Weighting rules on the test instances, {label}; chosen on held-out examples.",
+        intervals_note(shown),
+        f"In each metric, {holm_note(len(MEASURES) * len(rivals))}",
+    ]
     return Table(
         f"rules_{label}",
-        f"Weighting rules on the test instances, {label}; chosen on held-out examples",
+        " ".join(caption),
         [
             Column("rule", [rule.title for rule in rules]),
             Column("setting", [rule.words for rule in rules]),

@@ -53,8 +53,8 @@ def points_of(runs: Sequence[Run], metric: str) -> list[Point]:
                         mode=mode,
                         group=modes.index(mode) if len(runs) == 1 else number,
                         stands_out=mode == main,
-                        p=by_metric[metric].intervals["P"],
-                        ttp=by_metric[metric].intervals["TTP"],
+                        p=by_metric[metric].estimates["P"].over_instances,
+                        ttp=by_metric[metric].estimates["TTP"].over_instances,
                     )
                 )
     return found
@@ -67,8 +67,8 @@ def front(runs: Sequence[Run], metric: str) -> Drawing | None:
         return None
     told = metrics_of(runs)[metric]
     caption = (
-        f"{told.heading}: up and to the right is better. Crosses: 95 % bootstrap intervals over "
-        "test instances. Filled: what a method answers with."
+        f"{told.heading}: up and to the right is better. Crosses: 95 % intervals over test "
+        "instances, clients and seed fixed. Filled: what a method answers with."
     )
     if told.lower_is_better:
         caption += " Lower is better, so both axes run from high to low."
@@ -89,8 +89,8 @@ def score_intervals(runs: Sequence[Run], metric: str) -> Drawing:
     better = "Left" if told.lower_is_better else "Right"
     return Drawing(
         f"scores_{metric}",
-        f"{better} is better. Bars: 95 % bootstrap intervals over test instances. An arrow: the "
-        "value lies beyond the edge.",
+        f"{better} is better. Bars: 95 % intervals over test instances, clients and seed fixed. An "
+        "arrow: the value lies beyond the edge.",
         lambda width: figures.intervals(
             f"P and TTP by {told.title}", list(MEASURES.values()), rows, told, width=width
         ),
@@ -103,7 +103,7 @@ def paired_intervals(runs: Sequence[Run], metric: str) -> Drawing | None:
     for number, run in enumerate(runs[1:], start=1):
         found = differences(run, runs[0])
         if metric in found:
-            spans = (found[metric].p, found[metric].ttp)
+            spans = (found[metric].p.over_instances, found[metric].ttp.over_instances)
             rows.append(figures.Row(run.label, True, spans, number))
     if not rows:
         return None
@@ -112,8 +112,8 @@ def paired_intervals(runs: Sequence[Run], metric: str) -> Drawing | None:
     title = f"{told.heading}, minus {runs[0].label}"
     return Drawing(
         f"differences_{metric}",
-        f"{title}: an interval that does not reach the line at 0 is a difference; {better} of it "
-        "is better.",
+        f"{title}. Bars: 95 % intervals over test instances, clients and seed fixed, of the "
+        f"difference on the same instances; {better} of the line at 0 is better.",
         lambda width: figures.intervals(
             title, list(MEASURES.values()), rows, told, zero=True, width=width
         ),
@@ -167,12 +167,16 @@ def weight_curves(run: Run, comparison: Comparison) -> list[Drawing]:
             Drawing(
                 f"curves_{run.label}_{metric}",
                 f"{told.heading} of all answers at one mixing weight: 0 is the global adapter, 1 "
-                "the local one. A good rule finds each side’s best weight.",
+                "the local one. A good rule finds each side’s best weight. Bands: 95 % intervals "
+                "over test instances.",
                 lambda width, told=told, sides=sides: figures.curves(
                     f"{told.heading} against the weight of the local adapter",
                     told,
                     comparison.mix_weights,
-                    sides,
+                    {
+                        side: [point.over_instances for point in points]
+                        for side, points in sides.items()
+                    },
                     width=width,
                 ),
                 is_half=True,
@@ -187,7 +191,7 @@ def rule_intervals(run: Run, comparison: Comparison) -> Drawing:
         figures.Row(
             rule.title,
             bool(rule.exact),
-            (rule.test["nll"]["P"], rule.test["nll"]["TTP"]),
+            tuple(rule.test["nll"][measure].over_instances for measure in MEASURES),
             0 if rule.exact else 1,
         )
         for rule in comparison.rules
@@ -195,7 +199,8 @@ def rule_intervals(run: Run, comparison: Comparison) -> Drawing:
     return Drawing(
         f"rules_{run.label}",
         "NLL of every rule at the setting that was best on held-out examples; left is better. "
-        "Blue: run again exactly. Bounds know what no client knows beforehand.",
+        "Bars: 95 % intervals over test instances. Blue: run again exactly. Bounds know what no "
+        "client knows beforehand.",
         lambda width: figures.intervals(
             f"Weighting rules by NLL, {run.label}",
             list(MEASURES.values()),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import Metric
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report.plot_style import (
     INK,
     MUTE,
@@ -113,8 +113,8 @@ def contenders(points: Sequence[Point], metric: Metric) -> list[Point]:
     near |= {place for place, point in enumerate(points) if point.stands_out}
     kept = [points[place] for place in sorted(near)]
     gains = [
-        _extent([getattr(point, which) for point in kept])
-        < 0.5 * _extent([getattr(point, which) for point in points])
+        extent([getattr(point, which) for point in kept])
+        < 0.5 * extent([getattr(point, which) for point in points])
         for which in ("p", "ttp")
     ]
     return kept if len(kept) > 1 and any(gains) else list(points)
@@ -123,12 +123,15 @@ def contenders(points: Sequence[Point], metric: Metric) -> list[Point]:
 def within_reach(spans: Sequence[Interval], *, lower_is_better: bool) -> list[int]:
     """Which values are no more than a few usual widths of their intervals from the best."""
     best = (min if lower_is_better else max)(span.value for span in spans)
-    reach = _REACH * statistics.median(span.high - span.low for span in spans)
-    return [i for i, span in enumerate(spans) if abs(span.value - best) <= reach]
+    reach = _REACH * statistics.median(span.ends[1] - span.ends[0] for span in spans)
+    return [
+        i for i, span in enumerate(spans) if abs(span.value - best) <= reach or not span.bounded
+    ]
 
 
-def _extent(spans: Sequence[Interval]) -> float:
-    return max(span.high for span in spans) - min(span.low for span in spans)
+def extent(spans: Sequence[Interval]) -> float:
+    """From the lowest to the highest end."""
+    return max(span.ends[1] for span in spans) - min(span.ends[0] for span in spans)
 
 
 def _panel(figure: Plot, points: Sequence[Point], metric: Metric, place: tuple[float, ...]) -> None:
@@ -209,8 +212,8 @@ def _points(axes: Axes, points: Sequence[Point], metric: Metric, ticks: int) -> 
         strength = {"color": point.colour, "alpha": 1.0 if point.stands_out else 0.55}
         width = (2.2 if point.stands_out else 1.4) * POINT
         p, ttp = point.p, point.ttp
-        axes.plot([p.low, p.high], [ttp.value] * 2, linewidth=width, **strength)
-        axes.plot([p.value] * 2, [ttp.low, ttp.high], linewidth=width, **strength)
+        axes.plot(p.ends, [ttp.value] * 2, linewidth=width, **strength)
+        axes.plot([p.value] * 2, ttp.ends, linewidth=width, **strength)
         axes.plot(
             [p.value],
             [ttp.value],
@@ -225,7 +228,7 @@ def _points(axes: Axes, points: Sequence[Point], metric: Metric, ticks: int) -> 
         (axes.xaxis, [point.p for point in points], axes.set_xlim),
         (axes.yaxis, [point.ttp for point in points], axes.set_ylim),
     ):
-        low, high = limits([e for span in spans for e in (span.low, span.high)], 0.04)
+        low, high = limits([e for span in spans for e in span.ends], 0.04)
         bound(*((high, low) if metric.lower_is_better else (low, high)))
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
@@ -252,8 +255,7 @@ def _overview(
     _points(axes, points, metric, 3)
     figure.write(left, top - 16, "All modes", color=INK, weight="bold", fontsize=SMALL * POINT)
     ends = [
-        limits([e for p in near for e in (getattr(p, which).low, getattr(p, which).high)], 0.04)
-        for which in ("p", "ttp")
+        limits([e for p in near for e in getattr(p, which).ends], 0.04) for which in ("p", "ttp")
     ]
     (x0, x1), (y0, y1) = ends
     axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=MUTE, linewidth=0.8 * POINT)
@@ -271,9 +273,9 @@ def _overview(
     places = {(p, ttp): (at_x(p), at_y(ttp)) for p, ttp in named}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
     for (x, y), (point, *_) in zip(places.values(), named.values(), strict=True):
-        ends = sorted((at_x(point.p.low), at_x(point.p.high)))
+        ends = sorted(map(at_x, point.p.ends))
         taken.append((ends[0], y - 2, ends[1], y + 2))
-        ends = sorted((at_y(point.ttp.low), at_y(point.ttp.high)))
+        ends = sorted(map(at_y, point.ttp.ends))
         taken.append((x - 2, ends[0], x + 2, ends[1]))
     for key, same in named.items():
         if same[0] in near:

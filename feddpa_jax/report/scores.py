@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.evaluate.interval import KINDS, Estimate
 from feddpa_jax.evaluate.metrics import Metric, in_order, told
-from feddpa_jax.evaluate.personalization import Interval
 
 MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -33,11 +33,11 @@ class Score:
     """What a mode's answers come to in one metric.
 
     Attributes:
-      intervals: by measure, "P" and "TTP".
+      estimates: by measure, "P" and "TTP".
       matrix: the mean score by client and task.
     """
 
-    intervals: Mapping[str, Interval]
+    estimates: Mapping[str, Estimate]
     matrix: Mapping[str, Mapping[str, float]]
 
 
@@ -133,21 +133,23 @@ def finite(value: Any) -> float:
     return float(value)
 
 
-def to_interval(found: Mapping[str, Any]) -> Interval:
-    """A value and its interval; no value where no client has a task of its own in the tests.
+def to_estimate(found: Mapping[str, Any]) -> Estimate:
+    """A value and its intervals; no value where no client has a task of its own in the tests.
 
     Raises:
       LookupError, TypeError, ValueError: it is something else.
     """
-    span = Interval.from_json(found)
-    if found["value"] is not None:
-        list(map(finite, (span.value, span.low, span.high)))
-    return span
+    estimate = Estimate.from_json(found)
+    if estimate.known:
+        finite(estimate.value)
+        for span in (getattr(estimate, kind) for kind in KINDS):
+            list(map(finite, (span.low, span.high) if span.bounded else ()))
+    return estimate
 
 
 def _score(found: Mapping[str, Any], summary: Mapping[str, Any]) -> Score:
     return Score(
-        {measure: to_interval(found[measure]) for measure in MEASURES},
+        {measure: to_estimate(found[measure]) for measure in MEASURES},
         {
             client: {task: finite(row[task]) for task in summary["tasks"]}
             for client, row in found["matrix"].items()

@@ -242,8 +242,6 @@ def evaluate_config(
             "instances": counts._asdict(),
             "targets_without_words": without_words([e.output for e in setting.instances]),
         },
-        bootstrap=config.eval.bootstrap,
-        seed=config.seed,
     )
     if folder is not None:
         write_evaluation(folder, found, files if "instance" in results else {})

@@ -174,7 +174,7 @@ class RunFolder:
             raise UserError(f"run_dir: {self.path} holds no run (no config.yaml); train one first")
         if not content.strip():
             raise UserError(f"{self.config_file}: is empty; {_REMEDIES['config.yaml']}")
-        return load_config(self.config_file)
+        return load_config(self.config_file, of_run=True)
 
     def read_summary(self) -> dict[str, Any] | None:
         """What the last evaluation found; None if there was none.

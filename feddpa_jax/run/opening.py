@@ -128,7 +128,7 @@ def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
     """
     run = RunFolder(run_dir)
     run.read_config()
-    config = load_config(run.config_file, overrides)
+    config = load_config(run.config_file, overrides, of_run=True)
     run.check_same_training(config)
     run.say_if_unchecked(_log.warning)
     return run, checked(config)

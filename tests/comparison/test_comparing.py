@@ -114,7 +114,7 @@ def test_one_seed_has_the_intervals_of_its_evaluation(folder: Path, config: fd.C
     summary = json.loads((folder / "feddpa_t" / "seed_1" / "eval" / "summary.json").read_text())
     (row,) = one.rows
     for measure, estimate in row.scores["nll"].items():
-        assert estimate.over_instances.to_json() == summary["modes"]["instance"]["nll"][measure]
+        assert estimate.to_json() == summary["modes"]["instance"]["nll"][measure]
         assert estimate.over_seeds is None
     assert "no interval over seeds" in " ".join(one.notes)
 
@@ -125,9 +125,8 @@ def test_differences_are_those_of_the_report(folder: Path, config: fd.Config, ba
     theirs = differences(runs[0], runs[1])["nll"]
     ours = next(row for row in one.rows if row.method == "feddpa_t").minus["nll"]
     for measure, span in (("P", theirs.p), ("TTP", theirs.ttp)):
-        assert dataclasses.astuple(ours[measure].over_instances) == pytest.approx(
-            dataclasses.astuple(span)
-        )
+        assert ours[measure].value == pytest.approx(span.value)
+        assert ours[measure].over_instances.why == span.over_instances.why != ""
     assert next(row for row in one.rows if row.method == "local").minus == {}
 
 
@@ -140,7 +139,6 @@ def test_means_and_intervals_over_seeds(found: fd.Comparison):
     assert estimate.over_seeds.high - estimate.value == pytest.approx(
         12.706 * (high - low) / 2, 1e-3
     )
-    assert estimate.over_instances.low <= estimate.value <= estimate.over_instances.high
 
 
 def test_costs_are_those_of_metrics_jsonl(folder: Path, found: fd.Comparison):
@@ -184,7 +182,7 @@ def test_what_is_missing_is_done_and_no_more(
         ({"weighting": {"scale": 0.25}}, True),
         ({"eval": {"max_new_tokens": 3}}, True),
         ({"eval": {"metrics": ["nll", "exact_match"]}}, True),
-        ({"eval": {"bootstrap": 7}}, False),
+        ({"eval": {"batch_tokens": 700}}, False),
     ],
 )
 def test_evaluations_of_other_settings_do_not_serve(

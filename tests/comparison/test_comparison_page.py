@@ -29,21 +29,22 @@ from feddpa_jax.comparison.work import Work
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.personalization import Tasks
 
-CONFIG = Config(eval={"metrics": ["nll", "rouge1"], "bootstrap": 50})
+CONFIG = Config(eval={"metrics": ["nll", "rouge1"]})
 HOSTILE = "<script>.py:x&y"
-TASKS = Tasks(("a", "b"), np.array([0, 0, 1, 1]), np.array([[True, False], [False, True]]))
+EACH = 12
+TASKS = Tasks(("a", "b"), np.repeat([0, 1], EACH), np.eye(2, dtype=bool)[[0, 1, 0, 1]])
 
 
 def finished(contender: Contender, seed: int, level: float, tokens: int = 100) -> FinishedRun:
     """A run whose NLL is about `level`, plus 0.5 in the mode global; ROUGE-1 is ten times that."""
-    noise = np.random.default_rng(seed).normal(0, 0.1, (2, 4))
+    noise = np.random.default_rng(seed).normal(0, 0.1, (4, 2 * EACH))
     nll = level + seed / 10 + noise
     by_mode = {
         "global": {"nll": nll + 0.5, "rouge1": 10 * nll + 5},
         "instance": {"nll": nll, "rouge1": 10 * nll},
     }
-    instances = tuple(f"i{n}" for n in range(4))
-    scores = Scores(("anna", "ben"), instances, TASKS, "instance", by_mode)
+    instances = tuple(f"i{n}" for n in range(2 * EACH))
+    scores = Scores(tuple("abcd"), instances, TASKS, "instance", by_mode)
     line = {"real_tokens": tokens, "seconds": 2.5, "updates": 6}
     line |= {"client_bytes_received": 3_000_000, "client_bytes_sent": 1_000_000}
     return FinishedRun(
@@ -85,11 +86,18 @@ def test_tables():
     assert table.marked == {0, 2}
     minus = differences_table(found, "nll")
     assert minus is not None
-    # The runs of a seed have the same noise: differences are what they are in every resample.
+    # The runs of a seed have the same noise: differences are the same everywhere, so that nothing
+    # tells how far they may be off.
     assert [row[:2] for row in minus.rows()] == [row[:2] for row in table.rows()[1:]]
-    spans = [dataclasses.astuple(span) for span in minus.columns[2].values]
-    assert np.array(spans) == pytest.approx(np.array([[0.5] * 3, [-0.5] * 3, [0.0] * 3]))
+    assert minus.headings()[2:5] == ["P: own task", "± seeds", "P stands over"]
+    assert [v.value for v in minus.columns[2].values] == pytest.approx([0.5, -0.5, 0.0])
+    assert minus.columns[2].texts()[:2] == ["0.500 [–] (–)", "-0.500 [–] (–)"]
     assert minus.columns[3].values == pytest.approx([0, 0, 0], abs=1e-9)
+    assert minus.columns[4].values[:2] == ["–"] * 2
+    # Of ROUGE-1 the span is known: 3 * 100 / 24 is the least that an end is off.
+    rouge = differences_table(found, "rouge1")
+    assert rouge is not None
+    assert rouge.columns[2].texts()[0] == "5.0 [-7.5, 17.5] (–)"
     costs = costs_table(found)
     assert costs.rows() == [
         ("fedit", "2", "12", "200", "5", "6.00", "2.00", "0", "0"),
@@ -105,6 +113,34 @@ def test_tables():
     assert common_settings(found)["lora.targets"] == "q_proj, v_proj"
 
 
+def test_differences_that_stand_among_many_are_marked():
+    """Five methods against one: one is better everywhere, one a little on P, the others not."""
+    rng = np.random.default_rng(0)
+    runs = [finished(Contender("fedit"), 0, 2.0)]
+    for place, name in enumerate(("local", "ditto", "feddpa_f", "feddpa_t", "fedlora")):
+        other = finished(Contender(name), 0, 2.0)
+        better = 1.0 if place == 0 else 0.0
+        by_mode = {
+            mode: {"nll": own["nll"] - better + rng.normal(0, 0.3, (4, 2 * EACH))}
+            for mode, own in other.scores.by_mode.items()
+        }
+        for mode, own in by_mode.items():
+            own["rouge1"] = other.scores.by_mode[mode]["rouge1"]
+        scores = dataclasses.replace(other.scores, by_mode={"instance": by_mode["instance"]})
+        runs.append(dataclasses.replace(other, scores=scores))
+    found = Comparison(tuple(runs), against="fedit")
+    minus = differences_table(found, "nll")
+    assert minus is not None
+    places = {row[0]: row for row in minus.rows() if row[1] == "instance *"}
+    p, ttp = minus.headings().index("P stands over"), minus.headings().index("TTP stands over")
+    assert places["local"][p] == places["local"][ttp] == "instances, clients"
+    assert {places[name][p] for name in ("ditto", "feddpa_f", "feddpa_t", "fedlora")} == {"–"}
+    assert "for 12 differences" in " ".join(found.notes)
+    out = io.StringIO()
+    Reporter(Console(file=out, width=250)).show(render(found))
+    assert "instances, clients" in out.getvalue()
+
+
 def test_one_seed_has_no_interval_over_seeds_and_says_so():
     found = comparison(seeds=(3,))
     assert "± seeds" not in scores_table(found, "nll").headings()
@@ -115,9 +151,9 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so():
 
 def test_notes_say_which_interval_is_which():
     notes = " ".join(comparison().notes)
-    assert (
-        "Brackets: 95 % bootstrap interval over test instances of that mean, seeds fixed" in notes
-    )
+    assert "[ ]: 95 % interval over test instances, clients and seeds fixed. ( ): 95 %" in notes
+    assert "for 6 differences (P and TTP of every row), at 95 %" in notes
+    assert "No interval over clients: all clients have the same value." in notes
     assert "±: half of the 95 % t-interval over the 2 seeds (degrees of freedom: 1)" in notes
     assert "Minus fedit: difference to what it answers with, paired by seed, client" in notes
     assert "Equal updates: each method as configured, with the same rounds" in notes
@@ -177,9 +213,9 @@ def test_files(tmp_path: Path):
     line = next(n for n in lines if n["metric"] == "nll" and n["method"] != "fedit")
     estimate = found["nll"][line["method"]]["TTP"]
     assert float(line["TTP"]) == estimate.value
-    assert float(line["TTP_low"]) == estimate.over_instances.low
+    assert float(line["TTP_over_instances_low"]) == estimate.over_instances.low
     assert estimate.over_seeds is not None
-    assert float(line["TTP_seeds_high"]) == estimate.over_seeds.high
+    assert float(line["TTP_over_seeds_high"]) == estimate.over_seeds.high
     assert float(line["P_minus"]) == pytest.approx(-0.5)
     assert (line["tokens"], line["tokens_off"], line["bytes_sent"]) == ("300.0", "0.5", "2000000.0")
     # Written again, it is the same.

@@ -26,7 +26,7 @@ SETTINGS = [
     *("--data.max_length", "64", "--data.validation", "1", "--fed.local_epochs", "1"),
     *("--fed.rounds", "3", "--fed.batch_size", "2", "--fed.micro_batch_size", "null"),
     *("--fed.learning_rate", "1e-2", "--fed.keep_checkpoints", "1"),
-    *("--eval.metrics", "[nll]", "--eval.bootstrap", "5", "--weighting.support", "2"),
+    *("--eval.metrics", "[nll]", "--weighting.support", "2"),
 ]
 
 

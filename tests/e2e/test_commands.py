@@ -24,7 +24,7 @@ SMALL = [
     *("--data.max_length", "256", "--data.max_train", "3", "--data.max_test", "1"),
     *("--lora.rank", "2", "--fed.rounds", "2", "--fed.local_epochs", "1"),
     *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.learning_rate", "1e-3"),
-    *("--eval.max_new_tokens", "3", "--eval.bootstrap", "20", "--weighting.support", "2"),
+    *("--eval.max_new_tokens", "3", "--weighting.support", "2"),
 ]
 
 

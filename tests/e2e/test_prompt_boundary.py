@@ -19,7 +19,7 @@ SMALL = [
     *("--lora.rank", "8", "--lora.dropout", "0", "--fed.learning_rate", "2e-2"),
     *("--lora.targets", "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"),
     *("--fed.rounds", "1", "--fed.local_epochs", "120", "--fed.batch_size", "2"),
-    *("--fed.micro_batch_size", "null", "--eval.max_new_tokens", "12", "--eval.bootstrap", "5"),
+    *("--fed.micro_batch_size", "null", "--eval.max_new_tokens", "12"),
     *("--eval.modes", "[local]"),
 ]
 

@@ -33,7 +33,7 @@ SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--fed.method", "feddpa_f"),
     *("--data.max_length", "256", "--data.validation", "1", "--lora.rank", "2"),
     *("--fed.rounds", "1", "--fed.local_epochs", "1", "--fed.batch_size", "2"),
-    *("--fed.micro_batch_size", "null", "--eval.max_new_tokens", "3", "--eval.bootstrap", "20"),
+    *("--fed.micro_batch_size", "null", "--eval.max_new_tokens", "3"),
     *("--weighting.support", "1", "--eval.modes", "[global, instance]"),
 ]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})

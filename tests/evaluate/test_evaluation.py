@@ -283,7 +283,7 @@ def test_a_rule_of_layers(tmp_path):
     # Before the first layer stand the embeddings of the last prompt token, the same in all prompts.
     np.testing.assert_allclose(weights.local_CI[..., 0], 0.9, atol=1e-5)
     assert weights.local_CI[..., 1].std() > 1e-3
-    report = make_evaluation(results, setting(), settings={}, bootstrap=10, seed=0)
+    report = make_evaluation(results, setting(), settings={})
     write_evaluation(tmp_path, report)
     line = json.loads((tmp_path / "instances.jsonl").read_text().splitlines()[0])
     assert line["local_weight"] == pytest.approx(np.mean(line["local_weight_by_layer"]))
@@ -333,7 +333,7 @@ def test_report_on_disk_and_on_screen(tmp_path, results):
     tasks = setting().tasks()
     np.testing.assert_array_equal(tasks.own_CK, [[True, False, False], [False, False, True]])
     settings = {"answers_with": "instance", "weighting": {"scales": "local"}}
-    report = make_evaluation(results, setting(), settings=settings, bootstrap=50, seed=0)
+    report = make_evaluation(results, setting(), settings=settings)
     write_evaluation(tmp_path, report)
     summary = json.loads((tmp_path / "summary.json").read_text())
     nll_CI = results["local"].scores_CI["nll"]
@@ -357,7 +357,7 @@ def test_targets_without_words_are_reported():
     def said(metric: str, **settings) -> str:
         weights = fixed_weights("global", 2, 4, fixed=0.5)
         results = {"global": ModeResult(weights, {metric: np.ones((2, 4))}, None)}
-        report = make_evaluation(results, setting(), settings=settings, bootstrap=5, seed=0)
+        report = make_evaluation(results, setting(), settings=settings)
         console = Console(width=200, record=True, file=io.StringIO())
         console.print(render(report))
         return console.export_text()

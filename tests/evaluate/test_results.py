@@ -9,6 +9,7 @@ from rich.console import Console
 
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.scores_table import render
+from feddpa_jax.evaluate.estimating import summarize
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.modes import ModeWeights, fixed_weights
 from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
@@ -53,7 +54,7 @@ SETTINGS = {"answers_with": "instance", "round": 7, "weighting": {"scales": "glo
 
 @pytest.fixture(scope="module")
 def report():
-    return make_evaluation(RESULTS, SETTING, settings=SETTINGS, bootstrap=200, seed=3)
+    return make_evaluation(RESULTS, SETTING, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +101,55 @@ def test_summary_by_hand(folder):
     }
 
 
-def test_intervals_by_hand(folder):
-    """Only task a has two instances: a resample has both, or one of them twice."""
-    modes = json.loads((folder / "summary.json").read_text())["modes"]
-    p, ttp = modes["global"]["nll"]["P"], modes["global"]["nll"]["TTP"]
-    # anna's mean of a is 2, 4 or 6, and ben's 7, 8 or 9 with it.
-    assert (p["low"], p["high"]) == pytest.approx((2.75, 4.75))
-    assert (ttp["low"], ttp["high"]) == pytest.approx(((29 - 3) / 6, (29 + 3) / 6))
-    difference = json.loads((folder / "summary.json").read_text())["differences"]
-    span = difference["instance - local"]["nll"]["P"]
-    # Paired: anna's instance minus local is 0.5 or 1.5 on the two, so from -3.5 to -3.
-    assert (span["low"], span["high"]) == pytest.approx((-3.5, -3.0))
+FEW = {
+    "over_instances": "1 test instance of task b, 4 of each task are needed",
+    "over_clients": "2 clients count, 4 are needed",
+    "over_all": "1 test instance of task b, 4 of each task are needed",
+}
+
+
+def test_intervals_of_too_few_are_null_and_say_why(folder):
+    found = json.loads((folder / "summary.json").read_text())
+    for summaries in (found["modes"]["global"], found["differences"]["instance - local"]):
+        for kind, why in FEW.items():
+            told = {"low": None, "high": None, "freedom": None, "why": why}
+            assert summaries["nll"]["P"][kind] == summaries["exact_match"]["TTP"][kind] == told
+
+
+def test_intervals_are_those_of_summarize(tmp_path):
+    """Of four clients and six instances of each of four tasks; differences are paired."""
+    rng = np.random.default_rng(0)
+    tasks = [name for name in "abcd" for _ in range(6)]
+    setting = Setting(
+        tuple(Client(f"client {name}", (Example("x", "y", task=name),)) for name in "abcd"),
+        ((),) * 4,
+        tuple(Example(str(i), "y", task=name) for i, name in enumerate(tasks)),
+        (),
+        SETTING.tokenizer,
+    )
+    scores = {mode: rng.gamma(2, 30, (4, 24)).clip(0, 100) for mode in ("global", "local")}
+    scores["instance"] = scores["global"]
+    weights = ModeWeights(np.full((4, 24), 0.5), np.full((4, 24), 0.5), None)
+    results = {
+        mode: ModeResult(weights, {"nll": own_CI, "exact_match": own_CI}, None)
+        for mode, own_CI in scores.items()
+    }
+    made = make_evaluation(results, setting, settings={})
+    write_evaluation(tmp_path, made)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    minus_CI = scores["instance"] - scores["local"]
+    for metric, span in (("nll", None), ("exact_match", 100.0)):
+        one = summarize(scores["local"], setting.tasks(), span=span)
+        minus = summarize(minus_CI, setting.tasks(), span=span, paired=True)
+        assert found["modes"]["local"][metric]["P"] == one.p.to_json()
+        assert found["differences"]["instance - local"][metric]["TTP"] == minus.ttp.to_json()
+        ends = made.to_pandas().set_index(["metric", "mode"]).loc[(metric, "local")]
+        assert ends["TTP_over_clients_low"] == one.ttp.over_clients.low
+        assert ends["P_over_all_high"] == one.p.over_all.high
+    # A score that cannot be told from another's: by the rule of three, within 3 / 24.
+    same = found["differences"]["instance - global"]["exact_match"]["TTP"]
+    assert same["over_instances"]["high"] == pytest.approx(12.5)
+    assert same["over_clients"]["why"] == "all clients have the same value"
 
 
 def test_lines_by_hand(folder):
@@ -145,7 +184,7 @@ def test_lines_by_hand(folder):
 
 
 def _of(setting: Setting):
-    return make_evaluation(RESULTS, setting, settings=SETTINGS, bootstrap=2, seed=0)
+    return make_evaluation(RESULTS, setting, settings=SETTINGS)
 
 
 def test_weights_by_layer(tmp_path):
@@ -153,7 +192,7 @@ def test_weights_by_layer(tmp_path):
     layered = np.stack([LOCAL - 0.05, LOCAL + 0.15], axis=-1)
     weights = ModeWeights(1 - layered, layered, np.stack([SIMILARITY, 3 * SIMILARITY], axis=-1))
     results = {"instance": ModeResult(weights, {"nll": NLL["instance"]}, None)}
-    made = make_evaluation(results, SETTING, settings={}, bootstrap=2, seed=0)
+    made = make_evaluation(results, SETTING, settings={})
     assert made.weights == {"own": pytest.approx(0.75), "foreign": pytest.approx(0.3)}
     write_evaluation(tmp_path, made)
     line = json.loads((tmp_path / "instances.jsonl").read_text().split("\n")[1])
@@ -170,11 +209,11 @@ def test_screen_by_hand(report):
     lines = file.getvalue().splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
     assert rows[:3] == [
-        ["global", "3.75 [2.75, 4.75]", "4.83 [4.33, 5.33]"],
-        ["local", "5.00 [4.75, 5.25]", "9.67 [9.25, 10.08]"],
-        ["instance *", "1.75 [1.25, 2.25]", "3.50 [3.17, 3.83]"],
+        ["global", "3.75 [–] (–)", "4.83 [–] (–)"],
+        ["local", "5.00 [–] (–)", "9.67 [–] (–)"],
+        ["instance *", "1.75 [–] (–)", "3.50 [–] (–)"],
     ]
-    assert rows[3][:2] == ["global", "96.2 [95.2, 97.2]"]
+    assert rows[3][:2] == ["global", "96.2 [–] (–)"]
     headings = [
         [cell.strip() for cell in line.strip("┃").split("┃")] for line in lines if "┃" in line
     ]
@@ -182,10 +221,13 @@ def test_screen_by_hand(report):
     text = " ".join(file.getvalue().split())
     assert "response NLL, nats (lower is better)" in text
     assert "exact match, % (higher is better)" in text
-    assert "P, instance minus global: response NLL, nats -2.00 [-2.50, -1.50]; exact" in text
-    assert "TTP, instance minus local: response NLL, nats -6.17 [-6.25, -6.08]; exact" in text
+    assert "P, instance minus global: response NLL, nats -2.00 [–] (–); exact" in text
+    assert "TTP, instance minus local: response NLL, nats -6.17 [–] (–); exact" in text
     assert "mean local weight on own tasks 0.700, foreign tasks 0.250" in text
     assert "(weighting.scales: global)" in text
+    assert "[ ]: 95 % interval over test instances, clients and seeds fixed. ( ):" in text
+    assert "No interval over instances: 1 test instance of task b, 4 of each task are" in text
+    assert "No interval over clients: 2 clients count, 4 are needed." in text
 
 
 def test_no_own_task_in_the_tests(tmp_path):
@@ -197,10 +239,11 @@ def test_no_own_task_in_the_tests(tmp_path):
             fixed_weights("global", 1, 4, fixed=0.5), {"nll": NLL["global"][:1]}, None
         )
     }
-    made = make_evaluation(results, none, settings={}, bootstrap=5, seed=0)
+    made = make_evaluation(results, none, settings={})
     write_evaluation(tmp_path, made)
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert found["modes"]["global"]["nll"]["P"] == {"value": None, "low": None, "high": None}
+    p = found["modes"]["global"]["nll"]["P"]
+    assert p["value"] is None and p["over_all"]["low"] is None
     assert found["modes"]["global"]["nll"]["TTP"]["value"] == pytest.approx(14 / 3)
     assert found["own_tasks"] == {"anna": []} and found["mean_local_weight"] == {}
     file = io.StringIO()

@@ -1,5 +1,6 @@
 """Cards by hand: every number in its place, from an evaluation and data made up here."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +10,23 @@ import pytest
 from feddpa_jax.config import Config
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.tokenize import TokenCounts
+from feddpa_jax.evaluate.interval import LEGEND, Estimate, Interval
 from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import Weighting
 from feddpa_jax.inference.scorer import Adapters
 
 
-def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.125, "high": value + 0.375}
+def estimate(value: float) -> Estimate:
+    return Estimate(
+        Interval(value, value - 0.125, value + 0.375),
+        Interval(value, value - 0.25, value + 0.75),
+        Interval.none(value, "too few"),
+    )
+
+
+def interval(value: float) -> dict[str, Any]:
+    return estimate(value).to_json()
 
 
 def counts(examples: int, truncated: int, dropped: int) -> TokenCounts:
@@ -32,7 +42,7 @@ SUMMARY = {
         },
         "local": {
             "rouge1": {"P": interval(30), "TTP": interval(40)},
-            "nll": {"P": {"value": None, "low": None, "high": None}, "TTP": interval(4)},
+            "nll": {"P": Estimate.none(math.nan, "").to_json(), "TTP": interval(4)},
         },
     },
 }
@@ -72,9 +82,12 @@ def test_results():
         "| mode | P: ROUGE-1 | TTP: ROUGE-1 | P: response NLL, nats | TTP: response NLL, nats |"
     )
     assert lines[start + 2 : start + 4] == [
-        "| global | 10.0 [9.9, 10.4] | 20.0 [19.9, 20.4] | 1.00 [0.88, 1.38] | 2.00 [1.88, 2.38] |",
-        "| local * | 30.0 [29.9, 30.4] | 40.0 [39.9, 40.4] | – | 4.00 [3.88, 4.38] |",
+        "| global | 10.0 [9.9, 10.4] (9.8, 10.8) | 20.0 [19.9, 20.4] (19.8, 20.8) | "
+        "1.00 [0.88, 1.38] (0.75, 1.75) | 2.00 [1.88, 2.38] (1.75, 2.75) |",
+        "| local * | 30.0 [29.9, 30.4] (29.8, 30.8) | 40.0 [39.9, 40.4] (39.8, 40.8) | – | "
+        "4.00 [3.88, 4.38] (3.75, 4.75) |",
     ]
+    assert LEGEND in card and "No interval" not in card
     card = adapter_card(trained(None), "global", AdapterOut(ADAPTER, 12.0), STATISTICS, None)
     assert "This checkpoint was not evaluated." in card and "| mode |" not in card
 

@@ -33,7 +33,7 @@ SMALL = [
     *("--lora.rank", "2", "--lora.alpha", "32", "--lora.targets", "[q_proj, v_proj, down_proj]"),
     *("--fed.rounds", "3", "--fed.local_epochs", "1", "--fed.keep_checkpoints", "1"),
     *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.learning_rate", "0.05"),
-    *("--eval.max_new_tokens", "6", "--eval.bootstrap", "20", "--weighting.support", "2"),
+    *("--eval.max_new_tokens", "6", "--weighting.support", "2"),
 ]
 
 

@@ -55,7 +55,7 @@ def config(name: str, init: dict[str, str] | None = None, **fed: Any) -> fd.Conf
             "clients_in_memory": 1,
             **fed,
         },
-        eval={"metrics": ["nll"], "bootstrap": 5},
+        eval={"metrics": ["nll"]},
         weighting={"support": 2},
     )
 

@@ -49,7 +49,7 @@ def experiment(method: str, *, lora: Mapping[str, Any] | None = None, **fed: Any
         lora={"rank": 4, "alpha": ALPHA, "targets": TARGETS, **(lora or {})},
         data={"max_length": 64},
         init=init,
-        eval={"metrics": ("nll",), "bootstrap": 5},
+        eval={"metrics": ("nll",)},
         weighting={"support": 2},
     )
     return fd.Experiment(

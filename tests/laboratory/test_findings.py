@@ -11,7 +11,8 @@ from rich.console import Console
 
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.findings_table import render
-from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
+from feddpa_jax.evaluate.estimating import summarize
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.agreement import describe_agreement
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
@@ -28,7 +29,8 @@ from feddpa_jax.laboratory.findings import (
     to_csv,
     told,
 )
-from feddpa_jax.laboratory.grid import make_curves
+from feddpa_jax.laboratory.grid import CURVE_METRICS, make_curves
+from feddpa_jax.laboratory.standing import rivals, standing_of
 from feddpa_jax.weighting.settings import WeightingSettings
 
 # Two held-out instances, of tasks b and a, and four test instances, of tasks a, a, b, c; client 0
@@ -58,7 +60,7 @@ def collected() -> Collected:
 
 @pytest.fixture(scope="module")
 def test_split() -> Split:
-    return Split(TEST, TASKS, Resamples.draw(TASKS, 300, 0))
+    return Split(TEST, TASKS)
 
 
 def at(nll: float, w: float) -> float:
@@ -99,7 +101,7 @@ def test_p_and_ttp_of_weights(collected, test_split):
     # TTP: (2 + 5 + 7 + 3 + 6 + 10) / 6 = 5.5.
     assert (found.p.value, found.ttp.value) == pytest.approx((5.0, 5.5))
     # Of the held-out instances, both of them other tasks: b and a.
-    held = Split(VALIDATION, HELD, Resamples.draw(HELD, 10, 0))
+    held = Split(VALIDATION, HELD)
     found = judge(collected, held, zero_CJ)["nll"]
     # P: client 0's a 8, client 1's b 9.5; TTP: (9 + 8 + 9.5 + 8.5) / 4.
     assert (found.p.value, found.ttp.value) == pytest.approx((8.75, 8.75))
@@ -114,14 +116,10 @@ def test_differences_are_one_minus_the_other_and_paired(collected, test_split):
     # Slopes and 0.64: client 0's a (-1 - 2) / 2, client 1's b and c (-3 - 4) / 2: P -2.5.
     # TTP: (-1.5 + 4 + 3 + 1.5 - 3 - 4) / 6 = 0.
     assert (found.p.value, found.ttp.value) == pytest.approx((-2.5 + 0.64, 0.64), abs=1e-5)
-    # Paired: a resample has task a's two instances, or one of them twice; -1, -1.5 or -2 and
-    # 2, 1.5 or 1, so that TTP is off by (0.5 + 0.5) / 6 at most, as a and its other one move alike.
-    assert (found.p.low, found.p.high) == pytest.approx((-2.75 + 0.64, -2.25 + 0.64), abs=1e-5)
-    ends = found.ttp.low, found.ttp.high
-    assert ends == pytest.approx((0.64 - 1 / 6, 0.64 + 1 / 6), abs=1e-5)
-    # Unpaired, the scores' own spread would show: both lie a wide way off.
-    alone = judge(collected, test_split, one_CJ)["nll"]
-    assert alone.p.high - alone.p.low == pytest.approx(0.5, abs=1e-5)
+    scores, others = (interpolated(collected, test_split, w) for w in (one_CJ, other_CJ))
+    expected = summarize(scores["nll"] - others["nll"], TASKS, paired=True)
+    assert found.ttp == expected.ttp and found.p == expected.p
+    assert "1 test instance of task b" in found.ttp.over_instances.why
     back = judge(collected, test_split, other_CJ, one_CJ)["nll"]
     assert back.p.value == pytest.approx(2.5 - 0.64, abs=1e-5)
 
@@ -138,11 +136,9 @@ def test_curves_by_hand(collected, test_split):
     exact = {s: [p["value"] for p in points] for s, points in curves["exact_match"].items()}
     assert exact["own"] == [0.0] * 9
     assert exact["foreign"] == pytest.approx([200 / 3] * 4 + [0.0] + [50 / 3] * 4)
-    # At weight 0 a resample has 1 and 3 of task a, or one twice: 1, 2 or 3, and 16 more, over 3.
     first = curves["nll"]["own"][0]
-    assert (first["low"], first["high"]) == pytest.approx((17 / 3, 19 / 3), rel=1e-5)
-    first = curves["nll"]["foreign"][0]
-    assert (first["low"], first["high"]) == pytest.approx((14 / 3, 16 / 3), rel=1e-5)
+    assert first["over_instances"]["low"] is None
+    assert "1 test instance of task b" in first["over_instances"]["why"]
 
 
 def finding(label: str, start: float, settings=None, exact=None, weight_CJ=None) -> Finding:
@@ -152,7 +148,7 @@ def finding(label: str, start: float, settings=None, exact=None, weight_CJ=None)
         both = {}
         for name, shift in (("nll", 0.0), ("exact_match", 50.0), ("rouge1", 70.0)):
             values = np.array([[0, 0.5, 1, 2], [0, 1, 2, 8]]) + value + shift
-            both[name] = summarize(values, TASKS, Resamples.draw(TASKS, 50, 0))
+            both[name] = summarize(values, TASKS)
         return both
 
     weight_CJ = np.zeros((2, 6)) if weight_CJ is None else weight_CJ
@@ -235,22 +231,62 @@ def test_findings_on_the_screen():
     paper = WeightingSettings("cosine", support=4)
     shown = finding("paper", 10, paper, exact=True)
     values = np.array([[0, 0.5, 1, 2], [0, 1, 2, 8]])
-    summary = summarize(values + 10, TASKS, Resamples.draw(TASKS, 50, 0))
+    summary = summarize(values + 10, TASKS)
     # P: (0.25 + 5) / 2 = 2.625; TTP: (0.25 + 1 + 2 + 0.5 + 2 + 8) / 6 = 2.292.
     shown = dataclasses.replace(shown, test=shown.test | {"nll": summary})
-    against = summarize(values - 30, TASKS, Resamples.draw(TASKS, 50, 0))
+    against = summarize(values - 30, TASKS)
     shown = dataclasses.replace(shown, minus_paper=shown.minus_paper | {"nll": against})
     file = io.StringIO()
     Reporter(Console(file=file)).show(render([shown], ["a [note]"]))
     lines = file.getvalue().splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if "│" in line]
-    assert rows[0][1:] == ["12.625", "12.292", "64.6", "64.3", "-27.708 [-27.833, -27.583]"]
-    assert rows[1][5] == "65.3 [65.2, 65.4]"
+    assert rows[0][1:] == ["12.625", "12.292", "64.6", "64.3", "-27.708 [–] (–)", ""]
+    assert rows[1][5] == "65.3 [–] (–)"
     exact = next(row for row in rows if row[0] == "run exactly")
-    assert exact[1:] == ["16.625", "16.292", "66.6", "66.3", "ROUGE-1 P 86.6, TTP 86.3"]
+    assert exact[1:] == ["16.625", "16.292", "66.6", "66.3", "ROUGE-1 P 86.6, TTP 86.3", ""]
     assert "a [note]" in file.getvalue()
     said = " ".join(row[0] for row in rows)
     assert "paper: cosine (0.5 to local, support 4, local, last, last layer)" in said
+
+
+def apart(label: str, gain: float, settings: WeightingSettings | None) -> Finding:
+    """A finding whose answers are better than the paper's rule's by about so much."""
+    rng = np.random.default_rng(len(label))
+    tasks = Tasks(("a", "b"), np.repeat([0, 1], 12), np.eye(2, dtype=bool)[[0, 1, 0, 1]])
+    minus = {
+        n: summarize(rng.normal(-gain, 0.3, (4, 24)), tasks, paired=True) for n in CURVE_METRICS
+    }
+    candidate = Candidate(label, settings, np.zeros((4, 24)), {} if settings is None else None)
+    return Finding(candidate, minus, minus, minus)
+
+
+def test_many_rules_are_set_against_one():
+    """Bounds are no rules and the paper's is not set against itself; what stands is shown."""
+    setting = WeightingSettings("cosine")
+    found = [
+        apart("paper", 0.0, setting),
+        apart("best near", 1.0, setting),
+        apart("best cosine", 0.0, setting),
+        apart("bound: x", 5.0, None),
+    ]
+    assert [one.candidate.label for one in rivals(found)] == ["best near", "best cosine"]
+    none = {"P": "–", "TTP": "–"}
+    assert standing_of(found, "nll") == {
+        "best near": dict.fromkeys(("P", "TTP"), "instances, clients"),
+        "best cosine": none,
+    }
+    notes = " ".join(describe_agreement(found, {}))
+    assert "In each metric, “stands over”: what a difference stands over after Holm" in notes
+    assert "for 4 differences (P and TTP of every row), at 95 %." in notes
+    file = io.StringIO()
+    Reporter(Console(file=file, width=150)).show(render(found, []))
+    rows = [line.split("│")[1:-1] for line in file.getvalue().splitlines() if "│" in line]
+    over = {row[0].split(":")[0].strip(): row[-1].strip() for row in rows if row[0].strip()}
+    assert (
+        over["best near"] == "instances, clients"
+        and over["best cosine (0.5 to local, support 5, local, last, last layer)"] == "–"
+    )
+    assert over["bound"] == ""
 
 
 def test_targets_without_words_are_told_where_rouge_is_shown():
@@ -277,7 +313,7 @@ def test_interpolation_errors_by_hand(collected, test_split):
 
 def test_how_well_exact_runs_agree():
     one = finding("paper", 10, WeightingSettings(), exact=True)  # exact is 2 more than test
-    told = describe_agreement([one], {"nll": {"P": 0.125, "TTP": 0.25}})[1]
+    *_, told = describe_agreement([one], {"nll": {"P": 0.125, "TTP": 0.25}})
     assert "response NLL 0.1250 and 0.2500 (seen, where run exactly: 2.0000 and 2.0000)" in told
 
 
@@ -322,7 +358,7 @@ def test_no_weights_beat_a_bound(collected):
     rows, tasks = {"validation": VALIDATION, "test": TEST}, {"validation": HELD, "test": TASKS}
     greedy_CJW = draw.random(collected.nll_CJW.shape) < 0.5
     changed = dataclasses.replace(collected, greedy_CJW=greedy_CJW)
-    split = Split(TEST, TASKS, Resamples.draw(TASKS, 10, 0))
+    split = Split(TEST, TASKS)
     bound_of: dict[str, Candidate] = {}
     bound_of["task"], bound_of["answer"] = bounds(changed, tasks, rows)
     for _ in range(200):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.evaluate.personalization import Resamples, Tasks, summarize
+from feddpa_jax.evaluate.estimating import summarize
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
@@ -20,7 +21,7 @@ GRID = Grid(scales=(0.3, 1.0), supports=(3, 5), layers=(1, 2))
 
 
 def split(laboratory) -> Split:
-    return Split(laboratory.test, laboratory.tasks, Resamples.draw(laboratory.tasks, 20, 0))
+    return Split(laboratory.test, laboratory.tasks)
 
 
 def test_interpolation_by_hand():
@@ -52,7 +53,7 @@ def test_a_rule_that_learns_in_the_grid(laboratory, rows):
     collected, part = laboratory.collected, split(laboratory)
     if rows == "validation":
         tasks = Tasks(("add", "twice"), np.array([0, 1, 0]), np.eye(2, dtype=bool))
-        part = Split(slice(0, 3), tasks, Resamples.draw(tasks, 20, 0))
+        part = Split(slice(0, 3), tasks)
     curves = make_curves(collected, part.tasks, part.rows)
     grid = dataclasses.replace(GRID, parameters={"held_out_gate": {"ridge": [0.1, 1.0]}})
     settings = grid.settings("held_out_gate", seed=0)
@@ -204,7 +205,7 @@ def test_differences_are_paired(laboratory):
     score_CI = (
         interpolated(collected, part, one)["nll"] - interpolated(collected, part, other)["nll"]
     )
-    assert found.ttp == summarize(score_CI, part.tasks, part.resamples).ttp
+    assert found.ttp == summarize(score_CI, part.tasks, paired=True).ttp
     assert found.ttp.value != 0
 
 
@@ -226,7 +227,7 @@ def test_interpolation_error_bounds_what_finer_weights_show(laboratory):
         ]
     )
     guess = judge(collected, part, np.full((2, len(asked.instances)), weight))["nll"].ttp.value
-    truth = summarize(true_CI, part.tasks, part.resamples).ttp.value
+    truth = summarize(true_CI, part.tasks).ttp.value
     assert abs(guess - truth) <= error["nll"]["TTP"]
 
 

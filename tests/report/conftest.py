@@ -4,19 +4,30 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 from matplotlib.path import Path as MatplotlibPath
 
+from feddpa_jax.evaluate.interval import Estimate, Interval
+
 HOSTILE = ('<script>alert("x")</script>', "R&D's_team 50%", "Grüße_日本")
 TASKS = ("a<b", "c&d", "e")
 
 
-def interval(value: float) -> dict[str, float]:
+def estimate(value: float) -> Estimate:
     """No interval is symmetric, and no end of one is another's value."""
-    return {"value": value, "low": value - 0.125, "high": value + 0.375}
+    return Estimate(
+        Interval(value, value - 0.125, value + 0.375, 30.0),
+        Interval(value, value - 0.25, value + 0.75, 7.0),
+        Interval.none(value, "too few of all"),
+    )
+
+
+def interval(value: float) -> dict[str, Any]:
+    return estimate(value).to_json()
 
 
 def scores(start: float) -> dict:
@@ -113,14 +124,14 @@ def write_run(
     evaluated: bool = True,
     weighed: bool = True,
     nll: float = 1.0,
+    each: int = 2,
 ) -> Path:
-    """Writes a run folder; parts can be left out."""
+    """Writes a run folder with so many instances of each task; parts can be left out."""
     folder = root / name
     (folder / "eval").mkdir(parents=True)
     (folder / "weigh").mkdir()
     (folder / "config.yaml").write_text(
         f"seed: 0\nmodel: {{path: '<i>tiny</i>'}}\ndata: {{path: sample}}\n"
-        "eval: {bootstrap: 50}\n"
         f"fed: {{method: {method}, rounds: 3}}\nlora: {{targets: [q_proj, v_proj]}}\n"
     )
     (folder / "environment.json").write_text(json.dumps({"packages": {"jax": "<1>"}, "cpus": 2}))
@@ -155,7 +166,7 @@ def write_run(
             }
             for mode in ("instance", "local")
             for client, mine in zip(HOSTILE, TASKS, strict=True)
-            for index, task in enumerate(TASKS * 2)
+            for index, task in enumerate(TASKS * each)
             for own in [task == mine]
         ]
         (folder / "eval" / "instances.jsonl").write_text(

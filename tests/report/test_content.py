@@ -5,10 +5,10 @@ import json
 import pytest
 
 from feddpa_jax.cli.program import main
-from feddpa_jax.evaluate.personalization import Interval
+from feddpa_jax.evaluate.interval import OLDER, missing_notes
 from feddpa_jax.report.content import differing, read_runs
 from feddpa_jax.types import UserError
-from tests.report.conftest import HOSTILE, TASKS
+from tests.report.conftest import HOSTILE, TASKS, interval
 
 
 def test_a_run(make_run):
@@ -19,7 +19,8 @@ def test_a_run(make_run):
     evaluation = run.evaluation
     assert evaluation is not None and evaluation.answers_with() == "instance"
     local = evaluation.modes["local"]["nll"]
-    assert local.intervals == {"P": Interval(3.0, 2.875, 3.375), "TTP": Interval(3.5, 3.375, 3.875)}
+    for measure, value in (("P", 3.0), ("TTP", 3.5)):
+        assert local.estimates[measure].to_json() == interval(value)
     assert local.matrix[HOSTILE[1]][TASKS[2]] == pytest.approx(4.2)
     assert "fixed" not in evaluation.modes
     assert list(evaluation.told) == ["rouge1", "exact_match", "nll"]
@@ -29,6 +30,20 @@ def test_a_run(make_run):
     assert first.scores == {"nll": 1.1, "exact_match": 0.0}
     assert evaluation.answers[HOSTILE[0], 3].scores == {"nll": 2.3, "exact_match": 100.0}
     assert len(evaluation.answers) == 3 * 6
+
+
+def test_an_older_version_s_evaluation_is_read_without_its_intervals(make_run):
+    folder = make_run("one")
+    file = folder / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    for by_metric in content["modes"].values():
+        for found in by_metric.values():
+            found |= {m: {"value": 2.0, "low": 1.5, "high": 2.5} for m in ("P", "TTP")}
+    file.write_text(json.dumps(content))
+    (run,) = read_runs([folder])
+    assert run.evaluation is not None
+    found = run.evaluation.modes["local"]["nll"].estimates["P"]
+    assert found.text(1) == "2.0 [–] (–)" and OLDER in missing_notes([found])[0]
 
 
 def test_rounds(make_run):
@@ -51,7 +66,7 @@ def test_a_comparison_of_rules(make_run):
     assert paper.test["nll"]["P"].value == 1.25  # test, not validation's 7
     assert paper.minus_paper["exact_match"]["TTP"].value == -29.5
     assert paper.exact["rouge1"]["P"].value == 50.0 and bound.exact == {}
-    assert found.curves["nll"]["foreign"][0] == Interval(4.0, 3.875, 4.375)
+    assert found.curves["nll"]["foreign"][0].to_json() == interval(4.0)
     assert found.interpolation_error["nll"] == {"P": 0.02, "TTP": 0.01}
 
 

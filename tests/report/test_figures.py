@@ -8,8 +8,8 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection, PolyCollection
 from matplotlib.colors import to_hex
 
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report import figures, heat_map, run_figures
 from feddpa_jax.report.content import Run, read_runs
 from feddpa_jax.report.plot_style import NARROW, PAGE, SERIES, WIDE, Plot, number
@@ -98,7 +98,7 @@ def test_differences_have_a_line_at_zero():
 
 
 def test_rows_without_a_value_are_empty():
-    none = Interval(*[float("nan")] * 3)
+    none = Interval.none(float("nan"), "")
     rows = [figures.Row("a", True, (none, Interval(1.0, 0.5, 1.5)))]
     figure = figures.intervals("t", ["P", "TTP"], rows, METRICS["nll"])
     assert spans_of(figure.axes[1]) == {0.5: (1.0, 0.5, 1.5)}

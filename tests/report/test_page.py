@@ -5,6 +5,7 @@ import html
 import html.parser
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,12 +16,15 @@ from pathlib import Path
 import pytest
 
 from feddpa_jax.cli.program import main
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.report import write_report
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.page import Page, make_page
 from feddpa_jax.report.run_figures import Drawing
 from tests.report.conftest import HOSTILE as NAMES
-from tests.report.conftest import write_run
+from tests.report.conftest import estimate, interval, write_run
+
+HEADINGS = ("P: own task", "TTP: all tasks")
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -103,10 +107,7 @@ def test_the_pages_numbers_are_the_runs(make_run):
         told = [row[2:] for row in rows if row[:2] == ["feddpa_f", mode]]
         for metric, cells in zip(("rouge1", "exact_match", "nll"), told, strict=True):
             digits = 2 if metric == "nll" else 1
-            expected = [
-                "{value:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(**by_metric[metric][z], d=digits)
-                for z in ("P", "TTP")
-            ]
+            expected = [estimate(by_metric[metric][z]["value"]).text(digits) for z in ("P", "TTP")]
             assert cells == expected
 
 
@@ -142,14 +143,23 @@ def test_page_and_tables(make_run, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO((tables / "scores_nll.csv").read_text())))
     assert rows[2] == {
         **{"run": "feddpa_f", "mode": "local", "P: own task": "3.0", "TTP: all tasks": "3.5"},
-        **{"P: own task, low": "2.875", "P: own task, high": "3.375"},
-        **{"TTP: all tasks, low": "3.375", "TTP: all tasks, high": "3.875"},
+        **{"P: own task, over instances, low": "2.875", "P: own task, over clients, low": "2.75"},
+        **{"P: own task, over instances, high": "3.375", "P: own task, over clients, high": "3.75"},
+        **{"TTP: all tasks, over instances, low": "3.375"},
+        **{"TTP: all tasks, over instances, high": "3.875"},
+        **{
+            "TTP: all tasks, over clients, low": "3.25",
+            "TTP: all tasks, over clients, high": "4.25",
+        },
+        **{f"{heading}, over all, {end}": "" for heading in HEADINGS for end in ("low", "high")},
     }
     markdown = (tables / "scores_nll.md").read_text().splitlines()
-    assert markdown[4] == "| feddpa_f | local | 3.00 [2.88, 3.38] | 3.50 [3.38, 3.88] |"
+    assert markdown[4] == (
+        "| feddpa_f | local | 3.00 [2.88, 3.38] (2.75, 3.75) | 3.50 [3.38, 3.88] (3.25, 4.25) |"
+    )
     latex = (tables / "rules_feddpa_f.tex").read_text()
     assert r"bound: \textless{}b\textgreater{}" in latex
-    assert latex.count("&") == latex.count(r" \\") * 15
+    assert latex.count("&") == latex.count(r" \\") * 19
 
 
 def test_write_report_is_silent(small_run, tmp_path, capsys):
@@ -212,22 +222,26 @@ def test_a_metric_of_the_users_own(small_run):
     told = {"title": "words too many", "digits": 3, "fine_digits": 3, "lower_is_better": True}
     file.write_text(json.dumps(content | {"metrics": {"my.py:surplus": told}}))
     page = make_page(read_runs([small_run]))
-    assert ["feddpa_f", "instance", "4.000 [3.875, 4.375]", "4.500 [4.375, 4.875]"] in Parsed(
+    assert ["feddpa_f", "instance", estimate(4).text(3), estimate(4.5).text(3)] in Parsed(
         page.html
     ).rows
-    assert ("P, Words too many", "4.000", "3.875 to 4.375; instance mode") in cards(page.html)
+    assert (
+        "P, Words too many",
+        "4.000",
+        "3.875 to 4.375 over test instances; instance mode",
+    ) in cards(page.html)
     assert "p_against_ttp_my.py:surplus" in [drawing.name for drawing in page.drawings]
 
 
 @pytest.mark.usefixtures("without_figures")
 def test_main_numbers(make_run):
     assert cards(page_of(make_run("one"))) == [
-        ("P, ROUGE-1", "33.0", "32.9 to 33.4; instance mode"),
-        ("TTP, ROUGE-1", "33.5", "33.4 to 33.9; instance mode"),
-        ("P, Exact match, %", "26.0", "25.9 to 26.4; instance mode"),
-        ("TTP, Exact match, %", "26.5", "26.4 to 26.9; instance mode"),
-        ("P, Response NLL, nats", "4.00", "3.88 to 4.38; instance mode"),
-        ("TTP, Response NLL, nats", "4.50", "4.38 to 4.88; instance mode"),
+        ("P, ROUGE-1", "33.0", "32.9 to 33.4 over test instances; instance mode"),
+        ("TTP, ROUGE-1", "33.5", "33.4 to 33.9 over test instances; instance mode"),
+        ("P, Exact match, %", "26.0", "25.9 to 26.4 over test instances; instance mode"),
+        ("TTP, Exact match, %", "26.5", "26.4 to 26.9 over test instances; instance mode"),
+        ("P, Response NLL, nats", "4.00", "3.88 to 4.38 over test instances; instance mode"),
+        ("TTP, Response NLL, nats", "4.50", "4.38 to 4.88 over test instances; instance mode"),
     ]
 
 
@@ -238,8 +252,8 @@ def test_the_best_of_several_runs(make_run):
     content = json.loads(file.read_text())
     for metric, by in (("nll", 0.5), ("exact_match", 1.0)):
         for measure in ("P", "TTP"):
-            for end in ("value", "low", "high"):
-                content["modes"]["instance"][metric][measure][end] += by
+            found = content["modes"]["instance"][metric]
+            found[measure] = interval(found[measure]["value"] + by)
     file.write_text(json.dumps(content))
     found = cards(page_of(one, two))
     best = {title: (value, whose.rpartition("best: ")[2]) for title, value, whose in found}
@@ -360,7 +374,7 @@ def test_a_run_without_own_tasks_in_the_tests(make_run):
     content = json.loads(file.read_text())
     for by_metric in content["modes"].values():
         for found in by_metric.values():
-            found["P"] = dict.fromkeys(("value", "low", "high"))
+            found["P"] = Estimate.none(math.nan, "no client has an own task").to_json()
     file.write_text(json.dumps(content))
     page = make_page(read_runs([folder]))
     assert not any(drawing.name.startswith("p_against") for drawing in page.drawings)

@@ -2,8 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.paired import differences
@@ -16,21 +16,22 @@ def edit(folder, change):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines if line is not None))
 
 
-def test_a_constant_difference_has_no_width(make_run):
+def test_a_constant_difference_of_few_instances_has_no_interval(make_run):
     runs = read_runs([make_run("a", nll=1.0), make_run("b", method="fedit", nll=1.25)])
     found = differences(runs[1], runs[0])
     assert list(found) == ["exact_match", "nll"]  # Neither has ROUGE-1 by instance.
-    for span in (found["nll"].p, found["nll"].ttp):
-        np.testing.assert_allclose([span.value, span.low, span.high], 0.25)
+    for estimate in (found["nll"].p, found["nll"].ttp):
+        assert estimate.value == pytest.approx(0.25)
+        assert "2 test instances of task" in estimate.over_instances.why
     back = differences(runs[0], runs[1])
     assert back["nll"].p.value == pytest.approx(-0.25)
 
 
 def test_by_hand(make_run):
-    one, two = make_run("a"), make_run("b", method="fedit")
+    one, two = make_run("a", each=8), make_run("b", method="fedit", each=8)
 
     def worse(line):
-        # 0.6 on the first client's own task, once; 6 answers on each of 3 tasks in all.
+        # 0.6 on the first client's own task, once.
         if line["client"].startswith("<script>") and line["index"] == 0:
             line["scores"]["nll"] += 0.6
         return line
@@ -38,9 +39,12 @@ def test_by_hand(make_run):
     edit(two, worse)
     runs = read_runs([one, two])
     found = differences(runs[1], runs[0])["nll"]
-    assert found.p.value == pytest.approx(0.6 / 2 / 3)  # two instances of the task, three clients
-    assert found.ttp.value == pytest.approx(0.6 / 2 / 9)  # and nine cells
-    assert found.p.low == pytest.approx(0) and found.p.high > found.p.value
+    assert found.p.value == pytest.approx(0.6 / 8 / 3)  # eight instances of the task, three clients
+    assert found.ttp.value == pytest.approx(0.6 / 8 / 9)  # and nine cells
+    # One of eight: its standard error is its mean's own size, and t has 7 degrees of freedom.
+    span = found.p.over_instances
+    assert span.low == pytest.approx(found.p.value * (1 - stdtrit(7, 0.975)))
+    assert span.high > found.p.value * (1 + stdtrit(7, 0.975))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import sys
 import unicodedata
 import xml.etree.ElementTree
 
+from feddpa_jax.evaluate.interval import Interval
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.evaluate.personalization import Interval
 from feddpa_jax.report import figures
 from feddpa_jax.report.plot_style import COLOURS, fitted, inline, text_width, to_pdf, to_svg
 

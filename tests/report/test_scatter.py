@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import feddpa_jax.report
+from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.evaluation import Setting
+from feddpa_jax.evaluate.interval import Estimate, Interval
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.evaluate.personalization import Interval, Summary
 from feddpa_jax.evaluate.results import Evaluation
 from feddpa_jax.report import plot_scores, run_figures
 from feddpa_jax.report.content import read_runs
@@ -185,7 +186,8 @@ def test_equal_points_and_points_without_p():
 
 def scores_of(method: str, start: float) -> Evaluation:
     def summary(value: float) -> Summary:
-        return Summary(span(value), span(value + 1), np.zeros((1, 1)), 1)
+        one, other = (Estimate(*[span(v)] * 3) for v in (value, value + 1))
+        return Summary(one, other, np.zeros((1, 1)), 1)
 
     summaries = {
         mode: {"exact_match": summary(start + k), "nll": summary(start - k)}

@@ -12,6 +12,7 @@ from feddpa_jax.hf import load_base
 from feddpa_jax.hf.peft_format import write_adapter
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round
+from feddpa_jax.run.opening import reread
 from feddpa_jax.types import UserError
 
 FIRST = load_config(None, ["--fed.rounds", "3"])
@@ -29,6 +30,24 @@ def test_a_run_that_came_to_nothing_does_not_block_the_corrected_one(tmp_path: P
     run.check(CORRECTED)
     run.start(CORRECTED)
     assert run.read_config() == CORRECTED
+
+
+def test_a_field_that_an_older_version_had_is_skipped_in_its_folder_alone(tmp_path: Path):
+    run = RunFolder(tmp_path / "run")
+    run.start(FIRST)
+    older = run.config_file.read_text().replace("eval:\n", "eval:\n  bootstrap: 1000\n")
+    assert "bootstrap" in older
+    run.write("config.yaml", older)
+    assert run.read_config() == FIRST
+    run.check_same_training(FIRST)
+    _, config = reread(run.path, ["--eval.beams", "2"])
+    assert config.eval.beams == 2
+    with pytest.raises(UserError, match=r"unknown key 'eval\.bootstrap'"):
+        load_config(run.config_file)
+    # What was never a field is still refused.
+    run.write("config.yaml", older.replace("bootstrap", "bootstraps"))
+    with pytest.raises(UserError, match=r"unknown key 'eval\.bootstraps'"):
+        run.read_config()
 
 
 @pytest.mark.parametrize("result", ["checkpoints/00000", "eval/summary.json"])

@@ -20,7 +20,7 @@ SMALL = [
     *("--data.max_length", "256", "--data.max_train", "2", "--data.max_test", "1"),
     *("--lora.rank", "2", "--fed.local_epochs", "1"),
     *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.learning_rate", "1e-3"),
-    *("--eval.max_new_tokens", "3", "--eval.bootstrap", "20", "--eval.modes", "[global]"),
+    *("--eval.max_new_tokens", "3", "--eval.modes", "[global]"),
 ]
 
 

@@ -30,11 +30,10 @@ ENTRIES = [
         ("stdtrit(count - 1, 0.975)", "stdtrit(count - 1, 0.95)"),
         ("/ math.sqrt(count)", ""),
         ("if count < 2:", "if count < 3:"),
-        ("key = (seed, asked.questions)", "key = (0, asked.questions)"),
-        ("share = len(places) / len(asked)", "share = 1.0"),
         ("groups.setdefault(own.questions, [])", "groups.setdefault(own.clients, [])"),
-        ("np.mean([scores[place] for place in places], axis=0)", "scores[places[0]]"),
-        ("float(np.mean(values[measure]))", "values[measure][0]"),
+        ("[scores[place] for place in places]", "[scores[places[0]]] * len(places)"),
+        ("span=span, paired=paired", "span=span"),
+        ("return self.over_seeds.high - self.over_seeds.value", "return self.over_seeds.high"),
     ),
     *edits(
         "comparison/work.py",
@@ -72,7 +71,7 @@ ENTRIES = [
         ("if metric not in known", "if False"),
         ("if every and there_modes not in (None, wanted_modes):", "if False:"),
         ("scores.instances == tuple(instances)", "scores.instances"),
-        ('_FREE = ("modes", "metrics", "bootstrap",', '_FREE = ("modes", "metrics",'),
+        ('"bootstrap", "batch_tokens")', '"bootstrap")'),
     ),
     *edits(
         "comparison/comparing.py",
@@ -96,7 +95,7 @@ ENTRIES = [
         ("cost.tokens / first.tokens - 1", "cost.tokens / first.tokens"),
         ("updates_off=cost.updates / first.updates - 1", "updates_off=0.0", RUNS),
         ('mean([run.total("client_bytes_sent")', 'mean([run.total("client_bytes_received")'),
-        ('f"{count - 1}), instances', 'f"{count}), instances'),
+        ('f"{count - 1}), clients', 'f"{count}), clients'),
         ('if found.equal == "tokens":', "if False:"),
     ),
     *edits(

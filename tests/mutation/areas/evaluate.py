@@ -73,7 +73,10 @@ ENTRIES = [
             "zip(clients, summary.matrix_CK, strict=True)",
             "zip(clients[::-1], summary.matrix_CK, strict=True)",
         ),
-        ("scores - results[other].scores_CI[name]", "results[other].scores_CI[name] - scores"),
+        (
+            "scores_CI - results[other].scores_CI[name]",
+            "results[other].scores_CI[name] - scores_CI",
+        ),
         ('(("own", own_CI), ("foreign", ~own_CI))', '(("foreign", own_CI), ("own", ~own_CI))'),
         (
             'results["instance"].weights.means().local_CI',

@@ -50,8 +50,8 @@ ENTRIES = [
         "export/card_sections.py",
         "export/test_card.py",
         (
-            'in metrics.items()\n            for measure in ("P", "TTP")\n        ]',
-            'in metrics.items()\n            for measure in ("TTP", "P")\n        ]',
+            'in metrics.items():\n            for measure in ("P", "TTP"):',
+            'in metrics.items():\n            for measure in ("TTP", "P"):',
         ),
         ('star = " *" if mode == trained', 'star = " *" if mode != trained'),
         ("{c.counts.truncated} | ", "{c.counts.dropped} | "),

@@ -26,15 +26,10 @@ ENTRIES = [
             '{"P": s.ttp.to_json(), "TTP": s.p.to_json()}',
         ),
         (
-            '(("own", split.own_cells()), ("foreign", ~split.own_cells()))',
-            '(("foreign", split.own_cells()), ("own", ~split.own_cells()))',
+            '(("own", own_CK), ("foreign", ~own_CK))',
+            '(("foreign", own_CK), ("own", ~own_CK))',
         ),
-        ("(one_hot_IK / one_hot_IK.sum(axis=0)).sum(axis=1)", "one_hot_IK.sum(axis=1)"),
-        (
-            "np.percentile(value_S / cells_S, [2.5, 97.5])",
-            "np.percentile(value_S / cells_S, [25, 75])",
-        ),
-        ('"low": float(low), "high": float(high)', '"low": float(high), "high": float(low)'),
+        ("share_CK = cells_CK / cells_CK.sum()", "share_CK = cells_CK / cells_CK.size"),
         ('"validation": _summaries(finding.validation)', '"validation": _summaries(finding.test)'),
         ('"test": _summaries(finding.test)', '"test": _summaries(finding.validation)'),
         (
@@ -57,6 +52,13 @@ ENTRIES = [
         ('for z in ("P", "TTP")]\n    lines', 'for z in ("TTP", "P")]\n    lines'),
     ),
     *edits(
+        "laboratory/standing.py",
+        "laboratory/test_findings.py",
+        ("if not finding.candidate.is_bound and", "if"),
+        (" and finding.candidate.label != PAPER", ""),
+        ("len(MEASURES) * len(rivals(findings))", "len(rivals(findings))"),
+    ),
+    *edits(
         "cli/findings_table.py",
         "laboratory/test_findings.py",
         (
@@ -64,8 +66,8 @@ ENTRIES = [
             "for value in (found[name].ttp, found[name].p)",
         ),
         (".cell(finding.minus_paper[name].ttp,", ".cell(finding.minus_paper[name].p,"),
-        ("*_values(finding.test), against)", "*_values(finding.validation), against)"),
-        ("*_values(finding.exact), answers)", "*_values(finding.test), answers)"),
+        ("*_values(finding.test), against,", "*_values(finding.validation), against,"),
+        ("*_values(finding.exact), answers,", "*_values(finding.test), answers,"),
     ),
     *edits(
         "laboratory/grid.py",

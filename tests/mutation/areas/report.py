@@ -6,7 +6,7 @@ ENTRIES = [
     *edits(
         "report/figures.py",
         "report/test_figures.py",
-        ("axes.plot([span.low, span.high], [y, y]", "axes.plot([span.low, span.value], [y, y]"),
+        ("axes.plot(span.ends, [y, y]", "axes.plot([span.low, span.value], [y, y]"),
         (
             "spans = [row.spans[panel] for _, row in known]",
             "spans = [row.spans[0] for _, row in known]",
@@ -21,7 +21,7 @@ ENTRIES = [
         ("sum(values[x]) / len(values[x])", "max(values[x])"),
         ("[(w, point.value) for", "[(w, point.low) for"),
         (
-            "[(point.low, point.high) for point in points]",
+            "[point.ends for point in points]",
             "[(point.low, point.value) for point in points]",
         ),
         ("(high - drawn[i].points[-1][1])", "(high - drawn[i].points[0][1])"),
@@ -44,8 +44,8 @@ ENTRIES = [
     *edits(
         "report/scatter.py",
         "report/test_scatter.py",
-        ("axes.plot([p.low, p.high], [ttp.value] * 2", "axes.plot([p.low, p.high], [p.value] * 2"),
-        ("[ttp.low, ttp.high], linewidth", "[ttp.low, ttp.value], linewidth"),
+        ("axes.plot(p.ends, [ttp.value] * 2", "axes.plot(p.ends, [p.value] * 2"),
+        ("ttp.ends, linewidth", "[ttp.low, ttp.value], linewidth"),
         (
             "bound(*((high, low) if metric.lower_is_better",
             "bound(*((low, high) if metric.lower_is_better",
@@ -71,7 +71,7 @@ ENTRIES = [
     *edits(
         "report/run_figures.py",
         "report/test_figures.py report/test_scatter.py",
-        ('p=by_metric[metric].intervals["P"]', 'p=by_metric[metric].intervals["TTP"]'),
+        ('p=by_metric[metric].estimates["P"]', 'p=by_metric[metric].estimates["TTP"]'),
         (
             "stands_out=mode == main",
             "stands_out=mode != main",
@@ -80,8 +80,8 @@ ENTRIES = [
         ("(done.number + 1, loss)", "(done.number, loss)"),
         ("done.losses.get(phase, {})", 'done.losses.get("global", {})'),
         (
-            '(rule.test["nll"]["P"], rule.test["nll"]["TTP"])',
-            '(rule.test["nll"]["TTP"], rule.test["nll"]["P"])',
+            'tuple(rule.test["nll"][measure].over',
+            'tuple(rule.test["nll"]["P"].over',
         ),
         ("0 if rule.exact else 1", "1 if rule.exact else 0"),
         ("evaluation.modes[mode][metric].matrix", 'evaluation.modes["local"][metric].matrix'),
@@ -90,10 +90,10 @@ ENTRIES = [
     *edits(
         "report/result_tables.py",
         "report/test_result_tables.py",
-        ('(f"{column.heading}, low", [span.low', '(f"{column.heading}, low", [span.high'),
+        ('(f"{name}, low", [span.low', '(f"{name}, low", [span.high'),
         (
-            "[spans[measure] for _, _, spans, _ in found]",
-            '[spans["P"] for _, _, spans, _ in found]',
+            "[values[measure] for _, _, values, _ in found]",
+            '[values["P"] for _, _, values, _ in found]',
         ),
         ("mode == run.evaluation.answers_with())\n", "mode != run.evaluation.answers_with())\n"),
         ("found = differences(run, runs[0])", "found = differences(runs[0], run)"),
@@ -118,7 +118,7 @@ ENTRIES = [
         ('if line["mode"] == "instance":', 'if line["mode"] == "local":'),
         ('sides["own" if own else "foreign"]', 'sides["foreign" if own else "own"]'),
         ('if line["mode"] == mode', 'if line["mode"] != "base"'),
-        ("to_interval(found[measure])", 'to_interval(found["P"])'),
+        ("to_estimate(found[measure])", 'to_estimate(found["P"])'),
         ("if not math.isfinite(value):", "if math.isnan(value):"),
     ),
     *edits(
@@ -161,10 +161,10 @@ ENTRIES = [
             "report/test_page.py::test_the_best_of_several_runs",
         ),
         (
-            "{value.low:.{digits}f} to {value.high",
-            "{value.high:.{digits}f} to {value.low",
+            "{span.low:.{digits}f} to {span.high",
+            "{span.high:.{digits}f} to {span.low",
         ),
-        (".intervals[measure], run)", '.intervals["TTP"], run)'),
+        (".estimates[measure], run)", '.estimates["TTP"], run)'),
         ("{own['P']:.{digits}f} in P", "{own['TTP']:.{digits}f} in P"),
         (
             "len({index for _, index in run.evaluation.answers})",
