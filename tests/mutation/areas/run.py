@@ -47,8 +47,8 @@ ENTRIES = [
         ),
         ("patience=fed.early_stopping", "patience=None", "training/test_stopping.py"),
         (
-            "federation.clients[client].validation",
-            "federation.clients[0].validation",
+            "base.tokenizer, held[client])",
+            "base.tokenizer, held[0])",
             "training/test_stopping.py",
         ),
         ("for target in config.lora.targets}", "for target in sizes}"),
