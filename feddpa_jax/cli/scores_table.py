@@ -11,6 +11,9 @@ from feddpa_jax.evaluate.interval import LEGEND, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.evaluate.results import Evaluation, comparisons
 
+# The row of what an answer scores that ignores the question.
+MOST_COMMON = "most common answer"
+
 
 def show_scores(found: Evaluation, run_dir: Path, reporter: Reporter) -> None:
     """Prints the tables of an evaluation, and where its answers are."""
@@ -35,6 +38,9 @@ def render(found: Evaluation) -> Group:
                 told.cell(by_metric[name].p),
                 told.cell(by_metric[name].ttp),
             )
+        if name in found.most_common:
+            constant = found.most_common[name]
+            table.add_row(MOST_COMMON, told.cell(constant.p), told.cell(constant.ttp))
         parts.append(table)
     lines = [f"{LEGEND} *: what this method answers with."]
     shown = [
@@ -53,6 +59,18 @@ def render(found: Evaluation) -> Group:
                 for metric in [METRICS.find(name)]
             )
             lines.append(f"{measure.upper()}, {mode} minus {other}: {values}")
+    judged = found.settings.get("answers_with")
+    for name, gain in found.gains.get(str(judged), {}).items():
+        told = METRICS.find(name)
+        by_task = ", ".join(
+            f"{task} {own.own - (own.most_common or 0.0):+.{told.digits}f}"
+            for task, own in found.by_task(name, str(judged)).items()
+            if own.own is not None
+        )
+        lines.append(
+            f"{told.title}, {judged} minus the task's most common training answer: P "
+            f"{told.cell(gain.p)}, TTP {told.cell(gain.ttp)}; own tasks: {by_task}"
+        )
     note = without_words_note(found.settings.get("targets_without_words", 0))
     if note and "rouge1" in metrics:
         lines.append(note)

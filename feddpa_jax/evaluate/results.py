@@ -13,7 +13,9 @@ from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.evaluate.estimating import Summary, summarize
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.metrics import METRICS, about
+from feddpa_jax.evaluate.most_common import most_common_scores
 from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.evaluate.task_scores import TaskScore, task_scores
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.result_files import write_results
@@ -49,6 +51,9 @@ class Evaluation:
       weights: mean local weight of the mode "instance" on own and on foreign tasks.
       results: every score, weight and answer, by mode.
       setting: the clients and the instances.
+      most_common: by metric that compares texts, what each task's most common training answer
+        scores, whatever is asked (see `most_common_scores`).
+      gains: by mode and such a metric, what its answers score above that.
 
     Example:
       ```
@@ -64,6 +69,8 @@ class Evaluation:
     weights: Mapping[str, float]
     results: Mapping[str, ModeResult]
     setting: Setting
+    most_common: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
+    gains: Mapping[str, Mapping[str, Summary]] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> dict[str, Summary]:
         """A metric's P, TTP and matrix by mode."""
@@ -90,6 +97,19 @@ class Evaluation:
         """Mean scores by client and task."""
         clients = [client.name for client in self.setting.clients]
         return _matrix(self[metric][mode], clients, self.setting.tasks())
+
+    def by_task(self, metric: str, mode: str) -> dict[str, TaskScore]:
+        """A metric by task: of the clients that train on it, of all, and the most common answer's.
+
+        This is where a difference in P or TTP comes from.
+        """
+        tasks = self.setting.tasks()
+        constant = self.most_common.get(metric)
+        return task_scores(
+            self[metric][mode].matrix_CK,
+            tasks,
+            None if constant is None else constant.matrix_CK,
+        )
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
@@ -146,7 +166,27 @@ def make_evaluation(
         for name, chosen in (("own", own_CI), ("foreign", ~own_CI)):
             if chosen.any():
                 weights[name] = float(local_CI[chosen].mean())
-    return Evaluation(settings, summaries, differences, weights, results, setting)
+    metrics = list(next(iter(summaries.values())))
+    constant = {
+        name: np.broadcast_to(score_I, (len(setting.clients), len(score_I)))
+        for name, score_I in most_common_scores(setting.clients, setting.instances, metrics).items()
+    }
+    return Evaluation(
+        settings,
+        summaries,
+        differences,
+        weights,
+        results,
+        setting,
+        most_common={name: summary(name, scores_CI) for name, scores_CI in constant.items()},
+        gains={
+            mode: {
+                name: summary(name, result.scores_CI[name] - scores_CI, paired=True)
+                for name, scores_CI in constant.items()
+            }
+            for mode, result in results.items()
+        },
+    )
 
 
 def write_evaluation(
@@ -184,6 +224,8 @@ def _summary(found: Evaluation) -> dict[str, Any]:
         "modes": told(found.summaries),
         "differences": told(found.differences),
         "mean_local_weight": dict(found.weights),
+        "most_common_answer": told({"": found.most_common})[""],
+        "gains": told(found.gains),
         **({"metrics": own} if own else {}),
     }
 

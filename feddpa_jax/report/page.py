@@ -18,6 +18,7 @@ from feddpa_jax.report.plot_style import inline, to_svg
 from feddpa_jax.report.result_tables import Table
 from feddpa_jax.report.run_figures import Drawing
 from feddpa_jax.report.scores import MEASURES
+from feddpa_jax.report.task_table import task_table
 
 
 @dataclasses.dataclass
@@ -153,9 +154,11 @@ def _scores(runs: Sequence[Run], page: Page) -> list[dict[str, Any]]:
             "front": run_figures.front(runs, metric),
             "drawing": run_figures.score_intervals(runs, metric),
             "table": page.table(result_tables.score_table(runs, metric)),
+            "tasks": None if by_task is None else page.table(by_task),
             "notes": _wordless(runs) if metric == "rouge1" else [],
         }
         for metric, told in metrics_of(runs).items()
+        for by_task in [task_table(runs, metric)]
     ]
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feddpa_jax.evaluate.holm import holm_note, standing
 from feddpa_jax.evaluate.interval import KINDS, LEGEND, Estimate, missing_notes
@@ -11,7 +11,7 @@ from feddpa_jax.files.escape import csv_text, latex, markdown
 from feddpa_jax.report.comparison import RULE_METRICS, Comparison
 from feddpa_jax.report.content import Run, differing, metrics_of
 from feddpa_jax.report.paired import differences
-from feddpa_jax.report.scores import MEASURES
+from feddpa_jax.report.scores import MEASURES, MOST_COMMON
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,34 +124,60 @@ def intervals_note(shown: Sequence[Estimate]) -> str:
     return " ".join([LEGEND, *missing_notes(shown)])
 
 
+class _Row(NamedTuple):
+    run: str
+    mode: str
+    estimates: Mapping[str, Estimate]
+    stands_out: bool
+
+
 def score_table(runs: Sequence[Run], metric: str) -> Table:
     """P and TTP of every run and mode."""
-    found = [
-        (run, mode, by_metric[metric].estimates, mode == run.evaluation.answers_with())
+    rows: list[_Row] = [
+        _Row(
+            run.label,
+            run.evaluation.shown(mode),
+            by_metric[metric].estimates,
+            mode == run.evaluation.answers_with(),
+        )
         for run in runs
         if run.evaluation is not None
         for mode, by_metric in run.evaluation.modes.items()
         if metric in by_metric
     ]
+    rows += _most_common(runs, metric)
     told = metrics_of(runs)[metric]
     return Table(
         f"scores_{metric}",
         " ".join(
             [
                 f"{told.heading} ({told.better} is better).",
-                intervals_note([value for *_, values, _ in found for value in values.values()]),
+                intervals_note([value for row in rows for value in row.estimates.values()]),
             ]
         ),
         [
-            Column("run", [run.label for run, *_ in found]),
-            Column("mode", [mode for _, mode, *_ in found]),
+            Column("run", [row.run for row in rows]),
+            Column("mode", [row.mode for row in rows]),
             *(
-                Column(heading, [values[measure] for _, _, values, _ in found], told.cell)
+                Column(heading, [row.estimates[measure] for row in rows], told.cell)
                 for measure, heading in MEASURES.items()
             ),
         ],
-        frozenset(place for place, (*_, stands_out) in enumerate(found) if stands_out),
+        frozenset(place for place, row in enumerate(rows) if row.stands_out),
     )
+
+
+def _most_common(runs: Sequence[Run], metric: str) -> list[_Row]:
+    """A row of what the most common answers score; one alone, where it is the same for all runs."""
+    found = [
+        (run.label, run.evaluation.most_common[metric].estimates)
+        for run in runs
+        if run.evaluation is not None and metric in run.evaluation.most_common
+    ]
+    same = all(own == found[0][1] for _, own in found)
+    if same and len(runs) > 1:
+        found = [("–", own) for _, own in found[:1]]
+    return [_Row(label, MOST_COMMON, own, False) for label, own in found]
 
 
 def paired_table(runs: Sequence[Run]) -> tuple[Table | None, Sequence[Run]]:

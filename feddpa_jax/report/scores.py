@@ -11,6 +11,8 @@ from feddpa_jax.evaluate.interval import KINDS, Estimate
 from feddpa_jax.evaluate.metrics import Metric, in_order, told
 
 MEASURES = {"P": "P: own task", "TTP": "TTP: all tasks"}
+# What stands in a mode's place for an answer that ignores the question.
+MOST_COMMON = "most common answer"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -56,6 +58,9 @@ class Evaluation:
       weights: quantiles of the local weight of the mode "instance", by "own" and "foreign".
       settings: sections of the configuration that it was made with.
       targets_without_words: how many targets of the test instances have no word.
+      most_common: by metric, what each task's most common training answer scores.
+      gains: by mode and metric, what its answers score above that.
+      transductive: whether the weighting rule looks at several instances at once.
     """
 
     judged_by: str | None
@@ -68,6 +73,13 @@ class Evaluation:
     weights: Mapping[str, Sequence[float]]
     settings: Mapping[str, Mapping[str, Any]]
     targets_without_words: int
+    most_common: Mapping[str, Score] = dataclasses.field(default_factory=dict)
+    gains: Mapping[str, Mapping[str, Score]] = dataclasses.field(default_factory=dict)
+    transductive: bool = False
+
+    def shown(self, mode: str) -> str:
+        """A mode as tables name it."""
+        return f"{mode} (transductive)" if self.transductive and mode == "instance" else mode
 
     def answers_with(self) -> str:
         """The mode that the method is judged by; the last evaluated one where it is not there."""
@@ -115,6 +127,15 @@ def read_evaluation(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any
             if summary.get(name)
         },
         targets_without_words=int(summary.get("targets_without_words", 0)),
+        most_common={
+            name: _score(own, summary)
+            for name, own in summary.get("most_common_answer", {}).items()
+        },
+        gains={
+            mode: {name: _score(own, summary) for name, own in by_metric.items()}
+            for mode, by_metric in summary.get("gains", {}).items()
+        },
+        transductive=bool(summary.get("transductive", False)),
     )
 
 

@@ -1,5 +1,6 @@
 """What an evaluation reports, from scores by hand: no two numbers of it are the same."""
 
+import dataclasses
 import io
 import json
 
@@ -250,3 +251,36 @@ def test_no_own_task_in_the_tests(tmp_path):
     Reporter(Console(file=file)).show(render(made))
     (row,) = [line for line in file.getvalue().splitlines() if line.startswith("│ global")]
     assert [cell.strip() for cell in row.strip("│").split("│")][1] == "–"
+
+
+def test_gains_over_the_most_common_answer():
+    """By hand: what an answer scores above always giving its task's most common training answer."""
+    clients = (
+        Client("anna", (Example("x", "2\u2028", task="a"), Example("x", "7", task="a"))),
+        Client("ben", (Example("x", "1", task="c"), Example("x", "1", task="c"))),
+    )
+    setting = dataclasses.replace(SETTING, clients=clients)
+    found = make_evaluation(RESULTS, setting, settings=SETTINGS)
+    # "2" and "7" are each there once, so the first one; "1" is right for c; b was never trained on.
+    assert list(found.most_common) == ["exact_match"]
+    assert found.most_common["exact_match"].p.value == 100  # anna's a, ben's c
+    assert found.most_common["exact_match"].ttp.value == pytest.approx(200 / 3)
+    for mode, own in found.gains.items():
+        scores = found["exact_match"][mode]
+        assert own["exact_match"].p.value == pytest.approx(scores.p.value - 100)
+        assert own["exact_match"].ttp.value == pytest.approx(scores.ttp.value - 200 / 3)
+    # Instance: 100 - NLL; a is anna's alone, b nobody's.
+    by_task = found.by_task("exact_match", "instance")
+    assert by_task["a"] == (98, 96, 100)
+    assert by_task["b"] == (None, 95.5, 0)
+    assert by_task["c"] == (99, 98, 100)
+    assert found.by_task("nll", "instance")["a"] == (2, 4, None)
+    told = found.summary()
+    assert told["most_common_answer"]["exact_match"]["TTP"]["value"] == pytest.approx(200 / 3)
+    assert told["gains"]["instance"]["exact_match"]["matrix"]["anna"]["a"] == -2
+    with io.StringIO() as screen:
+        Console(file=screen, width=200).print(render(found))
+        shown = screen.getvalue()
+    assert "most common answer" in shown
+    assert "instance minus the task's most common training answer: P -1.5" in shown
+    assert "own tasks: a -2.0, c -1.0" in shown

@@ -10,9 +10,10 @@ import pytest
 from feddpa_jax.evaluate.interval import KINDS, LEGEND, Estimate, Interval
 from feddpa_jax.report import result_tables
 from feddpa_jax.report.content import Run, read_runs
-from feddpa_jax.report.result_tables import Column, Table
+from feddpa_jax.report.result_tables import Column, Table, score_table
 from feddpa_jax.report.scores import MEASURES
-from tests.report.conftest import estimate
+from feddpa_jax.report.task_table import task_table
+from tests.report.conftest import estimate, scores
 
 NLL_ROWS = [
     # mode, P, TTP: the modes' P are 1 apart, TTP is 0.5 more; intervals from -0.125 to +0.375 over
@@ -206,3 +207,47 @@ def test_latex():
         r"\end{tabular}",
         r"\end{table}",
     ]
+
+
+@pytest.fixture
+def told_runs(make_run) -> list[Run]:
+    """Two runs whose summaries say what the most common answers score, and of the rule's kind."""
+    folders = [make_run("one"), make_run("other")]
+    for folder in folders:
+        file = folder / "eval" / "summary.json"
+        told = json.loads(file.read_text())
+        told |= {"most_common_answer": {"exact_match": scores(12.0)}, "transductive": True}
+        file.write_text(json.dumps(told))
+    return list(read_runs(folders))
+
+
+def test_the_most_common_answer_and_a_transductive_rule(told_runs: list[Run]):
+    """The answer that ignores the question has a row, and a rule's kind is said."""
+    rows = score_table(told_runs[:1], "exact_match").rows()
+    assert rows[-1][1:3] == ("most common answer", "12.0 [11.9, 12.4] (11.8, 12.8)")
+    assert rows[-2][1] == "instance (transductive)"
+    assert score_table(told_runs[:1], "nll").rows()[-1][1] == "instance (transductive)"
+    # The same for all runs: one row for all.
+    both = score_table(told_runs, "exact_match").rows()
+    assert [row[1] for row in both].count("most common answer") == 1
+    assert both[-1][0] == "–"
+
+
+def test_scores_by_task(told_runs: list[Run]):
+    """A difference in P comes from some tasks: own clients' means, and what they gain."""
+    table = task_table(told_runs[:1], "exact_match")
+    assert table is not None
+    run = told_runs[0].label
+    assert table.headings() == [
+        *("task", "most common answer"),
+        *(f"{run}: own clients", f"{run}: gain", f"{run}: all clients"),
+    ]
+    # instance starts at 26, the most common answers at 12; client and task add 1 and 0.1 each.
+    assert table.rows() == [
+        ("a<b", "13.0", "26.0", "+13.0", "27.0"),
+        ("c&d", "13.1", "27.1", "+14.0", "27.1"),
+        ("e", "13.2", "28.2", "+15.0", "27.2"),
+    ]
+    plain = task_table(told_runs[:1], "nll")
+    assert plain is not None
+    assert plain.headings()[1:] == [f"{run}: own clients", f"{run}: all clients"]
