@@ -142,6 +142,25 @@ class Comparison:
                 )
         return tuple(rows)
 
+    def most_common(self, metric: str) -> Mapping[str, Estimate] | None:
+        """What each task's most common training answer scores, by "P" and "TTP".
+
+        None by a metric that does not compare texts. Where seeds differ in their data, a mean over
+        them, without an interval.
+        """
+        found = [run.scores.most_common.get(metric) for run in self.runs]
+        there = [own for own in found if own is not None]
+        if len(there) < len(found):
+            return None
+        if all(own == there[0] for own in there):
+            return there[0]
+        return {
+            measure: Estimate.none(
+                float(np.mean([own[measure].value for own in there])), "seeds have other data"
+            )
+            for measure in MEASURES
+        }
+
     @functools.cached_property
     def costs(self) -> tuple[Cost, ...]:
         """What a run of each method took."""

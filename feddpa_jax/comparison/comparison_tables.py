@@ -1,5 +1,6 @@
 """The tables of a comparison: a metric's scores and differences, costs, single seeds, settings."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,14 +9,24 @@ from feddpa_jax.config import dotted
 from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.report.result_tables import Column, Table, standing_columns
-from feddpa_jax.report.scores import MEASURES
+from feddpa_jax.report.scores import MEASURES, MOST_COMMON
 
 
 def scores_table(found: Comparison, metric: str) -> Table:
     """P and TTP of every method and mode."""
     told = METRICS.find(metric)
     title = f"{told.heading} ({told.better} is better)"
-    return _estimates(f"scores_{metric}", title, found.rows, lambda row: row.scores, metric)
+    table = _estimates(f"scores_{metric}", title, found.rows, lambda row: row.scores, metric)
+    constant = found.most_common(metric)
+    if constant is None:
+        return table
+    last = {"method": "–", "mode": MOST_COMMON}
+    last |= {heading: constant[measure] for measure, heading in MEASURES.items()}
+    columns = [
+        dataclasses.replace(column, values=[*column.values, last.get(column.heading)])
+        for column in table.columns
+    ]
+    return dataclasses.replace(table, columns=columns)
 
 
 def differences_table(found: Comparison, metric: str) -> Table | None:

@@ -10,6 +10,7 @@ import numpy as np
 from feddpa_jax.comparison.contender import Contender
 from feddpa_jax.comparison.work import Work
 from feddpa_jax.config import Config
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.personalization import Tasks
 
 
@@ -23,6 +24,7 @@ class Scores:
       tasks: of the instances, and which are each client's own.
       answers_with: the mode that the method is judged by.
       by_mode: by mode and metric, [C, I].
+      most_common: by metric and measure, what each task's most common training answer scores.
     """
 
     clients: tuple[str, ...]
@@ -30,6 +32,7 @@ class Scores:
     tasks: Tasks
     answers_with: str
     by_mode: Mapping[str, Mapping[str, np.ndarray]]
+    most_common: Mapping[str, Mapping[str, Estimate]] = dataclasses.field(default_factory=dict)
 
     @property
     def answered(self) -> Mapping[str, np.ndarray]:
@@ -111,4 +114,8 @@ def read_scores(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) 
         np.array([[name in own_tasks[client] for name in names] for client in clients]),
     )
     answers_with = str(summary["answers_with"])
-    return Scores(clients, tuple(instances), tasks, answers_with, by_mode)
+    constant = {
+        metric: {measure: Estimate.from_json(own[measure]) for measure in ("P", "TTP")}
+        for metric, own in summary.get("most_common_answer", {}).items()
+    }
+    return Scores(clients, tuple(instances), tasks, answers_with, by_mode, constant)

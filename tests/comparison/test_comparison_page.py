@@ -27,6 +27,7 @@ from feddpa_jax.comparison.contender import Contender
 from feddpa_jax.comparison.finished import FinishedRun, Scores
 from feddpa_jax.comparison.work import Work
 from feddpa_jax.config import Config
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.personalization import Tasks
 
 CONFIG = Config(eval={"metrics": ["nll", "rouge1"]})
@@ -111,6 +112,27 @@ def test_tables():
     ]
     assert "fed.method" not in common_settings(found)
     assert common_settings(found)["lora.targets"] == "q_proj, v_proj"
+
+
+def test_the_most_common_answer_has_a_row():
+    """Where all seeds have the same, as it is; else a mean without an interval."""
+    found = comparison()
+    assert scores_table(found, "rouge1").rows()[-1][1] == "global"
+    one = {m: Estimate.none(value, "12 instances") for m, value in (("P", 7.0), ("TTP", 8.0))}
+    other = {m: Estimate.none(value, "12 instances") for m, value in (("P", 8.0), ("TTP", 8.5))}
+
+    def told(run: FinishedRun, constant: dict) -> FinishedRun:
+        scores = dataclasses.replace(run.scores, most_common={"rouge1": constant})
+        return dataclasses.replace(run, scores=scores)
+
+    same = dataclasses.replace(found, runs=tuple(told(run, one) for run in found.runs))
+    table = scores_table(same, "rouge1")
+    assert table.rows()[-1] == ("–", "most common answer", "7.0 [–] (–)", "", "8.0 [–] (–)", "")
+    assert len(scores_table(same, "nll").rows()) == 4
+    by_seed = (told(run, one if run.seed == 0 else other) for run in found.runs)
+    unequal = dataclasses.replace(found, runs=tuple(by_seed))
+    constant = unequal.most_common("rouge1")
+    assert constant is not None and (constant["P"].value, constant["TTP"].value) == (7.5, 8.25)
 
 
 def test_differences_that_stand_among_many_are_marked():
