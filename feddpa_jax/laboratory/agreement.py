@@ -1,9 +1,14 @@
-"""How well interpolated and exact numbers agree, in words."""
+"""What the laboratory's numbers are worth, in words: interpolation, and a constant answer."""
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from feddpa_jax.evaluate.estimating import summarize
+from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.interval import LEGEND, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.evaluate.most_common import most_common_scores
 from feddpa_jax.laboratory.findings import Finding
 from feddpa_jax.laboratory.standing import PAPER, describe_standing
 
@@ -40,3 +45,20 @@ def describe_agreement(
     note = f"Interpolation is off by at most, estimated for P and TTP: {'; '.join(told)}"
     notes.append(f"{note}.")
     return notes
+
+
+def note_on_the_most_common_answer(setting: Setting) -> str:
+    """What exact match is worth: what each task's most common training answer scores on the test.
+
+    Args:
+      setting: the clients and the test instances.
+    """
+    name = "exact_match"
+    score_I = most_common_scores(setting.clients, setting.instances, [name])[name]
+    scores_CI = np.broadcast_to(score_I, (len(setting.clients), len(score_I)))
+    found = summarize(scores_CI, setting.tasks(), span=METRICS[name].span)
+    digits = METRICS[name].digits
+    return (
+        "Always giving a task's most common training answer scores, in exact match %, P "
+        f"{found.p.value:.{digits}f} and TTP {found.ttp.value:.{digits}f}."
+    )

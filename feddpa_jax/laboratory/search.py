@@ -20,7 +20,7 @@ from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
-from feddpa_jax.laboratory.agreement import describe_agreement
+from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
@@ -102,6 +102,7 @@ def search(
         ]
     errors = interpolation_error(given.collected, given.test)
     notes += describe_agreement(findings, errors)
+    notes.append(note_on_the_most_common_answer(given.setting))
     notes += notes_on_rouge(findings, [example.output for example in given.setting.instances])
     if folder is not None:
         run_dir = shlex.quote(str(folder.parent))

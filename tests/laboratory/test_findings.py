@@ -12,8 +12,10 @@ from rich.console import Console
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.findings_table import render
 from feddpa_jax.evaluate.estimating import summarize
+from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.personalization import Tasks
-from feddpa_jax.laboratory.agreement import describe_agreement
+from feddpa_jax.hf.load import load_base
+from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
 from feddpa_jax.laboratory.findings import (
@@ -31,6 +33,7 @@ from feddpa_jax.laboratory.findings import (
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, make_curves
 from feddpa_jax.laboratory.standing import rivals, standing_of
+from feddpa_jax.types import Client, Example
 from feddpa_jax.weighting.settings import WeightingSettings
 
 # Two held-out instances, of tasks b and a, and four test instances, of tasks a, a, b, c; client 0
@@ -374,3 +377,18 @@ def test_no_weights_beat_a_bound(collected):
                 found = judge(changed, split, weight_CJ)[metric]
                 assert sign * best.p.value <= sign * found.p.value + 1e-5
                 assert sign * best.ttp.value <= sign * found.ttp.value + 1e-5
+
+
+def test_what_the_most_common_answer_scores_is_told():
+    """anna's task has the answer that is right for one of two; ben's is right for none."""
+    clients = (
+        Client("anna", (Example("x", "yes", task="a"), Example("x", "yes", task="a"))),
+        Client("ben", (Example("x", "no", task="b"),)),
+    )
+    instances = (
+        *(Example("?", answer, task="a") for answer in ("yes", "no")),
+        Example("?", "maybe", task="b"),
+    )
+    setting = Setting(clients, ((), ()), instances, (), load_base("tiny", "float32").tokenizer)
+    note = note_on_the_most_common_answer(setting)
+    assert note.endswith("in exact match %, P 25.0 and TTP 25.0.")
