@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import safetensors.numpy
 
+from feddpa_jax.run import client_files
+
 
 class Killed(BaseException):
     """The end of the process."""
@@ -153,5 +155,7 @@ def watched(root: Path, at: int | None = None) -> Iterator[Watch]:
         patch.setattr(io, "open", watch.io_open)
         patch.setattr(builtins, "open", watch.io_open)
         patch.setattr(safetensors.numpy, "save_file", watch.save_file)
+        # Clients' files one after the other, so that operations have an order.
+        patch.setattr(client_files, "WRITERS", 1)
         with contextlib.suppress(Killed):
             yield watch
