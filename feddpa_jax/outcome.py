@@ -22,6 +22,7 @@ from feddpa_jax.federated.leaves import sends_own_parts
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.lock import hold
 from feddpa_jax.hyperparameters import Value
+from feddpa_jax.laboratory.choosing import How
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import search
@@ -211,6 +212,7 @@ class Outcome(abc.ABC):
         supports: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
         by: str | Sequence[str] = ("nll",),
+        choose: How = "client",
         exact: int = 2,
         fresh: bool = False,
         parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
@@ -223,6 +225,9 @@ class Outcome(abc.ABC):
           supports: numbers of training prompts per client; None: the run's, and all.
           layers: after how many layers prompts are embedded; None: each quarter of the model.
           by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
+          choose: "client": settings are chosen on each client's own held-out examples, and on
+            prompts made up by the base, where answers should agree with the shared adapter's;
+            "pooled": on all clients' held-out examples, which no federation has.
           exact: how many of the best rules, beside the paper's, are run again with answers.
           fresh: compute the evidence again, if the run folder has some.
           parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
@@ -238,6 +243,7 @@ class Outcome(abc.ABC):
             supports=None if supports is None else listed(supports),
             layers=None if layers is None else listed(layers),
             by=listed(by),
+            choose=choose,
             exact=exact,
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),

@@ -44,6 +44,13 @@ def add_arguments(parser: Parser) -> None:
         help="metric that settings are chosen by: nll, exact_match, or ranks in both (nll)",
     )
     parser.add_argument(
+        "--choose",
+        default="client",
+        metavar="client|pooled",
+        help="what settings are chosen on: what each client can know, or all clients' held-out "
+        "examples together, which no federation has (client)",
+    )
+    parser.add_argument(
         "--exact",
         type=int,
         default=2,
@@ -83,7 +90,7 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         "supports": (int, 1, 10_000),
         "layers": (int, 0, 10_000),
     }
-    found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh}
+    found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh, "choose": known.choose}
     for name, (kind, lowest, most) in limits.items():
         text = getattr(known, name)
         if text is None:

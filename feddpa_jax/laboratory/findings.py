@@ -183,10 +183,14 @@ def summary_of(
     }
 
 
-def to_csv(settings: Sequence[WeightingSettings], score_NXZ: np.ndarray) -> str:
-    """All settings with their validation scores."""
+def to_csv(
+    settings: Sequence[WeightingSettings],
+    score_NXZ: np.ndarray,
+    headings: tuple[str, str] = ("P", "TTP"),
+) -> str:
+    """All settings with the scores that they are chosen by."""
     fields = [name for name in SETTING if name != "resample"]
-    measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in ("P", "TTP")]
+    measures = [f"{metric} {z}" for metric in CURVE_METRICS for z in headings]
     lines = [csv_row([*fields, *measures])]
     for setting, score_XZ in zip(settings, score_NXZ, strict=True):
         own = told(setting)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hyperparameters import Value, Values
+from feddpa_jax.laboratory.choosing import shares_of
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected, Questions
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
@@ -123,7 +124,7 @@ class Curves(NamedTuple):
 
     Attributes:
       score_CIWX: by metric X of `CURVE_METRICS`.
-      share_CIZ: each cell's part in P and in TTP.
+      share_CIZ: each cell's part in P and in TTP, or in what else settings are chosen by.
     """
 
     score_CIWX: np.ndarray
@@ -131,17 +132,16 @@ class Curves(NamedTuple):
 
 
 def make_curves(collected: Collected, tasks: Tasks, rows: slice) -> Curves:
-    """The curves of some instances, whose tasks are given."""
+    """The curves of some instances, whose tasks are given, and their parts in P and TTP."""
+    return curves_of(collected, rows, shares_of(tasks))
+
+
+def curves_of(collected: Collected, rows: slice, share_CIZ: np.ndarray) -> Curves:
+    """The curves of some instances, and their parts in two scores of any kind."""
     score_CIWX = np.stack(
         [collected.nll_CJW[:, rows], 100.0 * collected.greedy_CJW[:, rows]], axis=-1
     ).astype(np.float32)
-    own_CK = tasks.own_CK.astype(float)
-    size_K = tasks.sizes()
-    C, K = own_CK.shape
-    has_C = own_CK.any(axis=1)
-    of_own_CK = own_CK / np.maximum(own_CK.sum(axis=1, keepdims=True), 1) / max(has_C.sum(), 1)
-    share_CKZ = np.stack([of_own_CK, np.full((C, K), 1 / (C * K))], axis=-1) / size_K[:, None]
-    return Curves(score_CIWX, share_CKZ[:, tasks.task_I].astype(np.float32))
+    return Curves(score_CIWX, share_CIZ)
 
 
 def interpolate(

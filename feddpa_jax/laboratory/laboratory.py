@@ -23,7 +23,7 @@ class Laboratory:
       notes: remarks on them, in sentences.
       best: (label, settings) of every rule at its best, the best rule first.
       summary: the content of summary.json.
-      settings_csv: every setting that was tried, with its validation scores, as CSV.
+      settings_csv: every setting that was tried, with the scores that decide, as CSV.
 
     Example:
       ```

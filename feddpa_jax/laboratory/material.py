@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.adapters.dual import Adapters, is_shared
 from feddpa_jax.config import Config
+from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
+from feddpa_jax.inference.answerer import Answerer, Prompt
+from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Scorer
+from feddpa_jax.laboratory.choosing import AGREED, Choosing, How, by_client, pooled
 from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
@@ -30,11 +34,13 @@ class Material(NamedTuple):
 
     Attributes:
       setting: the clients and the test instances.
-      collected: evidence and scores of all instances, the held-out ones first.
+      collected: evidence and scores of all instances: made-up prompts that settings are chosen on,
+        if they are, then the held-out examples, then the test.
       scorer: of the base and the adapters.
       can_J: whether an instance's answer can be matched exactly.
       validation: the held-out instances.
       test: the test instances.
+      choosing: what settings are chosen by.
     """
 
     setting: Setting
@@ -43,6 +49,7 @@ class Material(NamedTuple):
     can_J: np.ndarray
     validation: Split
     test: Split
+    choosing: Choosing
 
 
 def find_material(
@@ -51,6 +58,7 @@ def find_material(
     adapters: Adapters,
     layers: tuple[int, ...],
     *,
+    choose: How,
     fresh: bool,
     folder: Path | None,
     told: OnProgress | None,
@@ -62,6 +70,7 @@ def find_material(
       prepared: base, clients, tokenized training examples.
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
+      choose: what settings are chosen by.
       fresh: compute evidence again that is there.
       folder: where evidence goes; None to write none.
       told: of answers.
@@ -73,35 +82,88 @@ def find_material(
     dreams = base_prompts(config, prepared)
     own_tokens = tuple(tuple(held_tokens[j] for j in held_H) for held_H in own_held)
     setting, _ = make_setting(config, prepared, dreams, own_tokens)
+    agreed, agreed_tokens = _agreed(config, prepared, adapters) if choose == "client" else ((), ())
+    first = len(agreed)
+    own_held = [held_H + first for held_H in own_held]
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
-        [*held_tokens, *setting.tokenized],
+        [*agreed_tokens, *held_tokens, *setting.tokenized],
         dreams,
         layers,
         own_held,
     )
     collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
-        [*held, *setting.instances],
+        [*agreed, *held, *setting.instances],
         questions.instances,
         prepared.base.tokenizer,
         config.eval.max_new_tokens,
     )
-    count = len(held)
 
-    def split(instances: tuple[Example, ...], rows: slice) -> Split:
+    def split(instances: tuple[Example, ...], start: int) -> Split:
         tasks = dataclasses.replace(setting, instances=instances).tasks()
-        return Split(rows, tasks)
+        return Split(slice(start, start + len(instances)), tasks)
 
+    validation = split(held, first)
     return Material(
         setting,
         with_matches(collected, can_J),
         scorer,
         can_J,
-        split(held, slice(0, count)),
-        split(setting.instances, slice(count, count + len(setting.instances))),
+        validation,
+        split(setting.instances, validation.rows.stop),
+        by_client(own_held, slice(0, first), slice(0, validation.rows.stop))
+        if agreed
+        else pooled(validation.tasks, validation.rows),
     )
+
+
+def _agreed(
+    config: Config, prepared: Prepared, adapters: Adapters
+) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
+    """Prompts that the base made up, with the shared adapter's answers; others than rules see.
+
+    None where clients do not share an adapter: the server sends each its own.
+    """
+    if adapters.global_C is None or not is_shared(adapters.global_C):
+        _log.warning(
+            f"choose: the clients of {config.fed.method} share no adapter to agree with; settings "
+            "are chosen on the pooled held-out examples, which no federation has"
+        )
+        return (), ()
+    prompts = dream(
+        prepared.base.model,
+        prepared.base.tokenizer,
+        TEMPLATES.find(config.data.template),
+        count=AGREED,
+        seed=(config.seed + 1) % 2**32,
+        max_length=config.data.max_length,
+    )
+    tokenizer, how = prepared.base.tokenizer, decoding(config, prepared)
+    answerer = Answerer(
+        prepared.base.model,
+        adapters,
+        stop_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=how.max_new_tokens,
+        batch_tokens=how.batch_tokens,
+    )
+    answers = answerer(
+        [
+            Prompt(0, own.tokens_T[: own.prompt_length], 1.0, 0.0, how.max_new_tokens)
+            for own in prompts
+        ]
+    )
+    examples, tokenized = [], []
+    for own, answer_T in zip(prompts, answers, strict=True):
+        prompt_T = own.tokens_T[: own.prompt_length]
+        # An answer of as many tokens as there may be need not have ended.
+        end = [tokenizer.eos_id] if len(answer_T) < how.max_new_tokens else []
+        tokens_T = np.concatenate([prompt_T, answer_T, end]).astype(np.int32)
+        tokenized.append(TokenizedExample(tokens_T, own.prompt_length))
+        examples.append(Example("", tokenizer.decode_continuation(answer_T)))
+    return tuple(examples), tuple(tokenized)
 
 
 def _validation(

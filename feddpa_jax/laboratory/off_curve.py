@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.modes import ModeWeights, instance_weights
 from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
-from feddpa_jax.laboratory.findings import Finding, Split, summarize_all
+from feddpa_jax.laboratory.findings import Finding, summarize_all
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
 from feddpa_jax.laboratory.material import Material
 from feddpa_jax.weighting.gathering import gather
@@ -79,11 +78,11 @@ def weigh_exactly(
     return found
 
 
-def score_exactly(given: Material, settings: WeightingSettings, split: Split) -> Exact:
-    """All clients' scores of a split's instances, with nothing interpolated."""
+def score_exactly(given: Material, settings: WeightingSettings, rows: slice) -> Exact:
+    """All clients' scores of some instances, with nothing interpolated."""
     questions = given.collected.questions
-    weights = weigh_exactly(given.scorer, questions, settings, split.rows)
-    instances = questions.instances[split.rows]
+    weights = weigh_exactly(given.scorer, questions, settings, rows)
+    instances = questions.instances[rows]
     clients = range(len(questions.ids))
     requests = [
         Request(c, example, *weights.at(c, i))
@@ -93,22 +92,18 @@ def score_exactly(given: Material, settings: WeightingSettings, split: Split) ->
     scores = given.scorer(requests, layers=())
     weights = weights.seen(scores.gated_IL)
     shape = (len(clients), len(instances))
-    match_CI = scores.greedy_I.reshape(shape) & given.can_J[split.rows]
+    match_CI = scores.greedy_I.reshape(shape) & given.can_J[rows]
     values = (scores.nll_I.reshape(shape), 100.0 * match_CI)
     return Exact(dict(zip(CURVE_METRICS, values, strict=True)), weights.means().local_CI)
 
 
 def score_settings(given: Material, settings: Sequence[WeightingSettings]) -> np.ndarray:
-    """P and TTP of settings on validation, [settings, X, Z], as `score_rule` gives them."""
-
-    def values(summary: Summary) -> tuple[float, float]:
-        return summary.p.value, summary.ttp.value
-
+    """What settings are chosen by, [settings, X, Z], as `score_rule` gives it."""
+    share_CIZ = given.choosing.share_CIZ.astype(np.float64)
     found = []
     for setting in settings:
-        exact = score_exactly(given, setting, given.validation)
-        summaries = summarize_all(exact.scores_CI, given.validation)
-        found.append([values(summaries[name]) for name in CURVE_METRICS])
+        scores_CI = score_exactly(given, setting, given.choosing.rows).scores_CI
+        found.append([np.einsum("ci,ciz->z", scores_CI[m], share_CIZ) for m in CURVE_METRICS])
     return np.array(found)
 
 
@@ -117,10 +112,12 @@ def find_exactly(
 ) -> Finding:
     """The scores of a setting on both splits, and the difference to the paper's rule, run alike."""
     splits = (given.validation, given.test)
-    on_validation, on_test = (score_exactly(given, settings, split) for split in splits)
-    of_paper = score_exactly(given, paper, given.test).scores_CI
+    on_validation, on_test = (score_exactly(given, settings, split.rows) for split in splits)
+    of_paper = score_exactly(given, paper, given.test.rows).scores_CI
     minus = {name: s - of_paper[name] for name, s in on_test.scores_CI.items()}
-    weight_CJ = np.concatenate([on_validation.weight_CI, on_test.weight_CI], axis=1)
+    weight_CJ = np.full(given.collected.nll_CJW.shape[:2], np.nan)
+    for split, own in zip(splits, (on_validation, on_test), strict=True):
+        weight_CJ[:, split.rows] = own.weight_CI
     return Finding(
         Candidate(label, settings, weight_CJ),
         summarize_all(on_validation.scores_CI, given.validation),

@@ -6,6 +6,7 @@ from typing import Any
 
 from feddpa_jax.files.escape import short
 from feddpa_jax.hyperparameters import Value
+from feddpa_jax.laboratory.choosing import WORDS, How
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
 
@@ -22,7 +23,9 @@ class Options:
       scales: what similarities are multiplied by.
       supports: numbers of training prompts; None: the run's, and all that a client has.
       layers: prompts are embedded after so many; None: after each quarter of the model.
-      by: the metrics that settings are chosen by on validation.
+      by: the metrics that settings are chosen by.
+      choose: "client": on what each client can know, its own held-out examples and made-up prompts;
+        "pooled": on all clients' held-out examples, which no federation has.
       exact: how many of the best rules are run exactly, beside the paper's.
       fresh: compute the evidence again.
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
@@ -34,6 +37,7 @@ class Options:
     supports: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     by: tuple[str, ...] = ("nll",)
+    choose: How = "client"
     exact: int = 2
     fresh: bool = False
     parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
@@ -61,6 +65,8 @@ class Options:
         if not self.by or not set(self.by) <= set(CURVE_METRICS):
             known = " or ".join(CURVE_METRICS)
             raise UserError(f"by: {','.join(self.by)!r} is unknown; give {known}, or both")
+        if self.choose not in WORDS:
+            raise UserError(f"choose: {self.choose!r} is unknown; give {' or '.join(WORDS)}")
         if self.exact < 0:
             raise UserError(f"exact: {self.exact} is below 0; give 0 for none")
 

@@ -22,6 +22,7 @@ from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate
+from feddpa_jax.laboratory.choosing import HEADINGS, WORDS
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
@@ -35,7 +36,7 @@ from feddpa_jax.laboratory.findings import (
     summary_of,
     to_csv,
 )
-from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, make_curves, score_rule
+from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, curves_of, score_rule
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.off_curve import find_exactly, off_curve_settings, score_settings
@@ -79,7 +80,14 @@ def search(
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
     given = find_material(
-        config, prepared, adapters, layers, fresh=options.fresh, folder=folder, told=on_progress
+        config,
+        prepared,
+        adapters,
+        layers,
+        choose=options.choose,
+        fresh=options.fresh,
+        folder=folder,
+        told=on_progress,
     )
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, given.setting.training)))
@@ -89,17 +97,15 @@ def search(
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
     _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
-    findings = _judge_all(given, paper, best)
-    run_exactly = {"paper", *(label for label, _ in best[: options.exact])}
-    if options.exact:
-        findings = [
-            dataclasses.replace(
-                finding, exact=_exact(config, prepared, adapters, given, finding, on_progress)
-            )
-            if finding.candidate.label in run_exactly and finding.candidate.settings
-            else finding
-            for finding in findings
-        ]
+    exactly = _run_exactly(best, options.exact)
+    findings = [
+        dataclasses.replace(
+            found, exact=_exact(config, prepared, adapters, given, found, on_progress)
+        )
+        if found.candidate.settings and found.candidate.label in exactly
+        else found
+        for found in _judge_all(given, paper, best)
+    ]
     errors = interpolation_error(given.collected, given.test)
     notes += describe_agreement(findings, errors)
     notes.append(note_on_the_most_common_answer(given.setting))
@@ -114,7 +120,8 @@ def search(
         about={
             "round": round_number,
             "chosen_by": list(options.by),
-            "validation_instances": given.validation.rows.stop,
+            "chosen_on": given.choosing.how,
+            "validation_instances": len(given.validation.tasks.task_I),
             "test_instances": len(given.setting.instances),
             "interpolation_error": errors,
         },
@@ -123,6 +130,11 @@ def search(
         told = {"settings.csv": table, "summary.json": to_json(content)}
         write_results(folder, told, files)
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
+
+
+def _run_exactly(best: Sequence[tuple[str, WeightingSettings]], count: int) -> set[str]:
+    """The labels of what is run exactly: the best ones, and the paper's rule beside them."""
+    return {"paper", *(label for label, _ in best[:count])} if count else set()
 
 
 def _check_adapters(config: Config, adapters: Adapters, round_number: int | None) -> None:
@@ -179,15 +191,15 @@ def _try(
     on_progress: OnProgress | None,
 ) -> tuple[list[tuple[str, WeightingSettings]], list[str], str]:
     """The best setting of every rule, the best rule first; how long it took; all as CSV."""
-    collected, validation, seed = given.collected, given.validation, paper.seed or 0
-    curves = make_curves(collected, validation.tasks, validation.rows)
+    collected, choosing, seed = given.collected, given.choosing, paper.seed or 0
+    curves = curves_of(collected, choosing.rows, choosing.share_CIZ)
     everything, scores = [], []
     start = time.perf_counter()
     with follow("trying", len(rules), "rules", on_progress) as advance:
         for rule in rules:
             if on_curve(rule):
                 settings = grid.settings(rule, seed)
-                score_NXZ = score_rule(rule, grid, collected, curves, validation.rows, seed=seed)
+                score_NXZ = score_rule(rule, grid, collected, curves, choosing.rows, seed=seed)
             else:
                 settings = off_curve_settings(rule, grid, paper)
                 score_NXZ = score_settings(given, settings)
@@ -200,12 +212,12 @@ def _try(
     best = candidates.best_of_each(everything, score_NXZ, by)
     named = " and ".join(METRICS[name].short for name in by)
     note = (
-        f"{len(everything):,} settings of {len(rules)} rules tried on validation in {seconds:.1f} "
-        f"s; chosen by the mean of P and TTP there in {named}"
+        f"{len(everything):,} settings of {len(rules)} rules tried in {seconds:.1f} s; chosen on "
+        f"{WORDS[choosing.how]}, by the mean of both in {named}"
         f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
     )
     labelled = [(f"best {told(settings.rule)}", settings) for settings in best]
-    return labelled, [note], to_csv(everything, score_NXZ)
+    return labelled, [note], to_csv(everything, score_NXZ, HEADINGS[choosing.how])
 
 
 def _judge_all(

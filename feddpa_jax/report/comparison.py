@@ -6,6 +6,7 @@ from typing import Any
 
 from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS
+from feddpa_jax.laboratory.choosing import WORDS
 from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_estimate
 
 # By metric and measure.
@@ -47,6 +48,7 @@ class Comparison:
       rules: each at the setting that was best on held-out examples.
       interpolation_error: an estimate of the most that P and TTP are off, by metric.
       chosen_by: the metrics that the settings were chosen by.
+      chosen_on: what they were chosen on, in words.
       validation_instances: how many held-out examples there were.
       test_instances: how many test instances.
     """
@@ -56,6 +58,7 @@ class Comparison:
     rules: Sequence[Rule]
     interpolation_error: Mapping[str, Mapping[str, float]]
     chosen_by: Sequence[str]
+    chosen_on: str
     validation_instances: int
     test_instances: int
 
@@ -83,6 +86,8 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
             if metric in METRICS
         },
         [name for name in summary["chosen_by"] if name in METRICS],
+        # Earlier versions had one way.
+        WORDS[summary.get("chosen_on", "pooled")],
         int(summary["validation_instances"]),
         int(summary["test_instances"]),
     )

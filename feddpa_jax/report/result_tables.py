@@ -269,7 +269,7 @@ def rule_table(label: str, comparison: Comparison) -> Table:
         value for rule in rivals for own in rule.minus_paper.values() for value in own.values()
     ]
     caption = [
-        f"Weighting rules on the test instances, {label}; chosen on held-out examples.",
+        f"Weighting rules on the test instances, {label}; chosen on {comparison.chosen_on}.",
         intervals_note(shown),
         f"In each metric, {holm_note(len(MEASURES) * len(rivals))}",
     ]

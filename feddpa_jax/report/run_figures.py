@@ -198,7 +198,7 @@ def rule_intervals(run: Run, comparison: Comparison) -> Drawing:
     ]
     return Drawing(
         f"rules_{run.label}",
-        "NLL of every rule at the setting that was best on held-out examples; left is better. "
+        "NLL of every rule at the setting that was chosen; left is better. "
         "Bars: 95 % intervals over test instances. Blue: run again exactly. Bounds know what no "
         "client knows beforehand.",
         lambda width: figures.intervals(

@@ -39,7 +39,8 @@ def test_weigh(run_dir, tmp_path, monkeypatch, capsys):
     rule = "def gate(query_BD, dream_ND):\n    return 0.25 + 0 * query_BD[:, 0]\n"
     (tmp_path / "my_rules.py").write_text(rule, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--layers", "1"]
+    command = ["weigh", "--run-dir", str(run_dir), "--scales", "0.5,1", "--choose", "pooled"]
+    command += ["--layers", "1"]
     rules = ["--rules", "cosine,calibrated,my_rules.py:gate", "--exact", "1"]
     assert main([*command, *rules]) == 0
     out = capsys.readouterr().out
@@ -97,6 +98,7 @@ def test_rules_whose_scores_lie_on_no_curve(run_dir, capsys):
     """They are run exactly: what an evaluation gives, and the same difference to the paper's."""
     rules = ["layerwise", "least_entropy"]
     command = ["weigh", "--run-dir", str(run_dir), "--rules", ",".join(rules), "--scales", "0.5"]
+    command += ["--choose", "pooled"]
     values = ["--parameters", "least_entropy: {steps: [1, 2]}"]
     assert main([*command, "--layers", "1", "--exact", "0", "--fresh", *values]) == 0
     content = json.loads((run_dir / "weigh" / "summary.json").read_text())

@@ -13,7 +13,8 @@ from feddpa_jax.types import UserError
 def given(**values: str | int) -> argparse.Namespace:
     """The command's arguments, as argparse leaves them."""
     left_out = dict.fromkeys(("rules", "scales", "supports", "layers", "parameters"))
-    return argparse.Namespace(**{**left_out, "by": "nll", "exact": 2, "fresh": False, **values})
+    others = {"by": "nll", "choose": "client", "exact": 2, "fresh": False}
+    return argparse.Namespace(**{**left_out, **others, **values})
 
 
 def test_what_is_left_out_is_the_default():

@@ -12,6 +12,7 @@ PACKAGE = Path(feddpa_jax.__path__[0])
 # scored anew every time; what only tells people, reads settings, or checks.
 APART = {
     *("weighting/weights.py", "weighting/rule.py", "weighting/rules", "weighting/descent.py"),
+    "weighting/alone.py",
     *(
         "progress.py",
         "registry.py",

@@ -188,7 +188,7 @@ def test_what_is_said_of_comparisons(make_run):
     page = page_of(one, two)
     assert "Evaluated on 6 test instances." in page
     assert "Not set against" not in page
-    assert "Chosen by response NLL and exact match on 16 held-out examples" in page
+    assert "Chosen by response NLL and exact match on the pooled held-out examples" in page
     assert "response NLL 0.020 in P and 0.010 in TTP; exact match 3.5 in P and 2.5 in TTP" in page
     file = two / "eval" / "instances.jsonl"
     lines = file.read_text().splitlines(keepends=True)

@@ -1,0 +1,86 @@
+"""What weighting settings are chosen by: what each client can know, or everybody's examples.
+
+A client has examples of its own that it held out, with their answers. Of other tasks it has neither
+prompts nor answers; but it has the base, which makes up prompts when it is given the template, and
+the adapter that all clients share, which is what it would best answer foreign prompts with. So for
+C clients, H_c held-out examples of client c, and N made-up prompts whose answers are the shared
+adapter's own (greedy):
+
+    own     = mean over c of the mean over the H_c of their scores
+    foreign = mean over c of the mean over the N of their scores
+
+"client" chooses by the mean of both. "pooled" scores every client on all clients' held-out examples
+and chooses by the mean of P and TTP there, which nobody in a federation could: it tells what a
+choice with foreign answers at hand would reach.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from feddpa_jax.evaluate.personalization import Tasks, shares
+
+How = Literal["client", "pooled"]
+# How many made-up prompts settings are chosen on. The rules see others (see `DREAMS`).
+AGREED = 16
+# What settings are scored by, in the places of P and TTP.
+HEADINGS: dict[How, tuple[str, str]] = {"client": ("own", "foreign"), "pooled": ("P", "TTP")}
+WORDS: dict[How, str] = {
+    "client": "each client's own held-out examples, and agreement with the shared adapter on "
+    "prompts made up by the base",
+    "pooled": "the pooled held-out examples of all clients, which no federation has",
+}
+
+
+class Choosing(NamedTuple):
+    """What settings are chosen by.
+
+    Attributes:
+      how: see above.
+      rows: the instances that count, among all.
+      share_CIZ: each one's part in the two scores whose mean decides, by client.
+    """
+
+    how: How
+    rows: slice
+    share_CIZ: np.ndarray
+
+
+def pooled(tasks: Tasks, rows: slice) -> Choosing:
+    """Every client on everybody's held-out examples.
+
+    Args:
+      tasks: of the held-out examples.
+      rows: where they are.
+    """
+    return Choosing("pooled", rows, shares_of(tasks))
+
+
+def by_client(own: Sequence[np.ndarray], made_up: slice, rows: slice) -> Choosing:
+    """Each client on its own held-out examples, and on made-up prompts.
+
+    Args:
+      own: where each client's own are among all instances; clients without any do not count.
+      made_up: where the made-up prompts are.
+      rows: which holds both.
+
+    >>> by_client([np.array([2]), np.array([3, 4])], slice(0, 2), slice(0, 5)).share_CIZ[..., 0]
+    array([[0.  , 0.  , 0.5 , 0.  , 0.  ],
+           [0.  , 0.  , 0.  , 0.25, 0.25]], dtype=float32)
+    """
+    share_CIZ = np.zeros((len(own), rows.stop - rows.start, 2), np.float32)
+    able = sum(bool(len(held_H)) for held_H in own)
+    for c, held_H in enumerate(own):
+        if len(held_H):
+            share_CIZ[c, held_H - rows.start, 0] = 1 / (able * len(held_H))
+    count = made_up.stop - made_up.start
+    share_CIZ[:, made_up.start - rows.start : made_up.stop - rows.start, 1] = 1 / (len(own) * count)
+    return Choosing("client", rows, share_CIZ)
+
+
+def shares_of(tasks: Tasks) -> np.ndarray:
+    """Each cell's part in P and in TTP, float32 [C, I, 2]."""
+    found = shares(tasks.own_CK)
+    share_CKZ = np.stack([found["P"], found["TTP"]], axis=-1) / tasks.sizes()[:, None]
+    return share_CKZ[:, tasks.task_I].astype(np.float32)
