@@ -120,7 +120,7 @@ def results_table(trained: Trained) -> str:
         "what the method answers with. ROUGE-1 and exact match: higher is better; NLL of the "
         "response in nats: lower is better."
     )
-    note = " ".join([note, *missing_notes(shown)])
+    note = " ".join([note, *map(markdown, missing_notes(shown))])
     wordless = without_words_note(trained.summary.get("targets_without_words", 0))
     if wordless and "rouge1" in metrics:
         note += f" {wordless}"
