@@ -61,6 +61,7 @@ def trained(summary=SUMMARY) -> Trained:
     base = SimpleNamespace(
         folder=None,
         fingerprint="f00",
+        precision=lambda: "bfloat16, converted from a GGUF file of Q4_1",
         model=SimpleNamespace(dtype="float32"),
         hf_config=None,
         tokenizer=SimpleNamespace(stop_ids=(7, 2)),

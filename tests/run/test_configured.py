@@ -56,7 +56,7 @@ def test_every_field_reaches_the_training_data(prepared: Prepared):
     assert data.examples == prepared.training
     expected = {
         **{"seed": 3, "epochs": 7, "batch_size": 6, "micro_batch_size": 2, "shuffle": False},
-        **{"participation": 0.25, "clients_per_step": 3, "block_tokens": 640, "shards": 8},
+        **{"participation": 0.25, "clients_per_step": 3, "block_tokens": 640, "shards": 2},
     }
     assert {name: getattr(data, name) for name in expected} == expected
 

@@ -49,7 +49,15 @@ ENTRIES = [
             'for side, cells in (("foreign", own_CI), ("own", ~own_CI))',
         ),
         ("QUANTILES = (0.05, 0.25", "QUANTILES = (0.0, 0.25"),
-        ('for z in ("P", "TTP")]\n    lines', 'for z in ("TTP", "P")]\n    lines'),
+        ("for z in headings]", "for z in headings[::-1]]"),
+    ),
+    *edits(
+        "laboratory/choosing.py",
+        "laboratory/test_choosing.py",
+        ("1 / (able * len(held_H))", "1 / (len(own) * len(held_H))"),
+        ("1 / (len(own) * count)", "1 / count"),
+        ("tasks.sizes()[:, None]", "tasks.sizes().mean()"),
+        ('[found["P"], found["TTP"]]', '[found["TTP"], found["P"]]'),
     ),
     *edits(
         "laboratory/standing.py",
@@ -76,9 +84,6 @@ ENTRIES = [
             "collected.nll_CJW[:, rows], 100.0 * collected.greedy_CJW[:, rows]",
             "collected.nll_CJW[:, rows], 1.0 * collected.greedy_CJW[:, rows]",
         ),
-        ("/ size_K[:, None]", "/ size_K.mean()"),
-        ("[of_own_CK, np.full((C, K), 1 / (C * K))]", "[np.full((C, K), 1 / (C * K)), of_own_CK]"),
-        ("/ np.maximum(own_CK.sum(axis=1, keepdims=True), 1)", ""),
         ("(at(low_B + 1) - at(low_B))", "(at(low_B) - at(low_B + 1))"),
         ("jnp.floor(weight_B * steps)", "jnp.round(weight_B * steps)"),
         ('side == "local") for scale', 'side == "global") for scale'),
@@ -124,9 +129,8 @@ ENTRIES = [
     *edits(
         "laboratory/material.py",
         "e2e/test_weigh.py",
-        ("split(held, slice(0, count))", "split(held, slice(1, count + 1))"),
-        ("slice(count, count + len(setting.instances))", "slice(0, len(setting.instances))"),
-        ("[*held_tokens, *setting.tokenized]", "[*setting.tokenized, *held_tokens]"),
+        ("split(setting.instances, validation.rows.stop)", "split(setting.instances, first)"),
+        ("[*agreed_tokens, *held_tokens", "[*held_tokens, *agreed_tokens"),
         ("tuple(held[i] for i in found.kept)", "held[:1]"),
     ),
     *edits(

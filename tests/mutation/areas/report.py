@@ -92,10 +92,10 @@ ENTRIES = [
         "report/test_result_tables.py",
         ('(f"{name}, low", [span.low', '(f"{name}, low", [span.high'),
         (
-            "[values[measure] for _, _, values, _ in found]",
-            '[values["P"] for _, _, values, _ in found]',
+            "[row.estimates[measure] for row in rows]",
+            '[row.estimates["P"] for row in rows]',
         ),
-        ("mode == run.evaluation.answers_with())\n", "mode != run.evaluation.answers_with())\n"),
+        ("mode == run.evaluation.answers_with(),", "mode != run.evaluation.answers_with(),"),
         ("found = differences(run, runs[0])", "found = differences(runs[0], run)"),
         ("getattr(found[metric], measure.lower())", "found[metric].p"),
         ("[rule.minus_paper for rule in rules]", "[rule.test for rule in rules]"),
