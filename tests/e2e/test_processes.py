@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 RUN = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--data.max_length", "256"),
     *("--data.max_train", "4", "--data.max_test", "1", "--lora.rank", "2"),
+    *("--data.validation", "1"),
     *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.local_epochs", "1"),
     *("--fed.rounds", "2", "--fed.participation", "0.5", "--fed.learning_rate", "0.001"),
 ]
@@ -99,7 +100,8 @@ def results(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
     }
     state = flatten_dict(read(folder / "00001"), sep=".")
     adapters |= {name: np.asarray(array) for name, array in state.items()}
-    return adapters, [line["phases"] for line in lines]
+    held_out = [{"held out": {"all": {"loss": line["validation_loss"]}}} for line in lines]
+    return adapters, [line["phases"] | own for line, own in zip(lines, held_out, strict=True)]
 
 
 def same(one: Path, other: Path) -> None:
