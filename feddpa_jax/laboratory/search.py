@@ -91,9 +91,7 @@ def search(
     )
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, given.setting.training)))
-    unused = [name for name in options.parameters if name not in rules]
-    if unused:
-        raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
+    _check_parameters(options, rules)
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
     _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
@@ -107,9 +105,7 @@ def search(
         for found in _judge_all(given, paper, best)
     ]
     errors = interpolation_error(given.collected, given.test)
-    notes += describe_agreement(findings, errors)
-    notes.append(note_on_the_most_common_answer(given.setting))
-    notes += notes_on_rouge(findings, [example.output for example in given.setting.instances])
+    notes += _remarks(given, findings, errors)
     if folder is not None:
         run_dir = shlex.quote(str(folder.parent))
         notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
@@ -130,6 +126,25 @@ def search(
         told = {"settings.csv": table, "summary.json": to_json(content)}
         write_results(folder, told, files)
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
+
+
+def _check_parameters(options: Options, rules: Sequence[str]) -> None:
+    """Refuses values of hyperparameters of rules that are not tried."""
+    unused = [name for name in options.parameters if name not in rules]
+    if unused:
+        raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
+
+
+def _remarks(
+    given: Material, findings: Sequence[Finding], errors: dict[str, dict[str, float]]
+) -> list[str]:
+    """What the numbers are worth."""
+    targets = [example.output for example in given.setting.instances]
+    return [
+        *describe_agreement(findings, errors),
+        note_on_the_most_common_answer(given.setting),
+        *notes_on_rouge(findings, targets),
+    ]
 
 
 def _run_exactly(best: Sequence[tuple[str, WeightingSettings]], count: int) -> set[str]:
