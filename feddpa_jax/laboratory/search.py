@@ -123,8 +123,7 @@ def search(
         },
     )
     if folder is not None:
-        told = {"settings.csv": table, "summary.json": to_json(content)}
-        write_results(folder, told, files)
+        write_results(folder, {"settings.csv": table, "summary.json": to_json(content)}, files)
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
 
 
