@@ -20,7 +20,7 @@ from fsspec.spec import AbstractFileSystem
 
 # By name, with the bucket's in front.
 OBJECTS: dict[str, bytes] = {}
-# Told of every write and removal before it is done.
+# Called with every write and removal before it is done.
 WATCH: list[Callable[[str, str], None]] = []
 
 

@@ -48,7 +48,7 @@ def joined() -> bool:
 
 
 def several() -> bool:
-    """Whether there are others."""
+    """Whether other processes take part."""
     import jax
 
     return jax.process_count() > 1

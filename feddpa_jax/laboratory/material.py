@@ -122,7 +122,7 @@ def find_material(
 def _agreed(
     config: Config, prepared: Prepared, adapters: Adapters
 ) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
-    """Prompts that the base made up, with the shared adapter's answers; others than rules see.
+    """Prompts that the base made up, with the shared adapter's answers; rules see other ones.
 
     None where clients do not share an adapter: the server sends each its own.
     """

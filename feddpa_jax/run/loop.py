@@ -23,7 +23,7 @@ from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
 from feddpa_jax.run.recording import record, saving
 from feddpa_jax.run.round import Round, metrics_line, told_losses
-from feddpa_jax.run.validation import validation_loss
+from feddpa_jax.run.validation import judges, validation_loss
 from feddpa_jax.training.engine import NonFiniteError
 from feddpa_jax.training.memory import plan_memory
 from feddpa_jax.training.rounds import TrainingData
@@ -90,7 +90,7 @@ def play(
     federation = make_federation(config, prepared, run, lambda real, computed: progress[-1](real))
     method, lora = make_method(config, prepared), make_lora(config, prepared)
     data = training_data(config, prepared)
-    shapes = data.shapes(config.fed.rounds)
+    shapes, judging = data.shapes(config.fed.rounds), judges(data, config.seed)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
     _log.info(
         f"{config.fed.method}: {len(data.names)} clients, {_rounds(config)}, blocks of "
@@ -109,8 +109,9 @@ def play(
             phases = method.phases_of(number, config.fed.rounds)
             before = method.phases_of(number - 1, config.fed.rounds) if number else None
             moved = traffic(method, lora, phases, participants(config, data, number), before)
-            held_out = validation_loss(config, method, federation, data, shapes, state)
-            line = metrics_line(number, metrics, moved, time.perf_counter() - began, held_out)
+            spent = time.perf_counter() - began
+            loss = validation_loss(config, method, federation, data, shapes, judging, state)
+            line = metrics_line(number, metrics, moved, spent, loss)
             advance(0, f"round {number + 1}: {told_losses(line)}")
             if run is not None and saver is not None:
                 record(saver, known, run, number, state, line)

@@ -32,7 +32,8 @@ def judges(data: TrainingData, seed: int) -> np.ndarray:
     Each draws a number that depends on its own name and the seed alone.
     """
     able = [client for client in range(len(data.names)) if data.held_out(client)]
-    draws = [np.random.default_rng([seed, data.ids[client], 3]).random() for client in able]
+    ids = data.ids
+    draws = [np.random.default_rng([seed, ids[client], 3]).random() for client in able]
     return np.sort(np.array(able, np.int32)[np.argsort(draws, kind="stable")[:JUDGES]])
 
 
@@ -42,6 +43,7 @@ def validation_loss(
     federation: Federation,
     data: TrainingData,
     shapes: Sequence[BlockShape],
+    members: np.ndarray,
     state: FedState,
 ) -> float | None:
     """The mean over clients of the mean loss of their held-out examples, in nats a response token.
@@ -53,12 +55,12 @@ def validation_loss(
       federation: the clients, and what computes losses.
       data: the clients' held-out examples.
       shapes: the run's block shapes.
+      members: the clients that judge (see `judges`).
       state: after the round.
 
     Returns:
       None where no client held anything out.
     """
-    members = judges(data, config.seed)
     if not len(members):
         return None
     most = max(len(data.held_out(client)) for client in members.tolist())

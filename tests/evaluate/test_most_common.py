@@ -9,8 +9,6 @@ import feddpa_jax as fd
 from feddpa_jax.evaluate.most_common import most_common_answers, most_common_scores
 from feddpa_jax.types import Client, Example
 
-DATA = Path(__file__).parents[3] / "shared/data/feddpa_flan/dataset1"
-
 
 def example(answer: str, task: str) -> Example:
     return Example("What?", answer, task=task)
@@ -38,11 +36,9 @@ def test_by_hand():
     assert found["exact_match"].tolist() == [50, 50, 50, 100, 0, 0, 100, 100]
 
 
-def test_of_the_papers_data():
+def test_of_the_papers_data(shared_data: Path):
     """Training answers are balanced there, test answers are not."""
-    if not DATA.is_dir():
-        pytest.skip(f"the paper's data are not at {DATA}")
-    data = fd.load_federation(str(DATA))
+    data = fd.load_federation(str(shared_data / "dataset1"))
     score_I = most_common_scores(data.clients, data.test, ["exact_match"])["exact_match"]
     task_I = np.array([own.task for own in data.test])
     means = {task: float(score_I[task_I == task].mean()) for task in set(task_I.tolist())}

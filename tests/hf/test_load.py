@@ -342,10 +342,9 @@ def test_gemma3_without_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_gemma3():
     """The real file, where it is: the loss that transformers gave for it, once, in float32."""
-    try:
-        base = load_base("gemma3-270m", "float32")
-    except UserError as error:
-        pytest.skip(str(error))
+    if not Path(sys.prefix, "share", "feddpa_jax", "gemma-3-270m-q4_k_m.gguf").exists():
+        pytest.skip("Gemma 3 270M is not there: bash launch/gemma3.sh gets its 253 MB")
+    base = load_base("gemma3-270m", "float32")
     assert base.precision().startswith("float32, converted from a GGUF file of ")
     tokens = base.tokenizer.encode(
         "The capital of France is Paris, and the capital of Italy is Rome."

@@ -14,7 +14,7 @@ class Edit(NamedTuple):
     Attributes:
       old: text that stands in the file exactly once.
       new: what stands there instead.
-      tests: where they are others than the rest of the file's, as in `Mutant`.
+      tests: where they differ from the rest of the file's, as in `Mutant`.
       survives: why no test can notice it; empty where one should.
     """
 
