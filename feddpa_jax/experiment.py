@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.folders import check_made
@@ -30,6 +32,7 @@ from feddpa_jax.run.opening import (
     check_named,
     checked,
     folder_of,
+    last_saved,
     named_adapters,
     reread,
     restored,
@@ -119,6 +122,7 @@ class Experiment(Outcome):
         self._session = Session(config, run)
         self._named: Adapters | None = None
         self._restored: tuple[Adapters, int] | None = None
+        self._opened: Start | None = None
         self._rounds: Callable[[], Generator[Round] | None] = lambda: None
 
     @classmethod
@@ -249,19 +253,26 @@ class Experiment(Outcome):
         start = self._start or last_or_fresh(self.config, self.prepared, self.run)
         return start.state
 
-    def _adapters(self) -> tuple[Adapters, int | None]:
+    def _adapters(self, members: np.ndarray | None = None) -> tuple[Adapters, int | None]:
         """The adapters, and the round that they come from."""
         self._check_everyone()
         if self._named is not None:
-            return self._named, None
+            return self._named if members is None else self._named.of(members), None
         if self._start is None and self.run is not None:
+            if members is not None:
+                if self._opened is None:
+                    self._opened = last_saved(self.config, self.prepared, self.run, self._step)
+                start = self._opened
+                found = at_hand(self.config, self.prepared, start.state, members)
+                return found, start.rounds - 1
             if self._restored is None:
                 self._restored = restored(self.config, self.prepared, self.run, self._step)
             return self._restored
         state = self.state
         assert self._start is not None
         rounds = self._start.rounds
-        return at_hand(self.config, self.prepared, state), rounds - 1 if rounds else None
+        found = at_hand(self.config, self.prepared, state, members)
+        return found, rounds - 1 if rounds else None
 
     def _check_everyone(self) -> None:
         """Refuses what rests on clients that were not read."""

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.devices.processes import several
+from feddpa_jax.evaluate.groups import AT_ONCE
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.prompt import Weight
 from feddpa_jax.evaluate.results import Evaluation
@@ -28,7 +31,7 @@ from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.search import search
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
-from feddpa_jax.run.evaluating import evaluate_config
+from feddpa_jax.run.evaluating import evaluate_config, evaluated_clients
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, make_method
 from feddpa_jax.run.opening import check_modes
@@ -65,8 +68,12 @@ class Outcome(abc.ABC):
     on_progress: OnProgress | None
 
     @abc.abstractmethod
-    def _adapters(self) -> tuple[Adapters, int | None]:
-        """The adapters, all clients' in memory, and the round that they are from."""
+    def _adapters(self, members: np.ndarray | None = None) -> tuple[Adapters, int | None]:
+        """The adapters of some clients, by index, in memory, and the round that they are from.
+
+        Args:
+          members: the clients; None: all.
+        """
 
     @abc.abstractmethod
     def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
@@ -89,7 +96,8 @@ class Outcome(abc.ABC):
     @property
     def answers_with(self) -> str:
         """The mode that the method is judged by; the last possible one if that is not possible."""
-        possible = available_modes(self._adapters()[0])
+        few = np.arange(1) if len(self.prepared.names) > AT_ONCE else None
+        possible = available_modes(self._adapters(few)[0])
         wanted = METHODS.find(self.config.fed.method).answers_with
         return wanted if wanted in possible else possible[-1]
 
@@ -102,7 +110,10 @@ class Outcome(abc.ABC):
 
     def _of(self, client: str) -> Adapters:
         """What a client answers with, with leading axes of 1."""
-        return self.adapters.of(place_of(self.prepared, client))
+        place = place_of(self.prepared, client)
+        if len(self.prepared.names) > AT_ONCE:
+            return self._adapters(np.array([place]))[0]
+        return self.adapters.of(place)
 
     def evaluate(
         self,
@@ -134,7 +145,8 @@ class Outcome(abc.ABC):
         changes = {name: listed(value) for name, value in changes.items() if value is not None}
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **changes))
         check_modes(config)
-        adapters, number = self._adapters()
+        members = evaluated_clients(config, self.prepared.names)
+        _, number = self._adapters(None if members is None else members[:1])
         answers_with = self.answers_with
         with contextlib.ExitStack() as held:
             self._folder_for_evaluation(held)
@@ -144,7 +156,8 @@ class Outcome(abc.ABC):
             found = evaluate_config(
                 config,
                 self.prepared,
-                adapters,
+                lambda members: self._adapters(members)[0],
+                members,
                 answers_with=answers_with,
                 round_number=number,
                 folder=self.run and self.run.evaluation,
@@ -248,14 +261,15 @@ class Outcome(abc.ABC):
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),
         )
-        adapters, number = self._adapters()
+        members = evaluated_clients(self.config, self.prepared.names)
+        adapters, number = self._adapters(members)
         folder = None if self.run is None else self.run.path / LABORATORY
         with contextlib.ExitStack() as held:
             if folder is not None:
                 held.enter_context(hold(folder, "wait for it", _log.warning))
             return search(
                 self.config,
-                self.prepared,
+                self.prepared if members is None else self.prepared.of(members),
                 adapters,
                 options,
                 round_number=number,

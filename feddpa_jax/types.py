@@ -13,6 +13,7 @@ Trees carry their leading axes only: `local_C` is a tree whose leaves all start 
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,16 @@ class Client:
         return tuple(sorted({example.task for example in self.train}))
 
 
+class ClientSequence(Sequence[Client]):
+    """Clients that are read as they are asked for.
+
+    Attributes:
+      names: the clients' names, in order.
+    """
+
+    names: tuple[str, ...]
+
+
 def client_id(name: str) -> int:
     """A number that follows from a client's name alone; its randomness follows from it."""
     return zlib.crc32(name.encode())
@@ -98,7 +109,8 @@ class Federation:
     """All clients, and the test instances of all tasks together.
 
     Attributes:
-      clients: the clients, whose names differ.
+      clients: the clients, whose names differ; any iterable, kept as a tuple unless it is a
+        `ClientSequence`, which reads clients as they are asked for.
       test: instances, each with the name of its task.
       source: where they were loaded from; None for a federation that was made in memory.
 
@@ -107,14 +119,22 @@ class Federation:
     ('greet',)
     """
 
-    clients: tuple[Client, ...]
+    clients: Sequence[Client]
     test: tuple[Example, ...] = ()
     source: Source | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Makes tuples of lists."""
-        object.__setattr__(self, "clients", tuple(self.clients))
+        if not isinstance(self.clients, ClientSequence):
+            object.__setattr__(self, "clients", tuple(self.clients))
         object.__setattr__(self, "test", tuple(self.test))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names."""
+        if isinstance(self.clients, ClientSequence):
+            return self.clients.names
+        return tuple(client.name for client in self.clients)
 
 
 class TokenizedExample(NamedTuple):

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.lora import Adapter, Branch, BranchWeight
@@ -43,16 +44,17 @@ class Adapters(NamedTuple):
     scale: float
     others: Mapping[str, Adapter] = MappingProxyType({})
 
-    def of(self, client: int) -> "Adapters":
-        """One client's, with leading axes of 1."""
+    def of(self, client: int | np.ndarray) -> "Adapters":
+        """One client's, with leading axes of 1, or those of c clients, with leading axes of c."""
+        members = np.atleast_1d(client)
 
-        def one(bank: Adapter | None) -> Adapter | None:
+        def some(bank: Adapter | None) -> Adapter | None:
             return bank and jax.tree.map(
-                lambda leaf: leaf if leaf.shape[0] == 1 else leaf[client : client + 1], bank
+                lambda leaf: leaf if leaf.shape[0] == 1 else leaf[members], bank
             )
 
-        others = {mode: cast(Adapter, one(bank)) for mode, bank in self.others.items()}
-        return Adapters(one(self.global_C), one(self.local_C), self.scale, others)
+        others = {mode: cast(Adapter, some(bank)) for mode, bank in self.others.items()}
+        return Adapters(some(self.global_C), some(self.local_C), self.scale, others)
 
 
 def is_shared(bank: Adapter | None) -> bool:

@@ -63,6 +63,10 @@ class DataSection:
             "separate: prompt and response each alone; joint: as one text, as in the released code"
         ),
     ] = "separate"
+    cache: Annotated[
+        Literal["auto", "on", "off"],
+        doc("read data once into a cache of Arrow files and open them there; auto: large data"),
+    ] = "auto"
     max_length: Annotated[Count, doc("maximum number of tokens of an example; the rest is cut")] = (
         512
     )
@@ -215,6 +219,9 @@ class EvalSection:
             "some of base, global, local, fixed, instance, and the method's own; null: all that "
             "there are"
         ),
+    ] = None
+    clients: Annotated[
+        Count | None, doc("number of clients that are evaluated, drawn by the seed; null: all")
     ] = None
     batch_tokens: Annotated[
         Count | None, doc("maximum number of tokens computed at once; null: suited to the device")

@@ -3,15 +3,22 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
-import numpy as np
 from annotated_types import Ge
 
 from feddpa_jax.checked_settings import Count, check_value
+from feddpa_jax.data.client_folders import (
+    FOLDER,
+    client_folders,
+    read_client,
+    refuse_beside_clients,
+    with_tests,
+)
 from feddpa_jax.data.hub import load_hub, user_path
+from feddpa_jax.data.opened import Cache, open_population
 from feddpa_jax.data.records import (
     check_client_name,
     read_json_lines,
@@ -19,9 +26,10 @@ from feddpa_jax.data.records import (
     to_example,
 )
 from feddpa_jax.data.sample import sample_federation
-from feddpa_jax.data.strays import is_of_system, refuse_strays
+from feddpa_jax.data.selection import Selection, some_per_task
+from feddpa_jax.data.strays import refuse_strays
 from feddpa_jax.files.escape import short
-from feddpa_jax.types import Client, Example, Federation, Source, UserError, client_id
+from feddpa_jax.types import Client, Example, Federation, Source, UserError
 
 # What `data.path` says of a federation that was made in memory.
 IN_MEMORY = "in memory"
@@ -34,8 +42,9 @@ def load_federation(
     max_train: int | None = None,
     validation: int = 0,
     max_test: int | None = None,
+    cache: Cache = "auto",
 ) -> Federation:
-    """Loads all clients and test instances.
+    """Loads all clients and test instances; large data are opened, and read client by client.
 
     Args:
       path: one of
@@ -43,11 +52,14 @@ def load_federation(
         - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout;
           clients are named client_0, client_1, ...), or its `<N>` folder;
         - a folder with `clients/<name>/train.jsonl` and optionally `test.jsonl`;
-        - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`).
+        - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`);
+        - a folder that `write_population` wrote.
       seed: of the sample, and of the choices that `max_train`, `validation` and `max_test` make.
       max_train: most examples per client, chosen by its name and the seed.
       validation: how many of these each client holds out, chosen in the same way.
       max_test: most test instances per task, chosen by its name and the seed.
+      cache: whether the data are read once into a cache of Arrow files and opened from there, which
+        takes a moment and little memory (`data.opened`); "auto": large data are.
 
     Raises:
       UserError: anything wrong with the data, naming file and line.
@@ -65,7 +77,13 @@ def load_federation(
     check_value("data.max_train", Optional[Count], max_train)  # noqa: UP045
     check_value("data.validation", Annotated[int, Ge(0)], validation)
     check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
+    selection = Selection(max_train, validation, seed)
+    source = Source(path, seed, max_train, validation, max_test)
     try:
+        population = None if path == "sample" else open_population(path, cache)
+        if population is not None:
+            test = some_per_task(population.test(), max_test, seed)
+            return Federation(population.choosing(selection), test, source)
         if path == "sample":
             federation = sample_federation(seed)
         elif path.startswith("hf:"):
@@ -77,16 +95,9 @@ def load_federation(
         raise UserError(f"data.path: {short(path)}: cannot be read: {error.strerror}") from None
     _check(federation, f"data.path: {path}")
     return Federation(
-        clients=tuple(
-            _hold_out(
-                Client(client.name, _some(client.train, max_train, seed, client.name)),
-                validation,
-                seed,
-            )
-            for client in federation.clients
-        ),
-        test=_some_per_task(federation.test, max_test, seed),
-        source=Source(path, seed, max_train, validation, max_test),
+        clients=tuple(selection.of(client.name, client.train) for client in federation.clients),
+        test=some_per_task(federation.test, max_test, seed),
+        source=source,
     )
 
 
@@ -96,9 +107,11 @@ def _load_folder(folder: Path) -> Federation:
     if not folder.is_dir():
         raise UserError(f"data.path: {folder} is not a folder")
     numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
-    if (folder / "clients").is_dir():
-        _refuse_beside_clients(folder, ("test", "local"), all_lines=False)
-        return _client_folders(folder / "clients")
+    if (folder / FOLDER).is_dir():
+        refuse_beside_clients(folder, ("test", "local"), all_lines=False)
+        found = list(client_folders(folder / FOLDER))
+        test = tuple(example for _, tests in found for example in tests)
+        return Federation(tuple(client for client, _ in found), test)
     if os.path.lexists(folder / "local_training_0.json"):
         if inner := [p for p in numbered if (p / "local_training_0.json").is_file()]:
             raise UserError(
@@ -153,7 +166,8 @@ def _paper_layout(folder: Path) -> Federation:
             "rename the folder or take the others out"
         )
     clients = tuple(
-        _client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list) for k in numbers
+        read_client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list)
+        for k in numbers
     )
     # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
     places = (named.parent, named) if _is_number(named.name) else (named,)
@@ -162,51 +176,12 @@ def _paper_layout(folder: Path) -> Federation:
     return Federation(clients, tuple(example for file in files for example in _tests(file)))
 
 
-def _client(name: str, file: Path, read: Callable[..., tuple[Example, ...]]) -> Client:
-    train = read(file, task=name)
-    if not train:
-        raise UserError(f"{file}: client {name!r} has no training example; add some or remove it")
-    return Client(name, train)
-
-
 def _tests(file: Path) -> tuple[Example, ...]:
     examples = read_json_lines(file)
     for number, example in enumerate(examples, start=1):
         if not example.task:
             raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
-    return _some_tests(file, examples)
-
-
-def _some_tests(file: Path, examples: tuple[Example, ...]) -> tuple[Example, ...]:
-    if not examples:
-        raise UserError(f"{file}: holds no test instance; add some or remove the file")
-    return examples
-
-
-def _refuse_beside_clients(folder: Path, words: Sequence[str], *, all_lines: bool) -> None:
-    remedy = "records go into clients/<name>/; move or remove it"
-    refuse_strays(folder, lambda _: False, remedy, words=words, all_lines=all_lines)
-
-
-def _client_folders(folder: Path) -> Federation:
-    clients, test = [], []
-    _refuse_beside_clients(folder, ("train", "test"), all_lines=True)
-    for place in sorted(p for p in folder.iterdir() if p.is_dir() and not is_of_system(p.name)):
-        name = check_client_name(place.name, str(folder))
-        refuse_strays(
-            place,
-            lambda file: file in ("train.jsonl", "test.jsonl"),
-            "a client's files are train.jsonl and test.jsonl; rename or remove it",
-            words=("train", "test"),
-            all_lines=True,
-        )
-        train, tests = place / "train.jsonl", place / "test.jsonl"
-        if not os.path.lexists(train):
-            raise UserError(f"{place}: no train.jsonl; every client needs one")
-        clients.append(_client(name, train, read_json_lines))
-        if os.path.lexists(tests):
-            test += _some_tests(tests, read_json_lines(tests, task=name))
-    return Federation(tuple(clients), tuple(test))
+    return with_tests(file, examples)
 
 
 def check_made(federation: Federation) -> None:
@@ -250,41 +225,3 @@ def _check(federation: Federation, where: str) -> None:
         if folded in seen:
             raise UserError(f"{where}: client {client.name!r} is there twice ({seen[folded]!r})")
         seen[folded] = client.name
-
-
-def _some(
-    examples: tuple[Example, ...], most: int | None, seed: int, name: str
-) -> tuple[Example, ...]:
-    if most is None or len(examples) <= most:
-        return examples
-    rng = np.random.default_rng([seed, client_id(name)])
-    return tuple(examples[i] for i in np.sort(rng.permutation(len(examples))[:most]))
-
-
-def _hold_out(client: Client, validation: int, seed: int) -> Client:
-    """The client with `validation` of its examples set aside; both parts keep their order."""
-    count = len(client.train)
-    if count <= validation:
-        raise UserError(
-            f"data.validation: client {client.name!r} has {count} training examples, and "
-            f"{validation} held out leave none to train on; lower it below {count}"
-        )
-    # 1 sets this draw apart from that of `max_train`.
-    rng = np.random.default_rng([seed, client_id(client.name), 1])
-    held = set(rng.permutation(count)[:validation].tolist())
-    return Client(
-        client.name,
-        tuple(e for i, e in enumerate(client.train) if i not in held),
-        tuple(client.train[i] for i in sorted(held)),
-    )
-
-
-def _some_per_task(
-    examples: tuple[Example, ...], most: int | None, seed: int
-) -> tuple[Example, ...]:
-    kept = {
-        id(example)
-        for task in {example.task for example in examples}
-        for example in _some(tuple(e for e in examples if e.task == task), most, seed, task)
-    }
-    return tuple(example for example in examples if id(example) in kept)

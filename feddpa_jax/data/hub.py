@@ -4,12 +4,13 @@ import dataclasses
 import glob
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from feddpa_jax.data.records import check_client_name, to_example
-from feddpa_jax.data.tables import Table, read_tables
+from feddpa_jax.data.tables import Table, read_tables, stream_table
 from feddpa_jax.files.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
@@ -41,10 +42,90 @@ def load_hub(path: str) -> Federation:
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
     """
+    found = read_splits(path)
+    by_client: dict[str, list[Example]] = {}
+    for client, example in found.training():
+        by_client.setdefault(client, []).append(example)
+    test = tuple(found.tests())
+    clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
+    return Federation(clients, test)
+
+
+class Splits(NamedTuple):
+    """The records of a data set, before they are examples.
+
+    Attributes:
+      path: as the user wrote it.
+      options: split, test_split and client_column.
+      train: training records.
+      test: test records; None where there is no such split.
+    """
+
+    path: str
+    options: dict[str, str]
+    train: Table
+    test: Table | None
+
+    def training(self) -> Iterator[tuple[str, Example]]:
+        """Each record's client and example.
+
+        Raises:
+          UserError: there is none, or one is bad.
+        """
+        split, column = self.options["split"], self.options["client_column"]
+        number = 0
+        for number, record in enumerate(self.train.records, start=1):
+            source = f"{self.path}, split {split}, record {number}"
+            if not isinstance(record, dict):
+                raise UserError(f"{source}: not an object with instruction and output")
+            client = check_client_name(_client_name(record.get(column), source, column), source)
+            yield client, to_example(record, source, task=client)
+        if not number:
+            raise UserError(
+                f"data.path: {self.path}: split {split!r} has no record; name another data set or "
+                "split"
+            )
+
+    def tests(self) -> Iterator[Example]:
+        """The test instances.
+
+        Raises:
+          UserError: the split is there and has none, or one is bad.
+        """
+        split, column = self.options["test_split"], self.options["client_column"]
+        number = 0
+        for number, record in enumerate(self.test.records if self.test else (), start=1):
+            source = f"{self.path}, split {split}, record {number}"
+            example = to_example(record, source)
+            if not example.task:
+                if record.get(column) is None:
+                    raise UserError(
+                        f"{source}: names no 'task', and no client in column {column!r}"
+                    )
+                task = _client_name(record.get(column), source, column)
+                example = dataclasses.replace(example, task=task)
+            yield example
+        if self.test is not None and not number:
+            raise UserError(
+                f"data.path: {self.path}: split {split!r} has no record; leave it out, or name "
+                "another as test_split"
+            )
+
+
+def read_splits(path: str, *, streamed: bool = False) -> Splits:
+    """The training and test records of "hf:NAME?..." (see `load_hub`).
+
+    Args:
+      path: as the user wrote it.
+      streamed: a file of JSON lines or CSV is read record by record.
+
+    Raises:
+      UserError: an unknown option, or no such data set, split or column.
+    """
     name, given = _options(path)
     needed = {"split", *given} & {"split", "test_split"}
     options = _OPTIONS | given
-    splits = _load(name, options["config"], path)
+    splits = _load(name, options["config"], path, streamed=streamed)
     for option in sorted(needed):
         if options[option] not in splits:
             raise UserError(
@@ -58,36 +139,7 @@ def load_hub(path: str) -> Federation:
             f"data.path: {path}: no column {column!r}; name one of {list(train.columns)} "
             "as client_column"
         )
-    by_client: dict[str, list[Example]] = {}
-    for number, record in enumerate(train.records, start=1):
-        source = f"{path}, split {options['split']}, record {number}"
-        if not isinstance(record, dict):
-            raise UserError(f"{source}: not an object with instruction and output")
-        client = check_client_name(_client_name(record.get(column), source, column), source)
-        by_client.setdefault(client, []).append(to_example(record, source, task=client))
-    if not by_client:
-        raise UserError(
-            f"data.path: {path}: split {options['split']!r} has no record; name another data set "
-            "or split"
-        )
-    test = []
-    tests = splits.get(options["test_split"], Table((), ()))
-    for number, record in enumerate(tests.records, start=1):
-        source = f"{path}, split {options['test_split']}, record {number}"
-        example = to_example(record, source)
-        if not example.task:
-            if record.get(column) is None:
-                raise UserError(f"{source}: names no 'task', and no client in column {column!r}")
-            task = _client_name(record.get(column), source, column)
-            example = dataclasses.replace(example, task=task)
-        test.append(example)
-    if options["test_split"] in splits and not test:
-        raise UserError(
-            f"data.path: {path}: split {options['test_split']!r} has no record; leave it out, or "
-            "name another as test_split"
-        )
-    clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
-    return Federation(clients, tuple(test))
+    return Splits(path, options, train, splits.get(options["test_split"]))
 
 
 def _options(path: str) -> tuple[str, dict[str, str]]:
@@ -115,7 +167,7 @@ def _client_name(value: Any, source: str, column: str) -> str:
     return str(value)
 
 
-def _load(name: str, config: str, path: str) -> dict[str, Table]:
+def _load(name: str, config: str, path: str, *, streamed: bool) -> dict[str, Table]:
     """The splits of a data set."""
     import datasets
     import huggingface_hub
@@ -132,6 +184,8 @@ def _load(name: str, config: str, path: str) -> dict[str, Table]:
         raise UserError(f"data.path: {path}: config is for data sets of the hub; leave it out")
     if kind in ("csv", "json"):
         separator = "\t" if place.suffix.lower() == ".tsv" else ","
+        if streamed:
+            return {"train": stream_table(place, kind, separator=separator)}
         return {"train": read_tables([place], kind, separator=separator)}
     if place.is_file() and not kind:
         raise UserError(

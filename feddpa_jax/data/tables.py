@@ -6,7 +6,8 @@ Here all values of a CSV file are text; a JSON file marks its texts itself.
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,57 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
     return Table(columns, records)
 
 
+def stream_table(file: Path, kind: str, *, separator: str = ",") -> Table:
+    """As `read_tables` of one file, which is read record by record as the records are asked for.
+
+    The columns of JSON lines are those of the first record. A file with a JSON list is read whole.
+
+    Args:
+      file: the file.
+      kind: "csv" or "json".
+      separator: between a CSV file's columns.
+
+    Raises:
+      UserError: as `read_tables`; of a later line once the records get there.
+    """
+    with file.open(encoding="utf-8", errors="replace") as text:
+        start = text.read(4096).lstrip("\ufeff \t\r\n")
+    if kind == "json" and start.startswith("["):
+        return read_tables([file], kind)
+    if kind == "csv":
+        columns, records = _csv_rows(file, separator)
+        return Table(columns, records)
+    records = _json_lines(file)
+    first = next(records, None)
+    if first is None:
+        return Table((), ())
+    columns = list(first) if isinstance(first, dict) else []
+    return Table(columns, itertools.chain([first], records))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a file, one by one."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            yield from text
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 text ({error.reason}); convert it") from None
+
+
+def _json_lines(file: Path) -> Iterator[Any]:
+    # Only line feeds end a line: JSON texts may hold other separators, such as U+2028.
+    with file.open("rb") as raw:
+        for number, line in enumerate(raw, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file}, line {number}: is not UTF-8 text ({error.reason}); convert the file"
+                ) from None
+            if text.strip():
+                yield parse_json(text, str(file), line=number, finite=False)
+
+
 def _json_records(file: Path) -> list[Any]:
     text = read_text(file)
     if text.lstrip().startswith("["):
@@ -68,30 +120,45 @@ def _json_records(file: Path) -> list[Any]:
 
 
 def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, str]]]:
+    text = io.StringIO(read_text(file), newline="")
+    columns, records = _csv_rows(file, separator, text)
+    return columns, list(records)
+
+
+def _csv_rows(
+    file: Path, separator: str, lines: Iterable[str] | None = None
+) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """The columns of a CSV file, and its records one by one."""
     # Texts may be longer than the csv module allows by default.
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=separator, strict=True)
-    columns: list[str] = []
-    records = []
-    try:
-        for row in reader:
-            if not any(row):  # Spreadsheets write rows of separators alone.
-                continue
-            if not columns:
-                columns = row
-                if twice := [name for name in columns if name and columns.count(name) > 1]:
-                    raise UserError(f"{file}: column {twice[0]!r} appears twice; rename one")
-                continue
+    given = _lines(file) if lines is None else lines
+    reader = csv.reader(given, delimiter=separator, strict=True)
+    rows = _filled(file, reader)
+    columns = next(rows, [])
+    if not columns:
+        raise UserError(f"{file}: is empty; give it a header and records")
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise UserError(f"{file}: column {twice[0]!r} appears twice; rename one")
+
+    def records() -> Iterator[dict[str, str]]:
+        for row in rows:
             if len(row) != len(columns):
                 raise UserError(
                     f"{file}, line {reader.line_num}: has {len(row)} fields, and the header has "
                     f"{len(columns)}; quote a text that holds {separator!r} or a new line"
                 )
-            records.append(dict(zip(columns, row, strict=True)))
+            yield dict(zip(columns, row, strict=True))
+
+    return columns, records()
+
+
+def _filled(file: Path, reader: Any) -> Iterator[list[str]]:
+    """The rows of a CSV file, without those of separators alone, which spreadsheets write."""
+    try:
+        for row in reader:
+            if any(row):
+                yield row
     except csv.Error as error:
         raise UserError(
             f"{file}, line {reader.line_num}: broken CSV: {error}; correct the file"
         ) from None
-    if not columns:
-        raise UserError(f"{file}: is empty; give it a header and records")
-    return columns, records

@@ -17,10 +17,11 @@ from typing import Any
 
 import jax
 
+from feddpa_jax.files.cache_root import FOLDER, cache_root
 from feddpa_jax.types import UserError
 
-# Environment variables: "off" or the bound in bytes; and the folder of everything that is cached.
-BOUND, FOLDER = "FEDDPA_COMPILATION_CACHE", "FEDDPA_CACHE"
+# An environment variable: "off" or the bound in bytes.
+BOUND = "FEDDPA_COMPILATION_CACHE"
 DEFAULT_BOUND = 2 * 2**30
 # The cache looks at every entry whenever it adds one, so they stay few however small they are.
 MOST_ENTRIES = 4096
@@ -100,12 +101,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     Raises:
       RuntimeError: there is no home folder.
     """
-    named, common = environment.get(FOLDER), environment.get("XDG_CACHE_HOME")
-    if named:
-        folder = Path(named).expanduser().absolute()
-    else:
-        folder = (Path(common) if common else Path.home() / ".cache") / "feddpa_jax"
-    return folder / "compilation" / _processor()
+    return cache_root(environment) / "compilation" / _processor()
 
 
 def tidy(folder: Path) -> None:

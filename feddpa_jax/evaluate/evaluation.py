@@ -41,8 +41,8 @@ class Setting:
       held: each client's examples that the weighting rule learns from, where it does.
     """
 
-    clients: tuple[Client, ...]
-    training: tuple[tuple[TokenizedExample, ...], ...]
+    clients: Sequence[Client]
+    training: Sequence[tuple[TokenizedExample, ...]]
     instances: tuple[Example, ...]
     tokenized: tuple[TokenizedExample, ...]
     tokenizer: Tokenizer

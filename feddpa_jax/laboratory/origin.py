@@ -8,8 +8,8 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
+from feddpa_jax.data.digest import digest_of_parts
 from feddpa_jax.laboratory.collect import WEIGHTS, Questions
-from feddpa_jax.run.identity import digest_of_parts
 from feddpa_jax.run.inputs import Prepared
 
 # What evidence depends on: a change in any of these asks for new evidence.

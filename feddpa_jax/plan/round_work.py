@@ -41,7 +41,12 @@ def count_work(data: TrainingData, shapes: tuple[BlockShape, ...]) -> RoundWork:
     participants = data.participants(0)
     whole = sum(data.tokens(client) for client in participants)
     most = max(data.batch_size, COUNTED_EXAMPLES // len(participants))
-    part = dataclasses.replace(data, epochs=1, examples=tuple(own[:most] for own in data.examples))
+    members = set(participants.tolist())
+    examples = [
+        data.examples[client][:most] if client in members else ()
+        for client in range(len(data.names))
+    ]
+    part = dataclasses.replace(data, epochs=1, examples=examples)
     group = next(part.chunks(participants, 0, "global", shapes))
     blocks: dict[BlockShape, float] = {}
     of_length = {shape.length: shape for shape in shapes}

@@ -23,7 +23,7 @@ from feddpa_jax.run.checkpoint import (
     latest,
     rounds_saved,
 )
-from feddpa_jax.run.client_files import ClientFiles
+from feddpa_jax.run.client_files import MANY, ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.identity import identity
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
@@ -129,7 +129,11 @@ def make_federation(
         id_C=np.array(data.ids, np.uint32),
         store=MemoryStore()
         if run is None
-        else ClientFiles(run.checkpoints / CLIENTS, config.fed.clients_in_memory),
+        else ClientFiles(
+            run.checkpoints / CLIENTS,
+            config.fed.clients_in_memory,
+            sharded=len(data.names) > MANY,
+        ),
         aggregation=config.fed.aggregation,
     )
 

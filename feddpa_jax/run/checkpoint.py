@@ -280,7 +280,7 @@ def find_damage(place: Path) -> str:
 def _find_damaged_client(place: Path) -> str:
     files = ClientFiles(place.parent / CLIENTS, cached=0)
     for name, (number, size, digest) in (_clients_of(place) or {}).items():
-        path = files.path(name, number)
+        path = files.there(name, number)
         try:
             if size_of(path) != size or sha256(path) != digest:
                 return f"{path.relative_to(place.parent)} has changed"

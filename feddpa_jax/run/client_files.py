@@ -8,7 +8,7 @@ write theirs. Clients that never trained have no file; their fresh parts follow 
 import collections
 import contextlib
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,26 +25,42 @@ from feddpa_jax.files.disk import (
     make_folder,
     write_whole,
 )
-from feddpa_jax.types import UserError
+from feddpa_jax.types import UserError, client_id
 
 # A disk brings many files to safety at once in little more time than one.
 WRITERS = 8
+# Of more clients than this no folder holds them all; so many folders do.
+MANY, SHARDS = 4096, 4096
 
 
 class ClientFiles:
     """Clients' files below a folder, and those of a bounded number of clients in memory."""
 
-    def __init__(self, folder: Path, cached: int):
-        """Args: the folder, made if need be; and how many clients' parts stay in memory."""
+    def __init__(self, folder: Path, cached: int, *, sharded: bool = False):
+        """Makes a store.
+
+        Args:
+          folder: made if need be.
+          cached: of how many clients the parts stay in memory.
+          sharded: clients' folders lie in `SHARDS` folders, none of which gets too many.
+        """
         self.folder = folder
         self.cached = cached
+        self.sharded = sharded
         self._recent: collections.OrderedDict[tuple[str, int], HostParts] = (
             collections.OrderedDict()
         )
 
     def path(self, name: str, round_number: int) -> Path:
         """The file of a client as a round left it."""
-        return self.folder / name / f"{round_number:05d}.safetensors"
+        shard = f"{client_id(name) % SHARDS:03x}" if self.sharded else ""
+        return self.folder / shard / name / f"{round_number:05d}.safetensors"
+
+    def there(self, name: str, round_number: int) -> Path:
+        """Where that file is, in a shard or not; its path if it is missing."""
+        expected = self.path(name, round_number)
+        other = ClientFiles(self.folder, 0, sharded=not self.sharded).path(name, round_number)
+        return other if not expected.is_file() and other.is_file() else expected
 
     def write(self, name: str, round_number: int, parts: HostParts) -> Saved:
         """Writes a client's parts; the file is there whole or not at all.
@@ -88,6 +104,8 @@ class ClientFiles:
         )
         try:
             make_folder(self.folder, mode=PRIVATE_FOLDER)
+            if self.sharded:
+                make_folder(final.parents[1], mode=PRIVATE_FOLDER)
             make_folder(final.parent, mode=PRIVATE_FOLDER)
             write_whole(final, content, mode=PRIVATE_FILE)
         except OSError as error:
@@ -123,7 +141,7 @@ class ClientFiles:
         if not self.folder.is_dir():
             return
         _make_private(self.folder, PRIVATE_FOLDER)
-        for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
+        for folder in self._folders():
             if up_to is None:
                 clear_leftovers(folder)
             _make_private(folder, PRIVATE_FOLDER)
@@ -136,6 +154,14 @@ class ClientFiles:
                 else:
                     _make_private(path, PRIVATE_FILE)
 
+    def _folders(self) -> Iterator[Path]:
+        """The folders of all clients, those in shards too."""
+        for folder in sorted(p for p in self.folder.iterdir() if p.is_dir()):
+            inner = sorted(p for p in folder.iterdir() if p.is_dir())
+            if inner:
+                _make_private(folder, PRIVATE_FOLDER)
+            yield from inner or [folder]
+
     def read(self, name: str, saved: Saved) -> HostParts:
         """A client's parts.
 
@@ -146,7 +172,7 @@ class ClientFiles:
 
         key = (name, saved.round_number)
         if key not in self._recent:
-            path = self.path(name, saved.round_number)
+            path = self.there(name, saved.round_number)
             try:
                 flat = load(path.read_bytes())
             except (OSError, SafetensorError) as error:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.groups import evaluated, in_groups, together_again
 from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
@@ -26,6 +27,16 @@ from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
 _log = logging.getLogger(__name__)
+
+
+def evaluated_clients(config: Config, names: Sequence[str]) -> np.ndarray | None:
+    """The clients that the configuration has evaluated, by index; None: all of them, at once.
+
+    Args:
+      config: the run's.
+      names: of all clients.
+    """
+    return evaluated(names, config.eval.clients, config.seed)
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
@@ -184,7 +195,8 @@ def decoding(config: Config, prepared: Prepared) -> Decoding:
 def evaluate_config(
     config: Config,
     prepared: Prepared,
-    adapters: Adapters,
+    adapters: Callable[[np.ndarray | None], Adapters],
+    members: np.ndarray | None,
     *,
     answers_with: str,
     round_number: int | None,
@@ -196,7 +208,9 @@ def evaluate_config(
     Args:
       config: the run's.
       prepared: base, clients, tokenized training examples.
-      adapters: the ones to evaluate.
+      adapters: gives those to evaluate of some clients, by index, or from None of all.
+      members: the clients that are evaluated, by index; None: all, at once. More than `AT_ONCE` are
+        evaluated in groups, so that memory does not grow with their adapters.
       answers_with: the mode that the method is judged by.
       round_number: the round of the checkpoint that they come from; None if from elsewhere.
       folder: where the results go; None to write none.
@@ -207,28 +221,32 @@ def evaluate_config(
     """
     check_metrics(config)
     weighting = weighting_settings(config)
-    weighs = weighs_instances(config, available_modes(adapters))
+    groups = [None] if members is None else in_groups(members)
+    own = adapters(groups[0])
+    weighs = weighs_instances(config, available_modes(own))
     if weighs:
         check_rule(config)
-    setting, counts = make_setting(
-        config,
-        prepared,
-        made_up(config, prepared, weighting) if weighs else (),
-        learned_from(config, prepared, weighting) if weighs else (),
-    )
+    dreams = made_up(config, prepared, weighting) if weighs else ()
     # Read before the work: a file may change, or go, meanwhile.
     files = RULES.sources([weighting.rule]) if weighs else {}
-    results = evaluate(
-        prepared.base.model,
-        adapters,
-        setting,
-        modes=config.eval.modes,
-        metrics=config.eval.metrics,
-        weighting=weighting,
-        fixed=config.weighting.fixed,
-        decoding=decoding(config, prepared),
-        on_progress=on_progress,
-    )
+    found_G, counts = [], TokenCounts()
+    for number, group in enumerate(groups):
+        some = prepared if group is None else prepared.of(group)
+        held = learned_from(config, some, weighting) if weighs else ()
+        setting, counts = make_setting(config, some, dreams, held)
+        results = evaluate(
+            prepared.base.model,
+            adapters(group) if number else own,
+            setting,
+            modes=config.eval.modes,
+            metrics=config.eval.metrics,
+            weighting=weighting,
+            fixed=config.weighting.fixed,
+            decoding=decoding(config, prepared),
+            on_progress=on_progress,
+        )
+        found_G.append((results, setting))
+    results, setting = together_again(found_G)
     found = make_evaluation(
         results,
         setting,

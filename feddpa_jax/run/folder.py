@@ -139,15 +139,16 @@ class RunFolder:
         """Refuses a configuration that trains differently.
 
         The sections eval and weighting and the number of test instances do not touch training and
-        may differ; neither does it matter on which devices a run goes on, or who follows it. Data,
-        model and adapters may have moved: checkpoints know them by their content (`identity`).
+        may differ; neither does it matter whether data are loaded or opened, on which devices a run
+        goes on, or who follows it. Data, model and adapters may have moved: checkpoints know them
+        by their content (`identity`).
 
         Raises:
           UserError: another section differs, or the run's configuration is damaged.
         """
         old = self.read_config()
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
-        data = dataclasses.replace(config.data, max_test=old.data.max_test)
+        data = dataclasses.replace(config.data, max_test=old.data.max_test, cache=old.data.cache)
         model, init = config.model, config.init
         if knows_sources(self.checkpoints):
             data = dataclasses.replace(data, path=old.data.path)

@@ -1,7 +1,6 @@
 """What a run is: a checkpoint goes on only with the settings, model, data and start it is from."""
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,15 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config
+from feddpa_jax.data.digest import DigestOfAll, client_digest, digest_of_parts
+from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.own_code import digests
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
+
+# More clients than this are not named one by one in every checkpoint.
+NAMED = 4096
+ALL = "some client"
 
 
 def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
         "alpha": config.lora.alpha,
         "targets": list(config.lora.targets),
         "base": prepared.base.fingerprint,
-        "clients": list(prepared.names),
+        "clients": _names(prepared.names),
         "seed": config.seed,
         "data": data_digests(prepared),
     }
@@ -44,24 +49,33 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
 def data_digests(prepared: Prepared) -> dict[str, str]:
     """By client, a digest of its examples: order, tokens, prompts, tasks; and what is held out.
 
-    Clients that are not worked on have none.
+    Clients that are not worked on have none. Many clients have one together, and none if some are
+    not worked on.
     """
-
-    def parts(place: int) -> Iterable[bytes]:
-        client = prepared.federation.clients[place]
-        for tokens_T, prompt_length in prepared.training[place]:
-            yield np.append(tokens_T, prompt_length).astype("<i8").tobytes()
-        for example in client.train:
-            yield example.task.encode()
-        for example in client.validation:
-            for text in (example.instruction, example.input, example.output, example.task):
-                yield text.encode()
-
-    return {
-        name: digest_of_parts(parts(place))
+    training, clients = prepared.training, prepared.federation.clients
+    many = len(training) > NAMED
+    if isinstance(training, TokenizedClients) and many:
+        return {ALL: training.digest}
+    found = {
+        name: client_digest(clients[place], training[place])
         for place, name in enumerate(prepared.names)
-        if prepared.training[place]
+        if training[place]
     }
+    if not many:
+        return found
+    if len(found) < len(training):
+        return {}
+    whole = DigestOfAll()
+    for name, digest in found.items():
+        whole.add(name, digest)
+    return {ALL: whole.hexdigest()}
+
+
+def _names(names: Sequence[str]) -> Any:
+    """The clients' names; of many, their number and a digest."""
+    if len(names) <= NAMED:
+        return list(names)
+    return [f"{len(names)} clients", digest_of_parts(name.encode() for name in names)]
 
 
 def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:
@@ -88,12 +102,3 @@ def _adapter_digest(adapter: Adapter | None) -> str:
             np.asarray(leaf).tobytes(),
         )
     )
-
-
-def digest_of_parts(parts: Iterable[bytes]) -> str:
-    """A digest of some parts, which tells where one ends: 16 hexadecimal digits."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(len(part).to_bytes(8, "little"))
-        whole.update(part)
-    return whole.hexdigest()[:16]

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
@@ -21,10 +23,14 @@ from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.run.tokens import tokenize_clients
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
+
+# Of so many clients what they hold out stays in memory.
+HELD_IN_MEMORY = 1024
 
 
 class Prepared(NamedTuple):
@@ -34,20 +40,20 @@ class Prepared(NamedTuple):
       base: model, tokenizer and fingerprint.
       federation: clients and test instances.
       training: each client's tokenized examples; none of clients that are not worked on.
-      counts: each client's truncated and dropped examples.
+      counts: truncated and dropped examples, by client or of all together.
       mesh: the devices; the base lies on them.
     """
 
     base: Base
     federation: Federation
-    training: tuple[tuple[TokenizedExample, ...], ...]
+    training: Sequence[tuple[TokenizedExample, ...]]
     counts: tuple[TokenCounts, ...]
     mesh: Mesh
 
     @property
     def names(self) -> tuple[str, ...]:
         """The clients' names."""
-        return tuple(client.name for client in self.federation.clients)
+        return self.federation.names
 
     @property
     def tokens_at_once(self) -> int:
@@ -55,9 +61,23 @@ class Prepared(NamedTuple):
         model = self.base.model
         return tokens_at_once(self.mesh.devices.flat[0], model.config, model.dtype)
 
+    def of(self, members: Sequence[int] | np.ndarray) -> "Prepared":
+        """The same with some of the clients alone, which are read into memory.
+
+        Args:
+          members: their indexes.
+        """
+        clients = tuple(self.federation.clients[int(c)] for c in members)
+        training = tuple(self.training[int(c)] for c in members)
+        federation = dataclasses.replace(self.federation, clients=clients)
+        return self._replace(federation=federation, training=training)
+
     def data_digest(self) -> str:
         """A digest of everything that is trained on and tested on."""
         digest = hashlib.sha256(repr((self.names, self.federation.test)).encode())
+        if isinstance(self.training, TokenizedClients):
+            digest.update(self.training.digest.encode())
+            return digest.hexdigest()
         for own in self.training:
             for tokens_T, prompt_length in own:
                 digest.update(f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes())
@@ -84,7 +104,7 @@ def prepare(
     """
     TEMPLATES.find(config.data.template)
     federation = load_data(config)
-    names = [client.name for client in federation.clients]
+    names = federation.names
     if only is not None and only not in names:
         raise UserError(f"client: no {only!r} in this run; it has {', '.join(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
@@ -112,24 +132,13 @@ def prepare_values(
       UserError: a size that the base cannot have, or a client without an example.
     """
     check_sizes(config, base.model.config)
-    training, counts = [], []
-    for client in federation.clients:
-        if only not in (None, client.name):
-            training.append(())
-            counts.append(TokenCounts())
-            continue
-        tokenized = encode(config, base.tokenizer, client.train)
-        if not tokenized.examples:
-            raise UserError(
-                f"client {client.name!r}: no example is left within data.max_length = "
-                f"{config.data.max_length}; raise it"
-            )
-        training.append(tokenized.examples)
-        counts.append(tokenized.counts)
+    training, counts = tokenize_clients(
+        config, base.tokenizer, federation, functools.partial(encode, config, base.tokenizer), only
+    )
     mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
-    return Prepared(base, federation, tuple(training), tuple(counts), mesh)
+    return Prepared(base, federation, training, counts, mesh)
 
 
 def check_sizes(config: Config, model: ModelConfig) -> None:
@@ -208,6 +217,7 @@ def load_data(config: Config) -> Federation:
         max_train=config.data.max_train,
         validation=config.data.validation,
         max_test=config.data.max_test,
+        cache=config.data.cache,
     )
 
 
@@ -218,15 +228,22 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
       UserError: early stopping is asked for, and a client has no held-out example.
     """
     names, examples = prepared.names, prepared.training
-    held = tuple(client.validation for client in prepared.federation.clients)
-    if METHODS.find(config.fed.method).pooled:
+    clients = prepared.federation.clients
+    pooled = METHODS.find(config.fed.method).pooled
+    if pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
-        held = (tuple(e for own in held for e in own),)
     fed = config.fed
 
-    @functools.cache
+    # A federation that was made in memory says itself what is held out.
+    any_held = config.data.validation > 0 or prepared.federation.source is None
+
+    @functools.lru_cache(maxsize=HELD_IN_MEMORY)
     def held_out(client: int) -> tuple[TokenizedExample, ...]:
-        return encode(config, prepared.base.tokenizer, held[client]).examples
+        if not any_held:
+            return ()
+        some = clients if pooled else [clients[client]]
+        held = [example for own in some for example in own.validation]
+        return encode(config, prepared.base.tokenizer, held).examples
 
     for client, name in enumerate(names if fed.early_stopping is not None else ()):
         if not held_out(client):
@@ -248,6 +265,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         costs=costs_on(prepared.mesh.devices.flat[0].platform, prepared.base.model.config),
         patience=fed.early_stopping,
         held_out=held_out,
+        nothing_held=not any_held,
     )
 
 

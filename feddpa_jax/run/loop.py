@@ -10,10 +10,12 @@ import jax
 import numpy as np
 
 from feddpa_jax.config import Config
+from feddpa_jax.data.population import Population
 from feddpa_jax.data.tokenize import other_prompt_note
 from feddpa_jax.devices.hardware import memory_of
 from feddpa_jax.federated.method import METHODS, FedState, Method, Metrics
-from feddpa_jax.federated.play import Federation, play_phases
+from feddpa_jax.federated.play import Federation as Players
+from feddpa_jax.federated.play import play_phases
 from feddpa_jax.federated.shapes import phase_shapes
 from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.hf.load import resolve_dtype
@@ -28,7 +30,7 @@ from feddpa_jax.training.engine import NonFiniteError
 from feddpa_jax.training.memory import plan_memory
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
-from feddpa_jax.types import UserError
+from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +45,23 @@ def tell_data(config: Config, prepared: Prepared) -> None:
     """Says what is trained on."""
     counts = prepared.counts
     cut, dropped = sum(c.truncated for c in counts), sum(c.dropped for c in counts)
-    held = sum(len(client.validation) for client in prepared.federation.clients)
+    held = held_out_examples(prepared.federation)
     _log.info(
-        f"{sum(c.examples for c in counts)} training examples of {len(counts)} clients "
+        f"{sum(c.examples for c in counts)} training examples of {len(prepared.names)} clients "
         f"({cut} cut, {dropped} dropped at {config.data.max_length} tokens"
         f"{f', {held} held out' if held else ''}); "
         f"{config.model.path} in {prepared.base.precision()}"
     )
     if note := other_prompt_note(counts):
         _log.info(f"training examples: {note}")
+
+
+def held_out_examples(federation: Federation) -> int:
+    """How many examples all clients hold out."""
+    clients = federation.clients
+    if isinstance(clients, Population):
+        return len(clients) * clients.selection.validation
+    return sum(len(client.validation) for client in clients)
 
 
 def _rounds(config: Config) -> str:
@@ -123,7 +133,7 @@ def report_memory(
     prepared: Prepared,
     data: TrainingData,
     method: Method,
-    federation: Federation,
+    federation: Players,
     shapes: Sequence[BlockShape],
 ) -> None:
     """Says what the largest block takes on a device, and what to change if it is too much.
@@ -151,7 +161,7 @@ def report_memory(
 
 def play_round(
     method: Method,
-    federation: Federation,
+    federation: Players,
     state: FedState,
     data: TrainingData,
     shapes: Sequence[BlockShape],
@@ -200,6 +210,6 @@ def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
 def round_tokens(config: Config, method: Method, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
     some = sum(map(data.tokens, participants(config, data, number).tolist()))
-    everybody = sum(map(data.tokens, range(len(data.names))))
+    everybody = data.epochs * int(data.sizes.tokens_C.sum())
     phases = [p for p in method.phases_of(number, config.fed.rounds) if p.search is None]
     return sum(everybody if phase.everybody else some for phase in phases)

@@ -21,7 +21,7 @@ from feddpa_jax.federated.method import METHODS, FedState
 from feddpa_jax.files.bucket import folder_at
 from feddpa_jax.files.lock import hold, refuse_if_held
 from feddpa_jax.hf.load import Base
-from feddpa_jax.run.beginning import restore
+from feddpa_jax.run.beginning import Start, restore
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
 from feddpa_jax.run.inputs import Prepared, check_sizes, make_lora, make_method
@@ -70,7 +70,7 @@ def restored(
     run: RunFolder,
     step: str,
     *,
-    only: int | None = None,
+    only: int | np.ndarray | None = None,
 ) -> tuple[Adapters, int]:
     """The adapters of a run's checkpoint, and its round.
 
@@ -79,7 +79,7 @@ def restored(
       prepared: base, clients, tokenized examples.
       run: its folder; training may go on there.
       step: "last", "best" or a round's number.
-      only: the one client whose own adapter is wanted, by index; None for all of them.
+      only: the clients whose own adapters are wanted, by index; None for all of them.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -87,11 +87,7 @@ def restored(
     while True:
         there = rounds_saved(run.checkpoints)
         try:
-            # Training falls back behind a damaged checkpoint; results would be of another round.
-            wanted = str(there[-1]) if step == "last" and there else step
-            found = restore(config, prepared, run, wanted)
-            if found is None:
-                raise UserError(f"run_dir: {run.path} has no checkpoint yet; train it first")
+            found = last_saved(config, prepared, run, step)
             return at_hand(config, prepared, found.state, only), found.rounds - 1
         except UserError:
             if rounds_saved(run.checkpoints) == there:
@@ -99,19 +95,37 @@ def restored(
             # Training goes on beside this, and has just removed what was being read.
 
 
+def last_saved(config: Config, prepared: Prepared, run: RunFolder, step: str) -> Start:
+    """The state of a run's checkpoint; its clients' parts are read when they are asked for.
+
+    Args: as of `restored`.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    there = rounds_saved(run.checkpoints)
+    # Training falls back behind a damaged checkpoint; results would be of another round.
+    wanted = str(there[-1]) if step == "last" and there else step
+    found = restore(config, prepared, run, wanted)
+    if found is None:
+        raise UserError(f"run_dir: {run.path} has no checkpoint yet; train it first")
+    return found
+
+
 def at_hand(
-    config: Config, prepared: Prepared, state: FedState, only: int | None = None
+    config: Config, prepared: Prepared, state: FedState, only: int | np.ndarray | None = None
 ) -> Adapters:
-    """What a state answers with, in memory: all clients' adapters, or one's alone.
+    """What a state answers with, in memory: all clients' adapters, or some clients' alone.
 
     Args:
       config: the run's.
       prepared: base and clients.
       state: of the federation.
-      only: the one client whose adapters are wanted, by index; they have leading axes of 1 then.
+      only: the clients whose adapters are wanted, by index, c of them; the adapters have leading
+        axes of c then.
     """
     lora = make_lora(config, prepared)
-    members = np.arange(len(state.clients.names)) if only is None else np.array([only])
+    members = np.arange(len(state.clients.names)) if only is None else np.atleast_1d(only)
     own_C = state.clients.take(members) if state.clients.parts else {}
     own_C = jax.tree.map(jnp.asarray, own_C)
     found = make_method(config, prepared).answers(state.server, own_C, members)

@@ -6,6 +6,7 @@ where adapters begin to learn their examples by heart.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,10 +32,11 @@ def judges(data: TrainingData, seed: int) -> np.ndarray:
 
     Each draws a number that depends on its own name and the seed alone.
     """
-    able = [client for client in range(len(data.names)) if data.held_out(client)]
-    ids = data.ids
-    draws = [np.random.default_rng([seed, ids[client], 3]).random() for client in able]
-    return np.sort(np.array(able, np.int32)[np.argsort(draws, kind="stable")[:JUDGES]])
+    if data.nothing_held:
+        return np.zeros(0, np.int32)
+    draws = [np.random.default_rng([seed, ident, 3]).random() for ident in data.ids]
+    able = (client for client in np.argsort(draws, kind="stable") if data.held_out(int(client)))
+    return np.sort(np.array(list(itertools.islice(able, JUDGES)), np.int32))
 
 
 def validation_loss(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from feddpa_jax.training.blocks import choose_shapes, fill, schedule
 from feddpa_jax.training.costs import CPU_COSTS, Costs
 from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
 from feddpa_jax.training.participation import sample_participants
+from feddpa_jax.training.prefetch import prefetched
 from feddpa_jax.training.rows import Block, BlockShape, Chunk
 from feddpa_jax.training.stopping import Stopping
 from feddpa_jax.types import TokenizedExample, client_id
@@ -20,6 +21,20 @@ from feddpa_jax.types import TokenizedExample, client_id
 SAMPLED_UPDATES = 64
 # With more clients than this, a part of the shards represents all.
 SAMPLED_CLIENTS = 256
+
+
+class Sizes(NamedTuple):
+    """How much the clients have.
+
+    Attributes:
+      counts_C: each client's number of examples, int64 [C].
+      tokens_C: each client's tokens, of all its examples, int64 [C].
+      longest: most tokens of an example.
+    """
+
+    counts_C: np.ndarray
+    tokens_C: np.ndarray
+    longest: int
 
 
 class RoundData(NamedTuple):
@@ -58,7 +73,8 @@ class TrainingData:
 
     Attributes:
       names: the clients' names.
-      examples: each client's examples.
+      examples: each client's examples; a sequence with the fields of `Sizes` is asked for
+        those of the clients that take part alone.
       seed: of the run.
       epochs: passes over the data in a local training.
       batch_size: examples in an update.
@@ -70,12 +86,13 @@ class TrainingData:
       shards: over how many devices the clients are spread.
       costs: of rows, blocks and compilations there; block shapes follow them.
       held_out: each client's examples that are not trained on, by its index.
+      nothing_held: no client has any, and none need be asked.
       patience: epochs without a better loss on these after which a client's own training stops;
         None: it does not.
     """
 
     names: tuple[str, ...]
-    examples: tuple[tuple[TokenizedExample, ...], ...]
+    examples: Sequence[Sequence[TokenizedExample]]
     seed: int
     epochs: int
     batch_size: int
@@ -88,21 +105,35 @@ class TrainingData:
     costs: Costs = CPU_COSTS
     held_out: Callable[[int], Sequence[TokenizedExample]] = lambda client: ()
     patience: int | None = None
+    nothing_held: bool = False
 
-    @property
-    def ids(self) -> list[int]:
+    @functools.cached_property
+    def ids(self) -> tuple[int, ...]:
         """The clients' numbers."""
-        return [client_id(name) for name in self.names]
+        return tuple(client_id(name) for name in self.names)
+
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        """How much the clients have."""
+        known: Any = self.examples
+        if hasattr(known, "tokens_C"):
+            return Sizes(known.counts_C, known.tokens_C, known.longest)
+        lengths = [[len(example.tokens_T) for example in own] for own in self.examples]
+        return Sizes(
+            np.array([len(own) for own in lengths], np.int64),
+            np.array([sum(own) for own in lengths], np.int64),
+            max((length for own in lengths for length in own), default=0),
+        )
 
     def tokens(self, client: int) -> int:
         """Real tokens of one local training of a client."""
-        return self.epochs * sum(len(example.tokens_T) for example in self.examples[client])
+        return self.epochs * int(self.sizes.tokens_C[client])
 
     def updates_of(self, client: int, number: int, phase: str) -> list[list[np.ndarray]]:
         """The updates of one client's local training in a phase of a round."""
         words = [self.seed, number, client_id(self.names[client]), client_id(phase)]
         return local_updates(
-            len(self.examples[client]),
+            int(self.sizes.counts_C[client]),
             epochs=self.epochs,
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -117,7 +148,6 @@ class TrainingData:
 
     def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
         """The block shapes of a run of `rounds` rounds, from a sample of the first one."""
-        longest = max(len(e.tokens_T) for examples in self.examples for e in examples)
         members = self._groups(self.participants(0))[0]
         every = self._shards(members)
         shards = every[:: -(-len(members) // SAMPLED_CLIENTS)]
@@ -127,19 +157,20 @@ class TrainingData:
         for shard in shards:
             sample.append([])
             for client in shard:
+                own = self.examples[client]
                 updates = [
-                    [Segment(self.examples[client][i], 1.0) for micro in update for i in micro]
+                    [Segment(own[i], 1.0) for micro in update for i in micro]
                     for update in self.updates_of(client, 0, "global")[:kept]
                 ]
                 sampled += sum(len(s.example.tokens_T) for update in updates for s in update)
                 sample[-1].append(updates)
-        mean = sum(map(self.tokens, range(len(self.names)))) / len(self.names)
+        mean = self.epochs * int(self.sizes.tokens_C.sum()) / len(self.names)
         total = rounds * len(self.participants(0)) * mean * len(shards) / len(every)
         return choose_shapes(
             sample,
             block_tokens=self.block_tokens,
             costs=self.costs,
-            longest=longest,
+            longest=self.sizes.longest,
             share=min(1.0, sampled / total),
         )
 
@@ -161,7 +192,7 @@ class TrainingData:
         return RoundData(
             number=number,
             participants=participants,
-            examples=np.array([len(self.examples[client]) for client in participants]),
+            examples=self.sizes.counts_C[participants],
             chunks=lambda phase: self.chunks(participants, number, phase, shapes),
             few=lambda count: self.few(participants, count, shapes),
             stopping=stopping,
@@ -170,14 +201,19 @@ class TrainingData:
     def chunks(
         self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
     ) -> Iterator[Chunk]:
-        """The participants' local trainings of one phase, chunk by chunk."""
+        """The participants' local trainings of one phase, chunk by chunk.
+
+        The next chunk is read and packed while the device works on one.
+        """
 
         def work_of(client: int) -> _Work:
             updates = self.updates_of(client, number, phase)
             return _Work(self.examples[client], updates, len(updates))
 
-        for group in self._groups(participants):
-            yield self._chunk(len(participants), group, phase, shapes, work_of)
+        groups = self._groups(participants)
+        return prefetched(
+            self._chunk(len(participants), group, phase, shapes, work_of) for group in groups
+        )
 
     def few(
         self, participants: np.ndarray, count: int, shapes: Sequence[BlockShape]
@@ -313,6 +349,14 @@ class TrainingData:
         rows = [
             [self._rows(place, own, shapes) for place, own in enumerate(shard)] for shard in work
         ]
+        return self._filled(rows, places, shapes)
+
+    def _filled(
+        self,
+        rows: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
+        places: int,
+        shapes: Sequence[BlockShape],
+    ) -> Iterator[Block]:
         for planned in schedule(rows, {shape.length: shape for shape in shapes}):
             parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
             ends_C = np.zeros(self.shards * places, bool)

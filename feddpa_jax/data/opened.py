@@ -1,0 +1,115 @@
+"""Large data are read once into a cache of Arrow files, and opened from there.
+
+What is in the cache goes with names, sizes and times of the files that it was made of: changed data
+are read anew. A run has mapped its own copy, which stays as it is while data change.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from feddpa_jax.data.client_folders import (
+    FOLDER,
+    client_folders,
+    client_places,
+    refuse_beside_clients,
+)
+from feddpa_jax.data.data_cache import cached, telling
+from feddpa_jax.data.hub import read_splits, user_path
+from feddpa_jax.data.population import (
+    SEAL,
+    VERSION,
+    Population,
+    is_population,
+    write_population,
+)
+from feddpa_jax.types import Example
+
+Cache = Literal["auto", "on", "off"]
+# Data are large from so many bytes of a file, or so many clients' folders.
+LARGE_FILE, MANY_CLIENTS = 64 * 2**20, 4096
+
+
+def open_population(path: str, cache: Cache = "auto") -> Population | None:
+    """The clients of a path, opened; None where the data are to be loaded into memory.
+
+    Args:
+      path: as of `load_federation`: a folder that `write_population` wrote, a folder of clients'
+        folders, or "hf:FILE?..." of one JSON, CSV or Parquet file.
+      cache: "off": no others than the first; "auto": large ones.
+
+    Raises:
+      UserError: anything wrong with the data.
+    """
+    if not path.startswith("hf:") and is_population(user_path(path)):
+        return Population(user_path(path))
+    files = None if cache == "off" else _files(path, only_large=cache == "auto")
+    if files is None:
+        return None
+
+    def build(folder: Path) -> None:
+        examples, tests = _read(path)
+        with telling(f"{path}: read into the cache, once") as told:
+            write_population(folder, examples, tests, told=told)
+
+    key = {"path": path, "files": files}
+    place = cached(SEAL, VERSION, key, build)
+    return Population(place, remedy=f"remove {place} and start again")
+
+
+def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:
+    """Names, sizes and times of the files of a path, none of which is read.
+
+    None where they are not such files, or fewer or smaller than what `only_large` asks for.
+    """
+    if path.startswith("hf:"):
+        file = user_path(path.removeprefix("hf:").partition("?")[0])
+        if not file.is_file():
+            return None
+        entry = _entry(file, file.resolve().as_posix())
+        return [entry] if not only_large or entry[1] >= LARGE_FILE else None
+    folder = user_path(path)
+    if not (folder / FOLDER).is_dir():
+        return None
+    places = client_places(folder / FOLDER)
+    if only_large and len(places) < MANY_CLIENTS:
+        return None
+    return [
+        [folder.resolve().as_posix(), 0, 0],
+        *(
+            _entry(Path(entry.path), f"{place.name}/{entry.name}")
+            for place in places
+            for entry in sorted(os.scandir(place), key=lambda entry: entry.name)
+        ),
+    ]
+
+
+def _entry(file: Path, name: str) -> list[Any]:
+    try:
+        about = file.stat()
+    except OSError:  # What is wrong is said when it is read.
+        return [name, -1, -1]
+    return [name, about.st_size, about.st_mtime_ns]
+
+
+def _read(path: str) -> tuple[Iterable[tuple[str, Example]], Iterable[Example]]:
+    """Training examples with their clients, and test instances, which are asked for afterwards."""
+    if path.startswith("hf:"):
+        splits = read_splits(path, streamed=True)
+        return splits.training(), splits.tests()
+    tests: list[Example] = []
+    refuse_beside_clients(user_path(path), ("test", "local"), all_lines=False)
+
+    def examples() -> Iterator[tuple[str, Example]]:
+        for client, own in client_folders(user_path(path) / FOLDER):
+            tests.extend(own)
+            for example in client.train:
+                yield client.name, example
+
+    return examples(), _after(tests)
+
+
+def _after(examples: list[Example]) -> Iterator[Example]:
+    """What a list holds by the time that it is asked for."""
+    yield from examples

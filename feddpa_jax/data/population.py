@@ -1,0 +1,274 @@
+"""A federation that is opened, not loaded: examples lie in Arrow files and are read by client.
+
+A population's folder holds
+
+- `train.arrow`, `test.arrow`: examples, a column a field, in batches of `BATCH` rows, in the order
+  in which they came (`datasets.Dataset.from_file` reads them too);
+- `clients.arrow`: the clients' names, in order, and a checksum of each client's examples;
+- `rows.npy`, `first.npy`: the numbers of the rows by client, and where each client's begin;
+- `population.json`: counts, digest and sizes of the others. It is written last.
+
+Files are mapped into memory, so what is not asked for is not read; a client that is read is
+compared with its checksum.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from feddpa_jax.data.seal import UnsealedError, seal, unseal
+from feddpa_jax.data.selection import Selection
+from feddpa_jax.files.disk import sha256
+from feddpa_jax.types import Client, ClientSequence, Example, UserError
+
+SEAL = "population.json"
+VERSION = 1
+# Rows of an Arrow batch: a row's batch follows from its number.
+BATCH = 2**14
+_FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+
+
+class Population(ClientSequence):
+    """The clients of a population's folder, read one by one as they are asked for.
+
+    Attributes:
+      folder: where the files are.
+      selection: which of its examples each client trains on and holds out.
+      digest: of all names and examples.
+      remedy: what to do if a file is damaged.
+
+    Example:
+      ```
+      write_population(Path("people"), ((name, example) for name, example in records))
+      data = load_federation("people")
+      print(len(data.clients), data.clients[41_723].train[0])
+      ```
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection = Selection(),  # noqa: B008 - it cannot change.
+        remedy: str = "write it again",
+    ):
+        """Opens a folder.
+
+        Raises:
+          UserError: it holds no population, or a file of it is missing or of another size.
+        """
+        try:
+            about = unseal(folder / SEAL, VERSION)
+        except UnsealedError as error:
+            raise UserError(f"{folder}: is no whole population ({error}); {remedy}") from None
+        self.folder = folder
+        self.selection = selection
+        self.remedy = remedy
+        self.digest: str = about["digest"]
+        self._table = _read(folder / "train.arrow")
+        clients = _read(folder / "clients.arrow")
+        self.names = tuple(clients.column("name").to_pylist())
+        self._sum_C = clients.column("sum").to_numpy()
+        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        self._first = np.load(folder / "first.npy", mmap_mode="r")
+        # Refuses at once what no client may hold out.
+        self.counts_C = selection.counts(self.names, np.diff(self._first))
+
+    def __len__(self) -> int:
+        """The number of clients."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Client: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
+        """A client with its examples, or several.
+
+        Raises:
+          UserError: its examples are damaged, or were changed since the population was written.
+        """
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        at = range(len(self))[place]
+        rows = self._rows[self._first[at] : self._first[at + 1]]
+        examples = list(_rows(self._batches, rows))
+        if functools.reduce(_add, examples, 0) != self._sum_C[at]:
+            raise UserError(
+                f"{self.folder}: the examples of client {self.names[at]!r} are damaged or changed; "
+                f"{self.remedy}"
+            )
+        return self.selection.of(self.names[at], examples)
+
+    @functools.cached_property
+    def _batches(self) -> list[Any]:
+        return self._table.to_batches()
+
+    def choosing(self, selection: Selection) -> "Population":
+        """The same population with another choice among each client's examples."""
+        return Population(self.folder, selection, self.remedy)
+
+    def test(self) -> tuple[Example, ...]:
+        """The test instances."""
+        table = _read(self.folder / "test.arrow")
+        batches = table.to_batches()
+        return tuple(_rows(batches, np.arange(table.num_rows)))
+
+
+def is_population(folder: Path) -> bool:
+    """Whether a folder says that it holds a population."""
+    return (folder / SEAL).is_file()
+
+
+def write_population(
+    folder: Path,
+    examples: Iterable[tuple[str, Example]],
+    test: Iterable[Example] = (),
+    *,
+    by_name: bool = True,
+    told: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Writes a population's files into a folder that is there and empty.
+
+    Args:
+      folder: the folder.
+      examples: a client's name and an example of it, in any order; they are not kept in memory.
+      test: test instances.
+      by_name: the clients are in the order of their names; else in that of their first examples.
+      told: called with the number of examples of every batch that is written.
+
+    Raises:
+      UserError: there is no client, or two have names that differ in case alone.
+      OSError: something cannot be written.
+    """
+    codes: dict[str, int] = {}
+    sums: list[int] = []
+    code_B: list[int] = []
+    parts: list[np.ndarray] = []
+
+    def noted() -> Iterator[Example]:
+        for name, example in examples:
+            code = codes.setdefault(name, len(codes))
+            if code == len(sums):
+                sums.append(0)
+            sums[code] = _add(sums[code], example)
+            code_B.append(code)
+            if len(code_B) == BATCH:
+                parts.append(np.array(code_B, np.int32))
+                code_B.clear()
+                told(BATCH)
+            yield example
+
+    count = _write(folder / "train.arrow", noted())
+    told(len(code_B))
+    if not count:
+        raise UserError("data.path: there is no client; name data with examples")
+    given = list(codes)
+    _refuse_twice(given)
+    order_C = sorted(range(len(given)), key=given.__getitem__) if by_name else range(len(given))
+    place_C = np.empty(len(given), np.int32)
+    place_C[list(order_C)] = np.arange(len(given), dtype=np.int32)
+    place_I = place_C[np.concatenate([*parts, np.array(code_B, np.int32)])]
+    rows = np.argsort(place_I, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
+    np.save(folder / "rows.npy", rows.astype(np.int64))
+    np.save(folder / "first.npy", first.astype(np.int64))
+    ordered = [(given[code], sums[code]) for code in order_C]
+    _write_clients(folder / "clients.arrow", ordered)
+    tests = _write(folder / "test.arrow", test)
+    files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
+    digest = sha256_of([sha256(folder / name) for name in files])
+    about = {"clients": len(given), "examples": count, "tests": tests, "digest": digest}
+    seal(folder / SEAL, VERSION, files, about)
+
+
+def sha256_of(digests: Sequence[str]) -> str:
+    """A digest of digests, 32 hexadecimal digits."""
+    import hashlib
+
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    # Two names that differ in case alone would share a folder on some file systems.
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise UserError(f"data.path: client {name!r} is there twice ({other!r}); rename one")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.large_string()) for name in _FIELDS])
+
+
+def _write(file: Path, examples: Iterable[Example]) -> int:
+    """Writes examples in batches; returns their number."""
+    import pyarrow as pa
+
+    schema, count = _schema(), 0
+    columns: list[list[str]] = [[] for _ in _FIELDS]
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+
+        def flush() -> None:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            for column in columns:
+                column.clear()
+
+        for example in examples:
+            for column, name in zip(columns, _FIELDS, strict=True):
+                column.append(getattr(example, name))
+            count += 1
+            if len(columns[0]) == BATCH:
+                flush()
+        if columns[0]:
+            flush()
+    return count
+
+
+def _write_clients(file: Path, clients: Sequence[tuple[str, int]]) -> None:
+    import pyarrow as pa
+
+    names, sums = zip(*clients, strict=True)
+    table = pa.table({"name": pa.array(names, pa.string()), "sum": pa.array(sums, pa.uint32())})
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read(file: Path) -> Any:
+    """A table of an Arrow file that is mapped into memory."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: damaged ({error}); write it again") from None
+
+
+def _rows(batches: Sequence[Any], rows: np.ndarray) -> Iterator[Example]:
+    """The examples of some rows, whose numbers ascend."""
+    begin = 0
+    while begin < len(rows):
+        batch = int(rows[begin]) // BATCH
+        end = begin + int(np.searchsorted(rows[begin:], (batch + 1) * BATCH))
+        at = np.asarray(rows[begin:end]) - batch * BATCH
+        if at[-1] - at[0] + 1 == len(at):
+            found = batches[batch].slice(int(at[0]), len(at))
+        else:
+            found = batches[batch].take(at)
+        yield from map(Example, *(column.to_pylist() for column in found.columns))
+        begin = end
+
+
+def _add(sum_: int, example: Example) -> int:
+    """The checksum of a client's examples, with one more."""
+    return zlib.crc32("\x1f".join(getattr(example, name) for name in _FIELDS).encode(), sum_)

@@ -1,0 +1,185 @@
+"""The tokens of a population's training examples: written once, mapped into memory, read by client.
+
+A folder holds `tokens.bin` (all tokens, one example after the other, int32), `first.npy` (where
+each example's begin), `prompts.npy` (each example's prompt length), `clients.npy` (where each
+client's examples begin), `sums.npy` (a checksum of each client's tokens) and `tokens.json`, which
+is written last.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from feddpa_jax.data.digest import DigestOfAll, client_digest
+from feddpa_jax.data.population import Population
+from feddpa_jax.data.seal import UnsealedError, seal, unseal
+from feddpa_jax.data.tokenize import TokenCounts, Tokenized
+from feddpa_jax.types import Client, Example, TokenizedExample, UserError
+
+SEAL, VERSION = "tokens.json", 1
+_FILES = ("tokens.bin", "first.npy", "prompts.npy", "clients.npy", "sums.npy")
+# About how many examples are tokenized at once.
+_AT_ONCE = 4096
+
+
+class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
+    """Each client's tokenized training examples, read as they are asked for.
+
+    Attributes:
+      counts_C: each client's number of examples, int64 [C].
+      tokens_C: and of tokens, int64 [C].
+      longest: most tokens of an example.
+      counts: examples, truncated, dropped, of all clients together.
+      digest: of all clients' names, tokens and tasks, and what they hold out.
+    """
+
+    def __init__(self, folder: Path):
+        """Opens a folder.
+
+        Raises:
+          UserError: it is not whole.
+        """
+        try:
+            about = unseal(folder / SEAL, VERSION)
+        except UnsealedError as error:
+            raise UserError(f"{folder}: not whole ({error}); start the command again") from None
+        self.folder = folder
+        self.counts = TokenCounts(*about["counts"])
+        self.digest: str = about["digest"]
+        self.longest: int = about["longest"]
+        self._tokens = np.memmap(folder / "tokens.bin", "<i4", "r")
+        self._first_I = np.load(folder / "first.npy", mmap_mode="r")
+        self._prompt_I = np.load(folder / "prompts.npy", mmap_mode="r")
+        self._first_C = np.load(folder / "clients.npy")
+        self._sum_C = np.load(folder / "sums.npy")
+        self.counts_C = np.diff(self._first_C)
+        self.tokens_C = np.diff(self._first_I[self._first_C])
+
+    def __len__(self) -> int:
+        """The number of clients."""
+        return len(self.counts_C)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[TokenizedExample, ...]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[tuple[TokenizedExample, ...], ...]: ...
+
+    def __getitem__(
+        self, place: int | slice
+    ) -> tuple[TokenizedExample, ...] | tuple[tuple[TokenizedExample, ...], ...]:
+        """A client's examples, or several clients'.
+
+        Raises:
+          UserError: they are damaged.
+        """
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        at = range(len(self))[place]
+        begin, end = self._first_C[at], self._first_C[at + 1]
+        first = self._first_I[begin : end + 1]
+        tokens = np.array(self._tokens[first[0] : first[-1]])
+        prompts = np.array(self._prompt_I[begin:end])
+        if _sum(tokens, np.diff(first), prompts) != self._sum_C[at]:
+            (self.folder / SEAL).unlink(missing_ok=True)
+            raise UserError(
+                f"{self.folder}: damaged; start the command again, which writes it anew"
+            )
+        starts = (first - first[0]).tolist()
+        return tuple(
+            TokenizedExample(tokens[a:b], int(prompt))
+            for a, b, prompt in zip(starts[:-1], starts[1:], prompts.tolist(), strict=True)
+        )
+
+
+def write_tokens(
+    folder: Path,
+    population: Population,
+    encode: Callable[[Sequence[Example]], Tokenized],
+    told: Callable[[int], None] = lambda examples: None,
+) -> None:
+    """Tokenizes a population's training examples into a folder that is there and empty.
+
+    Args:
+      folder: the folder.
+      population: the clients, with what each trains on.
+      encode: tokenizes examples.
+      told: called with the number of examples of every batch.
+
+    Raises:
+      UserError: no example of a client is left.
+      OSError: something cannot be written.
+    """
+    first_I, prompt_I, first_C, sums = [0], [], [0], []
+    total, digest = TokenCounts(), DigestOfAll()
+    longest = 0
+    with (folder / "tokens.bin").open("wb") as file:
+        for clients in _groups(population):
+            found = encode([example for client in clients for example in client.train])
+            total = TokenCounts(*map(sum, zip(total, found.counts, strict=True)))
+            for client, own in zip(clients, _shared_out(clients, found), strict=True):
+                if not own:
+                    raise UserError(
+                        f"client {client.name!r}: no example is left within data.max_length; "
+                        "raise it"
+                    )
+                for tokens_T, prompt_length in own:
+                    file.write(tokens_T.astype("<i4").tobytes())
+                    first_I.append(first_I[-1] + len(tokens_T))
+                    prompt_I.append(prompt_length)
+                    longest = max(longest, len(tokens_T))
+                first_C.append(len(prompt_I))
+                sums.append(
+                    _sum(
+                        np.concatenate([e.tokens_T for e in own]),
+                        np.array([len(e.tokens_T) for e in own]),
+                        np.array([e.prompt_length for e in own]),
+                    )
+                )
+                digest.add(client.name, client_digest(client, own))
+            told(sum(len(client.train) for client in clients))
+    np.save(folder / "first.npy", np.array(first_I, np.int64))
+    np.save(folder / "prompts.npy", np.array(prompt_I, np.int32))
+    np.save(folder / "clients.npy", np.array(first_C, np.int64))
+    np.save(folder / "sums.npy", np.array(sums, np.uint32))
+    about = {"counts": list(total), "digest": digest.hexdigest(), "longest": longest}
+    seal(folder / SEAL, VERSION, _FILES, about)
+
+
+def _groups(population: Population) -> Iterator[list[Client]]:
+    """The clients, some at a time: tokenizers are fast with many texts."""
+    group: list[Client] = []
+    examples = 0
+    for client in population:
+        group.append(client)
+        examples += len(client.train)
+        if examples >= _AT_ONCE:
+            yield group
+            group, examples = [], 0
+    if group:
+        yield group
+
+
+def _shared_out(clients: Sequence[Client], found: Tokenized) -> Iterator[list[TokenizedExample]]:
+    """By client its own of the examples that are left."""
+    kept = list(zip(found.kept, found.examples, strict=True))
+    begin, at = 0, 0
+    for client in clients:
+        end = begin + len(client.train)
+        own = []
+        while at < len(kept) and kept[at][0] < end:
+            own.append(kept[at][1])
+            at += 1
+        yield own
+        begin = end
+
+
+def _sum(tokens: np.ndarray, length_I: np.ndarray, prompt_I: np.ndarray) -> int:
+    """A checksum of a client's tokens and of how they are cut into prompts and examples."""
+    found = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
+    for part in (length_I, prompt_I):
+        found = zlib.crc32(np.asarray(part, "<i8").tobytes(), found)
+    return found

@@ -1,0 +1,217 @@
+"""A population gives what the same data give in memory, refuses damage, and is rebuilt."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feddpa_jax.data import data_cache, opened
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.population import Population, write_population
+from feddpa_jax.data.selection import Selection
+from feddpa_jax.types import Client, Example, UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data"
+
+
+def an_example(client: str, number: int) -> Example:
+    return Example(f"Say {number} of {client}.", f"{number} ü", task=f"task_{number % 2}")
+
+
+def records(clients: int = 7) -> list[tuple[str, Example]]:
+    """Examples of clients in turns, so that no client's rows are beside each other."""
+    names = [f"u{(3 * c) % clients}" for c in range(clients)]
+    return [(name, an_example(name, n)) for n in range(4) for name in names]
+
+
+def flat_file(folder: Path) -> Path:
+    file = folder / "flat.jsonl"
+    lines = [{"client": name, **vars(example)} for name, example in records()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def client_folders(folder: Path) -> Path:
+    for name, example in records():
+        place = folder / "clients" / name
+        place.mkdir(parents=True, exist_ok=True)
+        for file in ("train.jsonl", "test.jsonl"):
+            with (place / file).open("a") as text:
+                text.write(json.dumps(vars(example)) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("max_train", [None, 3])
+@pytest.mark.parametrize("validation", [0, 1])
+@pytest.mark.parametrize("make", [flat_file, client_folders])
+def test_opened_data_are_those_in_memory(tmp_path, make, max_train, validation, monkeypatch):
+    monkeypatch.setattr("feddpa_jax.data.population.BATCH", 5)
+    made = make(tmp_path / "data" if make is client_folders else tmp_path)
+    path = f"hf:{made}" if make is flat_file else str(made)
+    settings = {"seed": 5, "max_train": max_train, "validation": validation, "max_test": 2}
+    loaded = load_federation(path, cache="off", **settings)
+    found = load_federation(path, cache="on", **settings)
+    assert isinstance(loaded.clients, tuple) and isinstance(found.clients, Population)
+    assert tuple(found.clients) == loaded.clients and found.names == loaded.names
+    assert found.test == loaded.test and found.source == loaded.source
+    assert found.clients[1:3] == loaded.clients[1:3] and found.clients[-1] == loaded.clients[-1]
+    assert found.clients.counts_C.tolist() == [len(own.train) for own in loaded.clients]
+
+
+def test_what_is_large_is_opened_unasked(tmp_path, monkeypatch):
+    path = f"hf:{flat_file(tmp_path)}"
+    assert isinstance(load_federation(path).clients, tuple)
+    monkeypatch.setattr(opened, "LARGE_FILE", 10)
+    assert isinstance(load_federation(path).clients, Population)
+    folder = str(client_folders(tmp_path / "folders"))
+    assert isinstance(load_federation(folder).clients, tuple)
+    monkeypatch.setattr(opened, "MANY_CLIENTS", 7)
+    assert isinstance(load_federation(folder).clients, Population)
+
+
+def a_population(folder: Path, **settings) -> Population:
+    folder.mkdir()
+    write_population(folder, records(), [an_example("test", 1)], **settings)
+    return Population(folder)
+
+
+def test_a_written_population_is_a_data_path(tmp_path):
+    a_population(tmp_path / "people")
+    found = load_federation(str(tmp_path / "people"), max_train=2)
+    assert found.names == tuple(f"u{c}" for c in range(7)) and len(found.clients[0].train) == 2
+    assert found.test == (an_example("test", 1),)
+
+
+def test_the_order_of_clients(tmp_path):
+    given = a_population(tmp_path / "given", by_name=False)
+    assert given.names == ("u0", "u3", "u6", "u2", "u5", "u1", "u4")
+    assert given[1] == Client("u3", tuple(an_example("u3", n) for n in range(4)))
+
+
+def test_damage_is_refused(tmp_path):
+    found = a_population(tmp_path / "people")
+    file = tmp_path / "people" / "train.arrow"
+    content = file.read_bytes().replace(b"Say 2 of u4.", b"Say 3 of u4.")
+    with file.open("r+b") as opened_file:
+        opened_file.write(content)
+    assert found[0].train[0] == an_example("u0", 0)
+    with pytest.raises(UserError, match="the examples of client 'u4' are damaged or changed"):
+        found[4]
+    file.write_bytes(content[:-8])
+    with pytest.raises(UserError, match=r"is no whole population .*train.arrow has"):
+        Population(tmp_path / "people")
+    (tmp_path / "people" / "rows.npy").unlink()
+    with pytest.raises(UserError, match=r"is no whole population .*No such file"):
+        Population(tmp_path / "people")
+
+
+def test_a_damaged_entry_is_built_again(tmp_path, cache, caplog):
+    path = f"hf:{flat_file(tmp_path)}"
+    before = tuple(load_federation(path, cache="on").clients)
+    (entry,) = [place for place in cache.iterdir() if place.is_dir()]
+    (entry / "rows.npy").write_bytes(b"")
+    assert tuple(load_federation(path, cache="on").clients) == before
+    assert "rows.npy has 0 bytes" in caplog.text and "built again" in caplog.text
+
+
+def test_changed_data_are_read_anew(tmp_path, cache):
+    file = flat_file(tmp_path)
+    running = load_federation(f"hf:{file}", cache="on")
+    with file.open("a") as text:
+        text.write(json.dumps({"client": "new", **vars(an_example("new", 0))}) + "\n")
+    assert load_federation(f"hf:{file}", cache="on").names == (*sorted((*running.names, "new")),)
+    # What a run has opened stays what it was.
+    assert running.clients[0].train == tuple(an_example("u0", n) for n in range(4))
+
+
+def test_what_a_client_cannot_hold_out(tmp_path):
+    a_population(tmp_path / "people")
+    with pytest.raises(UserError, match="client 'u0' has 4 training examples, and 4 held out"):
+        load_federation(str(tmp_path / "people"), validation=4)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"client": "a", "instruction": "x"}', "record 29: no field 'output'"),
+        ('{"instruction": "x", "output": "y"}', "record 29: column 'client' is None"),
+        ("{broken", "flat.jsonl, line 29: broken JSON"),
+        ('{"client": "U1", "instruction": "x", "output": "y"}', "client 'U1' is there twice"),
+    ],
+)
+def test_bad_records_leave_nothing(tmp_path, cache, line, said):
+    file = flat_file(tmp_path)
+    with file.open("a") as text:
+        text.write(line + "\n")
+    with pytest.raises(UserError, match=said):
+        load_federation(f"hf:{file}", cache="on")
+    assert not [place for place in cache.iterdir() if place.is_dir() and place.name[0] != "."]
+
+
+def test_the_cache_keeps_to_its_bound(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv(data_cache.BOUND, "1")
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        load_federation(f"hf:{flat_file(folder)}", cache="on")
+        assert len([place for place in cache.iterdir() if place.is_dir()]) == 1
+
+
+def test_another_process_waits(tmp_path, cache):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = f"hf:{flat_file(tmp_path)}"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_federation(path, cache="on").names, range(4)))
+    assert len(set(found)) == 1
+    assert len([place for place in cache.iterdir() if place.is_dir()]) == 1
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written"):
+        load_federation(f"hf:{flat_file(tmp_path)}", cache="on")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_other_files(tmp_path, suffix):
+    import pandas
+
+    file = tmp_path / f"flat{suffix}"
+    table = pandas.DataFrame([{"client": name, **vars(example)} for name, example in records()])
+    if suffix == ".csv":
+        table.to_csv(file, index=False)
+    elif suffix == ".parquet":
+        table.to_parquet(file)
+    else:
+        table.to_json(file, orient="records")
+    loaded = load_federation(f"hf:{file}", cache="off")
+    assert tuple(load_federation(f"hf:{file}", cache="on").clients) == loaded.clients
+
+
+def test_selection_counts_are_those_of_clients():
+    own = [an_example("a", n) for n in range(5)]
+    for most, held in ((None, 0), (3, 0), (3, 2), (None, 4)):
+        selection = Selection(most, held, 1)
+        found = selection.of("a", own)
+        assert selection.counts(["a"], np.array([5])).tolist() == [len(found.train)]
+        assert len(found.validation) == held
+    with pytest.raises(UserError, match="client 'b' has 3"):
+        Selection(4, 3).counts(["a", "b"], np.array([9, 3]))
+
+
+def test_times_and_sizes_are_what_a_file_is_known_by(tmp_path):
+    file = flat_file(tmp_path)
+    load_federation(f"hf:{file}", cache="on")
+    text = file.read_text().replace("Say 0 of u1.", "Say 9 of u1.")
+    file.write_text(text)
+    os.utime(file, ns=(1, 1))
+    found = load_federation(f"hf:{file}", cache="on")
+    assert found.clients[1].train[0].instruction == "Say 9 of u1."

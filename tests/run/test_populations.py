@@ -1,0 +1,196 @@
+"""Runs among a population's clients: the bits of a run in memory, and folders that stay small."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import feddpa_jax as fd
+from feddpa_jax.data.token_file import TokenizedClients
+from feddpa_jax.evaluate import groups
+from feddpa_jax.run import client_files, identity
+from feddpa_jax.types import UserError
+
+CLIENTS = 9
+# Files of a checkpoint with a time or a path.
+TIMED = ("record.json", "manifest.json", "_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "flat.jsonl"
+    lines = [
+        {"client": f"u{c}", "instruction": f"Say {n}.", "output": f"{n + c}", "task": f"t{c % 2}"}
+        for n in range(4)
+        for c in range(CLIENTS)
+    ]
+    made.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return made
+
+
+def configured(file: Path, cache: str, **data) -> fd.Config:
+    return fd.Config(
+        model={"path": "tiny"},
+        data={"path": f"hf:{file}", "cache": cache, "max_length": 64, "validation": 1, **data},
+        lora={"rank": 2},
+        fed={
+            "method": "feddpa_t",
+            "rounds": 2,
+            "local_epochs": 1,
+            "batch_size": 4,
+            "micro_batch_size": None,
+            "participation": 0.5,
+            "clients_per_step": 2,
+        },
+        eval={"metrics": ["nll"]},
+    )
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """What a run wrote, without times, and without what says where its data were."""
+    found = {}
+    for path in sorted(p for p in run.rglob("*") if p.is_file()):
+        name = path.relative_to(run).as_posix()
+        if "checkpoints/" in name and path.name not in TIMED:
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_the_bits_do_not_depend_on_the_cache(tmp_path, file):
+    runs = []
+    for cache in ("off", "on", "on"):
+        runs.append(tmp_path / f"{cache}{len(runs)}")
+        experiment = fd.Experiment.from_config(configured(file, cache), run_dir=runs[-1])
+        assert isinstance(experiment.prepared.training, TokenizedClients) == (cache == "on")
+        experiment.train()
+    for other in runs[1:]:
+        assert files_of(runs[0]) == files_of(other) and len(files_of(other)) > 9
+    # A run in memory goes on opened, and the other way round.
+    for cache, run in zip(("on", "off"), runs, strict=False):
+        again = fd.Experiment.from_config(configured(file, cache), run_dir=run)
+        assert list(again.rounds()) == []
+
+
+@pytest.mark.parametrize("named", [4096, 3])
+def test_data_that_changed_are_refused(tmp_path, file, named, monkeypatch):
+    monkeypatch.setattr(identity, "NAMED", named)
+    run = tmp_path / "run"
+    fd.Experiment.from_config(configured(file, "on"), run_dir=run).train()
+    # In memory the run is the same.
+    fd.Experiment.from_config(configured(file, "off"), run_dir=run)
+    record = json.loads((run / "checkpoints" / "00001" / "record.json").read_text())
+    assert (len(record["clients"]), len(record["data"])) == ((9, 9) if named > 9 else (2, 1))
+    file.write_text(file.read_text().replace("Say 2.", "Say 7."))
+    for cache in ("on", "off"):
+        with pytest.raises(UserError, match="the training data changed since the run began"):
+            fd.Experiment.from_config(configured(file, cache), run_dir=run)
+    file.write_text(file.read_text().replace('"u8"', '"v8"'))
+    with pytest.raises(UserError, match="does not fit: its clients"):
+        fd.Experiment.from_config(configured(file, "on"), run_dir=run)
+
+
+def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
+    plain = tmp_path / "plain"
+    fd.Experiment.from_config(configured(file, "on"), run_dir=plain).train()
+    monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
+    sharded = tmp_path / "sharded"
+    done = fd.Experiment.from_config(configured(file, "on"), run_dir=sharded)
+    next(iter(done.rounds()))
+    fd.Experiment.from_config(configured(file, "on"), run_dir=sharded).train()
+    clients = sharded / "checkpoints" / "clients"
+    own = {path.parent.name for path in clients.rglob("*.safetensors")}
+    assert all(len(path.name) == 3 for path in clients.iterdir()) and len(own) >= CLIENTS // 2
+    by_client = {path.parent.name: path.read_bytes() for path in clients.rglob("*.safetensors")}
+    for path in (plain / "checkpoints" / "clients").rglob("*.safetensors"):
+        assert by_client[path.parent.name] == path.read_bytes()
+    # A damaged file is found in its shard.
+    next(clients.rglob("*.safetensors")).write_bytes(b"")
+    opened = fd.Experiment.open(sharded)
+    with pytest.raises(UserError, match="damaged"):
+        _ = opened.adapters
+
+
+def test_flat_folders_of_many_clients_go_on(tmp_path, file, monkeypatch):
+    """Earlier versions had all clients in one folder, however many there were."""
+    run = tmp_path / "run"
+    next(iter(fd.Experiment.from_config(configured(file, "on"), run_dir=run).rounds()))
+    monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
+    experiment = fd.Experiment.from_config(configured(file, "on"), run_dir=run)
+    assert [done.number for done in experiment.rounds()] == [1]
+
+
+def test_shards_of_a_name_do_not_change():
+    files = client_files.ClientFiles(Path("x"), 1, sharded=True)
+    assert files.path("anna", 3).as_posix() == "x/eb7/anna/00003.safetensors"
+
+
+def test_damaged_tokens_are_written_anew(tmp_path, file, cache):
+    run = fd.Experiment.from_config(configured(file, "on"))
+    (entry,) = [
+        place for place in cache.iterdir() if place.is_dir() and place.name.startswith("tokens-")
+    ]
+    content = bytearray((entry / "tokens.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    before = [run.prepared.training[c] for c in range(CLIENTS)]
+    with (entry / "tokens.bin").open("r+b") as raw:
+        raw.write(content)
+    with pytest.raises(UserError, match="damaged; start the command again"):
+        list(run.prepared.training)
+    again = fd.Experiment.from_config(configured(file, "on")).prepared.training
+    for own, other in zip(before, again, strict=True):
+        for one, two in zip(own, other, strict=True):
+            assert one.prompt_length == two.prompt_length
+            np.testing.assert_array_equal(one.tokens_T, two.tokens_T)
+
+
+def test_tokens_depend_on_all_that_makes_them(file, cache):
+    for change in ({}, {"max_length": 48}, {"encoding": "joint"}, {"validation": 2}):
+        fd.Experiment.from_config(configured(file, "on", **change))
+    assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
+    fd.Experiment.from_config(configured(file, "on"))
+    assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
+
+
+def test_a_sample_of_clients_is_evaluated(tmp_path, monkeypatch):
+    data = fd.load_federation("sample", max_train=3, max_test=1)
+    base = fd.load_base("tiny")
+    fed = {"rounds": 1, "local_epochs": 1, "batch_size": 4, "micro_batch_size": None}
+    run = fd.Experiment(base, data, fd.Config(fed=fed, eval={"metrics": ["nll"]}))
+    run.train()
+    everyone = run.evaluate()
+    some = fd.Experiment(base, data, fd.Config(fed=fed, eval={"metrics": ["nll"], "clients": 3}))
+    some.train()
+    found = some.evaluate()
+    members = groups.evaluated(data.names, 3, 0)
+    assert members is not None and [c.name for c in found.setting.clients] == [
+        data.names[c] for c in members
+    ]
+    for mode in everyone.modes:
+        np.testing.assert_allclose(
+            found.results[mode].scores_CI["nll"],
+            everyone.results[mode].scores_CI["nll"][members],
+            rtol=2e-6,
+        )
+    # In groups all is as at once.
+    monkeypatch.setattr(groups, "AT_ONCE", 3)
+    monkeypatch.setattr("feddpa_jax.outcome.AT_ONCE", 3)
+    parts = run.evaluate()
+    assert [c.name for c in parts.setting.clients] == list(data.names)
+    for mode in everyone.modes:
+        for field in ("local_CI", "global_CI"):
+            np.testing.assert_allclose(
+                getattr(parts.results[mode].weights, field),
+                getattr(everyone.results[mode].weights, field),
+                atol=2e-6,
+            )
+        assert parts["nll"][mode].p.value == pytest.approx(everyone["nll"][mode].p.value, rel=2e-6)
+    answer = run.generate(data.names[5], "Say hello.")
+    monkeypatch.undo()
+    assert answer == run.generate(data.names[5], "Say hello.")
