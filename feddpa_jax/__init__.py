@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
+    from feddpa_jax.preflight.preflight import Preflight, check
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
     from feddpa_jax.report import plot_scores as plot
@@ -73,6 +74,7 @@ _HOMES = {
     "Method": "federated.method",
     "Part": "federated.method",
     "Phase": "federated.method",
+    "Preflight": "preflight.preflight",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
@@ -82,6 +84,7 @@ _HOMES = {
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
+    "check": "preflight.preflight",
     "compare": "comparison.comparing",
     "families": "hf.family",
     "load_base": "hf.load",
@@ -129,6 +132,7 @@ __all__ = [
     "Method",
     "Part",
     "Phase",
+    "Preflight",
     "Progress",
     "Registry",
     "Round",
@@ -138,6 +142,7 @@ __all__ = [
     "UserError",
     "Weight",
     "WeightingSettings",
+    "check",
     "compare",
     "families",
     "load_base",

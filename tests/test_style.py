@@ -33,7 +33,7 @@ TIERS = (
     {"evaluate"},
     {"config"},
     {"run"},
-    {"testing", "plan", "report", "laboratory", "export"},
+    {"testing", "plan", "preflight", "report", "laboratory", "export"},
     {"outcome"},
     {"experiment"},
     {"comparison"},

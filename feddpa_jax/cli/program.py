@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from feddpa_jax.cli import (
+    check,
     compare,
     data,
     eval,
@@ -38,6 +39,7 @@ COMMANDS = {
     "weigh": weigh,
     "compare": compare,
     "data": data,
+    "check": check,
     "plan": plan,
     "report": report,
     "fields": fields,
@@ -166,7 +168,7 @@ def _only_prints(known: argparse.Namespace) -> bool:
     target = {"data": "make", "plan": "out"}.get(known.command)
     if target is not None:
         return getattr(known, target) is None
-    return known.command in ("fields", "generate")
+    return known.command in ("fields", "generate", "check")
 
 
 def as_option(message: str, known: argparse.Namespace) -> str:

@@ -36,8 +36,46 @@ def _build(tree: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {error}") from None
 
 
+def _build_what_is_right(tree: Mapping[str, Any], source: str, problems: list[str]) -> Config:
+    """The configuration without the values that are wrong, each of which is noted."""
+    right: dict[str, Any] = {}
+    for key, value in tree.items():
+        own = value if isinstance(value, Mapping) and _is_section(key) else {None: value}
+        for name, leaf in own.items():
+            part = {key: leaf} if name is None else {key: {name: leaf}}
+            # Hyperparameters are right or wrong for a rule, which stands beside them.
+            if part.keys() != {"weighting"} or name != "parameters":
+                try:
+                    _build(part, source)
+                except UserError as error:
+                    problems.append(str(error))
+                    continue
+            right[key] = leaf if name is None else {**right.get(key, {}), name: leaf}
+    try:
+        return _build(right, source)
+    except UserError as error:
+        # Values that are right each for itself: one that does not go with the others is left out.
+        problems.append(str(error))
+    for name, _ in list(_leaves(right)):
+        key, _, field = name.partition(".")
+        fewer = (
+            {**right, key: {n: v for n, v in right[key].items() if n != field}}
+            if field
+            else {n: v for n, v in right.items() if n != key}
+        )
+        try:
+            return _build(fewer, source)
+        except UserError:
+            continue
+    return Config()
+
+
 def load_config(
-    path: Path | str | None = None, overrides: Sequence[str] = (), *, of_run: bool = False
+    path: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    of_run: bool = False,
+    problems: list[str] | None = None,
 ) -> Config:
     """Reads a YAML file and applies command-line overrides.
 
@@ -46,6 +84,7 @@ def load_config(
       overrides: "--fed.rounds", "3" or "--fed.rounds=3"; values are YAML.
       of_run: whether a run wrote the file, maybe of an older version: fields that are gone since
         are skipped.
+      problems: where values that are wrong are noted, and left out, instead of raising the first.
 
     Raises:
       UserError: anything wrong in either, naming file or option, field and value.
@@ -73,7 +112,10 @@ def load_config(
         }
         if of_run:
             tree = _without_removed(tree)
-        tree = to_tree(_build(tree, source))
+        if problems is None:
+            tree = to_tree(_build(tree, source))
+        else:
+            tree = to_tree(_build_what_is_right(tree, source, problems))
     of_rule = False
     for name, value in _pairs(overrides):
         option = f"--{name}"
@@ -84,10 +126,19 @@ def load_config(
         if name.startswith("weighting.parameters"):
             of_rule = True
         else:
-            _build(part, "command line")
+            try:
+                _build(part, "command line")
+            except UserError as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
+                continue
         (key, inner), *_ = part.items()
         tree[key] = _merged(tree.get(key, {}), inner, name)
-    return _build(tree, "command line" if of_rule else source)
+    source = "command line" if of_rule else source
+    if problems is None:
+        return _build(tree, source)
+    return _build_what_is_right(tree, source, problems)
 
 
 def _without_removed(tree: Mapping[str, Any]) -> dict[str, Any]:

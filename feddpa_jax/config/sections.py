@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
 from feddpa_jax.hyperparameters import Values
+from feddpa_jax.types import UserError
 
 
 def check_known(made: Any, field: str, module: str, inner: str) -> None:
@@ -134,6 +135,30 @@ class FedSection:
     ] = Values()
     rounds: Annotated[Count, Le(99_999), doc("communication rounds")] = 20
     participation: Annotated[float, Gt(0), Le(1), doc("fraction of clients in a round")] = 1.0
+    cohort: Annotated[
+        Count | None, doc("number of clients in a round, instead of fed.participation; null: none")
+    ] = None
+    availability: Annotated[
+        Literal["always", "daily", "markov"],
+        doc(
+            "when clients can take part; daily: in the same rounds of each day, every client in "
+            "its own; markov: on and off by chance"
+        ),
+    ] = "always"
+    availability_share: Annotated[
+        float, Gt(0), Le(1), doc("share of the rounds in which a client is available")
+    ] = 0.5
+    availability_period: Annotated[
+        Count,
+        Le(10_000),
+        doc("daily: rounds in a day; markov: rounds between draws of a client's state, on average"),
+    ] = 24
+    dropout: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        doc("chance that a participant drops out: it returns nothing and keeps what it had"),
+    ] = 0.0
     local_epochs: Annotated[Count, Le(10_000), doc("passes over a client's data in each phase")] = (
         10
     )
@@ -198,6 +223,11 @@ class FedSection:
         """Refuses values out of range, and methods that nobody knows."""
         check(self)
         check_known(self, "method", "feddpa_jax.federated.method", "METHODS")
+        if self.cohort is not None and self.participation != 1.0:
+            raise UserError(
+                f"fed.cohort: {self.cohort} and fed.participation: {self.participation} both say "
+                "how many clients take part; leave one of them out"
+            )
 
 
 @settings("eval")

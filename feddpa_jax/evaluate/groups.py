@@ -7,6 +7,7 @@ import numpy as np
 
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.modes import ModeWeights
+from feddpa_jax.training.draws import uniform
 from feddpa_jax.types import client_id
 
 # So many clients are evaluated at once.
@@ -31,7 +32,7 @@ def evaluated(names: Sequence[str], count: int | None, seed: int) -> np.ndarray 
     """
     if count is None or count >= len(names):
         return None if len(names) <= AT_ONCE else np.arange(len(names))
-    draws = [np.random.default_rng([seed, client_id(name), 4]).random() for name in names]
+    draws = uniform(seed, np.array([client_id(name) for name in names]), 4)
     return np.sort(np.argsort(draws, kind="stable")[:count])
 
 

@@ -45,7 +45,12 @@ from feddpa_jax.types import UserError
 
 @METHODS.register(title="FedEx-LoRA", answers_with="global")
 def fedex_lora(
-    lora: Lora, *, rounds: int = 20, participation: float = 1.0, residual_rank: int = 0
+    lora: Lora,
+    *,
+    rounds: int = 20,
+    participation: float = 1.0,
+    cohort: int | None = None,
+    residual_rank: int = 0,
 ) -> Method:
     """FedEx-LoRA; `residual_rank` caps the residual's rank, 0 for as much as is exact.
 
@@ -54,7 +59,7 @@ def fedex_lora(
     """
     if residual_rank < 0:
         raise UserError(f"fed.options: residual_rank is {residual_rank}; use 0 (exact) or more")
-    others = how_many(len(lora.names), participation) - 1
+    others = how_many(len(lora.names), participation, cohort) - 1
     cap = residual_rank or max(map(min, lora.sizes.values()))
 
     def mixed(parts: Parts) -> list[Term]:

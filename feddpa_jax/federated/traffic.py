@@ -1,4 +1,7 @@
-"""What a round's participants receive and send, in bytes; it follows from the method's leaves."""
+"""What a round's participants receive and send, in bytes; it follows from the method's leaves.
+
+Who drops out has received what the others have, and sends nothing.
+"""
 
 from typing import Any
 
@@ -16,8 +19,13 @@ def traffic(
     phases: tuple[Phase, ...],
     members: np.ndarray,
     before: tuple[Phase, ...] | None = None,
+    *,
+    returned: np.ndarray | None = None,
+    senders: int | None = None,
 ) -> tuple[int, int]:
-    """Bytes that a participant of a round receives and sends; the mean over unequal ranks.
+    """Bytes that a participant of a round receives, and that one sends who does not drop out.
+
+    Both are means over unequal ranks; nobody sends anything where all drop out.
 
     A leaf counts once a round, whatever the number of phases that read it, and is received if the
     round before has changed it: so much a client needs that took part in that. A leaf that no phase
@@ -29,11 +37,14 @@ def traffic(
       phases: of the round.
       members: the participants, by index.
       before: the phases of the round before; None: the same, in a first round.
+      returned: the participants that do not drop out, by index; all if None.
+      senders: how many did not in the round before; None: as many as take part in this one.
     """
+    returned = members if returned is None else returned
     shapes = part_shapes(method)
     for name, part in method.parts.items():
         if part.change is not None:
-            count = 0 if before is None else len(members)
+            count = 0 if before is None else len(members) if senders is None else senders
             shapes[name] = jax.eval_shape(lambda make=part.change, count=count: make(count))
     changing = _changing(method, phases if before is None else before)
     received: dict[str, Any] = {}
@@ -46,10 +57,16 @@ def traffic(
                 received |= pick({part: shapes[part]}, changing[part])
         received |= own
         sent |= pick({**shapes, **own}, sends(method, phase))
-    share = 1.0
-    if lora.ranks is not None:
-        share = float(np.mean(np.array(lora.ranks)[members])) / lora.rank
-    return round(share * _bytes(received)), round(share * _bytes(sent))
+    return round(_share(lora, members) * _bytes(received)), round(
+        _share(lora, returned) * _bytes(sent)
+    )
+
+
+def _share(lora: Lora, members: np.ndarray) -> float:
+    """How much of the largest rank clients have in the mean; 0 of nobody."""
+    if lora.ranks is None or not len(members):
+        return float(len(members) > 0)
+    return float(np.mean(np.array(lora.ranks)[members])) / lora.rank
 
 
 def _changing(method: Method, phases: tuple[Phase, ...]) -> dict[str, tuple[str, ...]]:

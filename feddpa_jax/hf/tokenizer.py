@@ -142,6 +142,19 @@ class Tokenizer:
         """
         return self._continuation.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def decode_whole(self, ids: Sequence[int] | np.ndarray, *, start: bool = True) -> str:
+        """The text of ids with special tokens spelled out, for people to read.
+
+        Args:
+          ids: of a sequence, or of a part of one.
+          start: whether they are the first ones; if not, leading spaces stay.
+
+        >>> byte_tokenizer().decode_whole([64, 256])
+        'a<|end|>'
+        """
+        backend = self.backend if start else self._continuation
+        return backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
     def save(self, folder: Path | str) -> None:
         """Writes tokenizer.json and tokenizer_config.json for `transformers.AutoTokenizer`.
 

@@ -65,7 +65,7 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
     # No file is written: the folder is only where a run's would lie.
     engine = make_federation(config, prepared, RunFolder(Path("."))).engine
     method = make_method(config, prepared)
-    participants = len(data.participants(0))
+    participants = data.most
     slots = data.slots(participants)
     device = prepared.mesh.devices.flat[0]
     # Those of the second round: the first may have fewer.

@@ -26,6 +26,7 @@ from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.run.tokens import tokenize_clients
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
+from feddpa_jax.training.participation import Availability
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
 
@@ -147,12 +148,19 @@ def check_sizes(config: Config, model: ModelConfig) -> None:
     Raises:
       UserError: names the field.
     """
+    for problem in size_problems(config, model):
+        raise UserError(problem)
+
+
+def size_problems(config: Config, model: ModelConfig) -> list[str]:
+    """What is wrong with sizes that the base cannot have, each with its field."""
+    found = []
     for name, value in (
         ("data.max_length", config.data.max_length),
         ("eval.max_new_tokens", config.eval.max_new_tokens),
     ):
         if value > model.max_positions:
-            raise UserError(
+            found.append(
                 f"{name}: {value} is more than the {model.max_positions} positions of "
                 f"{config.model.path}; lower it"
             )
@@ -160,12 +168,12 @@ def check_sizes(config: Config, model: ModelConfig) -> None:
     widest = max(max(sizes[target]) for target in config.lora.targets)
     ranks = {"lora.rank": config.lora.rank, "lora.ranks": max(config.lora.ranks or (1,))}
     for name, rank in ranks.items():
-        if rank <= widest:
-            continue
-        raise UserError(
-            f"{name}: {rank} is more than the {widest} rows of the widest adapted "
-            f"map of {config.model.path}; lower it"
-        )
+        if rank > widest:
+            found.append(
+                f"{name}: {rank} is more than the {widest} rows of the widest adapted "
+                f"map of {config.model.path}; lower it"
+            )
+    return found
 
 
 def prepare_together(config: Config, make: Callable[[Config], Prepared] = prepare) -> Prepared:
@@ -258,7 +266,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         batch_size=fed.batch_size,
         micro_batch_size=fed.micro_batch_size or fed.batch_size,
         shuffle=config.data.shuffle,
-        participation=fed.participation,
+        **who_takes_part(config, len(names)),
         clients_per_step=fed.clients_per_step,
         block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
@@ -267,6 +275,26 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         held_out=held_out,
         nothing_held=not any_held,
     )
+
+
+def who_takes_part(config: Config, clients: int) -> dict[str, Any]:
+    """What `TrainingData` knows of a round's clients; a centralized method's one is always there.
+
+    Raises:
+      UserError: `fed.cohort` is more than there are clients.
+    """
+    fed = config.fed
+    if METHODS.find(fed.method).pooled:
+        return {}
+    if fed.cohort is not None and fed.cohort > clients:
+        raise UserError(f"fed.cohort: {fed.cohort} of {clients} clients; give at most {clients}")
+    found = Availability(fed.availability, fed.availability_share, fed.availability_period)
+    return {
+        "participation": fed.participation,
+        "cohort": fed.cohort,
+        "availability": found,
+        "dropout": fed.dropout,
+    }
 
 
 def make_lora(config: Config, prepared: Prepared) -> Lora:

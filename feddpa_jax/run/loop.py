@@ -118,10 +118,16 @@ def play(
             state, metrics = play_round(method, federation, state, data, shapes, config, number)
             phases = method.phases_of(number, config.fed.rounds)
             before = method.phases_of(number - 1, config.fed.rounds) if number else None
-            moved = traffic(method, lora, phases, participants(config, data, number), before)
+            members, returned = drawn(config, data, number), participants(config, data, number)
+            senders = len(participants(config, data, number - 1)) if number else None
+            moved = traffic(
+                method, lora, phases, members, before, returned=returned, senders=senders
+            )
             spent = time.perf_counter() - began
             loss = validation_loss(config, method, federation, data, shapes, judging, state)
-            line = metrics_line(number, metrics, moved, spent, loss)
+            lost = np.setdiff1d(members, returned).tolist()
+            dropped_out = [data.names[client] for client in lost] if data.dropout else None
+            line = metrics_line(number, metrics, moved, spent, loss, dropped_out)
             advance(0, f"round {number + 1}: {told_losses(line)}")
             if run is not None and saver is not None:
                 record(saver, known, run, number, state, line)
@@ -141,7 +147,7 @@ def report_memory(
     Its program, of the first round's last phase, is compiled for that, which training then need
     not do.
     """
-    slots = data.slots(len(data.participants(0)))
+    slots = data.slots(data.most)
     shape = max(shapes, key=lambda shape: shape.rows * data.costs.row(shape.length))
     phase = method.phases_of(0, config.fed.rounds)[-1]
     trained, frozen = phase_shapes(method, phase)
@@ -202,9 +208,14 @@ def round_rate(config: Config, number: int) -> float:
     return fed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * number / fed.rounds))
 
 
-def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
-    """The clients of a round, by index; after the last round all of them."""
+def drawn(config: Config, data: TrainingData, number: int) -> np.ndarray:
+    """The clients of a round, by index, those that drop out too; after the last round, all."""
     return np.arange(len(data.names)) if number == config.fed.rounds else data.participants(number)
+
+
+def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
+    """The clients that train in a round, by index; after the last round, all of them."""
+    return np.arange(len(data.names)) if number == config.fed.rounds else data.returning(number)
 
 
 def round_tokens(config: Config, method: Method, data: TrainingData, number: int) -> int:

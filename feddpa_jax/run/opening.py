@@ -45,8 +45,24 @@ def checked(config: Config) -> Config:
         check_parameters(config.weighting.rule, config.weighting.parameters)
     announce(config, OF_TRAINING)
     check_modes(config)
+    check_availability(config)
     TEMPLATES.find(config.data.template)
     return resolved(config)
+
+
+def check_availability(config: Config) -> None:
+    """Refuses settings of an availability that is not asked for.
+
+    Raises:
+      UserError: names the field.
+    """
+    fed = config.fed
+    for name in ("availability_share", "availability_period"):
+        if fed.availability == "always" and getattr(fed, name) != getattr(type(fed), name):
+            raise UserError(
+                f"fed.{name}: all clients are always available; set fed.availability to daily or "
+                "markov, or leave it out"
+            )
 
 
 def check_modes(config: Config, asked: str | None = None) -> None:

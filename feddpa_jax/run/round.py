@@ -1,7 +1,7 @@
 """A completed round, and its line in metrics.jsonl."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ class Round:
       state: the federation's state after the round.
       line: the round's line of metrics.jsonl: `loss`, `validation_loss`, `phases` (by phase and
         client the first, mean and last loss; with early stopping also `epochs`, `best_epoch` and
-        the `validation` loss), tokens, `seconds`, and the bytes that a client would send and
-        receive.
+        the `validation` loss), tokens, `seconds`, the bytes that a client would send and
+        receive, and with `fed.dropout` who `dropped_out`. Those are in no phase.
 
     Example:
       ```
@@ -33,8 +33,11 @@ class Round:
     line: Mapping[str, Any]
 
     @property
-    def loss(self) -> float:
-        """Mean over clients of the mean loss in the last phase, in nats per response token."""
+    def loss(self) -> float | None:
+        """Mean over clients of the mean loss in the last phase, in nats per response token.
+
+        None where all participants dropped out.
+        """
         return self.line["loss"]
 
     @property
@@ -45,6 +48,11 @@ class Round:
         answers with, instance-wise mixing at its fixed weight; at most 32 clients are asked.
         """
         return self.line.get("validation_loss")
+
+    @property
+    def dropped_out(self) -> Sequence[str]:
+        """The participants that dropped out: they sent nothing, and kept what they had before."""
+        return self.line.get("dropped_out", ())
 
     @property
     def losses(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
@@ -68,7 +76,7 @@ class Round:
 
     @property
     def client_bytes(self) -> tuple[int, int]:
-        """Bytes that a client would receive and send."""
+        """Bytes that a client would receive, and send if it did not drop out."""
         return self.line["client_bytes_received"], self.line["client_bytes_sent"]
 
 
@@ -78,8 +86,11 @@ def metrics_line(
     moved: tuple[int, int],
     seconds: float,
     validation: float | None = None,
+    dropped_out: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """A round's line in metrics.jsonl; `loss` is the mean over clients of the last phase's mean.
+
+    It is null where all participants dropped out.
 
     Args:
       number: the round.
@@ -87,6 +98,7 @@ def metrics_line(
       moved: bytes that a client would receive and send.
       seconds: wall-clock time.
       validation: the loss of held-out examples after the round, if there are any.
+      dropped_out: the names of the participants that did, where clients may drop out.
     """
     phases = {
         phase: {
@@ -100,10 +112,10 @@ def metrics_line(
         }
         for phase, done in metrics.items()
     }
-    last_phase = list(phases.values())[-1]
+    last_phase = list(phases.values())[-1].values()
     return {
         "round": number,
-        "loss": float(np.mean([client["mean"] for client in last_phase.values()])),
+        "loss": float(np.mean([client["mean"] for client in last_phase])) if last_phase else None,
         **({} if validation is None else {"validation_loss": validation}),
         "phases": phases,
         # A search has losses, before and after it, but trains on nothing.
@@ -118,6 +130,7 @@ def metrics_line(
         "seconds": round(seconds, 3),
         "client_bytes_received": moved[0],
         "client_bytes_sent": moved[1],
+        **({} if dropped_out is None else {"dropped_out": list(dropped_out)}),
     }
 
 
@@ -128,4 +141,5 @@ def told_losses(line: Mapping[str, Any]) -> str:
     'loss 1.250, held out 1.500'
     """
     held_out = line.get("validation_loss")
-    return f"loss {line['loss']:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
+    told = "all dropped out" if line["loss"] is None else f"loss {line['loss']:.3f}"
+    return told + ("" if held_out is None else f", held out {held_out:.3f}")

@@ -19,6 +19,7 @@ from feddpa_jax.config import Config
 from feddpa_jax.devices.mesh import CLIENTS, put
 from feddpa_jax.federated.method import METHODS, Answers, FedState, Method
 from feddpa_jax.federated.play import Federation, copies, in_slots
+from feddpa_jax.training.draws import uniform
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape, Chunk
 from feddpa_jax.training.step import Frozen, Objective
@@ -34,7 +35,7 @@ def judges(data: TrainingData, seed: int) -> np.ndarray:
     """
     if data.nothing_held:
         return np.zeros(0, np.int32)
-    draws = [np.random.default_rng([seed, ident, 3]).random() for ident in data.ids]
+    draws = uniform(seed, np.array(data.ids), 3)
     able = (client for client in np.argsort(draws, kind="stable") if data.held_out(int(client)))
     return np.sort(np.array(list(itertools.islice(able, JUDGES)), np.int32))
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from feddpa_jax.devices.hardware import GIB, memory_of
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.training.step import Frozen, Tree
 
 # Which setting to change where a part takes the most.
@@ -36,9 +37,14 @@ def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
     """
     if device.platform == "cpu":
         return 4096
-    a_token = config.layers * (11 * config.width + 4 * config.ffn) * jnp.dtype(dtype).itemsize
+    a_token = config.layers * _kept(config) * jnp.dtype(dtype).itemsize
     room = (memory_of(device) or 16 * GIB) // 3 // a_token
     return max(1024, min(32768, 1 << max(room.bit_length() - 1, 0)))
+
+
+def _kept(config: ModelConfig) -> int:
+    """Numbers that a layer keeps of a token for the backward pass."""
+    return 11 * config.width + 4 * config.ffn
 
 
 def in_words(size: float) -> str:
@@ -140,6 +146,45 @@ def plan_memory(
     # The step's state is the trained bank, two moments and the gradient sums.
     activations = max(0, program - base - 4 * bank - beside)
     return MemoryPlan(base, 2 * bank + size + beside, 3 * bank, activations, limit)
+
+
+def estimate_memory(
+    model: Model,
+    trained: Tree,
+    frozen: Frozen,
+    *,
+    slots: int,
+    shape: BlockShape,
+    remat: bool,
+    on_cpu: bool,
+    limit: int | None,
+) -> MemoryPlan:
+    """The memory of a step that is not compiled, from sizes alone.
+
+    Activations are what layers keep of each token (see `tokens_at_once`), the attention's weights,
+    and logits three times. With SmolLM2 on a CPU this is 6 to 7 % below what the compiler says.
+
+    Args:
+      model: the base, or its shapes, on the mesh.
+      trained: shapes of the leaves in training, of one client.
+      frozen: shapes of those beside them, likewise.
+      slots: places on the client axis of each shard.
+      shape: the block's, on each shard.
+      remat: layers are computed again in the backward pass.
+      on_cpu: what lies between products is float32 there, and the compiler undoes `remat`.
+      limit: bytes that the device has.
+    """
+    config, bank = model.config, slots * _size(trained)
+    beside = _size(frozen.shared) + slots * _size(frozen.own_C)
+    itemsize = 4 if on_cpu else jnp.dtype(model.dtype).itemsize
+    tokens = shape.rows * shape.length
+    layer = itemsize * (_kept(config) * tokens + config.heads * tokens * shape.length)
+    layers = config.layers * layer
+    if remat and not on_cpu:
+        layers = layer + config.layers * 4 * config.width * tokens
+    logits = 3 * 4 * shape.positions * config.vocab_size
+    base = bytes_on_one(model)
+    return MemoryPlan(base, 2 * bank + _size(trained) + beside, 3 * bank, layers + logits, limit)
 
 
 def _size(tree: Any) -> int:

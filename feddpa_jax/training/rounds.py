@@ -5,15 +5,21 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from feddpa_jax.training.blocks import choose_shapes, fill, schedule
+from feddpa_jax.training.blocks import choose_shapes
+from feddpa_jax.training.chunks import Work, as_one, blocks_of, with_room
 from feddpa_jax.training.costs import CPU_COSTS, Costs
-from feddpa_jax.training.packing import PackedRow, Segment, local_updates, update_rows
-from feddpa_jax.training.participation import sample_participants
+from feddpa_jax.training.packing import Segment, local_updates
+from feddpa_jax.training.participation import (
+    ALWAYS,
+    Availability,
+    how_many,
+    returning,
+    sample_participants,
+)
 from feddpa_jax.training.prefetch import prefetched
-from feddpa_jax.training.rows import Block, BlockShape, Chunk
+from feddpa_jax.training.rows import BlockShape, Chunk
 from feddpa_jax.training.stopping import Stopping
 from feddpa_jax.types import TokenizedExample, client_id
 
@@ -42,7 +48,8 @@ class RoundData(NamedTuple):
 
     Attributes:
       number: the round, from 0.
-      participants: indexes of the clients that take part, ascending, [c].
+      participants: indexes of the clients that train, ascending, [c]: of those that take part, who
+        does not drop out.
       examples: each participant's number of training examples, [c].
       chunks: `chunks(phase)`: the participants' local trainings of one phase of this round; the
         phase's name seeds the shuffle.
@@ -59,14 +66,6 @@ class RoundData(NamedTuple):
     stopping: Stopping | None = None
 
 
-class _Work(NamedTuple):
-    """Some updates over examples of a client, and how many its training has in all."""
-
-    examples: Sequence[TokenizedExample]
-    updates: Sequence[Sequence[np.ndarray]]
-    total: int
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
     """All clients' tokenized training examples, and how a local training goes over them.
@@ -81,6 +80,9 @@ class TrainingData:
       micro_batch_size: examples in a micro-batch; the loss is a mean over its response tokens.
       shuffle: a new order in every epoch.
       participation: fraction of the clients in a round.
+      cohort: number of clients in a round, instead of the fraction.
+      availability: when clients can take part.
+      dropout: chance that a participant drops out of a round.
       clients_per_step: clients trained at once; None for all.
       block_tokens: most tokens of a block on a shard.
       shards: over how many devices the clients are spread.
@@ -99,6 +101,9 @@ class TrainingData:
     micro_batch_size: int
     shuffle: bool = True
     participation: float = 1.0
+    cohort: int | None = None
+    availability: Availability = ALWAYS
+    dropout: float = 0.0
     clients_per_step: int | None = None
     block_tokens: int = 4096
     shards: int = 1
@@ -141,10 +146,25 @@ class TrainingData:
         )
 
     def participants(self, number: int) -> np.ndarray:
-        """Indexes of the clients that take part in a round."""
+        """Indexes of the clients that take part in a round; of these, some may drop out."""
         return sample_participants(
-            self.ids, participation=self.participation, seed=self.seed, round_number=number
+            self.ids,
+            participation=self.participation,
+            cohort=self.cohort,
+            availability=self.availability,
+            seed=self.seed,
+            round_number=number,
         )
+
+    def returning(self, number: int) -> np.ndarray:
+        """Indexes of a round's participants that do not drop out; perhaps nobody."""
+        members, dropout = self.participants(number), self.dropout
+        return returning(members, self.ids, dropout=dropout, seed=self.seed, round_number=number)
+
+    @property
+    def most(self) -> int:
+        """How many clients take part in a round at most."""
+        return how_many(len(self.names), self.participation, self.cohort)
 
     def shapes(self, rounds: int) -> tuple[BlockShape, ...]:
         """The block shapes of a run of `rounds` rounds, from a sample of the first one."""
@@ -177,46 +197,56 @@ class TrainingData:
     def round(
         self, number: int, shapes: Sequence[BlockShape], *, everybody: bool = False
     ) -> RoundData:
-        """What a round works on; with `everybody` all clients take part."""
+        """What a round works on; with `everybody` all clients take part, and nobody drops out."""
         participants = (
-            np.arange(len(self.names), dtype=np.int32) if everybody else self.participants(number)
+            np.arange(len(self.names), dtype=np.int32) if everybody else self.returning(number)
         )
+        # As many places whoever is missing: another number of them is another program.
+        count = len(participants) if everybody else self.most
         stopping = None
         if self.patience is not None:
             stopping = Stopping(
                 self.patience,
                 self.epochs,
-                functools.partial(self._epoch, len(participants), number, shapes),
-                functools.partial(self._held_out, len(participants), shapes),
+                functools.partial(self._epoch, count, number, shapes),
+                functools.partial(self._held_out, count, shapes),
             )
         return RoundData(
             number=number,
             participants=participants,
             examples=self.sizes.counts_C[participants],
-            chunks=lambda phase: self.chunks(participants, number, phase, shapes),
-            few=lambda count: self.few(participants, count, shapes),
+            chunks=lambda phase: self.chunks(participants, number, phase, shapes, count),
+            few=lambda examples: self.few(participants, examples, shapes, count),
             stopping=stopping,
         )
 
     def chunks(
-        self, participants: np.ndarray, number: int, phase: str, shapes: Sequence[BlockShape]
+        self,
+        participants: np.ndarray,
+        number: int,
+        phase: str,
+        shapes: Sequence[BlockShape],
+        most: int = 1,
     ) -> Iterator[Chunk]:
-        """The participants' local trainings of one phase, chunk by chunk.
+        """The participants' local trainings of one phase, chunk by chunk; places for `most`.
 
         The next chunk is read and packed while the device works on one.
         """
+        most = max(most, len(participants))
 
-        def work_of(client: int) -> _Work:
+        def work_of(client: int) -> Work:
             updates = self.updates_of(client, number, phase)
-            return _Work(self.examples[client], updates, len(updates))
+            return Work(self.examples[client], updates, len(updates))
 
         groups = self._groups(participants)
-        return prefetched(
-            self._chunk(len(participants), group, phase, shapes, work_of) for group in groups
-        )
+        return prefetched(self._chunk(most, group, phase, shapes, work_of) for group in groups)
 
     def few(
-        self, participants: np.ndarray, count: int, shapes: Sequence[BlockShape]
+        self,
+        participants: np.ndarray,
+        count: int,
+        shapes: Sequence[BlockShape],
+        most: int = 1,
     ) -> Iterator[Chunk]:
         """One update over a few examples of each participant, in one micro-batch, chunk by chunk.
 
@@ -225,7 +255,9 @@ class TrainingData:
           count: how many of those held out; a client without any takes of those trained on, drawn
             by its name and the seed alone.
           shapes: the block shapes; a longer one is added if an example needs it.
+          most: participants that places are made for, if these are fewer.
         """
+        most = max(most, len(participants))
 
         def chosen(client: int) -> Sequence[TokenizedExample]:
             held, own = self.held_out(client), self.examples[client]
@@ -235,11 +267,9 @@ class TrainingData:
             return [own[i] for i in sorted(rng.permutation(len(own))[:count])]
 
         found = {client: chosen(client) for client in participants.tolist()}
-        shapes = _with_room(shapes, [e for own in found.values() for e in own])
+        shapes = with_room(shapes, [e for own in found.values() for e in own])
         for group in self._groups(participants):
-            yield self._chunk(
-                len(participants), group, "few", shapes, lambda client: _as_one(found[client])
-            )
+            yield self._chunk(most, group, "few", shapes, lambda client: as_one(found[client]))
 
     def _epoch(
         self,
@@ -252,11 +282,11 @@ class TrainingData:
     ) -> Chunk:
         """As of `Stopping.epoch`."""
 
-        def work_of(client: int) -> _Work:
+        def work_of(client: int) -> Work:
             updates = self.updates_of(client, number, chunk.phase)
             size = len(updates) // self.epochs
             own = updates[epoch * size : (epoch + 1) * size] if client in going else []
-            return _Work(self.examples[client], own, len(updates))
+            return Work(self.examples[client], own, len(updates))
 
         return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
 
@@ -269,10 +299,10 @@ class TrainingData:
     ) -> Chunk:
         """As of `Stopping.held_out`."""
         members = chunk.members.tolist()
-        shapes = _with_room(shapes, [e for client in members for e in self.held_out(client)])
+        shapes = with_room(shapes, [e for client in members for e in self.held_out(client)])
 
-        def work_of(client: int) -> _Work:
-            return _as_one(self.held_out(client) if client in going else ())
+        def work_of(client: int) -> Work:
+            return as_one(self.held_out(client) if client in going else ())
 
         return self._chunk(participants, chunk.members, chunk.phase, shapes, work_of)
 
@@ -282,14 +312,14 @@ class TrainingData:
         group: np.ndarray,
         phase: str,
         shapes: Sequence[BlockShape],
-        work_of: Callable[[int], _Work],
+        work_of: Callable[[int], Work],
     ) -> Chunk:
         """The work of a group of a number of participants, which are trained at once."""
         places = self.slots(participants) // self.shards  # on each shard's client axis
         id_C = np.zeros(self.shards * places, np.uint32)
         total_C = np.zeros(self.shards * places, np.int32)
         slot_of: dict[int, int] = {}
-        work: list[list[_Work]] = []
+        work: list[list[Work]] = []
         for s, shard in enumerate(self._shards(group)):
             work.append([work_of(client) for client in shard])
             for place, client in enumerate(shard):
@@ -303,7 +333,7 @@ class TrainingData:
             phase=phase,
             id_C=id_C,
             total_C=total_C,
-            blocks=self._blocks(work, places, shapes),
+            blocks=blocks_of(work, places, shapes, self.costs),
         )
 
     def slots(self, participants: int) -> int:
@@ -313,7 +343,7 @@ class TrainingData:
 
     def _groups(self, participants: np.ndarray) -> list[np.ndarray]:
         """The participants in groups that train at once."""
-        size = self.clients_per_step or len(participants)
+        size = self.clients_per_step or max(1, len(participants))
         return [participants[i : i + size] for i in range(0, len(participants), size)]
 
     def _shards(self, members: np.ndarray) -> list[list[int]]:
@@ -328,60 +358,3 @@ class TrainingData:
             shards[least].append(client)
             load[least] += self.tokens(client)
         return shards
-
-    def _rows(
-        self,
-        place: int,
-        own: _Work,
-        shapes: Sequence[BlockShape],
-    ) -> list[list[PackedRow]]:
-        lengths = [shape.length for shape in shapes]
-        return [
-            update_rows(place, own.examples, update, lengths, self.costs) for update in own.updates
-        ]
-
-    def _blocks(
-        self,
-        work: Sequence[Sequence[_Work]],
-        places: int,
-        shapes: Sequence[BlockShape],
-    ) -> Iterator[Block]:
-        rows = [
-            [self._rows(place, own, shapes) for place, own in enumerate(shard)] for shard in work
-        ]
-        return self._filled(rows, places, shapes)
-
-    def _filled(
-        self,
-        rows: Sequence[Sequence[Sequence[Sequence[PackedRow]]]],
-        places: int,
-        shapes: Sequence[BlockShape],
-    ) -> Iterator[Block]:
-        for planned in schedule(rows, {shape.length: shape for shape in shapes}):
-            parts = [fill(rows, planned.shape)[0] for rows in planned.rows]
-            ends_C = np.zeros(self.shards * places, bool)
-            for s, ends in enumerate(planned.ends):
-                ends_C[[s * places + place for place in ends]] = True
-            yield Block(
-                rows=jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts),
-                ends_C=ends_C,
-                real_tokens=sum(row.tokens for rows in planned.rows for row in rows),
-                computed_tokens=self.shards * planned.shape.rows * planned.shape.length,
-            )
-
-
-def _as_one(examples: Sequence[TokenizedExample]) -> _Work:
-    """One update over examples in one micro-batch; no update if there are none."""
-    updates = [[np.arange(len(examples))]] if examples else []
-    return _Work(examples, updates, len(updates))
-
-
-def _with_room(
-    shapes: Sequence[BlockShape], examples: Sequence[TokenizedExample]
-) -> Sequence[BlockShape]:
-    """The block shapes, and one for longer rows if an example needs them."""
-    longest = max(len(example.tokens_T) for example in examples)
-    if longest <= shapes[-1].length:
-        return shapes
-    length = -(-longest // 8) * 8
-    return [*shapes, BlockShape(1, length, -(-length // 32) * 32)]

@@ -12,6 +12,8 @@ from feddpa_jax.data.folders import load_federation
 from feddpa_jax.files.result_files import file_names
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, load_data, make_lora, prepare, training_data
+from feddpa_jax.run.opening import checked
+from feddpa_jax.training.participation import ALWAYS
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample, UserError
 
@@ -59,6 +61,33 @@ def test_every_field_reaches_the_training_data(prepared: Prepared):
         **{"participation": 0.25, "clients_per_step": 3, "block_tokens": 640, "shards": 2},
     }
     assert {name: getattr(data, name) for name in expected} == expected
+
+
+COHORTS = [
+    *("--fed.cohort", "3", "--fed.dropout", "0.2", "--fed.availability", "markov"),
+    *("--fed.availability_share", "0.25", "--fed.availability_period", "7"),
+]
+
+
+def test_the_settings_of_cohorts(prepared: Prepared):
+    data = training_data(config_of(*COHORTS), prepared)
+    assert (data.cohort, data.dropout, data.participation) == (3, 0.2, 1.0)
+    assert data.availability == ("markov", 0.25, 7)
+    # One client with all examples: it is always there.
+    pooled = training_data(config_of(*COHORTS, "--fed.method", "centralized"), prepared)
+    assert (pooled.cohort, pooled.dropout, pooled.availability) == (None, 0.0, ALWAYS)
+    assert training_data(config_of("--fed.cohort", "8"), prepared).cohort == 8
+    with pytest.raises(UserError, match=r"fed\.cohort: 9 of 8 clients; give at most 8"):
+        training_data(config_of("--fed.cohort", "9"), prepared)
+
+
+def test_settings_of_cohorts_that_do_not_fit_together():
+    with pytest.raises(UserError, match=r"fed\.cohort: 3 and fed\.participation: 0\.5 both say"):
+        config_of("--fed.cohort", "3", "--fed.participation", "0.5")
+    for option in COHORTS[6::2]:
+        with pytest.raises(UserError, match=f"{option[2:]}: all clients are always available"):
+            checked(config_of(option, "1"))
+    assert checked(config_of(*COHORTS)).fed.cohort == 3
 
 
 def test_what_is_not_said_follows(prepared: Prepared):

@@ -6,6 +6,7 @@ _SHARED = "federated/test_aggregation_laws.py"
 _OWN = "federated/test_personal_laws.py"
 _ORACLE = "parity/test_personal_oracle.py"
 _REFUSED = f"{_SHARED}::test_what_does_not_fit_is_refused"
+_DROPPED = "federated/test_dropout.py"
 _BYTES = f"{_SHARED}::test_bytes run/test_loop.py::test_traffic_follows_from_the_leaves"
 _REST = f"{_OWN}::test_the_rest_of_the_world_by_hand"
 _OUTER = f"{_OWN}::test_fdlora_that_takes_the_mean_is_fedit_from_the_first_stage"
@@ -183,17 +184,23 @@ ENTRIES = [
     *edits(
         "federated/traffic.py",
         _BYTES,
-        ("count = 0 if before is None else len(members)", "count = len(members)"),
+        ("count = 0 if before is None else", "count ="),
         ("phases if before is None else before)", "phases)"),
         ("        received |= own\n", ""),
         ("float(np.mean(np.array(lora.ranks)[members])) / lora.rank", "1.0"),
+        ("len(members) if senders is None else senders", "len(members)", _DROPPED),
+        (
+            "round(\n        _share(lora, returned)",
+            "round(\n        _share(lora, members)",
+            _DROPPED,
+        ),
         ("np.array(lora.ranks)[members]", "np.array(lora.ranks)[:1]"),
         (" if leaf.ndim]", "]"),
         ('if part.scope == "server"}\n', "if False}\n"),
         ("*phase.beside, *phase.start", "*phase.start"),
         (", *phase.start.values()]", "]"),
         ("(*found.get(part, ()), name)", "(name,)", "run/test_loop.py"),
-        ("round(share * _bytes(received)), round", "round(share * _bytes(sent)), round"),
+        ("_share(lora, members) * _bytes(received)", "_share(lora, members) * _bytes(sent)"),
         ("if part.change is not None:", "if False:"),
         ("* leaf.dtype.itemsize", "* 8"),
     ),
@@ -565,8 +572,8 @@ ENTRIES = [
         ("cap = residual_rank or max", "cap = max"),
         ("rounds * others * lora.rank", "others * lora.rank"),
         (
-            "how_many(len(lora.names), participation) - 1",
-            "how_many(len(lora.names), participation) - 2",
+            "how_many(len(lora.names), participation, cohort) - 1",
+            "how_many(len(lora.names), participation, cohort) - 2",
         ),
         ("    if residual_rank < 0:", "    if False:", _REFUSED),
         (

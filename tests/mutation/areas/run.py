@@ -15,7 +15,10 @@ ENTRIES = [
         ("        batch_size=fed.batch_size", "        batch_size=fed.micro_batch_size"),
         ("fed.micro_batch_size or fed.batch_size", "fed.batch_size"),
         ("shuffle=config.data.shuffle", "shuffle=True"),
-        ("participation=fed.participation", "participation=1.0"),
+        ('"participation": fed.participation', '"participation": 1.0'),
+        ('"dropout": fed.dropout', '"dropout": 0.0', "run/test_configured.py"),
+        ('"cohort": fed.cohort', '"cohort": None', "run/test_configured.py"),
+        ("fed.cohort > clients", "fed.cohort > clients + 1", "run/test_configured.py"),
         ("clients_per_step=fed.clients_per_step", "clients_per_step=None"),
         ("fed.block_tokens or prepared", "prepared"),
         ("METHODS.find(config.fed.method).pooled", "False"),
@@ -115,7 +118,7 @@ ENTRIES = [
     *edits(
         "run/loop.py",
         "run/test_loop.py",
-        ("number == config.fed.rounds else data", "number > config.fed.rounds else data"),
+        ("config.fed.rounds else data.returning(n", "config.fed.rounds + 1 else data.returning(n"),
         ("return sum(everybody if phase.everybody else some for phase in phases)", "return some"),
         (
             "everybody if phase.everybody else some",
@@ -139,6 +142,8 @@ ENTRIES = [
         ('"last": curve[-1]', '"last": curve[0]'),
         ("float(np.mean(curve))", "float(np.median(curve))"),
         ("list(phases.values())[-1]", "list(phases.values())[0]"),
+        ("if last_phase else None", "if True else None", "federated/test_dropout.py"),
+        ("{} if dropped_out is None else", "{} if True else", "federated/test_dropout.py"),
         ("done.computed_tokens for done", "done.real_tokens for done"),
         ('"client_bytes_received": moved[0]', '"client_bytes_received": moved[1]'),
         (
