@@ -1,7 +1,8 @@
 """A partition in a folder that `load_federation` reads, whatever the number of clients.
 
 One file a split with a column of clients, instead of a folder a client: a hundred thousand clients
-are written and read in seconds, and the records of each lie together.
+are written in seconds, and the records of each lie together. Parquet keeps all columns with their
+types, is smaller than JSON lines, and is read column by column.
 """
 
 import logging

@@ -47,7 +47,10 @@ def client_sizes(
 def _given(sizes: tuple[int, ...], pool: Pool, of: str) -> np.ndarray:
     field = f"partition: {of}: sizes"
     if pool.clients not in (None, len(sizes)):
-        raise UserError(f"{field}: has {len(sizes)} numbers for {pool.clients} clients; agree")
+        raise UserError(
+            f"{field}: has {len(sizes)} numbers for {pool.clients} clients; give as many, or leave "
+            "--clients out"
+        )
     if min(sizes, default=0) < pool.minimum:
         least = min(sizes, default=0)
         raise UserError(

@@ -1,6 +1,7 @@
 """A partitioner with its settings as one text: `dirichlet(task, alpha=0.1)`."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -170,4 +171,17 @@ def _text(value: Any) -> str:
     """A value as it is typed."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_text, value))}]"
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str) or _is_plain(value):
+        return str(value)
+    quoted = value.replace("'", "''")
+    return f"'{quoted}'"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text needs no quotes."""
+    try:
+        return re.fullmatch(r"[\w./:-]+", text) is not None and parse_yaml(text, "") == text
+    except UserError:
+        return False

@@ -1,8 +1,11 @@
 """Clients with few labels each: the pathological non-IID partition.
 
 McMahan, Moore, Ramage, Hampson, Agueera y Arcas, *Communication-Efficient Learning of Deep Networks
-from Decentralized Data*, AISTATS 2017, arXiv 1602.05629: the examples are sorted by label, cut into
-shards of equal size, and each client gets k shards at random.
+from Decentralized Data*, AISTATS 2017, arXiv 1602.05629: the examples are sorted by label and cut
+into shards, and each client gets k shards at random.
+
+Ours differs: no shard crosses from one label to the next, and a client's k shards are of k
+different labels where that is possible.
 """
 
 import numpy as np
@@ -20,11 +23,14 @@ def pathological(
 ) -> np.ndarray:
     """Gives each client k shards, of k different labels where that is possible.
 
+    A label's shards are equal, and their number is about in proportion to its examples. So clients
+    differ little in size, unless a label has more than 1/k of all examples.
+
     Args:
       pool: what is divided.
       rng: the randomness.
       column: of the labels.
-      k: shards of a client, and so the most labels that it has.
+      k: labels of a client.
       tries: how often shards are dealt until every client has its fewest examples.
 
     Returns:
@@ -36,14 +42,16 @@ def pathological(
     """
     clients = pool.needed_clients()
     labels = pool.labels(column)
-    shards_K = _shards(labels, clients, k, column)
-    label_S = np.repeat(np.arange(len(shards_K)), shards_K)
+    k = min(k, len(labels.names))
+    single_K, double_K = _shards(labels, clients, k, column)
+    shards_K = single_K + double_K
     sizes_S = np.concatenate(
         [apportion(np.ones(s), int(n)) for s, n in zip(shards_K, labels.counts, strict=True)]
     )
     for _ in range(tries):
-        shard_CK = _deal(label_S, clients, k, rng)
-        least = sizes_S[shard_CK].sum(axis=1).min()
+        label_CK = _deal(single_K, double_K, clients, k, rng)
+        client_S = rng.permutation(clients)[np.argsort(label_CK, axis=None, kind="stable") // k]
+        least = int(np.bincount(client_S, sizes_S, minlength=clients).min())
         if least >= pool.minimum:
             break
     else:
@@ -52,9 +60,6 @@ def pathological(
             f"{pool.minimum} examples ({least} in the last); lower --minimum or --clients, or "
             "raise k"
         )
-    client_S = np.empty(len(label_S), np.int64)
-    client_S[shard_CK.ravel()] = np.repeat(np.arange(clients), k)
-    # Paper: shards may cross from one label to the next; ours do not, so k labels are the most.
     order = rng.permutation(pool.examples)
     by_label = order[np.argsort(labels.label_I[order], kind="stable")]
     client_I = np.empty(pool.examples, np.int64)
@@ -62,27 +67,34 @@ def pathological(
     return client_I
 
 
-def _shards(labels: Labels, clients: int, k: int, column: str) -> np.ndarray:
-    """How many shards each label is cut into: about in proportion to its examples."""
-    counts_K, shards = labels.counts, clients * k
-    if shards < len(counts_K):
+def _shards(labels: Labels, clients: int, k: int, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """How many shards each label is cut into, about in proportion to its examples.
+
+    Returns:
+      Those that go to a client each, and those beyond, where other labels have too few examples.
+    """
+    counts, shards = labels.counts, clients * k
+    if shards < len(counts):
         raise UserError(
             f"partition: pathological: {clients} clients with {k} labels each cannot hold the "
-            f"{len(counts_K)} labels of column {column!r}; raise --clients or k"
+            f"{len(counts)} labels of column {column!r}; raise --clients or k"
         )
-    if shards > counts_K.sum():
+    if shards > counts.sum():
         raise UserError(
-            f"partition: pathological: {counts_K.sum()} examples cannot be cut into {clients} x "
-            f"{k} shards; lower --clients or k"
+            f"partition: pathological: {counts.sum()} examples cannot be cut into {clients} x {k} "
+            "shards; lower --clients or k"
         )
-    return 1 + _within(counts_K.astype(float), shards - len(counts_K), counts_K - 1)
+    weight_K = counts.astype(float)
+    most_K = np.minimum(counts, clients)
+    single_K = 1 + _within(weight_K, shards - len(counts), most_K - 1)
+    return single_K, _within(weight_K, shards - int(single_K.sum()), counts - single_K)
 
 
 def _within(weight_K: np.ndarray, total: int, most_K: np.ndarray) -> np.ndarray:
-    """Whole numbers in proportion to weights, but none above its most."""
+    """Whole numbers in proportion to weights, none above its most; their sum may be less then."""
     free_K = most_K > 0
     found_K = np.zeros(len(weight_K), np.int64)
-    while total > 0:
+    while total > 0 and free_K.any():
         found_K[free_K] = apportion(weight_K[free_K], total)
         high_K = free_K & (found_K > most_K)
         if not high_K.any():
@@ -93,29 +105,20 @@ def _within(weight_K: np.ndarray, total: int, most_K: np.ndarray) -> np.ndarray:
     return found_K
 
 
-def _deal(label_S: np.ndarray, clients: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """The shards of each client [C, k], as few as can be of a label that it has already."""
-    shard_CK = rng.permutation(len(label_S)).reshape(clients, k)
-    label_CK = np.sort(label_S[shard_CK], axis=1)
-    for c in np.flatnonzero((label_CK[:, 1:] == label_CK[:, :-1]).any(axis=1)):
-        for place in range(k):
-            _swap_double(shard_CK, label_S, int(c), place, rng)
-    return shard_CK
-
-
-def _swap_double(
-    shard_CK: np.ndarray, label_S: np.ndarray, c: int, place: int, rng: np.random.Generator
-) -> None:
-    """Swaps a shard whose label its client has twice for another's, if neither then has two."""
-    own_K = label_S[shard_CK[c]]
-    own = own_K[place]
-    if (own_K == own).sum() == 1:
-        return
-    beside = np.delete(own_K, place)
-    clients, k = shard_CK.shape
-    for other in rng.integers(clients * k, size=20):
-        d, at = divmod(int(other), k)
-        theirs_K = label_S[shard_CK[d]]
-        if theirs_K[at] not in beside and own not in np.delete(theirs_K, at):
-            shard_CK[c, place], shard_CK[d, at] = shard_CK[d, at], shard_CK[c, place]
-            return
+def _deal(
+    single_K: np.ndarray, double_K: np.ndarray, clients: int, k: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The labels of each client's shards: int64 [C, k]."""
+    left_K = single_K.copy()
+    label_CK = np.full((clients, k), -1)
+    for c in range(clients):
+        # First labels that all clients that are left must have, then by how much of them is left.
+        with np.errstate(divide="ignore"):
+            likely_K = np.log(left_K) + rng.gumbel(size=len(left_K))
+        likely_K[left_K == clients - c] = np.inf
+        drawn = np.argsort(-likely_K, kind="stable")[:k]
+        drawn = drawn[left_K[drawn] > 0]
+        left_K[drawn] -= 1
+        label_CK[c, : len(drawn)] = drawn
+    label_CK[label_CK < 0] = rng.permutation(np.repeat(np.arange(len(double_K)), double_K))
+    return label_CK
