@@ -17,8 +17,10 @@ def bars(axes: Axes) -> list[Rectangle]:
     return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
 
 
-def steps(axes: Axes) -> list[StepPatch]:
-    return [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+def steps(axes: Axes) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The upper and the lower ends of each filled series."""
+    data = [patch.get_data() for patch in axes.patches if isinstance(patch, StepPatch)]
+    return [(np.asarray(high), np.asarray(low)) for high, _, low in data]
 
 
 def test_few_clients_have_a_bar_each():
@@ -44,16 +46,16 @@ def test_many_clients_stand_side_by_side_by_their_most_common_label():
     found = partition(flat(3000), "dirichlet(task, alpha=0.3)", clients=100)
     figure = found.plot(width=400)
     parts, sizes = figure.axes
-    stack = [patch.get_data() for patch in steps(parts)]
-    assert len(stack) == 4 and all(len(one.values) == 100 for one in stack)
-    assert stack[-1].values == pytest.approx(np.ones(100))
-    for low, high in itertools.pairwise(stack):
-        assert np.array_equal(low.values, high.baseline)
-    part_KC = np.array([one.values - one.baseline for one in stack])
+    stack = steps(parts)
+    assert len(stack) == 4 and all(len(high) == 100 for high, _ in stack)
+    assert stack[-1][0] == pytest.approx(np.ones(100))
+    for (below, _), (_, above) in itertools.pairwise(stack):
+        assert np.array_equal(below, above)
+    part_KC = np.array([high - low for high, low in stack])
     most_C = part_KC.round(9).argmax(axis=0)  # The first of equal ones.
     assert list(most_C) == sorted(most_C)
-    (drawn,) = steps(sizes)
-    assert sorted(drawn.get_data().values) == sorted(np.bincount(found.client_I))
+    ((drawn, _),) = steps(sizes)
+    assert sorted(drawn) == sorted(np.bincount(found.client_I))
 
 
 def test_of_very_many_clients_some_are_drawn():
@@ -65,9 +67,9 @@ def test_of_very_many_clients_some_are_drawn():
         table, client_I, np.zeros(6000, bool), names, {"seed": 0, "partition": "x"}, "task"
     )
     figure = found.plot()
-    stack = [patch.get_data() for patch in steps(figure.axes[0])]
+    stack = steps(figure.axes[0])
     # Eleven labels with a colour of their own, and nine others.
-    assert len(stack) == 12 and len(stack[0].values) == 1000
+    assert len(stack) == 12 and len(stack[0][0]) == 1000
     assert "3,000 clients, 1,000 of them drawn" in figure.axes[1].get_xlabel()
     assert ">9 others<" in to_svg(figure)
 

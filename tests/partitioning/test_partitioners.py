@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from feddpa_jax.partitioning.client_sizes import apportion
 from feddpa_jax.partitioning.heterogeneity import distances
 from feddpa_jax.partitioning.partition import Partition, partition
 from feddpa_jax.partitioning.pool import Labels
-from feddpa_jax.partitioning.sizes import apportion
 from feddpa_jax.types import UserError
 from tests.partitioning.flat_examples import flat
 

@@ -17,9 +17,9 @@ import numpy as np
 from annotated_types import Gt, Le
 
 from feddpa_jax.checked_settings import Count
+from feddpa_jax.partitioning.client_sizes import Sigma, Sizes, client_sizes
 from feddpa_jax.partitioning.partitioner import LEFT_OUT, PARTITIONERS
 from feddpa_jax.partitioning.pool import Labels, Pool
-from feddpa_jax.partitioning.sizes import Sigma, Sizes, client_sizes
 from feddpa_jax.types import UserError
 
 # Clients times labels, which take eight bytes each.

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from feddpa_jax.partitioning.client_sizes import Sigma, Sizes, client_sizes
 from feddpa_jax.partitioning.partitioner import LEFT_OUT, PARTITIONERS
 from feddpa_jax.partitioning.pool import Pool
-from feddpa_jax.partitioning.sizes import Sigma, Sizes, client_sizes
 
 
 @PARTITIONERS.register

@@ -11,9 +11,9 @@ different labels where that is possible.
 import numpy as np
 
 from feddpa_jax.checked_settings import Count
+from feddpa_jax.partitioning.client_sizes import apportion
 from feddpa_jax.partitioning.partitioner import PARTITIONERS
 from feddpa_jax.partitioning.pool import Labels, Pool
-from feddpa_jax.partitioning.sizes import apportion
 from feddpa_jax.types import UserError
 
 

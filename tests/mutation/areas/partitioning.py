@@ -12,7 +12,7 @@ ENTRIES = [
         ("            if named:\n", "            if False:\n"),
     ),
     *edits(
-        "partitioning/sizes.py",
+        "partitioning/client_sizes.py",
         "partitioning/test_partitioners.py",
         ("np.argsort(found_C - share_C", "np.argsort(share_C - found_C"),
         ("np.exp(sigma * rng", "np.exp(rng"),
