@@ -29,6 +29,11 @@ def read_flat(data: Any) -> tuple["pyarrow.Table", str]:
     Raises:
       UserError: no such file, a broken one, one without a record, or a column of mixed types.
     """
+    if isinstance(data, str) and data.startswith("hf:"):
+        raise UserError(
+            f"data.path: {short(data)}: only files are divided; save the data set as Parquet, or "
+            "give it to fd.partition in Python"
+        )
     if isinstance(data, str | Path):
         path = user_path(str(data))
         table, name = _read_file(path), path.name

@@ -5,6 +5,7 @@ are written in seconds, and the records of each lie together. Parquet keeps all 
 types, is smaller than JSON lines, and is read column by column.
 """
 
+import glob
 import logging
 import os
 import shutil
@@ -39,13 +40,18 @@ _GROUP = 50_000
 
 
 def check_folder(out: Path) -> None:
-    """Refuses a folder that holds something; early, before anything is computed.
+    """Refuses a folder that holds something, or could not be read; before anything is computed.
 
     Raises:
       UserError: what is there.
     """
     if out.exists() and not (out.is_dir() and all(map(is_leftover, out.iterdir()))):
         raise UserError(f"out: {out} is not empty; name a new folder")
+    if glob.has_magic(str(out.absolute())):
+        raise UserError(
+            f"out: {out}: the path holds *, ? or [, which are patterns to the library that reads "
+            "it; name another folder"
+        )
     if os.path.ismount(out):
         raise UserError(f"out: {out} is a mount point; name a new folder in it")
 

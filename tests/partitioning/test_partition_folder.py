@@ -148,6 +148,8 @@ def test_folders_and_columns_that_are_taken(tmp_path):
     with pytest.raises(UserError, match=r"out: .*full is not empty; name a new folder"):
         found.write(tmp_path / "full")
     assert (tmp_path / "full/note").read_text() == "mine"
+    with pytest.raises(UserError, match=r"out: .*a\[1\]: the path holds \*, \? or \["):
+        found.write(tmp_path / "a[1]")
     rows = [{**row, "client": row["user"]} for row in flat()]
     with pytest.raises(UserError, match=r"have a column 'client' that .* would replace; rename it"):
         fd.partition(rows, "iid", clients=5).write(tmp_path / "out")
@@ -178,6 +180,8 @@ def test_data_that_cannot_be_divided(rows, message):
 def test_files_that_cannot_be_divided(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "b.parquet").write_text("x")
+    with pytest.raises(UserError, match=r"data\.path: hf:dolly: only files are divided; save "):
+        fd.partition("hf:dolly", "iid", clients=1)
     for name, message in (
         ("none.jsonl", "data.path: .*none.jsonl does not exist; name a flat file"),
         ("a.txt", "data.path: .*a.txt is no file to divide; name one of .json, .jsonl, .csv"),
