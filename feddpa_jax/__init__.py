@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
+    from feddpa_jax.partitioning.partition import Partition, partition
+    from feddpa_jax.partitioning.partitioner import PARTITIONERS as partitioners
+    from feddpa_jax.partitioning.pool import Pool
     from feddpa_jax.preflight.preflight import Preflight, check
     from feddpa_jax.progress import Progress
     from feddpa_jax.registry import Registry
@@ -73,8 +76,10 @@ _HOMES = {
     "Lora": "federated.method",
     "Method": "federated.method",
     "Part": "federated.method",
+    "Partition": "partitioning.partition",
     "Phase": "federated.method",
     "Preflight": "preflight.preflight",
+    "Pool": "partitioning.pool",
     "Progress": "progress",
     "Registry": "registry",
     "Round": "run.round",
@@ -94,6 +99,8 @@ _HOMES = {
     "make_weighting": "weighting.weights",
     "methods": "federated.method",
     "metrics": "evaluate.metrics",
+    "partition": "partitioning.partition",
+    "partitioners": "partitioning.partitioner",
     "plot": "report",
     "rules": "weighting.rule",
     "templates": "data.templates",
@@ -104,6 +111,7 @@ _INNER = {
     "families": "FAMILIES",
     "methods": "METHODS",
     "metrics": "METRICS",
+    "partitioners": "PARTITIONERS",
     "plot": "plot_scores",
     "rules": "RULES",
     "templates": "TEMPLATES",
@@ -131,7 +139,9 @@ __all__ = [
     "Lora",
     "Method",
     "Part",
+    "Partition",
     "Phase",
+    "Pool",
     "Preflight",
     "Progress",
     "Registry",
@@ -152,6 +162,8 @@ __all__ = [
     "make_weighting",
     "methods",
     "metrics",
+    "partition",
+    "partitioners",
     "plot",
     "rules",
     "templates",

@@ -34,6 +34,7 @@ TIERS = (
     {"config"},
     {"run"},
     {"testing", "plan", "preflight", "report", "laboratory", "export"},
+    {"partitioning"},
     {"outcome"},
     {"experiment"},
     {"comparison"},

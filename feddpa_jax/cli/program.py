@@ -165,9 +165,9 @@ def _run(known: argparse.Namespace, overrides: list[str]) -> int:
 
 def _only_prints(known: argparse.Namespace) -> bool:
     """Whether a command's only result is what it prints; the others write files."""
-    target = {"data": "make", "plan": "out"}.get(known.command)
-    if target is not None:
-        return getattr(known, target) is None
+    targets = {"data": ("make", "out"), "plan": ("out",)}.get(known.command)
+    if targets is not None:
+        return all(getattr(known, target) is None for target in targets)
     return known.command in ("fields", "generate", "check")
 
 

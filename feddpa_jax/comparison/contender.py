@@ -7,6 +7,7 @@ from typing import Any
 from feddpa_jax.config import Config, describe_fields
 from feddpa_jax.federated.build import check_options
 from feddpa_jax.federated.method import METHODS
+from feddpa_jax.files.call_text import split_commas
 from feddpa_jax.files.result_files import file_names
 from feddpa_jax.files.strict_yaml import parse_yaml
 from feddpa_jax.types import UserError
@@ -14,7 +15,6 @@ from feddpa_jax.types import UserError
 _FORM = "write name, or name(option=value, ...) as in ditto(strength=0.5)"
 # Base, data and seeds are the same for all methods of a comparison.
 _OWN_SECTIONS = ("fed", "lora", "weighting")
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _each(given: Any) -> Iterator[Contender]:
     if isinstance(given, Contender):
         yield given
     elif isinstance(given, str):
-        yield from map(_parse, _split(given))
+        yield from map(_parse, split_commas(given, "methods", _FORM))
     else:
         name = METHODS.name_of(given)
         if name is None:
@@ -123,7 +123,7 @@ def _parse(text: str) -> Contender:
         raise UserError(str(error).replace("fed.method", "methods", 1)) from None
     options: dict[str, Any] = {}
     fields: dict[str, Any] = {}
-    for part in _split(rest[:-1], text) if bracket else ():
+    for part in split_commas(rest[:-1], "methods", _FORM, whole=text) if bracket else ():
         key, equals, value = (side.strip() for side in part.partition("="))
         if not equals or not key or not value:
             raise UserError(f"methods: {name}: {part!r} is no option; {_FORM}")
@@ -149,38 +149,6 @@ def _check_field(method: str, name: str) -> None:
         raise UserError(
             f"methods: {method}: unknown field {name!r}; feddpa fields lists all of them"
         )
-
-
-def _split(text: str, whole: str = "") -> list[str]:
-    """The parts between commas that are in no bracket and no quotes.
-
-    Args:
-      text: the whole.
-      whole: what it is the inside of, for messages; if empty, quotes count in brackets alone: a
-        file's name may have one.
-
-    >>> _split("a,b(c=[1, 2], d='x,y'),e")
-    ['a', "b(c=[1, 2], d='x,y')", 'e']
-    """
-    parts, start, closing, quote = [], 0, [], ""
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'" and (whole or closing):
-            quote = letter
-        elif letter in _PAIRS:
-            closing.append(_PAIRS[letter])
-        elif closing and letter == closing[-1]:
-            closing.pop()
-        elif letter == "," and not closing:
-            parts.append(text[start:place])
-            start = place + 1
-    if closing:
-        raise UserError(
-            f"methods: {(whole or text)!r} lacks a closing {(quote or closing[-1])!r}; {_FORM}"
-        )
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _text(value: Any) -> str:

@@ -29,6 +29,7 @@ from feddpa_jax.federated.method import (
 from feddpa_jax.federated.server import Moment, Uploads
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.names import file_name
+from feddpa_jax.partitioning.partitioner import PARTITIONERS
 from feddpa_jax.registry import Registry
 from feddpa_jax.weighting.rule import RULES
 
@@ -40,6 +41,7 @@ REGISTRIES: dict[str, Registry] = {
     "templates": TEMPLATES,
     "metrics": METRICS,
     "families": FAMILIES,
+    "partitioners": PARTITIONERS,
 }
 
 
@@ -148,6 +150,15 @@ def test_adding_a_template(capsys):
     said = follow("adding_a_template.md", capsys)
     assert "data.template: running the code in my_templates.py" in said
     assert "Add. 2 and 3:\n" in said
+
+
+def test_dividing_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    said = follow("dividing_data.md", capsys)
+    assert "partition: running the code in my_partitioners.py" in said
+    assert "by_length(column=instruction, mixed=0.2)" in " ".join(said.split())
+    assert "written to parts; use --data.path hf:parts" in said
+    assert Path("parts_of_python/clients.svg").read_text().startswith("<svg")
 
 
 def test_adding_a_metric(capsys):

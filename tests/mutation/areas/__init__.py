@@ -15,6 +15,7 @@ from tests.mutation.areas import (
     library,
     methods,
     metrics,
+    partitioning,
     report,
     run,
     training,
@@ -76,6 +77,7 @@ AREAS = {
         "run/test_configured.py run/test_loop.py run/test_starting_adapters.py",
     ),
     "comparison": _area("comparison", "comparison"),
+    "partitioning": _area("partitioning files/call_text.py", "partitioning"),
     "library": _area(
         "registry.py checked_settings.py experiment.py outcome.py run/session.py run/recording.py",
         "test_registry.py config/test_config.py test_experiment.py test_outcome.py "
@@ -98,5 +100,6 @@ ENTRIES: dict[str, list[Entry]] = {
     "inference": inference.ENTRIES,
     "run": run.ENTRIES,
     "comparison": comparison.ENTRIES,
+    "partitioning": partitioning.ENTRIES,
     "library": library.ENTRIES,
 }

@@ -17,7 +17,6 @@ ENTRIES = [
         ("if key in options or key in fields:", "if key in options:"),
         ('name in ("fed.method", "fed.options")', "False"),
         ("if section not in _OWN_SECTIONS", "if False"),
-        ("elif closing and letter == closing[-1]:", "elif closing:"),
         ("text) if bracket else ()", "text)[:1] if bracket else ()"),
         ('.strip("._")', ""),
         ("check_options(self.method, self.options", "check_options(self.method, {}"),

@@ -1,0 +1,1 @@
+"""Flat data divided among clients: partitioners, statistics, files and a picture."""

@@ -1,0 +1,1 @@
+"""The partitioners, one a file."""

@@ -1,0 +1,118 @@
+"""What a partitioner sees: the columns of the examples, and what is asked for."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from feddpa_jax.types import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+class Labels(NamedTuple):
+    """A column whose values are labels.
+
+    Attributes:
+      names: the distinct values as text, sorted.
+      label_I: of each example, the place of its value in `names`: int64 [I].
+    """
+
+    names: tuple[str, ...]
+    label_I: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """The examples of each label: int64 [K]."""
+        return np.bincount(self.label_I, minlength=len(self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """I examples that are divided among C clients.
+
+    Attributes:
+      table: all columns, in the order of the examples.
+      clients: how many clients are asked for; None if nobody said.
+      minimum: fewest examples that a client may have.
+    """
+
+    table: "pyarrow.Table"
+    clients: int | None
+    minimum: int
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return self.table.num_rows
+
+    def needed_clients(self) -> int:
+        """How many clients are asked for, each of which can have its fewest examples.
+
+        Raises:
+          UserError: nobody said, or there are too few examples.
+        """
+        if self.clients is None:
+            raise UserError("clients: this partition needs a number of clients; give --clients N")
+        if self.clients * self.minimum > self.examples:
+            most = self.examples // self.minimum
+            remedy = f"lower it to {most} at most" if most else "lower --minimum"
+            raise UserError(
+                f"clients: {self.clients} clients with at least {self.minimum} of the "
+                f"{self.examples} examples each are too many; {remedy}"
+            )
+        return self.clients
+
+    def values(self, column: str) -> list[Any]:
+        """A column's values, in the order of the examples.
+
+        Raises:
+          UserError: there is no such column.
+        """
+        self._check(column)
+        return self.table.column(column).to_pylist()
+
+    def labels(self, column: str, *, field: str = "partition") -> Labels:
+        """A column whose values are labels: texts, numbers, or true and false.
+
+        Args:
+          column: its name.
+          field: what names it, for messages.
+
+        Raises:
+          UserError: there is no such column, or one of its values is missing or a list.
+        """
+        import pyarrow
+
+        self._check(column, field)
+        values = self.table.column(column).combine_chunks()
+        kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
+        if pyarrow.types.is_nested(kind):
+            raise UserError(
+                f"{field}: column {column!r} holds lists or objects; name a column of texts or "
+                "numbers"
+            )
+        values = values.cast(kind)
+        missing_I = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        coded = values.cast(pyarrow.large_string()).fill_null("").dictionary_encode()
+        names = coded.dictionary.to_pylist()
+        if "" in names:
+            missing_I = missing_I | (coded.indices.to_numpy() == names.index(""))
+        if missing_I.any():
+            raise UserError(
+                f"{field}: record {missing_I.argmax() + 1} has no value in column {column!r}; "
+                "give all records one, or name another column"
+            )
+        order = sorted(range(len(names)), key=names.__getitem__)
+        place = np.empty(len(names), np.int64)
+        place[order] = np.arange(len(names))
+        return Labels(tuple(names[i] for i in order), place[coded.indices.to_numpy()])
+
+    def _check(self, column: str, field: str = "partition") -> None:
+        names: Sequence[str] = self.table.column_names
+        if column not in names:
+            raise UserError(
+                f"{field}: the data have no column {column!r}; name one of {', '.join(names)}"
+            )
