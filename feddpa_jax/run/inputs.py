@@ -208,6 +208,8 @@ def load_data(config: Config) -> Federation:
         max_train=config.data.max_train,
         validation=config.data.validation,
         max_test=config.data.max_test,
+        columns=config.data.columns,
+        test_path=config.data.test_path,
     )
 
 
