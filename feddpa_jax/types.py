@@ -137,7 +137,15 @@ class Federation:
 
 
 class TokenizedExample(NamedTuple):
-    """Token ids of a prompt and its response (end token included): int32 [T]."""
+    """Token ids of a prompt and its response (end token included).
+
+    Attributes:
+      tokens_T: the ids, int32.
+      prompt_length: how many of them are the prompt's.
+      trained_T: the tokens that training's loss is on, bool, where these are more than the
+        response: those of earlier answers in the prompt. None where the response is all.
+    """
 
     tokens_T: np.ndarray
     prompt_length: int
+    trained_T: np.ndarray | None = None

@@ -49,13 +49,17 @@ def data_digests(prepared: Prepared) -> dict[str, str]:
 
     def parts(place: int) -> Iterable[bytes]:
         client = prepared.federation.clients[place]
-        for tokens_T, prompt_length in prepared.training[place]:
+        for tokens_T, prompt_length, trained_T in prepared.training[place]:
             yield np.append(tokens_T, prompt_length).astype("<i8").tobytes()
+            if trained_T is not None:
+                yield trained_T.tobytes()
         for example in client.train:
             yield example.task.encode()
         for example in client.validation:
             for text in (example.instruction, example.input, example.output, example.task):
                 yield text.encode()
+            for turn in example.history:
+                yield f"{turn.role} {turn.text}".encode()
 
     return {
         name: digest_of_parts(parts(place))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import TEMPLATES, bound
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
@@ -59,8 +59,9 @@ class Prepared(NamedTuple):
         """A digest of everything that is trained on and tested on."""
         digest = hashlib.sha256(repr((self.names, self.federation.test)).encode())
         for own in self.training:
-            for tokens_T, prompt_length in own:
+            for tokens_T, prompt_length, trained_T in own:
                 digest.update(f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes())
+                digest.update(b"" if trained_T is None else trained_T.tobytes())
         return digest.hexdigest()
 
 
@@ -112,6 +113,8 @@ def prepare_values(
       UserError: a size that the base cannot have, or a client without an example.
     """
     check_sizes(config, base.model.config)
+    # All that decodes later stops where the template ends its answers.
+    base = base._replace(tokenizer=bound(config.data.template, base.tokenizer)[1])
     training, counts = [], []
     for client in federation.clients:
         if only not in (None, client.name):
@@ -185,12 +188,13 @@ def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) ->
     """`encode_examples` as the configuration has it.
 
     Raises:
-      UserError: an unknown template.
+      UserError: an unknown template, or one that this tokenizer or an example cannot have.
     """
+    template, tokenizer = bound(config.data.template, tokenizer)
     return encode_examples(
         examples,
         tokenizer,
-        TEMPLATES.find(config.data.template),
+        template,
         config.data.max_length,
         config.data.encoding,
     )

@@ -16,7 +16,7 @@ ENTRIES = [
     *edits(
         "data/templates.py",
         "data/test_tokenize.py",
-        ('if example.input else ""', 'if not example.input else ""'),
+        ('n\\n" if example.input else ""', 'n\\n" if not example.input else ""'),
         ("{context}### Response", "### Response"),
     ),
     *edits(
@@ -72,8 +72,8 @@ ENTRIES = [
         ("start=1", "start=2"),
         ("= np.arange(len(tokens_T))\n", "= np.arange(t, end)\n"),
         ("segment_BT[b, t:end] = number", "segment_BT[b, t:end] = 1"),
-        ("np.arange(t + prompt - 1, end - 1)", "np.arange(t + prompt, end)"),
-        ("tokens_T[prompt:]", "tokens_T[prompt - 1 : -1]"),
+        ("np.arange(t - 1, end - 1)[trained]", "np.arange(t, end)[trained]"),
+        ("= tokens_T[trained]", "= np.roll(tokens_T, 1)[trained]"),
         ("row_P[p : p + count] = b", "row_P[p : p + count] = 0"),
         ("= segment.weight", "= 1.0"),
         (
@@ -223,6 +223,37 @@ ENTRIES = [
             "start=1):\n        source = f\"{path}, split {options['split']}",
             "start=0):\n        source = f\"{path}, split {options['split']}",
         ),
+    ),
+    *edits(
+        "data/chat.py",
+        "data/test_chat.py",
+        (
+            "piece = Piece(part, special and not answer, answer)",
+            "piece = Piece(part, special, answer)",
+        ),
+        (
+            "piece = Piece(part, special and not answer, answer)",
+            "piece = Piece(part, True, answer)",
+        ),
+        ('else [Piece(""), *pieces]', "else pieces"),
+        ("text.strip() if self._answers.trims else text", "text"),
+        ("text.strip() if self._answers.trims else text", "text.strip()"),
+        ("key=len, reverse=True", "key=len"),
+        ("self.tokenizer.eos_id if end is None else end", "self.tokenizer.eos_id"),
+        ("self.tokenizer.without_first(self._rendered(example))", "self._rendered(example)"),
+    ),
+    *edits(
+        "data/prompts.py",
+        "data/test_chat.py",
+        ("if ends and ids and ids[0] == eos_id", "if ends and ids"),
+        ("if ends and ids and ids[0] == eos_id", "if False"),
+        ("[template.answer(e.output) for e in examples]", "[e.output for e in examples]"),
+    ),
+    *edits(
+        "hf/chat.py",
+        "data/test_chat.py",
+        ('{"enable_thinking": False}', "{}"),
+        ("source = _FIXED_DATE + source", "pass"),
     ),
     *edits(
         "data/columns.py",
