@@ -93,7 +93,7 @@ def _padded(
     tokens_BT = torch.full(shape, model.pad_id)
     real_BT = torch.zeros(shape, dtype=torch.int64)
     labels_BT = torch.full(shape, IGNORED)
-    for b, (tokens_T, prompt_length) in enumerate(examples):
+    for b, (tokens_T, prompt_length, _) in enumerate(examples):
         T = len(tokens_T)
         tokens_BT[b, :T] = torch.from_numpy(tokens_T.astype("int64"))
         real_BT[b, :T] = 1

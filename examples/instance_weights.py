@@ -56,6 +56,7 @@ def main() -> None:
             attention_mask=torch.ones_like(tokens_1T),
             max_new_tokens=settings["max_new_tokens"],
             num_beams=settings["beams"],
+            eos_token_id=settings["stop_ids"],
             do_sample=False,
         )
     # Some tokenizers take the first space off what they decode; the prompt's is not the answer's.

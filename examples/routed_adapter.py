@@ -55,5 +55,10 @@ if __name__ == "__main__":
     model, about = load(Path(given.export) / given.adapter, base)
     text, tokenizer = about["prompt"], AutoTokenizer.from_pretrained(base)
     prompt = tokenizer(text.replace("{instruction}", given.prompt), return_tensors="pt")
-    answer = model.generate(**prompt, max_new_tokens=about["max_new_tokens"], do_sample=False)
+    answer = model.generate(
+        **prompt,
+        max_new_tokens=about["max_new_tokens"],
+        eos_token_id=about["stop_ids"],
+        do_sample=False,
+    )
     print(tokenizer.decode(answer[0, prompt.input_ids.shape[1] :], skip_special_tokens=True))

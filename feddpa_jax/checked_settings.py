@@ -118,7 +118,12 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.replace("array", "list").replace("tuple", "list")
         message += _REMEDIES.get(first["type"], "")
-        if get_origin(get_args(kind)[0] if get_args(kind) else kind) is dict:
+        plain = get_args(kind)[0] if get_args(kind) else kind
+        if first["type"] == "value_error":  # A check of the field's own says what is wrong.
+            message = message.removeprefix("value error, ")
+        elif get_origin(plain) is dict and get_args(plain)[1] is str:
+            message = "give names with a text each, as {instruction: question}"
+        elif get_origin(plain) is dict:
             message = "give names with a number, true or false, or a text each, as {ridge: 0.1}"
         raise UserError(f"{name}: {show(first['input'])}: {message}") from None
     # Numbers may be the same, as clients' ranks are.

@@ -54,6 +54,7 @@ class Registry(Mapping[str, T], Generic[T]):
         group: str | None = None,
         modules: Sequence[str] = (),
         wrap: Callable[..., T] = _as_given,
+        files: Mapping[str, Callable[[Path], T]] | None = None,
     ):
         """Makes an empty registry.
 
@@ -64,9 +65,10 @@ class Registry(Mapping[str, T], Generic[T]):
           modules: the package's modules that register things; of a package, all its modules. They
             are imported when the registry is first read.
           wrap: makes an entry of what is registered and of the options of its registration.
+          files: by their ending, users' files that are a thing each, and what reads one.
         """
         self._kind, self._field, self._group = kind, field, group
-        self._modules, self._wrap = tuple(modules), wrap
+        self._modules, self._wrap, self._files = tuple(modules), wrap, dict(files or {})
         self._entries: dict[str, T] = {}
         self._given: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._read_modules = self._read_group = False
@@ -152,16 +154,21 @@ class Registry(Mapping[str, T], Generic[T]):
         """An entry by its name, from a user's file, or of the thing itself.
 
         Args:
-          wanted: a registered name; "FILE.py:NAME", whose file is run; an entry; or what could be
-            registered.
+          wanted: a registered name; "FILE.py:NAME", whose file is run; a file that is a thing by
+            its ending; an entry; or what could be registered.
 
         Raises:
           UserError: an unknown name, or a file that does not work.
         """
         if not isinstance(wanted, str):
             return self._entry_of(wanted)
-        if self.own_file(wanted) is None:
+        file = self.own_file(wanted)
+        if file is None:
             return self._entries[wanted]
+        if file.suffix in self._files:
+            if not file.is_file():
+                raise UserError(f"{self._field}: {file} does not exist; name a file from here")
+            return self._files[file.suffix](file)
         return self._entry_of(load_own(wanted, self._field))
 
     def _entry_of(self, thing: Any) -> T:
@@ -187,7 +194,9 @@ class Registry(Mapping[str, T], Generic[T]):
         Args:
           wanted: as of `find`; a user's file is run.
         """
-        if isinstance(wanted, str) and self.own_file(wanted) is not None:
+        if isinstance(wanted, str) and (file := self.own_file(wanted)) is not None:
+            if file.suffix in self._files:
+                return {}
             wanted = load_own(wanted, self._field)
         name = wanted if isinstance(wanted, str) else self.name_of(wanted)
         return self._given[name][1] if name is not None else {}
@@ -198,15 +207,22 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
           UserError: the name is neither registered nor FILE.py:NAME.
         """
-        if name in self or split_name(name) is not None:
+        if name in self or self._file_in(name) is not None:
             return
-        known = sorted(self)
+        known, own = sorted(self), " or ".join(["FILE.py:NAME", *(f"FILE{e}" for e in self._files)])
         close = difflib.get_close_matches(name, known, 1, 0.5)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(
-            f"{self._field}: {name!r} is unknown; {meant}known: {', '.join(known)}; "
-            "or FILE.py:NAME of your own"
+            f"{self._field}: {name!r} is unknown; {meant}known: {', '.join(known)}; or {own} of "
+            "your own"
         )
+
+    def _file_in(self, name: str) -> Path | None:
+        """The user's own file that a name spells, if it does."""
+        found = split_name(name)
+        if found is not None:
+            return found[0]
+        return Path(name).expanduser() if name.endswith(tuple(self._files)) else None
 
     def own_file(self, name: str) -> Path | None:
         """The user's own file that a name is from, which is neither looked for nor run here.
@@ -218,8 +234,7 @@ class Registry(Mapping[str, T], Generic[T]):
           UserError: as of `check`.
         """
         self.check(name)
-        found = split_name(name)
-        return None if found is None or name in self._entries else found[0]
+        return None if name in self._entries else self._file_in(name)
 
     def sources(self, names: Sequence[Any]) -> dict[str, bytes]:
         """The content of every file of the user's own that things are from, by its path.

@@ -29,9 +29,21 @@ class UserError(ValueError):
     """
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation.
+
+    Attributes:
+      role: who speaks: "system", "user" or "assistant".
+      text: what is said.
+    """
+
+    role: str
+    text: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One instruction and its answer.
+    """One instruction and its answer; of a conversation, the last ones.
 
     Attributes:
       instruction: what the model is asked.
@@ -39,6 +51,7 @@ class Example:
       input: optional context of the instruction.
       task: name of the task; scores are averaged within a task.
       category: the task's family, for reports.
+      history: the turns before the instruction, in their order; the assistant's are trained on too.
 
     >>> Example("Add.", "3", input="1 and 2", task="sums").task
     'sums'
@@ -49,6 +62,7 @@ class Example:
     input: str = ""
     task: str = ""
     category: str = ""
+    history: tuple[Turn, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +109,18 @@ def client_id(name: str) -> int:
 
 
 class Source(NamedTuple):
-    """Where a federation was loaded from: the arguments of `load_federation`."""
+    """Where a federation was loaded from: the arguments of `load_federation`.
+
+    `columns` are pairs of our name and the data's, sorted.
+    """
 
     path: str
     seed: int
     max_train: int | None
     validation: int
     max_test: int | None
+    columns: tuple[tuple[str, str], ...] = ()
+    test_path: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +157,15 @@ class Federation:
 
 
 class TokenizedExample(NamedTuple):
-    """Token ids of a prompt and its response (end token included): int32 [T]."""
+    """Token ids of a prompt and its response (end token included).
+
+    Attributes:
+      tokens_T: the ids, int32.
+      prompt_length: how many of them are the prompt's.
+      trained_T: the tokens that training's loss is on, bool, where these are more than the
+        response: those of earlier answers in the prompt. None where the response is all.
+    """
 
     tokens_T: np.ndarray
     prompt_length: int
+    trained_T: np.ndarray | None = None

@@ -31,6 +31,34 @@ def check_known(made: Any, field: str, module: str, inner: str) -> None:
         getattr(importlib.import_module(module), inner).check(name)
 
 
+# What a column of the data may be.
+_COLUMNS = (
+    *("instruction", "output", "prompt", "completion", "messages", "conversations"),
+    *("input", "task", "category", "system"),
+)
+
+
+class ColumnMap(dict[str, str]):
+    """Names of the data's columns by ours; it does not change, and has a hash.
+
+    >>> ColumnMap(instruction="question")
+    {'instruction': 'question'}
+    """
+
+    def __hash__(self) -> int:
+        """Of the names."""
+        return hash(tuple(sorted(self.items())))
+
+
+def _column_map(given: dict[str, str]) -> ColumnMap:
+    for ours in given:
+        if ours not in _COLUMNS:
+            raise ValueError(f"{ours!r} is none of {', '.join(_COLUMNS)}; correct it")
+    if len(set(given.values())) < len(given):
+        raise ValueError("names one of the data's columns twice; name each once")
+    return ColumnMap(given)
+
+
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -55,6 +83,14 @@ class DataSection:
     """The clients' data."""
 
     path: Annotated[str, doc("sample, a data folder, or hf:NAME?client_column=COLUMN")] = "sample"
+    test_path: Annotated[
+        str | None, doc("test instances in place of the data's own: a file, a folder, or hf:NAME")
+    ] = None
+    columns: Annotated[
+        dict[str, str],
+        AfterValidator(_column_map),
+        doc("the data's columns by what they are, as {instruction: question, output: answer}"),
+    ] = ColumnMap()
     template: Annotated[str, doc("a registered prompt template, or your own as FILE.py:NAME")] = (
         "alpaca_short"
     )

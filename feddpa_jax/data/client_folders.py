@@ -1,23 +1,35 @@
 """Clients' folders: `clients/<name>/train.jsonl`, and optionally `test.jsonl` beside it."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from feddpa_jax.data.records import check_client_name, read_json_lines
+from feddpa_jax.data.records import check_client_name, read_file
 from feddpa_jax.data.strays import is_of_system, refuse_strays
+from feddpa_jax.data.tables import KINDS
 from feddpa_jax.types import Client, Example, UserError
 
 FOLDER = "clients"
 
 
-def read_client(name: str, file: Path, read: Callable[..., tuple[Example, ...]]) -> Client:
+def read_client(
+    name: str,
+    file: Path,
+    read: Callable[..., tuple[Example, ...]],
+    columns: Mapping[str, str] | None = None,
+) -> Client:
     """A client with the examples of a file.
+
+    Args:
+      name: the client's.
+      file: the file.
+      read: reads it, such as `read_json_lines`.
+      columns: the data's name of a column by ours (`data.columns`).
 
     Raises:
       UserError: it has none, or one is bad.
     """
-    train = read(file, task=name)
+    train = read(file, task=name, columns=columns)
     if not train:
         raise UserError(f"{file}: client {name!r} has no training example; add some or remove it")
     return Client(name, train)
@@ -40,11 +52,14 @@ def refuse_beside_clients(folder: Path, words: Sequence[str], *, all_lines: bool
     refuse_strays(folder, lambda _: False, remedy, words=words, all_lines=all_lines)
 
 
-def client_folders(folder: Path) -> Iterator[tuple[Client, tuple[Example, ...]]]:
+def client_folders(
+    folder: Path, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[Client, tuple[Example, ...]]]:
     """Each client of a folder and its test instances, in the order of their names.
 
     Args:
       folder: holds a folder for each client.
+      columns: the data's name of a column by ours (`data.columns`).
 
     Raises:
       UserError: a file is missing, bad or looks like data that is not read.
@@ -52,21 +67,34 @@ def client_folders(folder: Path) -> Iterator[tuple[Client, tuple[Example, ...]]]
     refuse_beside_clients(folder, ("train", "test"), all_lines=True)
     for place in client_places(folder):
         name = check_client_name(place.name, str(folder))
+        train, tests = (_of_client(place, part) for part in ("train", "test"))
         refuse_strays(
             place,
-            lambda file: file in ("train.jsonl", "test.jsonl"),
+            lambda file, read=(train.name, tests.name): file in read,
             "a client's files are train.jsonl and test.jsonl; rename or remove it",
             words=("train", "test"),
             all_lines=True,
         )
-        train, tests = place / "train.jsonl", place / "test.jsonl"
         if not os.path.lexists(train):
             raise UserError(f"{place}: no train.jsonl; every client needs one")
         test: tuple[Example, ...] = ()
-        client = read_client(name, train, read_json_lines)
+        client = read_client(name, train, read_file, columns)
         if os.path.lexists(tests):
-            test = with_tests(tests, read_json_lines(tests, task=name))
+            test = with_tests(tests, read_file(tests, task=name, columns=columns))
         yield client, test
+
+
+def _of_client(place: Path, part: str) -> Path:
+    """A client's file of a part, of whatever kind; `.jsonl` comes before others, or where none is.
+
+    Raises:
+      UserError: there are several others.
+    """
+    there = [path for end in KINDS if os.path.lexists(path := place / f"{part}{end}")]
+    if len(there) > 1 and there[0].suffix != ".jsonl":
+        names = " and ".join(path.name for path in there)
+        raise UserError(f"{place}: holds {names}; keep the one that you mean")
+    return there[0] if there else place / f"{part}.jsonl"
 
 
 def client_places(folder: Path) -> list[Path]:

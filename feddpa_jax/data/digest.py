@@ -21,13 +21,17 @@ def client_digest(client: Client, training: Sequence[TokenizedExample]) -> str:
     """A digest of a client's examples: order, tokens, prompts, tasks; and what is held out."""
 
     def parts() -> Iterable[bytes]:
-        for tokens_T, prompt_length in training:
+        for tokens_T, prompt_length, trained_T in training:
             yield np.append(tokens_T, prompt_length).astype("<i8").tobytes()
+            if trained_T is not None:
+                yield trained_T.tobytes()
         for example in client.train:
             yield example.task.encode()
         for example in client.validation:
             for text in (example.instruction, example.input, example.output, example.task):
                 yield text.encode()
+            for turn in example.history:
+                yield f"{turn.role} {turn.text}".encode()
 
     return digest_of_parts(parts())
 

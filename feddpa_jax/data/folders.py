@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -17,7 +17,8 @@ from feddpa_jax.data.client_folders import (
     refuse_beside_clients,
     with_tests,
 )
-from feddpa_jax.data.hub import load_hub, user_path
+from feddpa_jax.data.conversations import check_history
+from feddpa_jax.data.hub import load_hub, load_tests, user_path
 from feddpa_jax.data.opened import Cache, open_population
 from feddpa_jax.data.records import (
     check_client_name,
@@ -43,6 +44,8 @@ def load_federation(
     validation: int = 0,
     max_test: int | None = None,
     cache: Cache = "auto",
+    columns: Mapping[str, str] | None = None,
+    test_path: str | None = None,
 ) -> Federation:
     """Loads all clients and test instances; large data are opened, and read client by client.
 
@@ -51,7 +54,8 @@ def load_federation(
         - "sample": eight small built-in tasks, made from the seed;
         - a folder with `<N>/local_training_{k}.json` and `*test*.jsonl` (the paper's layout;
           clients are named client_0, client_1, ...), or its `<N>` folder;
-        - a folder with `clients/<name>/train.jsonl` and optionally `test.jsonl`;
+        - a folder with `clients/<name>/train.jsonl` and optionally `test.jsonl`, or the same files
+          as `.json`, `.csv`, `.tsv` or `.parquet`;
         - "hf:NAME?client_column=COLUMN": a data set of the hub or on disk (see `load_hub`);
         - a folder that `write_population` wrote.
       seed: of the sample, and of the choices that `max_train`, `validation` and `max_test` make.
@@ -60,6 +64,10 @@ def load_federation(
       max_test: most test instances per task, chosen by its name and the seed.
       cache: whether the data are read once into a cache of Arrow files and opened from there, which
         takes a moment and little memory (`data.opened`); "auto": large data are.
+      columns: the data's name of a column by ours, such as {"instruction": "question"}; for what a
+        record may have see `Columns`.
+      test_path: test instances in place of the federation's own: a file, a folder that
+        `save_to_disk` wrote, or "hf:NAME?split=test".
 
     Raises:
       UserError: anything wrong with the data, naming file and line.
@@ -78,18 +86,25 @@ def load_federation(
     check_value("data.validation", Annotated[int, Ge(0)], validation)
     check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
     selection = Selection(max_train, validation, seed)
-    source = Source(path, seed, max_train, validation, max_test)
+    source = Source(
+        *(path, seed, max_train, validation, max_test),
+        columns=tuple(sorted((columns or {}).items())),
+        test_path=test_path,
+    )
     try:
-        population = None if path == "sample" else open_population(path, cache)
+        population = None if path == "sample" else open_population(path, cache, columns)
+        other = None if test_path is None else load_tests(test_path, columns)
         if population is not None:
-            test = some_per_task(population.test(), max_test, seed)
+            test = some_per_task(population.test() if other is None else other, max_test, seed)
             return Federation(population.choosing(selection), test, source)
         if path == "sample":
             federation = sample_federation(seed)
         elif path.startswith("hf:"):
-            federation = load_hub(path)
+            federation = load_hub(path, columns)
         else:
-            federation = _load_folder(user_path(path))
+            federation = _load_folder(user_path(path), columns)
+        if other is not None:
+            federation = dataclasses.replace(federation, test=other)
     except OSError as error:
         # Such as a name that is too long, or a folder that may not be listed.
         raise UserError(f"data.path: {short(path)}: cannot be read: {error.strerror}") from None
@@ -101,15 +116,18 @@ def load_federation(
     )
 
 
-def _load_folder(folder: Path) -> Federation:
+def _load_folder(folder: Path, columns: Mapping[str, str] | None) -> Federation:
     if not folder.exists():
         raise UserError(f"data.path: {folder} does not exist; name a folder, sample, or hf:NAME")
     if not folder.is_dir():
-        raise UserError(f"data.path: {folder} is not a folder")
+        raise UserError(
+            f"data.path: {folder} is not a folder; a file with a column of clients is named as "
+            f"hf:{folder}?client_column=COLUMN"
+        )
     numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
     if (folder / FOLDER).is_dir():
         refuse_beside_clients(folder, ("test", "local"), all_lines=False)
-        found = list(client_folders(folder / FOLDER))
+        found = list(client_folders(folder / FOLDER, columns))
         test = tuple(example for _, tests in found for example in tests)
         return Federation(tuple(client for client, _ in found), test)
     if os.path.lexists(folder / "local_training_0.json"):
@@ -118,12 +136,12 @@ def _load_folder(folder: Path) -> Federation:
                 f"data.path: {folder} holds clients' files, and so does {inner[0]}; name the one "
                 "that you mean, and move the other elsewhere"
             )
-        return _paper_layout(folder)
+        return _paper_layout(folder, columns)
     if len(numbered) > 1:
         names = ", ".join(sorted(p.name for p in numbered))
         raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
     if numbered:
-        return _paper_layout(numbered[0])
+        return _paper_layout(numbered[0], columns)
     raise UserError(
         f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl"
     )
@@ -140,7 +158,7 @@ def _is_test(name: str) -> bool:
     return "test" in name and name.endswith(".jsonl") and not name.startswith(".")
 
 
-def _paper_layout(folder: Path) -> Federation:
+def _paper_layout(folder: Path, columns: Mapping[str, str] | None) -> Federation:
     numbers = sorted(
         int(match[1]) for path in folder.iterdir() if (match := _TRAINING.fullmatch(path.name))
     )
@@ -166,18 +184,20 @@ def _paper_layout(folder: Path) -> Federation:
             "rename the folder or take the others out"
         )
     clients = tuple(
-        read_client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list)
+        read_client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list, columns)
         for k in numbers
     )
     # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
     places = (named.parent, named) if _is_number(named.name) else (named,)
     refuse_strays(places[0], _is_test, remedy, words=("test",), all_lines=False)
     files = sorted(file for place in places for file in place.iterdir() if _is_test(file.name))
-    return Federation(clients, tuple(example for file in files for example in _tests(file)))
+    return Federation(
+        clients, tuple(example for file in files for example in _tests(file, columns))
+    )
 
 
-def _tests(file: Path) -> tuple[Example, ...]:
-    examples = read_json_lines(file)
+def _tests(file: Path, columns: Mapping[str, str] | None) -> tuple[Example, ...]:
+    examples = read_json_lines(file, columns=columns)
     for number, example in enumerate(examples, start=1):
         if not example.task:
             raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
@@ -211,7 +231,9 @@ def _check_examples(examples: Sequence[Example], what: str) -> None:
     for number, example in enumerate(examples, start=1):
         if not isinstance(example, Example):
             raise UserError(f"{what} {number} is {example!r}; make it with Example")
-        if to_example(dataclasses.asdict(example), f"{what} {number}") != example:
+        check_history(example.history, f"{what} {number}")
+        found = to_example(dataclasses.asdict(example), f"{what} {number}")
+        if dataclasses.replace(found, history=example.history) != example:
             raise UserError(f"{what} {number} has a field that is None; leave it out")
 
 

@@ -4,21 +4,21 @@ import dataclasses
 import glob
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from feddpa_jax.data.columns import Columns
 from feddpa_jax.data.records import check_client_name, to_example
-from feddpa_jax.data.tables import Table, read_tables, stream_table
+from feddpa_jax.data.tables import KINDS, Table, read_tables, stream_table
 from feddpa_jax.files.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 _OPTIONS = {"client_column": "client", "split": "train", "test_split": "test", "config": ""}
-_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 
 
-def user_path(path: str) -> Path:
+def user_path(path: str, field: str = "data.path") -> Path:
     """A path that a user named, with `~` resolved.
 
     Raises:
@@ -27,22 +27,26 @@ def user_path(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"data.path: {path}: no such home folder; write the path in full") from None
+        raise UserError(f"{field}: {path}: no such home folder; write the path in full") from None
 
 
-def load_hub(path: str) -> Federation:
+def load_hub(path: str, columns: Mapping[str, str] | None = None) -> Federation:
     """Loads "hf:NAME?client_column=client&split=train&test_split=test&config=CONFIG".
 
     NAME is a hub id, a JSON, Parquet or CSV file, a folder of data files that
-    `datasets.load_dataset` reads, or one that `save_to_disk` wrote. Columns are those of records:
-    instruction, output, and where they exist input, task and category. The client column holds text
-    or whole numbers. A test split that is not named may be absent. No code of a data set is run.
-    Values of a CSV file are read as text exactly as written, digits and `NA` included.
+    `datasets.load_dataset` reads, or one that `save_to_disk` wrote. Columns are those of records.
+    The client column holds text or whole numbers. A test split that is not named may be absent. No
+    code of a data set is run. Values of a CSV file are read as text exactly as written, digits and
+    `NA` included.
+
+    Args:
+      path: the text above.
+      columns: the data's name of a column by ours (`data.columns`).
 
     Raises:
       UserError: an unknown option, no such data set, split or column, or a bad record.
     """
-    found = read_splits(path)
+    found = read_splits(path, columns)
     by_client: dict[str, list[Example]] = {}
     for client, example in found.training():
         by_client.setdefault(client, []).append(example)
@@ -59,12 +63,14 @@ class Splits(NamedTuple):
       options: split, test_split and client_column.
       train: training records.
       test: test records; None where there is no such split.
+      columns: the data's name of a column by ours (`data.columns`).
     """
 
     path: str
     options: dict[str, str]
     train: Table
     test: Table | None
+    columns: Mapping[str, str] | None = None
 
     def training(self) -> Iterator[tuple[str, Example]]:
         """Each record's client and example.
@@ -73,13 +79,13 @@ class Splits(NamedTuple):
           UserError: there is none, or one is bad.
         """
         split, column = self.options["split"], self.options["client_column"]
-        number = 0
+        number, own = 0, Columns(self.columns)
         for number, record in enumerate(self.train.records, start=1):
             source = f"{self.path}, split {split}, record {number}"
             if not isinstance(record, dict):
                 raise UserError(f"{source}: not an object with instruction and output")
             client = check_client_name(_client_name(record.get(column), source, column), source)
-            yield client, to_example(record, source, task=client)
+            yield client, to_example(record, source, task=client, columns=own)
         if not number:
             raise UserError(
                 f"data.path: {self.path}: split {split!r} has no record; name another data set or "
@@ -92,31 +98,28 @@ class Splits(NamedTuple):
         Raises:
           UserError: the split is there and has none, or one is bad.
         """
+        if self.test is None:
+            return
         split, column = self.options["test_split"], self.options["client_column"]
+        found = _tests(self.test, f"{self.path}, split {split}", column, self.columns)
         number = 0
-        for number, record in enumerate(self.test.records if self.test else (), start=1):
-            source = f"{self.path}, split {split}, record {number}"
-            example = to_example(record, source)
-            if not example.task:
-                if record.get(column) is None:
-                    raise UserError(
-                        f"{source}: names no 'task', and no client in column {column!r}"
-                    )
-                task = _client_name(record.get(column), source, column)
-                example = dataclasses.replace(example, task=task)
+        for number, example in enumerate(found, start=1):  # noqa: B007 - it is looked at below.
             yield example
-        if self.test is not None and not number:
+        if not number:
             raise UserError(
                 f"data.path: {self.path}: split {split!r} has no record; leave it out, or name "
                 "another as test_split"
             )
 
 
-def read_splits(path: str, *, streamed: bool = False) -> Splits:
+def read_splits(
+    path: str, columns: Mapping[str, str] | None = None, *, streamed: bool = False
+) -> Splits:
     """The training and test records of "hf:NAME?..." (see `load_hub`).
 
     Args:
       path: as the user wrote it.
+      columns: the data's name of a column by ours (`data.columns`).
       streamed: a file of JSON lines or CSV is read record by record.
 
     Raises:
@@ -139,22 +142,74 @@ def read_splits(path: str, *, streamed: bool = False) -> Splits:
             f"data.path: {path}: no column {column!r}; name one of {list(train.columns)} "
             "as client_column"
         )
-    return Splits(path, options, train, splits.get(options["test_split"]))
+    return Splits(path, options, train, splits.get(options["test_split"]), columns)
 
 
-def _options(path: str) -> tuple[str, dict[str, str]]:
+def load_tests(path: str, columns: Mapping[str, str] | None = None) -> tuple[Example, ...]:
+    """Test instances of a file, a folder of data, or "hf:NAME?split=test&config=CONFIG".
+
+    The split is the one named, the one called test, or the only one there is. A record names its
+    task, or its client in the column `client_column`.
+
+    Args:
+      path: `data.test_path`.
+      columns: the data's name of a column by ours (`data.columns`).
+
+    Raises:
+      UserError: an unknown option, no such data set or split, a bad record, or one without a task.
+    """
+    field = "data.test_path"
+    name, options = _options(path, field) if path.startswith("hf:") else (path, {})
+    if "test_split" in options:
+        raise UserError(f"{field}: {path}: the split of tests is named as split here")
+    if not path.startswith("hf:") and not user_path(path, field).exists():
+        raise UserError(f"{field}: {path} does not exist; name a file, a folder, or hf:NAME")
+    splits = _load(name, options.get("config", ""), path, field)
+    only = next(iter(splits)) if len(splits) == 1 else "test"
+    split = options.get("split", only)
+    if split not in splits:
+        raise UserError(
+            f"{field}: {path}: no split {split!r}; name one of {list(splits)} in "
+            "hf:NAME?split=SPLIT"
+        )
+    column = options.get("client_column", _OPTIONS["client_column"])
+    test = tuple(_tests(splits[split], f"{path}, split {split}", column, columns))
+    if not test:
+        raise UserError(f"{field}: {path} holds no test instance; add some or name other data")
+    return test
+
+
+def _tests(
+    table: Table, source: str, column: str, columns: Mapping[str, str] | None
+) -> Iterator[Example]:
+    own = Columns(columns)
+    for number, record in enumerate(table.records, start=1):
+        where = f"{source}, record {number}"
+        example = to_example(record, where, columns=own)
+        if not example.task:
+            if record.get(column) is None:
+                raise UserError(
+                    f"{where}: names no 'task', and no client in column {column!r}; add one, or "
+                    "name the column of tasks with data.columns"
+                )
+            task = _client_name(record.get(column), where, column)
+            example = dataclasses.replace(example, task=task)
+        yield example
+
+
+def _options(path: str, field: str = "data.path") -> tuple[str, dict[str, str]]:
     """The data set's name, and the options that are given."""
     name, _, query = path.removeprefix("hf:").partition("?")
     if not name:
-        raise UserError(f"data.path: {path!r} names no data set; write hf:NAME")
+        raise UserError(f"{field}: {path!r} names no data set; write hf:NAME")
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise UserError(f"data.path: {path}: an option appears twice; give each once")
+        raise UserError(f"{field}: {path}: an option appears twice; give each once")
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise UserError(
-            f"data.path: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
+            f"{field}: unknown option {unknown[0]!r} in {path!r}; known: {', '.join(_OPTIONS)}"
         )
     return name, options
 
@@ -167,33 +222,33 @@ def _client_name(value: Any, source: str, column: str) -> str:
     return str(value)
 
 
-def _load(name: str, config: str, path: str, *, streamed: bool) -> dict[str, Table]:
+def _load(
+    name: str, config: str, path: str, field: str = "data.path", *, streamed: bool = False
+) -> dict[str, Table]:
     """The splits of a data set."""
     import datasets
     import huggingface_hub
 
-    place = user_path(name)
+    place = user_path(name, field)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     # Errors are reported below, in one line.
     for library in (datasets.logging, huggingface_hub.utils.logging):
         library.set_verbosity(logging.CRITICAL)
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
-    kind = None if on_disk or not place.is_file() else _FORMATS.get(place.suffix.lower())
+    no_kind = (None, ",")
+    kind, separator = KINDS.get(place.suffix.lower(), no_kind) if place.is_file() else no_kind
     if config and (on_disk or kind):
-        raise UserError(f"data.path: {path}: config is for data sets of the hub; leave it out")
+        raise UserError(f"{field}: {path}: config is for data sets of the hub; leave it out")
     if kind in ("csv", "json"):
-        separator = "\t" if place.suffix.lower() == ".tsv" else ","
         if streamed:
             return {"train": stream_table(place, kind, separator=separator)}
         return {"train": read_tables([place], kind, separator=separator)}
     if place.is_file() and not kind:
-        raise UserError(
-            f"data.path: {path}: {place.name} is none of {', '.join(_FORMATS)}; convert it"
-        )
+        raise UserError(f"{field}: {path}: {place.name} is none of {', '.join(KINDS)}; convert it")
     if place.is_dir() and not on_disk and glob.has_magic(str(place)):
         raise UserError(
-            f"data.path: {path}: the folder's path holds *, ? or [, which are patterns to the "
+            f"{field}: {path}: the folder's path holds *, ? or [, which are patterns to the "
             "library that reads it; rename the folder"
         )
     try:
@@ -208,7 +263,7 @@ def _load(name: str, config: str, path: str, *, streamed: bool) -> dict[str, Tab
         raise
     except Exception as error:  # The library's errors have no common base.
         raise UserError(
-            f"data.path: {path}: cannot be loaded; is it there, and not empty or damaged? "
+            f"{field}: {path}: cannot be loaded; is it there, and not empty or damaged? "
             f"({type(error).__name__}: {reason(error)})"
         ) from None
     return _tables(loaded)

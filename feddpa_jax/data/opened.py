@@ -5,7 +5,7 @@ are read anew. A run has mapped its own copy, which stays as it is while data ch
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +31,16 @@ Cache = Literal["auto", "on", "off"]
 LARGE_FILE, MANY_CLIENTS = 64 * 2**20, 4096
 
 
-def open_population(path: str, cache: Cache = "auto") -> Population | None:
+def open_population(
+    path: str, cache: Cache = "auto", columns: Mapping[str, str] | None = None
+) -> Population | None:
     """The clients of a path, opened; None where the data are to be loaded into memory.
 
     Args:
       path: as of `load_federation`: a folder that `write_population` wrote, a folder of clients'
         folders, or "hf:FILE?..." of one JSON, CSV or Parquet file.
       cache: "off": no others than the first; "auto": large ones.
+      columns: the data's name of a column by ours (`data.columns`).
 
     Raises:
       UserError: anything wrong with the data.
@@ -49,11 +52,11 @@ def open_population(path: str, cache: Cache = "auto") -> Population | None:
         return None
 
     def build(folder: Path) -> None:
-        examples, tests = _read(path)
+        examples, tests = _read(path, columns)
         with telling(f"{path}: read into the cache, once") as told:
             write_population(folder, examples, tests, told=told)
 
-    key = {"path": path, "files": files}
+    key = {"path": path, "files": files, "columns": dict(columns or {})}
     place = cached(SEAL, VERSION, key, build)
     return Population(place, remedy=f"remove {place} and start again")
 
@@ -93,16 +96,18 @@ def _entry(file: Path, name: str) -> list[Any]:
     return [name, about.st_size, about.st_mtime_ns]
 
 
-def _read(path: str) -> tuple[Iterable[tuple[str, Example]], Iterable[Example]]:
+def _read(
+    path: str, columns: Mapping[str, str] | None
+) -> tuple[Iterable[tuple[str, Example]], Iterable[Example]]:
     """Training examples with their clients, and test instances, which are asked for afterwards."""
     if path.startswith("hf:"):
-        splits = read_splits(path, streamed=True)
+        splits = read_splits(path, columns, streamed=True)
         return splits.training(), splits.tests()
     tests: list[Example] = []
     refuse_beside_clients(user_path(path), ("test", "local"), all_lines=False)
 
     def examples() -> Iterator[tuple[str, Example]]:
-        for client, own in client_folders(user_path(path) / FOLDER):
+        for client, own in client_folders(user_path(path) / FOLDER, columns):
             tests.extend(own)
             for example in client.train:
                 yield client.name, example

@@ -14,6 +14,7 @@ compared with its checksum.
 
 import dataclasses
 import functools
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,13 +25,15 @@ import numpy as np
 from feddpa_jax.data.seal import UnsealedError, seal, unseal
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.files.disk import sha256
-from feddpa_jax.types import Client, ClientSequence, Example, UserError
+from feddpa_jax.types import Client, ClientSequence, Example, Turn, UserError
 
 SEAL = "population.json"
 VERSION = 1
 # Rows of an Arrow batch: a row's batch follows from its number.
 BATCH = 2**14
+# The turns of a conversation come last.
 _FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+assert _FIELDS[-1] == "history"
 
 
 class Population(ClientSequence):
@@ -225,7 +228,7 @@ def _write(file: Path, examples: Iterable[Example]) -> int:
 
         for example in examples:
             for column, name in zip(columns, _FIELDS, strict=True):
-                column.append(getattr(example, name))
+                column.append(_as_text(getattr(example, name)))
             count += 1
             if len(columns[0]) == BATCH:
                 flush()
@@ -265,10 +268,22 @@ def _rows(batches: Sequence[Any], rows: np.ndarray) -> Iterator[Example]:
             found = batches[batch].slice(int(at[0]), len(at))
         else:
             found = batches[batch].take(at)
-        yield from map(Example, *(column.to_pylist() for column in found.columns))
+        columns = [column.to_pylist() for column in found.columns]
+        *texts, histories = columns
+        yield from map(Example, *texts, map(_history, histories))
         begin = end
 
 
 def _add(sum_: int, example: Example) -> int:
     """The checksum of a client's examples, with one more."""
-    return zlib.crc32("\x1f".join(getattr(example, name) for name in _FIELDS).encode(), sum_)
+    fields = (_as_text(getattr(example, name)) for name in _FIELDS)
+    return zlib.crc32("\x1f".join(fields).encode(), sum_)
+
+
+def _as_text(value: str | tuple[Turn, ...]) -> str:
+    """A field as its column has it: turns before the instruction as JSON, empty without any."""
+    return value if isinstance(value, str) else json.dumps(value) if value else ""
+
+
+def _history(text: str) -> tuple[Turn, ...]:
+    return tuple(Turn(*turn) for turn in json.loads(text)) if text else ()

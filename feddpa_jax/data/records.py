@@ -1,14 +1,16 @@
 """Reads and checks the records of data files; every mistake is named with file and line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.data.columns import Columns
+from feddpa_jax.data.conversations import read_turns
+from feddpa_jax.data.tables import KINDS, read_tables
 from feddpa_jax.files.strict_json import is_text, parse_json, read_json, read_text
-from feddpa_jax.types import Example, UserError
+from feddpa_jax.types import Example, Turn, UserError
 
-_FIELDS = ("instruction", "output", "input", "task", "category")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
@@ -26,54 +28,109 @@ def check_client_name(name: str, source: str) -> str:
     return name
 
 
-def to_example(record: Any, source: str, *, task: str = "") -> Example:
+def to_example(
+    record: Any, source: str, *, task: str = "", columns: Columns | None = None
+) -> Example:
     """A checked example.
 
     Args:
       record: what was read.
       source: file and line, for messages.
       task: the task of records that name none.
+      columns: of the record's file; None for a record that stands alone.
 
     Raises:
-      UserError: not an object, or a field is missing, empty or not text. Other fields may hold
-        anything.
+      UserError: not an object, no format's fields, or one is missing, empty or not text. Other
+        fields may hold anything.
     """
     if not isinstance(record, dict):
         raise UserError(f"{source}: not an object with instruction and output")
-    for name in record:
-        # Other fields are the user's own; this one is most likely a misspelling.
-        if name not in _FIELDS and name.strip().lower() in _FIELDS:
-            raise UserError(
-                f"{source}: field {name!r} is not read; call it {name.strip().lower()!r}"
-            )
-    fields = {name: record.get(name) for name in _FIELDS}
-    for name in ("instruction", "output"):
-        value = fields[name]
-        if value is None:
-            raise UserError(f"{source}: no field {name!r}")
+    fields = (columns or Columns()).fields(record, source)
+    optional = {name: _text(fields.get(name), name, source) for name in _OPTIONAL}
+    history, instruction, output = _asked(fields, source)
+    if optional["system"]:
+        if history and history[0].role == "system":
+            raise UserError(f"{source}: has a system column and a system turn; leave out one")
+        history = (Turn("system", optional["system"]), *history)
+    for name, text in (("instruction", instruction), ("output", output), *optional.items()):
+        _check_text(text, f"{source}: field {name!r}")
+    for number, turn in enumerate(history, start=1):
+        _check_text(turn.text, f"{source}: turn {number}")
+    return Example(
+        instruction=instruction,
+        output=output,
+        input=optional["input"],
+        task=optional["task"] or task,
+        category=optional["category"],
+        history=history,
+    )
+
+
+_OPTIONAL = ("input", "task", "category", "system")
+
+
+def _asked(fields: Mapping[str, Any], source: str) -> tuple[tuple[Turn, ...], str, str]:
+    """The turns before the instruction, the instruction, and its answer."""
+    for name in ("messages", "conversations"):
+        if name in fields:
+            turns = read_turns(_given(fields, name, source), f"{source}: field {name!r}")
+            return turns[:-2], turns[-2].text, turns[-1].text
+    asked, answered = list(fields)[:2]
+    given = [_given(fields, name, source) for name in (asked, answered)]
+    if asked == "prompt" and all(isinstance(value, list) for value in given):
+        turns = read_turns([*given[0], *given[1]], f"{source}: field 'prompt' with 'completion'")
+        return turns[:-2], turns[-2].text, turns[-1].text
+    for name, value in zip((asked, answered), given, strict=True):
         if not isinstance(value, str):
             raise UserError(f"{source}: field {name!r} is {value!r}, not text")
         if not value.strip():
             raise UserError(f"{source}: field {name!r} is empty")
-    for name in ("input", "task", "category"):
-        value = fields[name]
-        if value != value:  # NaN: how data frames write that there is none.
-            fields[name] = value = None
-        if value is not None and not isinstance(value, str):
-            raise UserError(f"{source}: field {name!r} is {value!r}, not text")
-    for name, value in fields.items():
-        if value and not is_text(value):
-            raise UserError(f"{source}: field {name!r} holds half of a surrogate pair, no text")
-    return Example(
-        instruction=str(fields["instruction"]),
-        output=str(fields["output"]),
-        input=fields["input"] or "",
-        task=fields["task"] or task,
-        category=fields["category"] or "",
-    )
+    return (), given[0], given[1]
 
 
-def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
+def _given(fields: Mapping[str, Any], name: str, source: str) -> Any:
+    if fields[name] is None:
+        raise UserError(f"{source}: no field {name!r}")
+    return fields[name]
+
+
+def _text(value: Any, name: str, source: str) -> str:
+    """An optional field's text; empty where there is none."""
+    if value is None or value != value:  # NaN: how data frames write that there is none.
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{source}: field {name!r} is {value!r}, not text")
+    return value
+
+
+def _check_text(text: str, what: str) -> None:
+    if text and not is_text(text):
+        raise UserError(f"{what} holds half of a surrogate pair, no text")
+
+
+Names = Mapping[str, str]
+
+
+def to_examples(
+    records: Iterable[tuple[str, Any]], *, task: str = "", columns: Names | None = None
+) -> tuple[Example, ...]:
+    """The examples of one file's records, each with its file and line; they have one format.
+
+    Args:
+      records: pairs of source and record.
+      task: the task of records that name none.
+      columns: the data's name of a column by ours (`data.columns`).
+
+    Raises:
+      UserError: a bad record.
+    """
+    own = Columns(columns)
+    return tuple(to_example(record, source, task=task, columns=own) for source, record in records)
+
+
+def read_json_list(
+    path: Path, *, task: str = "", columns: Names | None = None
+) -> tuple[Example, ...]:
     """The examples of a file that holds one JSON list.
 
     Raises:
@@ -82,22 +139,34 @@ def read_json_list(path: Path, *, task: str = "") -> tuple[Example, ...]:
     records = read_json(path, finite=False)
     if not isinstance(records, list):
         raise UserError(f"{path}: holds no JSON list of records")
-    return tuple(
-        to_example(record, f"{path}, record {number}", task=task)
-        for number, record in enumerate(records, start=1)
-    )
+    numbered = ((f"{path}, record {n}", record) for n, record in enumerate(records, start=1))
+    return to_examples(numbered, task=task, columns=columns)
 
 
-def read_json_lines(path: Path, *, task: str = "") -> tuple[Example, ...]:
+def read_json_lines(
+    path: Path, *, task: str = "", columns: Names | None = None
+) -> tuple[Example, ...]:
     """The examples of a file with one JSON object per line; empty lines are skipped.
 
     Raises:
       UserError: broken JSON or a bad record, with its line.
     """
-    return tuple(
-        to_example(record, f"{path}, line {number}", task=task)
-        for number, record in _json_lines(path)
-    )
+    numbered = ((f"{path}, line {number}", record) for number, record in _json_lines(path))
+    return to_examples(numbered, task=task, columns=columns)
+
+
+def read_file(path: Path, *, task: str = "", columns: Names | None = None) -> tuple[Example, ...]:
+    """The examples of a file whose ending says what it is: one of `tables.KINDS`.
+
+    Raises:
+      UserError: the file is broken, or a bad record.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return read_json_lines(path, task=task, columns=columns)
+    kind, separator = KINDS[path.suffix.lower()]
+    table = read_tables([path], kind, separator=separator)
+    numbered = ((f"{path}, record {n}", record) for n, record in enumerate(table.records, start=1))
+    return to_examples(numbered, task=task, columns=columns)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:

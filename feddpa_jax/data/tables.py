@@ -1,4 +1,4 @@
-"""CSV and JSON files as records, with every value exactly as written.
+"""CSV, JSON and Parquet files as records, with every value exactly as written.
 
 `datasets` guesses types: `007` becomes 7, `NA` becomes null, and a column of `2024-01-01` dates.
 Here all values of a CSV file are text; a JSON file marks its texts itself.
@@ -11,8 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from feddpa_jax.files.problems import reason
 from feddpa_jax.files.strict_json import parse_json, read_json, read_text
 from feddpa_jax.types import UserError
+
+# By a file's ending, its kind and the separator of its columns.
+KINDS = {
+    **dict.fromkeys((".jsonl", ".json"), ("json", ",")),
+    **{".csv": ("csv", ","), ".tsv": ("csv", "\t"), ".parquet": ("parquet", ",")},
+}
 
 
 class Table(NamedTuple):
@@ -31,12 +38,13 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
     """The records of some files, one after the other.
 
     Args:
-      files: "csv" with a header, or "json": one list of objects, or one object per line.
-      kind: which of the two.
+      files: "csv" with a header; "json": one list of objects, or one object per line; "parquet".
+      kind: which of the three.
       separator: between a CSV file's columns.
 
     Raises:
-      UserError: a file is broken, with its line; or two CSV files differ in their columns.
+      UserError: a file is broken, with its line; or two CSV or Parquet files differ in their
+        columns.
     """
     if kind == "json":
         records = [record for file in files for record in _json_records(file)]
@@ -46,7 +54,9 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
         return Table(list(columns), records)
     columns, records = [], []
     for number, file in enumerate(files):
-        its_columns, its_records = _csv_records(file, separator)
+        its_columns, its_records = (
+            _parquet_records(file) if kind == "parquet" else _csv_records(file, separator)
+        )
         if number and sorted(its_columns) != sorted(columns):
             raise UserError(
                 f"{file}: has columns {its_columns}, and {files[0]} has {columns}; give all files "
@@ -117,6 +127,19 @@ def _json_records(file: Path) -> list[Any]:
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
     ]
+
+
+def _parquet_records(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            table = opened.read()
+        return table.column_names, table.to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{file}: not a Parquet file that can be read ({reason(error)}); get the file again"
+        ) from None
 
 
 def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, str]]]:

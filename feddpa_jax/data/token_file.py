@@ -2,8 +2,8 @@
 
 A folder holds `tokens.bin` (all tokens, one example after the other, int32), `first.npy` (where
 each example's begin), `prompts.npy` (each example's prompt length), `clients.npy` (where each
-client's examples begin), `sums.npy` (a checksum of each client's tokens) and `tokens.json`, which
-is written last.
+client's examples begin), `trained.bin` and `masked.npy` (which tokens are trained on, and of which
+examples that is said), `sums.npy` (a checksum of each client's) and `tokens.json`, written last.
 """
 
 import zlib
@@ -20,7 +20,10 @@ from feddpa_jax.data.tokenize import TokenCounts, Tokenized
 from feddpa_jax.types import Client, Example, TokenizedExample, UserError
 
 SEAL, VERSION = "tokens.json", 1
-_FILES = ("tokens.bin", "first.npy", "prompts.npy", "clients.npy", "sums.npy")
+_FILES = (
+    *("tokens.bin", "first.npy", "prompts.npy", "clients.npy", "sums.npy"),
+    *("trained.bin", "masked.npy"),
+)
 # About how many examples are tokenized at once.
 _AT_ONCE = 4096
 
@@ -51,6 +54,8 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
         self.digest: str = about["digest"]
         self.longest: int = about["longest"]
         self._tokens = np.memmap(folder / "tokens.bin", "<i4", "r")
+        self._trained = np.memmap(folder / "trained.bin", bool, "r")
+        self._masked_I = np.load(folder / "masked.npy", mmap_mode="r")
         self._first_I = np.load(folder / "first.npy", mmap_mode="r")
         self._prompt_I = np.load(folder / "prompts.npy", mmap_mode="r")
         self._first_C = np.load(folder / "clients.npy")
@@ -82,16 +87,20 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
         begin, end = self._first_C[at], self._first_C[at + 1]
         first = self._first_I[begin : end + 1]
         tokens = np.array(self._tokens[first[0] : first[-1]])
+        trained = np.array(self._trained[first[0] : first[-1]])
         prompts = np.array(self._prompt_I[begin:end])
-        if _sum(tokens, np.diff(first), prompts) != self._sum_C[at]:
+        masked = np.array(self._masked_I[begin:end])
+        if _sum(tokens, trained, np.diff(first), prompts, masked) != self._sum_C[at]:
             (self.folder / SEAL).unlink(missing_ok=True)
             raise UserError(
                 f"{self.folder}: damaged; start the command again, which writes it anew"
             )
         starts = (first - first[0]).tolist()
         return tuple(
-            TokenizedExample(tokens[a:b], int(prompt))
-            for a, b, prompt in zip(starts[:-1], starts[1:], prompts.tolist(), strict=True)
+            TokenizedExample(tokens[a:b], prompt, trained[a:b] if mask else None)
+            for a, b, prompt, mask in zip(
+                starts[:-1], starts[1:], prompts.tolist(), masked.tolist(), strict=True
+            )
         )
 
 
@@ -115,8 +124,8 @@ def write_tokens(
     """
     first_I, prompt_I, first_C, sums = [0], [], [0], []
     total, digest = TokenCounts(), DigestOfAll()
-    longest = 0
-    with (folder / "tokens.bin").open("wb") as file:
+    longest, masked_I = 0, []
+    with (folder / "tokens.bin").open("wb") as file, (folder / "trained.bin").open("wb") as masks:
         for clients in _groups(population):
             found = encode([example for client in clients for example in client.train])
             total = TokenCounts(*map(sum, zip(total, found.counts, strict=True)))
@@ -126,8 +135,10 @@ def write_tokens(
                         f"client {client.name!r}: no example is left within data.max_length; "
                         "raise it"
                     )
-                for tokens_T, prompt_length in own:
+                for tokens_T, prompt_length, trained_T in own:
                     file.write(tokens_T.astype("<i4").tobytes())
+                    masks.write(_mask(tokens_T, trained_T).tobytes())
+                    masked_I.append(trained_T is not None)
                     first_I.append(first_I[-1] + len(tokens_T))
                     prompt_I.append(prompt_length)
                     longest = max(longest, len(tokens_T))
@@ -135,14 +146,17 @@ def write_tokens(
                 sums.append(
                     _sum(
                         np.concatenate([e.tokens_T for e in own]),
+                        np.concatenate([_mask(e.tokens_T, e.trained_T) for e in own]),
                         np.array([len(e.tokens_T) for e in own]),
                         np.array([e.prompt_length for e in own]),
+                        np.array([e.trained_T is not None for e in own]),
                     )
                 )
                 digest.add(client.name, client_digest(client, own))
             told(sum(len(client.train) for client in clients))
     np.save(folder / "first.npy", np.array(first_I, np.int64))
     np.save(folder / "prompts.npy", np.array(prompt_I, np.int32))
+    np.save(folder / "masked.npy", np.array(masked_I, bool))
     np.save(folder / "clients.npy", np.array(first_C, np.int64))
     np.save(folder / "sums.npy", np.array(sums, np.uint32))
     about = {"counts": list(total), "digest": digest.hexdigest(), "longest": longest}
@@ -177,9 +191,14 @@ def _shared_out(clients: Sequence[Client], found: Tokenized) -> Iterator[list[To
         begin = end
 
 
-def _sum(tokens: np.ndarray, length_I: np.ndarray, prompt_I: np.ndarray) -> int:
-    """A checksum of a client's tokens and of how they are cut into prompts and examples."""
+def _mask(tokens_T: np.ndarray, trained_T: np.ndarray | None) -> np.ndarray:
+    """Which tokens are trained on, where an example says so."""
+    return np.zeros(len(tokens_T), bool) if trained_T is None else trained_T
+
+
+def _sum(tokens: np.ndarray, *parts: np.ndarray) -> int:
+    """A checksum of a client's tokens and of what is known of them."""
     found = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
-    for part in (length_I, prompt_I):
+    for part in parts:
         found = zlib.crc32(np.asarray(part, "<i8").tobytes(), found)
     return found

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.data.chat import ChatTemplate
+from feddpa_jax.data.prompts import encode_answers, encode_prompts
 from feddpa_jax.data.templates import Template
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, TokenizedExample, UserError
@@ -61,27 +63,34 @@ def encode_examples(
     With the encoding "separate" the prompt has the ids that `encode_prompt` gives at inference, and
     the response follows as a continuation. With "joint" the whole text is encoded at once, and the
     response starts after as many tokens as the prompt has alone. The end token is appended where
-    there is room.
+    there is room. Of a conversation the last answer is the response; earlier ones are in its
+    prompt, and trained on too.
 
     Args:
       examples: at least one.
       tokenizer: the model's.
       template: makes prompts.
       max_length: most tokens, prompt, response and end token together.
-      encoding: "separate" or "joint".
+      encoding: "separate" or "joint"; chat templates know the first alone.
+
+    Raises:
+      UserError: the template refuses an example, or a chat template is to be encoded jointly.
     """
-    prompts = [template(example) for example in examples]
-    outputs = [example.output for example in examples]
-    prompt_ids = tokenizer.encode_batch(prompts)
+    prompts = encode_prompts(examples, tokenizer, template)
     if encoding == "joint":
+        if isinstance(template, ChatTemplate):
+            raise UserError(
+                f"data.encoding: joint is not for data.template: {template.name}, in which texts "
+                "and special tokens are apart; use separate"
+            )
         # Reference: Alpaca-LoRA. A token may reach over the boundary; the mask then starts late.
-        texts = [prompt + output for prompt, output in zip(prompts, outputs, strict=True)]
-        full_ids = tokenizer.encode_batch(texts)
+        full_ids = tokenizer.encode_batch([template(e) + e.output for e in examples])
     else:
-        response_ids = tokenizer.encode_continuation_batch(outputs)
-        full_ids = [p + r for p, r in zip(prompt_ids, response_ids, strict=True)]
+        answers = encode_answers(examples, tokenizer, template)
+        full_ids = [p.ids + a for p, a in zip(prompts, answers, strict=True)]
     tokenized, kept, truncated, other = [], [], 0, 0
-    for index, (own_prompt, own_full) in enumerate(zip(prompt_ids, full_ids, strict=True)):
+    for index, (prompt, own_full) in enumerate(zip(prompts, full_ids, strict=True)):
+        own_prompt = prompt.ids
         start = len(own_prompt)
         tokens = own_full[:max_length]
         # Reference: a cut text gets no end token.
@@ -90,7 +99,10 @@ def encode_examples(
         truncated += len(own_full) > max_length
         other += own_full[:start] != own_prompt
         if len(tokens) > start:
-            tokenized.append(TokenizedExample(np.array(tokens, np.int32), start))
+            trained_T = None
+            if prompt.trained is not None:
+                trained_T = np.array([*prompt.trained, *[True] * (len(tokens) - start)])
+            tokenized.append(TokenizedExample(np.array(tokens, np.int32), start, trained_T))
             kept.append(index)
     counts = TokenCounts(len(examples), truncated, len(examples) - len(kept), other)
     return Tokenized(tuple(tokenized), tuple(kept), counts)
@@ -104,7 +116,7 @@ def encode_prompt(
     Raises:
       UserError: the prompt is longer than `max_length`.
     """
-    tokens = tokenizer.encode(template(example))
+    ((tokens, _),) = encode_prompts([example], tokenizer, template)
     if len(tokens) > max_length:
         raise UserError(
             f"the prompt has {len(tokens)} tokens, more than data.max_length = {max_length}; "

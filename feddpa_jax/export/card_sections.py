@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import told, without_words_note
 from feddpa_jax.export.trained import Trained
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
+from feddpa_jax.hf.chat import VARIABLES
 from feddpa_jax.types import Example
 
 _PAPER = (
@@ -50,9 +51,23 @@ def origin(trained: Trained) -> str:
         f"- Checkpoint: round {trained.round_number} (counted from 0; {fed.rounds} rounds in all), "
         f"{fed.local_epochs} local epochs, batch {fed.batch_size}, learning rate "
         f"{fed.learning_rate:g}, LoRA dropout {lora.dropout:g}, seed {config.seed}",
+        f"- Prompts: {_prompts(trained)}",
         "- Made with feddpa_jax, which read this back and compared every tensor with the run's",
     ]
     return "## Where it comes from\n\n" + "\n".join(lines)
+
+
+def _prompts(trained: Trained) -> str:
+    """How the adapter wants to be asked."""
+    name = trained.config.data.template
+    if name != "chat":
+        return f"in the template {markdown_code(name)}, as the code below has them"
+    asked = "tokenizer.apply_chat_template(messages, add_generation_prompt=True"
+    told = "".join(f", {variable}={value}" for variable, value in VARIABLES.items())
+    return (
+        f"in the base's own chat template, `{asked}{told})`; a context follows its instruction "
+        "after an empty line"
+    )
 
 
 def paths_note() -> str:
@@ -62,7 +77,7 @@ def paths_note() -> str:
 
 def ask_model(trained: Trained) -> str:
     """Code that asks a loaded model."""
-    template = TEMPLATES.find(trained.config.data.template)
+    template = bound(trained.config.data.template, trained.prepared.base.tokenizer)[0]
     prompt = python_text(template(Example("Name three colours.", "")))
     tokens = trained.config.eval.max_new_tokens
     # Not every base's own files name the token that training put behind an answer.

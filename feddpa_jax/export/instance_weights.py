@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.export.routed import is_routed
 from feddpa_jax.export.trained import Trained
@@ -61,7 +61,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
     check_layer(settings, prepared.base.model.config.layers)
     layers = None if settings.layer is None else [settings.layer]
     support = look(scorer, drawn, settings.embed_with, layers=layers)
-    template = TEMPLATES.find(config.data.template)
+    template = bound(config.data.template, prepared.base.tokenizer)[0]
     described = {
         "rule": settings.rule,
         "scale": settings.scale,
@@ -74,6 +74,7 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
         "prompt_with_input": template(Example("{instruction}", "", "{input}")),
         "max_length": config.data.max_length,
         "max_new_tokens": config.eval.max_new_tokens,
+        "stop_ids": list(prepared.base.tokenizer.stop_ids),
         "beams": config.eval.beams if config.eval.decoding == "beam" else 1,
     }
     return {

@@ -4,7 +4,7 @@ from typing import Any
 
 from feddpa_jax.adapters.router import EQUATIONS
 from feddpa_jax.data.statistics import FederationStatistics
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.export.card_sections import (
     data_table,
     front_matter,
@@ -21,10 +21,11 @@ from feddpa_jax.types import Example
 
 def router_settings(trained: Trained) -> dict[str, Any]:
     """What `router.json` says besides: how the base is asked."""
-    template = TEMPLATES.find(trained.config.data.template)
+    template = bound(trained.config.data.template, trained.prepared.base.tokenizer)[0]
     return {
         "prompt": template(Example("{instruction}", "")),
         "max_new_tokens": trained.config.eval.max_new_tokens,
+        "stop_ids": list(trained.prepared.base.tokenizer.stop_ids),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from feddpa_jax.types import UserError
 
 # Fields of the configuration that name a file or folder; others name what a registry knows.
-_FIELDS = ("data.path", "model.path", "init.global_adapter", "init.local_adapter")
+_FIELDS = ("data.path", "data.test_path", "model.path", "init.global_adapter", "init.local_adapter")
 _SPACE = "make room, then start the same command again"
 _ALLOW = "allow it, or name another path"
 _REMEDIES = {

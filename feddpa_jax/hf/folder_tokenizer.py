@@ -69,7 +69,7 @@ def _of_transformers(folder: Path, path: Path) -> Any:
     """
     for name in _SETTINGS:
         _json(folder / name)
-    with _quiet():
+    with quiet():
         from transformers import PreTrainedTokenizerFast
 
         try:
@@ -88,7 +88,7 @@ def _of_transformers(folder: Path, path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps back what `transformers` logs: that torch is missing, and advice on old files."""
     logger = logging.getLogger("transformers")
     logger.addFilter(_is_error)  # On import: the library sets the level itself then.

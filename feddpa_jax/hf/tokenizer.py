@@ -1,7 +1,8 @@
 """Text to ids and back, whatever a tokenizer was read from; and the tokenizer of plain bytes."""
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Tokenizer:
     separately, so the ids of a prompt do not depend on its response.
 
     Special tokens that stand in a text, be it a user's, are recognised as such, as `transformers`
-    does.
+    does; not so by `encode_plain_batch`.
 
     Attributes:
       backend: the `tokenizers.Tokenizer`.
@@ -88,6 +89,26 @@ class Tokenizer:
         if self.pad_id in beyond:
             self.pad_id = self.eos_id
 
+    @functools.cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of the tokens that are special where they are spelled, by their text."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: index for index, token in added.items() if token.special}
+
+    def without_first(self, text: str) -> str:
+        """A text without the tokens at its start that `encode` puts there anyway."""
+        first = self.backend.decode(self.encode(""), skip_special_tokens=False)
+        return text.removeprefix(first)
+
+    def ending_with(self, eos_id: int) -> "Tokenizer":
+        """The same tokenizer, whose answers end with another token first of all."""
+        if eos_id == self.eos_id:
+            return self
+        other = copy.copy(self)
+        other.eos_id = eos_id
+        other.stop_ids = tuple(dict.fromkeys((eos_id, *self.stop_ids)))
+        return other
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, after the tokens that every sequence of this model starts with.
 
@@ -132,6 +153,17 @@ class Tokenizer:
     def encode_continuation_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_continuation` for many texts at once."""
         encodings = self._continuation.encode_batch(list(texts), add_special_tokens=False)
+        return [self._with_rows(encoding.ids) for encoding in encodings]
+
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        plain = tokenizers.Tokenizer.from_str(self._continuation.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_continuation_batch`, but special tokens that are spelled in a text stay text."""
+        encodings = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [self._with_rows(encoding.ids) for encoding in encodings]
 
     def decode_continuation(self, ids: Sequence[int] | np.ndarray) -> str:

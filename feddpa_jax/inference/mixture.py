@@ -216,7 +216,7 @@ def _sheets(
         target_XP = np.zeros((N * R, most_answer), np.int32)
         place_X = np.full(N * R, len(examples), np.int32)
         for x, i in enumerate(members):
-            tokens_T, prompt = examples[i]
+            tokens_T, prompt, _ = examples[i]
             tokens_XT[x, : sizes[i]] = tokens_T[: sizes[i]]
             prompt_X[x], answer_X[x], place_X[x] = prompt, sizes[i] - prompt, i
             target_XP[x, : answer_X[x]] = tokens_T[prompt : sizes[i]]

@@ -190,7 +190,7 @@ class Scorer:
         sample = examples[:: -(-len(examples) // SAMPLED)]
         costs = costs_on(jax.default_backend(), model.config)
         shapes = choose_shapes(
-            [[[[Segment(example, 1.0) for example in sample]]]],
+            [[[[Segment(e._replace(trained_T=None), 1.0) for e in sample]]]],
             block_tokens=block_tokens,
             costs=costs,
             longest=max(lengths),
@@ -226,7 +226,8 @@ class Scorer:
         work: list[list[list[PackedRow]]] = []
         for client in sorted({request.client for request in requests}):
             own = [
-                Segment(request.example, 1.0, ident)
+                # Of a conversation, its last answer alone is scored.
+                Segment(request.example._replace(trained_T=None), 1.0, ident)
                 for ident, request in enumerate(requests)
                 if request.client == client
             ]

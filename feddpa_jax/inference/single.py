@@ -54,7 +54,7 @@ class SingleScorer:
             np.zeros(embedded, np.float32),
             np.zeros(embedded, np.float32),
         )
-        for i, (_, (tokens_T, prompt), g, l) in enumerate(requests):
+        for i, (_, (tokens_T, prompt, _), g, l) in enumerate(requests):
             passed = self.layerwise.prompt(tokens_T[:prompt] if layers else tokens_T, g, l)
             for place, layer in enumerate(layers):
                 scores.last_ILD[i, place], scores.mean_ILD[i, place] = self.layerwise.embeddings(

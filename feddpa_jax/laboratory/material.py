@@ -9,7 +9,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters, is_shared
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
 from feddpa_jax.inference.answerer import Answerer, Prompt
@@ -135,7 +135,7 @@ def _agreed(
     prompts = dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        TEMPLATES.find(config.data.template),
+        bound(config.data.template, prepared.base.tokenizer)[0],
         count=AGREED,
         seed=(config.seed + 1) % 2**32,
         max_length=config.data.max_length,

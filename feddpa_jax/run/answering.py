@@ -6,7 +6,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.modes import adapters_in, available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
@@ -152,6 +152,6 @@ def _encoded(config: Config, prepared: Prepared, prompt: str, context: str) -> n
     return encode_prompt(
         Example(prompt, "", context),
         prepared.base.tokenizer,
-        TEMPLATES.find(config.data.template),
+        bound(config.data.template, prepared.base.tokenizer)[0],
         config.data.max_length,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.groups import evaluated, in_groups, together_again
@@ -89,7 +89,7 @@ def base_prompts(config: Config, prepared: Prepared) -> tuple[TokenizedExample, 
     return dream(
         prepared.base.model,
         prepared.base.tokenizer,
-        TEMPLATES.find(config.data.template),
+        bound(config.data.template, prepared.base.tokenizer)[0],
         count=DREAMS,
         seed=config.seed,
         max_length=config.data.max_length,

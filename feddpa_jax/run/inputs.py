@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import TEMPLATES, bound
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
 from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
@@ -80,8 +80,9 @@ class Prepared(NamedTuple):
             digest.update(self.training.digest.encode())
             return digest.hexdigest()
         for own in self.training:
-            for tokens_T, prompt_length in own:
+            for tokens_T, prompt_length, trained_T in own:
                 digest.update(f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes())
+                digest.update(b"" if trained_T is None else trained_T.tobytes())
         return digest.hexdigest()
 
 
@@ -133,6 +134,8 @@ def prepare_values(
       UserError: a size that the base cannot have, or a client without an example.
     """
     check_sizes(config, base.model.config)
+    # All that decodes later stops where the template ends its answers.
+    base = base._replace(tokenizer=bound(config.data.template, base.tokenizer)[1])
     training, counts = tokenize_clients(
         config, base.tokenizer, federation, functools.partial(encode, config, base.tokenizer), only
     )
@@ -202,12 +205,13 @@ def encode(config: Config, tokenizer: Tokenizer, examples: Sequence[Example]) ->
     """`encode_examples` as the configuration has it.
 
     Raises:
-      UserError: an unknown template.
+      UserError: an unknown template, or one that this tokenizer or an example cannot have.
     """
+    template, tokenizer = bound(config.data.template, tokenizer)
     return encode_examples(
         examples,
         tokenizer,
-        TEMPLATES.find(config.data.template),
+        template,
         config.data.max_length,
         config.data.encoding,
     )
@@ -226,6 +230,8 @@ def load_data(config: Config) -> Federation:
         validation=config.data.validation,
         max_test=config.data.max_test,
         cache=config.data.cache,
+        columns=config.data.columns,
+        test_path=config.data.test_path,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.adapters.lora import bank_of
 from feddpa_jax.config import Config, load_config
+from feddpa_jax.config.sections import ColumnMap
 from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first
@@ -201,8 +202,10 @@ def settled(config: Config, base: Base, data: Federation) -> Config:
     model = dataclasses.replace(config.model, path=base.source, dtype=str(base.model.dtype))
     source = data.source
     own: dict[str, Any] = {"path": IN_MEMORY}
-    if source is not None:
-        own = source._asdict()
+    if source is None:
+        _check_same("data", config.data, {"columns": ColumnMap(), "test_path": None})
+    else:
+        own = source._asdict() | {"columns": ColumnMap(source.columns)}
         _check_same("data", config.data, {n: v for n, v in own.items() if n != "seed"})
         if own.pop("seed") != config.seed:
             _log.warning(

@@ -80,7 +80,10 @@ def copies(config: Config) -> dict[str, bytes]:
                 REGISTRIES[field].find(name)  # Says what is wrong with it.
                 sources |= REGISTRIES[field].sources([name])
     names = own_names(list(sources))
-    return {f"{FOLDER}/{name}.py": text for name, text in zip(names, sources.values(), strict=True)}
+    return {
+        f"{FOLDER}/{name}{Path(path).suffix}": text
+        for name, (path, text) in zip(names, sources.items(), strict=True)
+    }
 
 
 def digests(config: Config) -> dict[str, str]:

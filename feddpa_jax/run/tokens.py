@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from feddpa_jax.config import Config
 from feddpa_jax.data.data_cache import cached, telling
 from feddpa_jax.data.population import Population
-from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.data.templates import bound
 from feddpa_jax.data.token_file import SEAL, VERSION, TokenizedClients, write_tokens
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized
 from feddpa_jax.hf.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def _opened(
         "validation": selection.validation,
         "seed": selection.seed if chooses else None,
         "tokenizer": _of_tokenizer(tokenizer),
-        "template": _of_template(config.data.template),
+        "template": _of_template(config.data.template, tokenizer),
         "max_length": config.data.max_length,
         "encoding": config.data.encoding,
     }
@@ -99,12 +99,14 @@ def _of_tokenizer(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def _of_template(name: str) -> str:
+def _of_template(name: str, tokenizer: Tokenizer) -> str:
     """A digest of a template: its name, the file that it is in, and what it makes of an example."""
-    template: Any = TEMPLATES.find(name)
+    template: Any = bound(name, tokenizer)[0]
+    place = Path(name.partition(".py:")[0]).expanduser()
     try:
-        code = Path(inspect.getfile(inspect.unwrap(template))).read_bytes()
-    except (TypeError, OSError):
+        own = place if place.is_file() else inspect.getfile(inspect.unwrap(template))
+        code = Path(own).read_bytes()
+    except (TypeError, OSError):  # An object, such as a chat template, that its tokenizer has.
         code = b""
     seen = template(Example("Instruct.", "Answer.", "Context.", "task", "category"))
     return hashlib.sha256(b"\n".join([name.encode(), seen.encode(), code])).hexdigest()[:16]

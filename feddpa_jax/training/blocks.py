@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from feddpa_jax.training.costs import Costs
-from feddpa_jax.training.packing import PackedRow, Segment, pack, pack_rows
+from feddpa_jax.training.packing import PackedRow, Segment, pack, pack_rows, response_length
 from feddpa_jax.training.rows import BlockShape, Rows
 
 # About how many examples row lengths are chosen on: packing takes time too.
@@ -153,14 +153,15 @@ def fill(rows: Sequence[PackedRow], shape: BlockShape) -> tuple[Rows, list[Place
         client_B[b], row_B[b] = row.client, row.number
         t = 0
         for number, segment in enumerate(row.segments, start=1):
-            tokens_T, prompt = segment.example
-            end, count = t + len(tokens_T), len(tokens_T) - prompt
+            tokens_T, prompt, trained_T = segment.example
+            trained = np.s_[prompt:] if trained_T is None else np.flatnonzero(trained_T)
+            end, count = t + len(tokens_T), response_length(segment.example)
             tokens_BT[b, t:end] = tokens_T
             position_BT[b, t:end] = np.arange(len(tokens_T))
             segment_BT[b, t:end] = number
             row_P[p : p + count] = b
-            place_P[p : p + count] = np.arange(t + prompt - 1, end - 1)
-            target_P[p : p + count] = tokens_T[prompt:]
+            place_P[p : p + count] = np.arange(t - 1, end - 1)[trained]
+            target_P[p : p + count] = tokens_T[trained]
             weight_P[p : p + count] = segment.weight
             placed.append(Placed(segment.ident, b, t, p))
             t, p = end, p + count

@@ -49,7 +49,9 @@ class PackedRow(NamedTuple):
 
 
 def response_length(example: TokenizedExample) -> int:
-    """Number of response tokens, end token included."""
+    """Number of tokens that training's loss is on: the response's, and those of earlier answers."""
+    if example.trained_T is not None:
+        return int(example.trained_T.sum())
     return len(example.tokens_T) - example.prompt_length
 
 

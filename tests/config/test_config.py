@@ -148,7 +148,7 @@ def test_numbers_survive_a_round_trip(tmp_path, rate):
         ),
         (["--seed", "4294967296"], ["seed", "less than or equal to 4294967295"]),
         (["--seed", "{a: 1}"], ["seed", "integer"]),
-        (["--data.template", "alpaca"], ["data.template: 'alpaca'", "did you mean 'alpaca_short'"]),
+        (["--data.template", "alpaka"], ["data.template: 'alpaka'", "did you mean 'alpaca'"]),
         (["--weighting.parameters", "3"], ["weighting.parameters: 3: give names"]),
         (["--weighting.parameters.a", "[1]"], ["weighting.parameters", "give names"]),
         (["--data.path", "12"], ["data.path: 12: ", "string; quote it"]),

@@ -85,7 +85,7 @@ BAD = [
     ("model.path", 12),
     ("model.dtype", "float64"),
     ("model.remat", 1),
-    ("data.template", "alpaca"),
+    ("data.template", "alpaka"),
     ("data.shuffle", "yes"),
     ("lora.targets", "q_proj"),
     ("lora.targets", ["x_proj"]),

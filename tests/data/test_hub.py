@@ -249,7 +249,7 @@ def test_data_sets_without_records(tmp_path):
     [
         ("rows.jsonl?config=x", "config is for data sets of the hub; leave it out"),
         ("rows.jsonl?split=a&split=b", "an option appears twice"),
-        ("rows.txt", "rows.txt is none of .json, .jsonl, .parquet, .csv, .tsv; convert it"),
+        ("rows.txt", "rows.txt is none of .jsonl, .json, .csv, .tsv, .parquet; convert it"),
         ("rows.jsonl?client_column", "no column ''; name one of"),
         ("list.json", "record 1: not an object"),
     ],

@@ -25,7 +25,7 @@ def test_template_with_and_without_input():
 
 
 def test_response_starts_after_the_prompt_and_ends_with_the_end_token():
-    ((tokens_T, prompt),), kept, counts = encode_examples(
+    ((tokens_T, prompt, _),), kept, counts = encode_examples(
         [Example("Say", "hey")], TOKENIZER, alpaca_short, 100
     )
     assert prompt == len(PROMPT)
@@ -49,7 +49,7 @@ def test_what_is_too_long_is_cut_at_its_end():
     """The prompt stays whole, and of the response the beginning; the end token needs room too."""
     answer = "abcdefgh"
     for room, text, ends in ((3, "abc", False), (8, answer, False), (9, answer, True)):
-        ((tokens_T, prompt),), _, counts = encode_examples(
+        ((tokens_T, prompt, _),), _, counts = encode_examples(
             [Example("Say", answer)], TOKENIZER, alpaca_short, 36 + room
         )
         assert prompt == 36

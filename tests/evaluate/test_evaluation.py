@@ -92,7 +92,7 @@ def forward(tokens_T, branches):
 
 def plain(example, client: int, g, l):
     """One example alone: mean response NLL, greedy?, last and mean prompt state."""
-    tokens_T, prompt = example
+    tokens_T, prompt, _ = example
     T = len(tokens_T)
     branches = dual_branches(
         bank_of(GLOBAL),

@@ -15,6 +15,8 @@ from feddpa_jax.export.card import adapter_card, export_card, model_card
 from feddpa_jax.export.contents import AdapterOut, ModelOut, Plan, Trained
 from feddpa_jax.export.instance_weights import Weighting
 from feddpa_jax.inference.scorer import Adapters
+from tests.data.chat_templates import FAMILIES
+from tests.data.test_chat import tokenizer_of
 
 
 def estimate(value: float) -> Estimate:
@@ -151,6 +153,25 @@ def test_whole_exports():
         "| `base/` | the base |",
     ):
         assert row in said.split("\n")
+
+
+def test_how_to_ask_an_adapter_of_a_chat_template():
+    asked = trained()
+    asked = asked._replace(config=Config(data={"template": "chat"}))
+    family = FAMILIES["llama3"]
+    base = SimpleNamespace(**{**vars(asked.prepared.base), "tokenizer": tokenizer_of(family)})
+    prepared: Any = SimpleNamespace(base=base, names=("anna", "ben"))
+    asked = asked._replace(prepared=prepared)
+    out = AdapterOut(ADAPTER, 12.0, "ben")
+    said = adapter_card(asked, "x", out, STATISTICS, None)
+    assert (
+        "- Prompts: in the base's own chat template, `tokenizer.apply_chat_template(messages, "
+        "add_generation_prompt=True, enable_thinking=False)`; a context follows its instruction"
+    ) in said
+    # `transformers` puts the first token there.
+    assert 'tokenizer("<|start_header_id|>user<|end_header_id|>\\n\\nName three colours.' in said
+    said = adapter_card(trained(), "x", out, STATISTICS, None)
+    assert "- Prompts: in the template `alpaca_short`, as the code below has them" in said
 
 
 @pytest.mark.parametrize("scales", ["local", "global"])

@@ -187,7 +187,7 @@ def test_prompts_are_those_of_inference(kind: tuple[str, Tokenizer]):
     examples = [Example("Complete the body of def f1(x):", text) for text in RESPONSES]
     tokenized, _, counts = encode_examples(examples, tokenizer, alpaca_short, 4096)
     assert counts == (len(examples), 0, 0, 0)
-    for example, (tokens_T, prompt) in zip(examples, tokenized, strict=True):
+    for example, (tokens_T, prompt, _) in zip(examples, tokenized, strict=True):
         asked_T = encode_prompt(example, tokenizer, alpaca_short, 4096)
         assert tokens_T[:prompt].tolist() == asked_T.tolist() == tokenizer.encode(PROMPT)
         assert tokens_T[-1] == tokenizer.eos_id

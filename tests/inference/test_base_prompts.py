@@ -18,7 +18,7 @@ def made(seed: int = 0, count: int = 6, max_length: int = 200):
 def test_prompts_in_the_template_with_an_end_token_for_an_answer():
     prompts = made()
     assert len(prompts) == 6
-    for tokens_T, prompt_length in prompts:
+    for tokens_T, prompt_length, _ in prompts:
         assert prompt_length == len(tokens_T) - 1
         assert tokens_T[-1] == BASE.tokenizer.eos_id
         text = BASE.tokenizer.decode(tokens_T[:prompt_length])

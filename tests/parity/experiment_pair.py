@@ -81,7 +81,7 @@ def rounds_of(
     def updates(client: int, number: int) -> Sequence[Update]:
         examples = data.examples[client]
         return [
-            [[tuple(examples[i]) for i in micro] for micro in update]
+            [[tuple(examples[i][:2]) for i in micro] for micro in update]
             for update in data.updates_of(client, number, phase)
         ]
 

@@ -69,7 +69,7 @@ class Followed:
         data = training_data(self.experiment.config, self.experiment.prepared)
         examples = data.examples[client]
         return [
-            [[tuple(examples[i]) for i in micro] for micro in update]
+            [[tuple(examples[i][:2]) for i in micro] for micro in update]
             for update in data.updates_of(client, number, phase)
         ]
 

@@ -5,7 +5,7 @@ import pytest
 
 from feddpa_jax.training.blocks import Planned, choose_lengths, choose_shapes, fill, schedule
 from feddpa_jax.training.costs import CPU_COSTS, Costs
-from feddpa_jax.training.packing import PackedRow, Segment, pack_rows
+from feddpa_jax.training.packing import PackedRow, Segment, pack_rows, update_rows
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
 
@@ -29,6 +29,21 @@ def test_fill_by_hand():
     np.testing.assert_array_equal(block.client_B, [5, 0])
     np.testing.assert_array_equal(block.segment_BT[1], 0)
     assert [(p.ident, p.start, p.first_position) for p in placed] == [(9, 0, 0), (7, 4, 1)]
+
+
+def test_earlier_answers_are_trained_on_by_hand():
+    """Of 10 to 15, 11 is an earlier answer and 14, 15 the last one; the loss is a mean of three."""
+    trained_T = np.array([False, True, False, False, True, True])
+    talk = example(6, 4, 10)._replace(trained_T=trained_T)
+    micro = [np.array([0]), np.array([1])]
+    (row,) = update_rows(0, [talk, example(3, 2, 20)], micro, [9], CPU_COSTS)
+    block, placed = fill([row], BlockShape(1, 9, 5))
+    np.testing.assert_array_equal(block.place_P, [0, 3, 4, 7, 0])
+    np.testing.assert_array_equal(block.target_P, [11, 14, 15, 22, 0])
+    # Two micro-batches, of three tokens that are trained on and of one.
+    np.testing.assert_allclose(block.weight_P, [1 / 6, 1 / 6, 1 / 6, 1 / 2, 0])
+    assert [(p.start, p.first_position) for p in placed] == [(0, 0), (6, 3)]
+    assert row.positions == 4
 
 
 def test_rows_of_two_clients_by_hand():

@@ -87,7 +87,7 @@ def test_the_loss_is_the_weighted_nll_of_the_responses(base: Model):
     """The base's logits, as a fresh adapter's B is zero; softmax and sums in numpy."""
     expected = 0.0
     for number, weight in ((0, 0.25), (2, 0.5)):
-        tokens_T, prompt = EXAMPLES[number]
+        tokens_T, prompt, _ = EXAMPLES[number]
         logits_TV = np.asarray(logits_of(base, tokens_T), np.float64)
         log_p_TV = logits_TV - np.log(np.exp(logits_TV).sum(axis=1, keepdims=True))
         for place in range(prompt, len(tokens_T)):

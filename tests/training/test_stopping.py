@@ -71,8 +71,8 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
 
     def mean(of: Any, adapter: Any, examples: Any) -> Any:
         """Over all response tokens, one example at a time; of the loss, or of its gradient."""
-        found = [of(adapter, jnp.asarray(tokens_T), prompt) for tokens_T, prompt in examples]
-        count = sum(len(tokens_T) - prompt for tokens_T, prompt in examples)
+        found = [of(adapter, jnp.asarray(tokens_T), prompt) for tokens_T, prompt, _ in examples]
+        count = sum(len(tokens_T) - prompt for tokens_T, prompt, _ in examples)
         return jax.tree.map(lambda *leaves: sum(leaves) / count, *found)
 
     slope = jax.jit(jax.grad(total), static_argnums=2)

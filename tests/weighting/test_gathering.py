@@ -11,7 +11,7 @@ import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.evaluate.modes import fixed_weights, instance_weights
-from feddpa_jax.inference.scorer import Scorer, Scores
+from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import Evidence
@@ -44,6 +44,21 @@ TRAINING = (tuple(map(example, range(10, 16))), tuple(map(example, range(20, 27)
 def scorer() -> Scorer:
     everything = [*INSTANCES, *TRAINING[0], *TRAINING[1]]
     return Scorer.for_examples(MODEL, ADAPTERS, everything, block_tokens=256)
+
+
+def test_of_a_conversation_the_last_answer_alone_is_scored(scorer):
+    """Training's loss is on the earlier answers in its prompt too."""
+    one = INSTANCES[0]
+    trained_T = np.arange(len(one.tokens_T)) % 2 == 1
+    talk = one._replace(trained_T=trained_T)
+    plain, scored = (scorer([Request(0, example, 1.0, 0.5)]) for example in (one, talk))
+    for field in ("nll_I", "greedy_I", "entropy_I", "last_ILD"):
+        np.testing.assert_array_equal(getattr(plain, field), getattr(scored, field))
+    shapes = [
+        Scorer.for_examples(MODEL, ADAPTERS, [example] * 3, block_tokens=256).shapes
+        for example in (one, one._replace(trained_T=np.ones(len(one.tokens_T), bool)))
+    ]
+    assert shapes[0] == shapes[1]
 
 
 @jax.jit
@@ -208,7 +223,7 @@ def test_draws_follow_seed_and_client():
 
 
 def test_a_prompt_alone_has_its_first_token_for_a_prompt():
-    tokens_T, prompt_length = prompt_alone(TokenizedExample(np.array([5, 6, 7, 8, 9]), 3))
+    tokens_T, prompt_length, _ = prompt_alone(TokenizedExample(np.array([5, 6, 7, 8, 9]), 3))
     assert (tokens_T.tolist(), prompt_length) == ([5, 6, 7], 1)
 
 

@@ -137,7 +137,7 @@ def plain_entropy(example, client: int, l) -> jax.Array:
 
 def plain_loss(example, client: int, l) -> float:
     """Mean NLL of the answer's tokens."""
-    tokens_T, prompt = example
+    tokens_T, prompt, _ = example
     logp_TV = log_probabilities(tokens_T, jnp.int32(client), jnp.asarray(l, jnp.float32))
     at = np.arange(prompt - 1, len(tokens_T) - 1)
     return -float(logp_TV[at, tokens_T[prompt:]].mean())
@@ -208,7 +208,7 @@ def test_the_learned_weight_of_every_layer():
 
     def mean_loss(u_L):
         total = 0.0
-        for tokens_T, prompt in own:
+        for tokens_T, prompt, _ in own:
             logp_TV = log_probabilities(tokens_T, jnp.int32(1), jax.nn.sigmoid(u_L))
             at = np.arange(prompt - 1, len(tokens_T) - 1)
             total -= logp_TV[at, tokens_T[prompt:]].mean()
@@ -256,7 +256,7 @@ def test_a_trained_gate_of_tokens():
             for layer in range(2)
         )
         total = 0.0
-        for tokens_T, prompt in own:
+        for tokens_T, prompt, _ in own:
             logp_TV = log_probabilities(tokens_T, jnp.int32(0), gates)
             at = np.arange(prompt - 1, len(tokens_T) - 1)
             total -= logp_TV[at, tokens_T[prompt:]].mean()

@@ -17,7 +17,7 @@ ENTRIES = [
         ("if given is thing or self._entries[name] is thing", "if given is thing"),
         ("if given is thing or self._entries[name] is thing", "if self._entries[name] is thing"),
         ("        self._entries |= before\n", ""),
-        ("name in self or split_name(name) is not None", "name in self"),
+        ("name in self or self._file_in(name) is not None", "name in self"),
         ('if name.startswith("_") or name not in self', "if name not in self._entries"),
         ("{close[0]!r}? ", "{known[-1]!r}? "),
         ('if hasattr(module, "__path__"):', "if False:"),
