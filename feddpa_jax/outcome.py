@@ -24,7 +24,7 @@ from feddpa_jax.files.lock import hold
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.choosing import How
 from feddpa_jax.laboratory.laboratory import Laboratory
-from feddpa_jax.laboratory.options import Options
+from feddpa_jax.laboratory.options import Keep, Options
 from feddpa_jax.laboratory.search import search
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
@@ -213,6 +213,7 @@ class Outcome(abc.ABC):
         layers: Sequence[int] | None = None,
         by: str | Sequence[str] = ("nll",),
         choose: How = "client",
+        keep: Keep | None = None,
         exact: int = 2,
         fresh: bool = False,
         parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
@@ -228,13 +229,16 @@ class Outcome(abc.ABC):
           choose: "client": settings are chosen on each client's own held-out examples, and on
             prompts made up by the base, where answers should agree with the shared adapter's;
             "pooled": on all clients' held-out examples, which no federation has.
+          keep: "p": each rule's setting is the one with the best TTP (with "client": the best
+            agreement) of those that lose nothing on P beyond the 95 % interval over instances
+            against the setting with the best P; None: the one with the best mean of both.
           exact: how many of the best rules, beside the paper's, are run again with answers.
           fresh: compute the evidence again, if the run folder has some.
           parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
             is tried with the values of its registration, or its defaults.
 
         Raises:
-          UserError: there are no two adapters, or nothing was held out.
+          UserError: there are no two adapters, nothing was held out, or too little for `keep`.
         """
         self._check_alone("laboratory")
         options = Options(
@@ -244,6 +248,7 @@ class Outcome(abc.ABC):
             layers=None if layers is None else listed(layers),
             by=listed(by),
             choose=choose,
+            keep=keep,
             exact=exact,
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),

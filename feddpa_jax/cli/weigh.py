@@ -51,6 +51,12 @@ def add_arguments(parser: Parser) -> None:
         "examples together, which no federation has (client)",
     )
     parser.add_argument(
+        "--keep",
+        metavar="P",
+        help="choose the best TTP among settings that lose nothing on P beyond its 95 %% interval "
+        "over instances (the best mean of both)",
+    )
+    parser.add_argument(
         "--exact",
         type=int,
         default=2,
@@ -71,7 +77,7 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
         known.run_dir, overrides, step=known.step, on_progress=reporter.on_progress
     )
     found = experiment.laboratory(**options)
-    reporter.show(render(found.findings, found.notes))
+    reporter.show(render(found.findings, found.notes, found.references))
     folder = known.run_dir / "weigh"
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
 
@@ -91,6 +97,8 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         "layers": (int, 0, 10_000),
     }
     found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh, "choose": known.choose}
+    if known.keep is not None:
+        found["keep"] = known.keep.lower()
     for name, (kind, lowest, most) in limits.items():
         text = getattr(known, name)
         if text is None:
