@@ -62,7 +62,7 @@ def test_the_reference_is_the_best_of_all_rules():
         ("gate", 0.7, 0.1, 0.5),
         ("l2", 0.0, 0.0, 3.0),
         ("cosine", 0.1, 1.0, 2.0),
-        ("pearson", 0.4, 0.1, 0.1),
+        ("pearson", 0.4, 0.1, 2.5),
     )
     # By TTP among those that keep P, then by P.
     assert found(*rows) == ([3, 2, 4, 0], 2, ("pearson", "gate"))
