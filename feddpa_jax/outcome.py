@@ -215,6 +215,7 @@ class Outcome(abc.ABC):
         choose: How = "client",
         keep: Keep | None = None,
         exact: int = 2,
+        cells: int = Options().cells,
         fresh: bool = False,
         parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
     ) -> Laboratory:
@@ -233,6 +234,8 @@ class Outcome(abc.ABC):
             agreement) of those that lose nothing on P beyond the 95 % interval over instances
             against the setting with the best P; None: the one with the best mean of both.
           exact: how many of the best rules, beside the paper's, are run again with answers.
+          cells: at most so many pairs of a client and an instance are looked at; where there are
+            more, of clients, held-out examples and test instances that the seed draws.
           fresh: compute the evidence again, if the run folder has some.
           parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
             is tried with the values of its registration, or its defaults.
@@ -250,6 +253,7 @@ class Outcome(abc.ABC):
             choose=choose,
             keep=keep,
             exact=exact,
+            cells=cells,
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),
         )

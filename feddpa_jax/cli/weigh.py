@@ -63,6 +63,13 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="the best N rules and the paper's are run again, with answers (2; 0: none)",
     )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=32_768,
+        metavar="N",
+        help="look at no more than N pairs of a client and an instance, drawn at random (32768)",
+    )
     parser.add_argument("--fresh", action="store_true", help="compute the evidence again")
     parser.add_step()
 
@@ -97,6 +104,7 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         "layers": (int, 0, 10_000),
     }
     found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh, "choose": known.choose}
+    found["cells"] = known.cells
     if known.keep is not None:
         found["keep"] = known.keep.lower()
     for name, (kind, lowest, most) in limits.items():

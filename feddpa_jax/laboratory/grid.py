@@ -39,6 +39,9 @@ from feddpa_jax.weighting.weights import local_weight
 # How prompts are embedded: under which model, pooled how, after how many layers.
 View = tuple[Model, Pooling, int]
 
+# Bytes of evidence that a rule is given at once: of a few clients where there are many.
+BLOCK = 256 * 2**20
+
 CURVE_METRICS = ("nll", "exact_match")
 
 
@@ -207,6 +210,16 @@ def _inputs(
     ]
 
 
+def bytes_of_client(rule: str, grid: Grid, collected: Collected, rows: slice) -> int:
+    """About how much of a client's evidence a rule is given at once, in all its settings."""
+    views, supports = grid._seen(rule)
+    own = collected.questions
+    width = max((query.shape[-1] for [(query, *_), *_] in collected.embeddings.values()), default=1)
+    held = max(map(len, own.held), default=0)
+    prompts = (rows.stop - rows.start) + held + len(own.dreams) + max(supports)
+    return 4 * len(views) * len(supports) * prompts * width
+
+
 class Scored(NamedTuple):
     """The scores of settings.
 
@@ -240,9 +253,10 @@ def score_rule(
       seed: of the supports' draws.
       by_instance: tell what each instance adds to P.
     """
+    at_once = max(1, BLOCK // bytes_of_client(rule, grid, collected, rows))
     found = [
         _score_part(rule, grid, collected, part, curves, rows, seed, by_instance)
-        for part in parts_of(rule, collected.questions)
+        for part in parts_of(rule, collected.questions, at_once)
     ]
     return Scored(*(np.sum(values, axis=0) for values in zip(*found, strict=True)))
 

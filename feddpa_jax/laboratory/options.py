@@ -31,6 +31,7 @@ class Options:
       keep: "p": of the settings that lose nothing on P beyond its interval, the one with the best
         TTP is chosen; None: the best mean of both.
       exact: how many of the best rules are run exactly, beside the paper's.
+      cells: at most so many pairs of a client and an instance are looked at, drawn at random.
       fresh: compute the evidence again.
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
         tried with those of its registration, or its defaults.
@@ -44,6 +45,7 @@ class Options:
     choose: How = "client"
     keep: Keep | None = None
     exact: int = 2
+    cells: int = 32_768
     fresh: bool = False
     parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
@@ -74,6 +76,8 @@ class Options:
             raise UserError(f"choose: {self.choose!r} is unknown; give {' or '.join(WORDS)}")
         if self.keep not in (None, "p"):
             raise UserError(f"keep: {self.keep!r} is unknown; give p, or leave it out")
+        if not 100 <= self.cells <= 1_000_000_000:
+            raise UserError(f"cells: {self.cells} is not from 100 to 1,000,000,000")
         if self.exact < 0:
             raise UserError(f"exact: {self.exact} is below 0; give 0 for none")
 

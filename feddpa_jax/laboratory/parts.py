@@ -42,8 +42,22 @@ class Part(NamedTuple):
         return Curves(score_CIWX, share_CIZ)
 
 
-def parts_of(rule: str, questions: Questions) -> list[Part]:
-    """All clients and rows, each once."""
+def parts_of(rule: str, questions: Questions, at_once: int) -> list[Part]:
+    """All clients and rows, each once.
+
+    Args:
+      rule: one that learns sees a client's two halves apart.
+      questions: of the clients.
+      at_once: at most so many clients are in a part.
+    """
+    return [
+        Part(clients.tolist(), whole.fold)
+        for whole in _whole(rule, questions)
+        for clients in np.array_split(whole.clients, -(-len(whole.clients) // at_once))
+    ]
+
+
+def _whole(rule: str, questions: Questions) -> list[Part]:
     everyone = range(len(questions.ids))
     if not learns(rule):
         return [Part(list(everyone), -1)]

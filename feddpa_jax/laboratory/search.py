@@ -19,6 +19,7 @@ from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate
+from feddpa_jax.laboratory.cells import draw, part_of
 from feddpa_jax.laboratory.choosing import OWN
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
@@ -84,6 +85,11 @@ def search(
     rules = _rules(options.rules)
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
+    prompts_C = list(map(len, prepared.training))
+    drawn = draw(prepared.federation, prompts_C, most=options.cells, seed=config.seed)
+    if drawn is not None:
+        _log.info(drawn.words())
+        prepared, adapters = part_of(prepared, adapters, drawn, seed=config.seed)
     given = find_material(
         config,
         prepared,
@@ -114,6 +120,7 @@ def search(
     ]
     errors = interpolation_error(given.collected, given.test)
     notes = [
+        *([] if drawn is None else [drawn.words()]),
         *tried.notes,
         note_on_losses(references, OWN[given.choosing.how]),
         *_remarks(given, findings, errors),
@@ -131,6 +138,7 @@ def search(
             "chosen_on": given.choosing.how,
             "keep": tried.kept and tried.kept.to_json(),
             "references": references.to_json(),
+            "drawn": drawn and drawn.to_json(),
             "validation_instances": len(given.validation.tasks.task_I),
             "test_instances": len(given.setting.instances),
             "interpolation_error": errors,

@@ -53,6 +53,7 @@ class Comparison:
       chosen_on: what they were chosen on, in words.
       references: what `given_up` of a rule is the difference to, by measure, in words.
       keeps: whether settings had to keep P (`--keep P`).
+      drawn: which part of the federation was looked at, in words; empty for all of it.
       validation_instances: how many held-out examples there were.
       test_instances: how many test instances.
     """
@@ -67,6 +68,7 @@ class Comparison:
     test_instances: int
     references: Mapping[str, str] = dataclasses.field(default_factory=dict)
     keeps: bool = False
+    drawn: str = ""
 
 
 def read_comparison(summary: Mapping[str, Any]) -> Comparison:
@@ -98,6 +100,7 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
         int(summary["test_instances"]),
         {measure: one["words"] for measure, one in (summary.get("references") or {}).items()},
         summary.get("keep") is not None,
+        (summary.get("drawn") or {}).get("words", ""),
     )
 
 

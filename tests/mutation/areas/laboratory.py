@@ -83,6 +83,18 @@ ENTRIES = [
         ('same = not minus_CI["nll"].any()', "same = False"),
     ),
     *edits(
+        "laboratory/cells.py",
+        "laboratory/test_cells.py",
+        ("_OF_PROMPT = 2", "_OF_PROMPT = 1"),
+        ("sizes.cells(order[:n], LEAST) <= most", "sizes.cells(order[:n], 1) <= most"),
+        ("sizes.cells(chosen, n) <= most", "True"),
+        ("leaf[np.array(places)]", "leaf[: len(places)]"),
+        ("for task in drawn.tasks\n", "for task in {e.task for e in federation.test}\n"),
+        ("default_rng([seed, 4])", "default_rng([0, 4])"),
+        ("default_rng([seed, client_id(name), kind])", "default_rng([0, client_id(name), kind])"),
+        ("tuple(prepared.training[c] for c in places)", "prepared.training"),
+    ),
+    *edits(
         "laboratory/standing.py",
         "laboratory/test_findings.py",
         ("if not finding.candidate.is_bound and", "if"),
@@ -174,5 +186,11 @@ ENTRIES = [
         ("POOLINGS.index(settings.pooling)", "0"),
         ("own.layers.index(layer)", "0"),
         ('"local": 1.0}', '"local": 0.0}'),
+        ('found["support"][ends[c] - S[c] : ends[c]]', 'found["support"][: S[c]]'),
+        (
+            "examples[first : first + at_once]",
+            "examples[first:]",
+            "laboratory/test_cells.py",
+        ),
     ),
 ]
