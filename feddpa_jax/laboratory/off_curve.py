@@ -107,8 +107,9 @@ def score_settings(
     for setting in settings:
         scores_CI = score_exactly(given, setting, given.choosing.rows).scores_CI
         found.append([np.einsum("ci,ciz->z", scores_CI[m], share_CIZ) for m in CURVE_METRICS])
-        own_CI = share_CIZ[:, : scores_CI["nll"].shape[1] if by_instance else 0, 0]
-        parts.append([np.einsum("ci,ci->i", scores_CI[m], own_CI) for m in CURVE_METRICS])
+        told = share_CIZ.shape[1] if by_instance else 0
+        part_XCI = [scores_CI[m] * share_CIZ[..., 0] for m in CURVE_METRICS]
+        parts.append(np.sum(part_XCI, axis=1)[:, :told])
     return Scored(np.array(found), np.array(parts))
 
 

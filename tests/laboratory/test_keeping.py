@@ -1,14 +1,18 @@
 """`keep`: the right pick is known; intervals are those of the summaries; too little is refused."""
 
 import itertools
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from feddpa_jax.evaluate.estimating import summarize
 from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.laboratory import off_curve
 from feddpa_jax.laboratory.choosing import Choosing, by_client, pooled, shares_of
 from feddpa_jax.laboratory.keeping import Parts, best_that_keep, check_enough
+from feddpa_jax.laboratory.material import Material
+from feddpa_jax.laboratory.off_curve import Exact, score_settings
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -108,6 +112,25 @@ def test_a_clients_examples_are_its_own_group():
     assert [told.value, told.low, told.high] == pytest.approx(
         [expected.value, expected.low, expected.high], rel=1e-5
     )
+
+
+def test_rules_on_no_curve_tell_instances_too(monkeypatch):
+    """What they add to P is the same, from scores of new passes."""
+    tasks = Tasks(("a", "b"), np.array([0, 0, 1]), np.eye(2, dtype=bool))
+    choosing = pooled(tasks, slice(0, 3))
+    scores_CI = {"nll": DRAW.random((2, 3)), "exact_match": 100 * DRAW.random((2, 3))}
+    monkeypatch.setattr(off_curve, "score_exactly", lambda *given: Exact(scores_CI, np.zeros(0)))
+    given = Material(*cast(Any, [None] * 6), choosing)
+    settings = [WeightingSettings("layerwise")] * 2
+    told = score_settings(given, settings, by_instance=True)
+    assert told.part_NXI.shape == (2, 2, 3)
+    np.testing.assert_allclose(told.part_NXI.sum(axis=-1), told.score_NXZ[..., 0])
+    nll = scores_CI["nll"]
+    expected_I = [nll[0, 0] / 4, nll[0, 1] / 4, nll[1, 2] / 2]
+    np.testing.assert_allclose(told.part_NXI[1, 0], expected_I)
+    plain = score_settings(given, settings, by_instance=False)
+    assert plain.part_NXI.shape == (2, 2, 0)
+    np.testing.assert_array_equal(plain.score_NXZ, told.score_NXZ)
 
 
 def held(*counts: int) -> Choosing:
