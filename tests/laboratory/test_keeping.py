@@ -120,7 +120,7 @@ def test_rules_on_no_curve_tell_instances_too(monkeypatch):
     choosing = pooled(tasks, slice(0, 3))
     scores_CI = {"nll": DRAW.random((2, 3)), "exact_match": 100 * DRAW.random((2, 3))}
     monkeypatch.setattr(off_curve, "score_exactly", lambda *given: Exact(scores_CI, np.zeros(0)))
-    given = Material(*cast(Any, [None] * 6), choosing)
+    given = Material(*cast(Any, (*[None] * 6, choosing)))
     settings = [WeightingSettings("layerwise")] * 2
     told = score_settings(given, settings, by_instance=True)
     assert told.part_NXI.shape == (2, 2, 3)
