@@ -27,7 +27,7 @@ from feddpa_jax.files.lock import hold
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.choosing import How
 from feddpa_jax.laboratory.laboratory import Laboratory
-from feddpa_jax.laboratory.options import Options
+from feddpa_jax.laboratory.options import Keep, Options
 from feddpa_jax.laboratory.search import search
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import Answer, answer_prompt, place_of, weigh_prompt
@@ -226,7 +226,9 @@ class Outcome(abc.ABC):
         layers: Sequence[int] | None = None,
         by: str | Sequence[str] = ("nll",),
         choose: How = "client",
+        keep: Keep | None = None,
         exact: int = 2,
+        cells: int = Options().cells,
         fresh: bool = False,
         parameters: Mapping[str, Mapping[str, Sequence[Value]]] | None = None,
     ) -> Laboratory:
@@ -241,13 +243,18 @@ class Outcome(abc.ABC):
           choose: "client": settings are chosen on each client's own held-out examples, and on
             prompts made up by the base, where answers should agree with the shared adapter's;
             "pooled": on all clients' held-out examples, which no federation has.
+          keep: "p": each rule's setting is the one with the best TTP (with "client": the best
+            agreement) of those that lose nothing on P beyond the 95 % interval over instances
+            against the setting with the best P; None: the one with the best mean of both.
           exact: how many of the best rules, beside the paper's, are run again with answers.
+          cells: at most so many pairs of a client and an instance are looked at; where there are
+            more, of clients, held-out examples and test instances that the seed draws.
           fresh: compute the evidence again, if the run folder has some.
           parameters: by rule, values to try of its hyperparameters by name; a rule that is not here
             is tried with the values of its registration, or its defaults.
 
         Raises:
-          UserError: there are no two adapters, or nothing was held out.
+          UserError: there are no two adapters, nothing was held out, or too little for `keep`.
         """
         self._check_alone("laboratory")
         options = Options(
@@ -257,7 +264,9 @@ class Outcome(abc.ABC):
             layers=None if layers is None else listed(layers),
             by=listed(by),
             choose=choose,
+            keep=keep,
             exact=exact,
+            cells=cells,
             fresh=fresh,
             parameters={} if parameters is None else dict(parameters),
         )

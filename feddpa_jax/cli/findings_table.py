@@ -7,6 +7,7 @@ from rich.table import Table
 
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.laboratory.findings import Finding, Summaries, describe
+from feddpa_jax.laboratory.given_up import References
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.laboratory.standing import standing_of
 
@@ -19,8 +20,49 @@ def _values(found: Summaries) -> list[str]:
     ]
 
 
-def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
-    """The findings as people read them, and what is to be known about them."""
+def render(
+    findings: Sequence[Finding], notes: Sequence[str], references: References | None = None
+) -> Group:
+    """The findings as people read them, and what is to be known about them.
+
+    Args:
+      findings: with their scores.
+      notes: sentences below the tables.
+      references: what is given up is the difference to; None where that is not shown.
+    """
+    tables = [_scores(findings)]
+    if references is not None:
+        tables.append(_losses(findings, references))
+    return Group(*tables, "\n".join(notes))
+
+
+def _title(finding: Finding) -> str:
+    """A finding without its setting; the label of a rule at its best names the rule."""
+    candidate = finding.candidate
+    rule = "" if candidate.settings is None else candidate.settings.rule
+    return candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
+
+
+def _losses(findings: Sequence[Finding], references: References) -> Table:
+    """P and TTP minus those of the references, with their intervals."""
+    words = references.words()
+    table = Table(title="What is given up, on the test instances", title_justify="left")
+    table.add_column("rule", overflow="fold")
+    for measure in words:
+        for name in CURVE_METRICS:
+            unit = METRICS[name].title
+            table.add_column(f"{measure} minus that of\n{words[measure]}:\n{unit}", justify="right")
+    for finding in findings:
+        cells = [
+            METRICS[name].cell(finding.given_up[name][measure], fine=True)
+            for measure in words
+            for name in CURVE_METRICS
+        ]
+        table.add_row(_title(finding), *cells)
+    return table
+
+
+def _scores(findings: Sequence[Finding]) -> Table:
     table = Table(title="Weighting rules on the test instances", title_justify="left")
     table.add_column("rule, and its setting", overflow="fold", min_width=30)
     for name in (
@@ -35,10 +77,8 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
     over = {name: standing_of(findings, name) for name in CURVE_METRICS}
     for finding in findings:
         candidate = finding.candidate
-        rule = "" if candidate.settings is None else candidate.settings.rule
-        # The label of a rule at its best names the rule.
-        title = candidate.label if rule in candidate.label else f"{candidate.label}: {rule}"
-        said = f"{title} ({describe(candidate.settings)})" if rule else candidate.label
+        title = _title(finding)
+        said = title if candidate.is_bound else f"{title} ({describe(candidate.settings)})"
         against = "\n".join(
             METRICS[name].cell(finding.minus_paper[name].ttp, fine=True) for name in CURVE_METRICS
         )
@@ -53,4 +93,4 @@ def render(findings: Sequence[Finding], notes: Sequence[str]) -> Group:
             )
             if set(CURVE_METRICS) <= finding.exact.keys():
                 table.add_row("  run exactly", *_values(finding.exact), answers, "")
-    return Group(table, "\n".join(notes))
+    return table

@@ -51,11 +51,24 @@ def add_arguments(parser: Parser) -> None:
         "examples together, which no federation has (client)",
     )
     parser.add_argument(
+        "--keep",
+        metavar="P",
+        help="choose the best TTP among settings that lose nothing on P beyond its 95 %% interval "
+        "over instances (the best mean of both)",
+    )
+    parser.add_argument(
         "--exact",
         type=int,
         default=2,
         metavar="N",
         help="the best N rules and the paper's are run again, with answers (2; 0: none)",
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=32_768,
+        metavar="N",
+        help="look at no more than N pairs of a client and an instance, drawn at random (32768)",
     )
     parser.add_argument("--fresh", action="store_true", help="compute the evidence again")
     parser.add_step()
@@ -71,7 +84,7 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
         known.run_dir, overrides, step=known.step, on_progress=reporter.on_progress
     )
     found = experiment.laboratory(**options)
-    reporter.show(render(found.findings, found.notes))
+    reporter.show(render(found.findings, found.notes, found.references))
     folder = known.run_dir / "weigh"
     reporter.say(f"findings: {folder / 'summary.json'}; all settings: {folder / 'settings.csv'}")
 
@@ -91,6 +104,9 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         "layers": (int, 0, 10_000),
     }
     found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh, "choose": known.choose}
+    found["cells"] = known.cells
+    if known.keep is not None:
+        found["keep"] = known.keep.lower()
     for name, (kind, lowest, most) in limits.items():
         text = getattr(known, name)
         if text is None:

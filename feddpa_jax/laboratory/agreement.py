@@ -6,7 +6,7 @@ import numpy as np
 
 from feddpa_jax.evaluate.estimating import summarize
 from feddpa_jax.evaluate.evaluation import Setting
-from feddpa_jax.evaluate.interval import LEGEND, missing_notes
+from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.most_common import most_common_scores
 from feddpa_jax.laboratory.findings import Finding
@@ -21,13 +21,7 @@ def describe_agreement(
         f"{LEGEND} Bounds are no rules: their weights are the best for the very answers that they "
         "are scored on, by each metric. No rule with one weight per client and task beats the "
         "first, none on the curves the second.",
-        *missing_notes(
-            getattr(summary, measure)
-            for finding in findings
-            for summary in finding.minus_paper.values()
-            for measure in ("p", "ttp")
-            if finding.candidate.label != PAPER
-        ),
+        *missing_notes([*_minus_paper(findings), *_given_up(findings)]),
         describe_standing(findings),
     ]
     told = []
@@ -45,6 +39,27 @@ def describe_agreement(
     note = f"Interpolation is off by at most, estimated for P and TTP: {'; '.join(told)}"
     notes.append(f"{note}.")
     return notes
+
+
+def _minus_paper(findings: Sequence[Finding]) -> list[Estimate]:
+    return [
+        getattr(summary, measure)
+        for finding in findings
+        for summary in finding.minus_paper.values()
+        for measure in ("p", "ttp")
+        if finding.candidate.label != PAPER
+    ]
+
+
+def _given_up(findings: Sequence[Finding]) -> list[Estimate]:
+    """Without those of answers that are the reference's own: their difference is 0 throughout."""
+    return [
+        one
+        for finding in findings
+        for own in finding.given_up.values()
+        for one in own.values()
+        if one.value
+    ]
 
 
 def note_on_the_most_common_answer(setting: Setting) -> str:

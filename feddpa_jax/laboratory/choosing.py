@@ -26,6 +26,15 @@ How = Literal["client", "pooled"]
 AGREED = 16
 # What settings are scored by, in the places of P and TTP.
 HEADINGS: dict[How, tuple[str, str]] = {"client": ("own", "foreign"), "pooled": ("P", "TTP")}
+# The one that stands for P, and what is asked for in the other, in words.
+OWN: dict[How, str] = {
+    "client": "each client's own held-out examples",
+    "pooled": "their own tasks among the pooled held-out examples",
+}
+OTHER: dict[How, str] = {
+    "client": "agreement with the shared adapter",
+    "pooled": "TTP",
+}
 WORDS: dict[How, str] = {
     "client": "each client's own held-out examples, and agreement with the shared adapter on "
     "prompts made up by the base",
@@ -40,11 +49,16 @@ class Choosing(NamedTuple):
       how: see above.
       rows: the instances that count, among all.
       share_CIZ: each one's part in the two scores whose mean decides, by client.
+      group_I: the place of the client that held an instance out, or of its task if all clients'
+        are pooled: what is drawn anew where P has an interval. -1 for made-up prompts.
+      names: of these clients, or tasks.
     """
 
     how: How
     rows: slice
     share_CIZ: np.ndarray
+    group_I: np.ndarray
+    names: Sequence[str]
 
 
 def pooled(tasks: Tasks, rows: slice) -> Choosing:
@@ -54,29 +68,35 @@ def pooled(tasks: Tasks, rows: slice) -> Choosing:
       tasks: of the held-out examples.
       rows: where they are.
     """
-    return Choosing("pooled", rows, shares_of(tasks))
+    return Choosing("pooled", rows, shares_of(tasks), tasks.task_I, tasks.names)
 
 
-def by_client(own: Sequence[np.ndarray], made_up: slice, rows: slice) -> Choosing:
+def by_client(
+    own: Sequence[np.ndarray], made_up: slice, rows: slice, names: Sequence[str]
+) -> Choosing:
     """Each client on its own held-out examples, and on made-up prompts.
 
     Args:
       own: where each client's own are among all instances; clients without any do not count.
       made_up: where the made-up prompts are.
       rows: which holds both.
+      names: of the clients.
 
-    >>> by_client([np.array([2]), np.array([3, 4])], slice(0, 2), slice(0, 5)).share_CIZ[..., 0]
+    >>> own = [np.array([2]), np.array([3, 4])]
+    >>> by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben"]).share_CIZ[..., 0]
     array([[0.  , 0.  , 0.5 , 0.  , 0.  ],
            [0.  , 0.  , 0.  , 0.25, 0.25]], dtype=float32)
     """
     share_CIZ = np.zeros((len(own), rows.stop - rows.start, 2), np.float32)
+    group_I = np.full(rows.stop - rows.start, -1)
     able = sum(bool(len(held_H)) for held_H in own)
     for c, held_H in enumerate(own):
         if len(held_H):
             share_CIZ[c, held_H - rows.start, 0] = 1 / (able * len(held_H))
+            group_I[held_H - rows.start] = c
     count = made_up.stop - made_up.start
     share_CIZ[:, made_up.start - rows.start : made_up.stop - rows.start, 1] = 1 / (len(own) * count)
-    return Choosing("client", rows, share_CIZ)
+    return Choosing("client", rows, share_CIZ, group_I, names)
 
 
 def shares_of(tasks: Tasks) -> np.ndarray:

@@ -5,7 +5,8 @@ global adapter, the even mix and the local one, and embed the prompts too, as do
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import chex
 import numpy as np
@@ -25,6 +26,8 @@ from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 _BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
+# Bytes of embeddings that are computed at once.
+BLOCK = 256 * 2**20
 PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
 
 
@@ -195,20 +198,34 @@ def _look(
     """Instances, training prompts and dreams under a model; one row stands for all clients."""
     clients = len(questions.ids) if MIXES[model][1] else 1
 
-    def see(examples: Sequence[Sequence[TokenizedExample]]) -> list[Scores]:
-        return look(scorer, examples, model, layers=questions.layers, on_done=on_done)
+    J, S = len(questions.instances), list(map(len, questions.training))
+    sizes = (len(questions.layers), len(POOLINGS), scorer.model.config.width)
+    at_once = max(1, BLOCK // (4 * max(J, *S) * math.prod(sizes)))
 
-    queries = see([questions.instances] * clients)
-    dreams = see([questions.dreams] * clients)
-    supports = see(questions.training)
-    return {
-        "nll": np.stack([scores.nll_I for scores in queries]),
-        "greedy": np.stack([scores.greedy_I for scores in queries]),
-        "entropy": np.stack([scores.entropy_I for scores in queries]),
-        "query": np.stack([_embedded(scores) for scores in queries]),
-        "dream": np.stack([_embedded(scores) for scores in dreams]),
-        "support": np.concatenate([_embedded(scores) for scores in supports]),
+    def see(examples: Sequence[Sequence[TokenizedExample]]) -> Iterator[tuple[int, Scores]]:
+        """Each client's scores, a few clients at a time: they take as much memory again."""
+        for first in range(0, len(examples), at_once):
+            some = [*[()] * first, *examples[first : first + at_once]]
+            scores = look(scorer, some, model, layers=questions.layers, on_done=on_done)
+            yield from list(enumerate(scores))[first:]
+
+    found: Part = {
+        "nll": np.empty((clients, J)),
+        "greedy": np.empty((clients, J), bool),
+        "entropy": np.empty((clients, J), np.float32),
+        "query": np.empty((clients, J, *sizes), np.float32),
+        "dream": np.empty((clients, len(questions.dreams), *sizes), np.float32),
+        "support": np.empty((sum(S), *sizes), np.float32),
     }
+    for c, scores in see([questions.instances] * clients):
+        found["nll"][c], found["greedy"][c] = scores.nll_I, scores.greedy_I
+        found["entropy"][c], found["query"][c] = scores.entropy_I, _embedded(scores)
+    for c, scores in see([questions.dreams] * clients):
+        found["dream"][c] = _embedded(scores)
+    ends = np.cumsum(S)
+    for c, scores in see(questions.training):
+        found["support"][ends[c] - S[c] : ends[c]] = _embedded(scores)
+    return found
 
 
 def _at_weight(

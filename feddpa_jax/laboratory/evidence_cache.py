@@ -1,12 +1,15 @@
 """Computed parts on disk, each of them kept only for the run, model, data and code it is from."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.files.disk import (
     clear_leftovers,
     discard,
@@ -22,6 +25,8 @@ from feddpa_jax.hf.tensors import opened
 from feddpa_jax.types import UserError
 
 Part = dict[str, np.ndarray]
+# What parts consist of, as safetensors calls it.
+_TYPES = {"F64": np.float64, "F32": np.float32, "BOOL": np.bool_, "I64": np.int64, "I32": np.int32}
 
 
 class MemoryParts:
@@ -30,6 +35,32 @@ class MemoryParts:
     def part(self, name: str, compute: Callable[[], Part]) -> Part:
         """The part of that name."""
         return compute()
+
+
+def read_tensors(path: Path) -> Part:
+    """The arrays of a safetensors file, mapped: a page of them is in memory while it is used.
+
+    Args:
+      path: a file in a bucket, which cannot be mapped, is read as a whole.
+    """
+    if in_bucket(path):
+        with opened(path) as tensors:
+            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    found = {}
+    for name, about in header.items():
+        if name != "__metadata__":
+            shape, kind = tuple(about["shape"]), _TYPES[about["dtype"]]
+            place = 8 + length + about["data_offsets"][0]
+            # An empty array has no page.
+            found[name] = (
+                np.asarray(np.memmap(path, kind, "r", place, shape))
+                if math.prod(shape)
+                else np.zeros(shape, kind)
+            )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +112,7 @@ class Cache:
         return set(names) <= self._digests().keys()
 
     def part(self, name: str, compute: Callable[[], Part]) -> Part:
-        """The part of that name, from disk or computed and written.
+        """The part of that name, from disk or computed and written: read as it is used.
 
         Raises:
           UserError: its file is damaged, or cannot be written.
@@ -91,15 +122,14 @@ class Cache:
         if name in digests:
             if not path.is_file() or sha256(path) != digests[name]:
                 raise UserError(f"{path}: is missing or damaged; compute it again with --fresh")
-            with opened(path) as tensors:
-                return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+            return read_tensors(path)
         computed = compute()
         try:
             with writing(path):
                 self._write(path, computed, digests)
         except SafetensorError as error:
             raise UserError(f"{path}: cannot be written ({error}); make room") from None
-        return computed
+        return read_tensors(path)
 
     def _write(self, path: Path, computed: Part, digests: Mapping[str, str]) -> None:
         from safetensors.numpy import save_file

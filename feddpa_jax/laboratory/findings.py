@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.evaluate.estimating import Sample, Summary, estimate, summarize
+from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS, without_words, without_words_note
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.files.escape import csv_row
@@ -28,6 +29,8 @@ SETTING = tuple(
 )
 
 Summaries = dict[str, Summary]
+# What is given up against two references, by metric and measure (see `laboratory/given_up.py`).
+GivenUp = Mapping[str, Mapping[str, Estimate]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Finding:
       test: interpolated, by metric.
       minus_paper: the same of the difference to the paper's rule, answer by answer.
       exact: by metric, from new forward passes and answers; None where none were made.
+      given_up: differences of P and of TTP to references, by metric and measure.
     """
 
     candidate: Candidate
@@ -64,6 +68,7 @@ class Finding:
     test: Summaries
     minus_paper: Summaries
     exact: Summaries | None = None
+    given_up: GivenUp = dataclasses.field(default_factory=dict)
 
 
 def interpolated(
@@ -167,6 +172,10 @@ def summary_of(
             "validation": _summaries(finding.validation),
             "test": _summaries(finding.test),
             "minus_paper": _summaries(finding.minus_paper),
+            "given_up": {
+                name: {measure: one.to_json() for measure, one in own.items()}
+                for name, own in finding.given_up.items()
+            },
             "exact": None if finding.exact is None else _summaries(finding.exact),
             "weights": {
                 side: np.quantile(weight_CI[cells], QUANTILES).tolist() if cells.any() else None

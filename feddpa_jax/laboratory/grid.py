@@ -9,6 +9,7 @@ hyperparameters that are floats; other hyperparameters each add a part to it.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from jaxtyping import Array, Float
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hyperparameters import Value, Values
 from feddpa_jax.laboratory.choosing import shares_of
-from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected, Questions
+from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
+from feddpa_jax.laboratory.parts import Curves, Part, parts_of
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import MIXES
 from feddpa_jax.weighting.rule import (
@@ -36,6 +38,9 @@ from feddpa_jax.weighting.weights import local_weight
 
 # How prompts are embedded: under which model, pooled how, after how many layers.
 View = tuple[Model, Pooling, int]
+
+# Bytes of evidence that a rule is given at once: of a few clients where there are many.
+BLOCK = 256 * 2**20
 
 CURVE_METRICS = ("nll", "exact_match")
 
@@ -119,18 +124,6 @@ class Grid:
         return views if embeds else views[:1], self.supports if supported else self.supports[:1]
 
 
-class Curves(NamedTuple):
-    """Scores of every client's answers at `WEIGHTS`, and how they add up to P and TTP.
-
-    Attributes:
-      score_CIWX: by metric X of `CURVE_METRICS`.
-      share_CIZ: each cell's part in P and in TTP, or in what else settings are chosen by.
-    """
-
-    score_CIWX: np.ndarray
-    share_CIZ: np.ndarray
-
-
 def make_curves(collected: Collected, tasks: Tasks, rows: slice) -> Curves:
     """The curves of some instances, whose tasks are given, and their parts in P and TTP."""
     return curves_of(collected, rows, shares_of(tasks))
@@ -186,7 +179,7 @@ def _inputs(
     views: Sequence[View],
     supports: Sequence[int],
     collected: Collected,
-    part: "_Part",
+    part: Part,
     rows: slice,
     seed: int,
 ) -> list[dict[str, np.ndarray]]:
@@ -217,43 +210,38 @@ def _inputs(
     ]
 
 
-class _Part(NamedTuple):
-    """Clients that see evidence of the same shapes, and the rows that it weighs.
+def bytes_of_client(rule: str, grid: Grid, collected: Collected, rows: slice) -> int:
+    """About how much of a client's evidence a rule is given at once, in all its settings."""
+    views, supports = grid._seen(rule)
+    own = collected.questions
+    width = max((query.shape[-1] for [(query, *_), *_] in collected.embeddings.values()), default=1)
+    held = max(map(len, own.held), default=0)
+    prompts = (rows.stop - rows.start) + held + len(own.dreams) + max(supports)
+    return 4 * len(views) * len(supports) * prompts * width
+
+
+class Scored(NamedTuple):
+    """The scores of settings.
 
     Attributes:
-      clients: their places.
-      fold: the half of their held-out examples that is left out, and weighed; -1 for none, which
-        weighs everything else.
+      score_NXZ: by metric of `CURVE_METRICS`; P and TTP.
+      part_NXI: by metric, what each instance adds to P; of no instance where it was not asked for.
     """
 
-    clients: list[int]
-    fold: int
-
-    def curves_of(self, curves: Curves, fold_CI: np.ndarray | None) -> Curves:
-        """The clients' curves, in which only the part's rows count; None if all are."""
-        members = np.array(self.clients)
-        score_CIWX, share_CIZ = (values[members] for values in curves)
-        if fold_CI is not None:
-            weighed_CI1 = (fold_CI[members] == self.fold)[..., None]
-            share_CIZ = np.where(weighed_CI1, share_CIZ, 0.0).astype(np.float32)
-        return Curves(score_CIWX, share_CIZ)
-
-
-def _parts(rule: str, questions: Questions) -> list[_Part]:
-    """All clients and rows, each once."""
-    everyone = range(len(questions.ids))
-    if not learns(rule):
-        return [_Part(list(everyone), -1)]
-    found: dict[tuple[int, int], list[int]] = {}
-    for c, fold_J in enumerate(questions.folds()):
-        for fold in np.unique(fold_J).tolist():
-            found.setdefault((fold, len(questions.held_without(c, fold))), []).append(c)
-    return [_Part(clients, fold) for (fold, _), clients in found.items()]
+    score_NXZ: np.ndarray
+    part_NXI: np.ndarray
 
 
 def score_rule(
-    rule: str, grid: Grid, collected: Collected, curves: Curves, rows: slice, *, seed: int
-) -> np.ndarray:
+    rule: str,
+    grid: Grid,
+    collected: Collected,
+    curves: Curves,
+    rows: slice,
+    *,
+    seed: int,
+    by_instance: bool = False,
+) -> Scored:
     """P and TTP of all settings of a rule.
 
     Args:
@@ -263,28 +251,26 @@ def score_rule(
       curves: those of the instances in question.
       rows: which instances these are.
       seed: of the supports' draws.
-
-    Returns:
-      [settings, X, Z]: by metric of `CURVE_METRICS`; P and TTP.
+      by_instance: tell what each instance adds to P.
     """
-    return np.sum(
-        [
-            _score_part(rule, grid, collected, part, curves, rows, seed)
-            for part in _parts(rule, collected.questions)
-        ],
-        axis=0,
-    )
+    at_once = max(1, BLOCK // bytes_of_client(rule, grid, collected, rows))
+    found = [
+        _score_part(rule, grid, collected, part, curves, rows, seed, by_instance)
+        for part in parts_of(rule, collected.questions, at_once)
+    ]
+    return Scored(*(np.sum(values, axis=0) for values in zip(*found, strict=True)))
 
 
 def _score_part(
     rule: str,
     grid: Grid,
     collected: Collected,
-    part: _Part,
+    part: Part,
     curves: Curves,
     rows: slice,
     seed: int,
-) -> np.ndarray:
+    by_instance: bool,
+) -> Scored:
     """What some clients and rows add to the scores of `score_rule`."""
     function = find_rule(rule)
     names = sees(function)
@@ -298,32 +284,36 @@ def _score_part(
         )
     )
 
+    told = curves.share_CIZ.shape[1] if by_instance else 0
+
     def score(
         inputs: list[dict[str, jax.Array]], curves: Curves, groups: Sequence[Any]
-    ) -> list[jax.Array]:
-        def of_client(own: tuple[Any, ...], values: Mapping[str, Any]) -> jax.Array:
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        def of_client(own: tuple[Any, ...], values: Mapping[str, Any]):
             seen, score_IWX, share_IZ = own
             similarity_I = function(**Evidence(**seen).pick(names), **values)
 
             def at(scale, is_local):
                 weight_I = local_weight(similarity_I, scale, is_local)
-                return jnp.einsum("IX,IZ->XZ", interpolate(score_IWX, weight_I), share_IZ)
+                score_IX = interpolate(score_IWX, weight_I)
+                part_XI = (score_IX * share_IZ[:, :1])[:told].T
+                return jnp.einsum("IX,IZ->XZ", score_IX, share_IZ), part_XI
 
             return jax.vmap(at)(scale_S, local_S)
 
-        def of_values(view: dict[str, jax.Array], values: Mapping[str, Any]) -> jax.Array:
+        def of_values(view: dict[str, jax.Array], values: Mapping[str, Any]):
             by_client = jax.lax.map(lambda own: of_client(own, values), (view, *curves))
-            return by_client.sum(axis=0)
+            return jax.tree.map(lambda own: own.sum(axis=0), by_client)
 
-        def of_view(view: dict[str, jax.Array]) -> jax.Array:
-            """[combinations, scales, X, Z]."""
+        def of_view(view: dict[str, jax.Array]):
+            """[combinations, scales, X, Z] and [combinations, scales, X, I]."""
             found = [
                 jax.lax.map(lambda own, fixed=fixed: of_values(view, {**fixed, **own}), floats)
                 if floats
-                else of_values(view, fixed)[None]
+                else jax.tree.map(lambda own: own[None], of_values(view, fixed))
                 for fixed, floats in groups
             ]
-            return jnp.concatenate(found)
+            return jax.tree.map(lambda *own: jnp.concatenate(own), *found)
 
         return [jax.lax.map(of_view, by_view) for by_view in inputs]
 
@@ -335,5 +325,5 @@ def _score_part(
     except jax.errors.ConcretizationTypeError:
         groups = _groups(combinations, traced=False)
         found = jax.jit(functools.partial(score, groups=groups))(inputs, curves)
-    by_support = [np.asarray(values) for values in found]
-    return np.stack(by_support, axis=1).reshape(-1, len(CURVE_METRICS), 2)
+    by_support = (np.stack(list(map(np.asarray, own)), axis=1) for own in zip(*found, strict=True))
+    return Scored(*(own.reshape(math.prod(own.shape[:-2]), *own.shape[-2:]) for own in by_support))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.laboratory.findings import SETTING, Finding, told
+from feddpa_jax.laboratory.given_up import References
 from feddpa_jax.weighting.settings import WeightingSettings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Laboratory:
       best: (label, settings) of every rule at its best, the best rule first.
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with the scores that decide, as CSV.
+      references: what `given_up` of a finding is the difference to.
 
     Example:
       ```
@@ -38,6 +40,7 @@ class Laboratory:
     best: tuple[tuple[str, WeightingSettings], ...]
     summary: Mapping[str, Any]
     settings_csv: str
+    references: References
 
     @property
     def best_settings(self) -> WeightingSettings:
@@ -51,7 +54,8 @@ class Laboratory:
         These are `label`, `bound` (whether it knows what no client knows), the fields of its
         settings (None for bounds), and for "validation", "test" and "exact" (new forward passes;
         None where none were made) and each metric `test_nll_P`, the ends of its intervals, such as
-        `test_nll_P_over_clients_low` (NaN where there is none), and the same of TTP.
+        `test_nll_P_over_clients_low` (NaN where there is none), and the same of TTP. Likewise
+        `given_up_nll_P` is the difference to the reference.
         """
         metrics = {
             split: dict.fromkeys(
@@ -69,6 +73,12 @@ class Laboratory:
                     for split, names in metrics.items()
                     for metric in names
                     for key, value in _scores(finding, split, metric).items()
+                },
+                **{
+                    key: value
+                    for metric, own in finding.given_up.items()
+                    for measure, one in own.items()
+                    for key, value in one.columns(f"given_up_{metric}_{measure}").items()
                 },
             }
             for finding in self.findings

@@ -19,6 +19,7 @@ from feddpa_jax.laboratory.choosing import AGREED, Choosing, How, by_client, poo
 from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
+from feddpa_jax.laboratory.keeping import check_enough
 from feddpa_jax.laboratory.origin import identify
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting
@@ -59,6 +60,7 @@ def find_material(
     layers: tuple[int, ...],
     *,
     choose: How,
+    keep: bool,
     fresh: bool,
     folder: Path | None,
     told: OnProgress | None,
@@ -71,6 +73,7 @@ def find_material(
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
       choose: what settings are chosen by.
+      keep: whether an interval of P is asked for: refused first if too little is held out.
       fresh: compute evidence again that is there.
       folder: where evidence goes; None to write none.
       told: of answers.
@@ -93,6 +96,19 @@ def find_material(
         layers,
         own_held,
     )
+
+    def split(instances: tuple[Example, ...], start: int) -> Split:
+        tasks = dataclasses.replace(setting, instances=instances).tasks()
+        return Split(slice(start, start + len(instances)), tasks)
+
+    validation = split(held, first)
+    choosing = (
+        by_client(own_held, slice(0, first), slice(0, validation.rows.stop), prepared.names)
+        if agreed
+        else pooled(validation.tasks, validation.rows)
+    )
+    if keep:
+        check_enough(choosing)
     collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
         [*agreed, *held, *setting.instances],
@@ -100,12 +116,6 @@ def find_material(
         prepared.base.tokenizer,
         config.eval.max_new_tokens,
     )
-
-    def split(instances: tuple[Example, ...], start: int) -> Split:
-        tasks = dataclasses.replace(setting, instances=instances).tasks()
-        return Split(slice(start, start + len(instances)), tasks)
-
-    validation = split(held, first)
     return Material(
         setting,
         with_matches(collected, can_J),
@@ -113,9 +123,7 @@ def find_material(
         can_J,
         validation,
         split(setting.instances, validation.rows.stop),
-        by_client(own_held, slice(0, first), slice(0, validation.rows.stop))
-        if agreed
-        else pooled(validation.tasks, validation.rows),
+        choosing,
     )
 
 

@@ -15,7 +15,8 @@ from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import Finding, summarize_all
-from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
+from feddpa_jax.laboratory.given_up import References, given_up
+from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, Scored
 from feddpa_jax.laboratory.material import Material
 from feddpa_jax.weighting.gathering import gather
 from feddpa_jax.weighting.rule import learns
@@ -97,20 +98,37 @@ def score_exactly(given: Material, settings: WeightingSettings, rows: slice) -> 
     return Exact(dict(zip(CURVE_METRICS, values, strict=True)), weights.means().local_CI)
 
 
-def score_settings(given: Material, settings: Sequence[WeightingSettings]) -> np.ndarray:
-    """What settings are chosen by, [settings, X, Z], as `score_rule` gives it."""
+def score_settings(
+    given: Material, settings: Sequence[WeightingSettings], *, by_instance: bool
+) -> Scored:
+    """What settings are chosen by, as `score_rule` gives it."""
     share_CIZ = given.choosing.share_CIZ.astype(np.float64)
-    found = []
+    found, parts = [], []
     for setting in settings:
         scores_CI = score_exactly(given, setting, given.choosing.rows).scores_CI
         found.append([np.einsum("ci,ciz->z", scores_CI[m], share_CIZ) for m in CURVE_METRICS])
-    return np.array(found)
+        told = share_CIZ.shape[1] if by_instance else 0
+        part_XCI = [scores_CI[m] * share_CIZ[..., 0] for m in CURVE_METRICS]
+        parts.append(np.sum(part_XCI, axis=1)[:, :told])
+    return Scored(np.array(found), np.array(parts))
 
 
 def find_exactly(
-    given: Material, label: str, settings: WeightingSettings, paper: WeightingSettings
+    given: Material,
+    label: str,
+    settings: WeightingSettings,
+    paper: WeightingSettings,
+    references: References,
 ) -> Finding:
-    """The scores of a setting on both splits, and the difference to the paper's rule, run alike."""
+    """The scores of a setting on both splits, and the differences to the paper's rule, run alike.
+
+    Args:
+      given: what rules are tried on.
+      label: of the finding.
+      settings: the rule's.
+      paper: the paper's rule, with the run's support and seed.
+      references: what it may give up something against.
+    """
     splits = (given.validation, given.test)
     on_validation, on_test = (score_exactly(given, settings, split.rows) for split in splits)
     of_paper = score_exactly(given, paper, given.test.rows).scores_CI
@@ -123,4 +141,5 @@ def find_exactly(
         summarize_all(on_validation.scores_CI, given.validation),
         summarize_all(on_test.scores_CI, given.test),
         summarize_all(minus, given.test, paired=True),
+        given_up=given_up(on_test.scores_CI, given.collected, given.test, references),
     )

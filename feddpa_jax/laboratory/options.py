@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from feddpa_jax.files.escape import short
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.choosing import WORDS, How
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+
+Keep = Literal["p"]
 
 # Of a list: every number multiplies the settings that are tried.
 MOST_VALUES = 100
@@ -26,7 +28,10 @@ class Options:
       by: the metrics that settings are chosen by.
       choose: "client": on what each client can know, its own held-out examples and made-up prompts;
         "pooled": on all clients' held-out examples, which no federation has.
+      keep: "p": of the settings that lose nothing on P beyond its interval, the one with the best
+        TTP is chosen; None: the best mean of both.
       exact: how many of the best rules are run exactly, beside the paper's.
+      cells: at most so many pairs of a client and an instance are looked at, drawn at random.
       fresh: compute the evidence again.
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
         tried with those of its registration, or its defaults.
@@ -38,7 +43,9 @@ class Options:
     layers: tuple[int, ...] | None = None
     by: tuple[str, ...] = ("nll",)
     choose: How = "client"
+    keep: Keep | None = None
     exact: int = 2
+    cells: int = 32_768
     fresh: bool = False
     parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
@@ -67,6 +74,10 @@ class Options:
             raise UserError(f"by: {','.join(self.by)!r} is unknown; give {known}, or both")
         if self.choose not in WORDS:
             raise UserError(f"choose: {self.choose!r} is unknown; give {' or '.join(WORDS)}")
+        if self.keep not in (None, "p"):
+            raise UserError(f"keep: {self.keep!r} is unknown; give p, or leave it out")
+        if not 100 <= self.cells <= 1_000_000_000:
+            raise UserError(f"cells: {self.cells} is not from 100 to 1,000,000,000")
         if self.exact < 0:
             raise UserError(f"exact: {self.exact} is below 0; give 0 for none")
 

@@ -3,18 +3,15 @@
 import dataclasses
 import logging
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import chex
 import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.evaluation import evaluate
-from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
@@ -22,30 +19,39 @@ from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate
-from feddpa_jax.laboratory.choosing import HEADINGS, WORDS
+from feddpa_jax.laboratory.cells import draw, part_of
+from feddpa_jax.laboratory.choosing import OWN
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
+    GivenUp,
     Split,
     Summaries,
     flags,
+    interpolated,
     interpolation_error,
     judge,
     notes_on_rouge,
     summarize_all,
     summary_of,
-    to_csv,
 )
-from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, curves_of, score_rule
+from feddpa_jax.laboratory.given_up import (
+    References,
+    find_references,
+    given_up,
+    note_on_losses,
+)
+from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
-from feddpa_jax.laboratory.off_curve import find_exactly, off_curve_settings, score_settings
+from feddpa_jax.laboratory.off_curve import find_exactly
 from feddpa_jax.laboratory.options import Options
-from feddpa_jax.progress import OnProgress, follow
+from feddpa_jax.laboratory.trying import try_all
+from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, learns, on_curve, told
+from feddpa_jax.weighting.rule import RULES, learns, on_curve
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -79,12 +85,18 @@ def search(
     rules = _rules(options.rules)
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
+    prompts_C = list(map(len, prepared.training))
+    drawn = draw(prepared.federation, prompts_C, most=options.cells, seed=config.seed)
+    if drawn is not None:
+        _log.info(drawn.words())
+        prepared, adapters = part_of(prepared, adapters, drawn, seed=config.seed)
     given = find_material(
         config,
         prepared,
         adapters,
         layers,
         choose=options.choose,
+        keep=options.keep is not None,
         fresh=options.fresh,
         folder=folder,
         told=on_progress,
@@ -94,7 +106,9 @@ def search(
     _check_parameters(options, rules)
     grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
     _check_held(rules, given.collected.questions, prepared.names)
-    best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
+    tried = try_all(rules, options.by, grid, given, paper, options.keep, on_progress)
+    best = tried.best
+    references = find_references(given.collected, given.choosing, options.by)
     exactly = _run_exactly(best, options.exact)
     findings = [
         dataclasses.replace(
@@ -102,10 +116,15 @@ def search(
         )
         if found.candidate.settings and found.candidate.label in exactly
         else found
-        for found in _judge_all(given, paper, best)
+        for found in _judge_all(given, paper, best, references)
     ]
     errors = interpolation_error(given.collected, given.test)
-    notes += _remarks(given, findings, errors)
+    notes = [
+        *([] if drawn is None else [drawn.words()]),
+        *tried.notes,
+        note_on_losses(references, OWN[given.choosing.how]),
+        *_remarks(given, findings, errors),
+    ]
     if folder is not None:
         run_dir = shlex.quote(str(folder.parent))
         notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
@@ -117,14 +136,19 @@ def search(
             "round": round_number,
             "chosen_by": list(options.by),
             "chosen_on": given.choosing.how,
+            "keep": tried.kept and tried.kept.to_json(),
+            "references": references.to_json(),
+            "drawn": drawn and drawn.to_json(),
             "validation_instances": len(given.validation.tasks.task_I),
             "test_instances": len(given.setting.instances),
             "interpolation_error": errors,
         },
     )
     if folder is not None:
-        write_results(folder, {"settings.csv": table, "summary.json": to_json(content)}, files)
-    return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
+        write_results(
+            folder, {"settings.csv": tried.table, "summary.json": to_json(content)}, files
+        )
+    return Laboratory(tuple(findings), tuple(notes), tuple(best), content, tried.table, references)
 
 
 def _check_parameters(options: Options, rules: Sequence[str]) -> None:
@@ -196,46 +220,11 @@ def _layers(wanted: tuple[int, ...] | None, most: int) -> tuple[int, ...]:
     return tuple(sorted({*layers, most}))
 
 
-def _try(
-    rules: Sequence[str],
-    by: Sequence[str],
-    grid: Grid,
+def _judge_all(
     given: Material,
     paper: WeightingSettings,
-    on_progress: OnProgress | None,
-) -> tuple[list[tuple[str, WeightingSettings]], list[str], str]:
-    """The best setting of every rule, the best rule first; how long it took; all as CSV."""
-    collected, choosing, seed = given.collected, given.choosing, paper.seed or 0
-    curves = curves_of(collected, choosing.rows, choosing.share_CIZ)
-    everything, scores = [], []
-    start = time.perf_counter()
-    with follow("trying", len(rules), "rules", on_progress) as advance:
-        for rule in rules:
-            if on_curve(rule):
-                settings = grid.settings(rule, seed)
-                score_NXZ = score_rule(rule, grid, collected, curves, choosing.rows, seed=seed)
-            else:
-                settings = off_curve_settings(rule, grid, paper)
-                score_NXZ = score_settings(given, settings)
-            chex.assert_shape(score_NXZ, (len(settings), len(CURVE_METRICS), 2))
-            everything += settings
-            scores.append(score_NXZ)
-            advance(1)
-    seconds = time.perf_counter() - start
-    score_NXZ = np.concatenate(scores)
-    best = candidates.best_of_each(everything, score_NXZ, by)
-    named = " and ".join(METRICS[name].short for name in by)
-    note = (
-        f"{len(everything):,} settings of {len(rules)} rules tried in {seconds:.1f} s; chosen on "
-        f"{WORDS[choosing.how]}, by the mean of both in {named}"
-        f"{', by places' if len(by) > 1 else ''}; the best rule comes first."
-    )
-    labelled = [(f"best {told(settings.rule)}", settings) for settings in best]
-    return labelled, [note], to_csv(everything, score_NXZ, HEADINGS[choosing.how])
-
-
-def _judge_all(
-    given: Material, paper: WeightingSettings, best: Sequence[tuple[str, WeightingSettings]]
+    best: Sequence[tuple[str, WeightingSettings]],
+    references: References,
 ) -> list[Finding]:
     """The scores of the fixed points, of every rule at its best, and of the bounds."""
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
@@ -249,18 +238,27 @@ def _judge_all(
             for name, weight_CJ in candidate.by_metric.items()
         }
 
-    def interpolated(candidate: Candidate) -> Finding:
+    def losses(candidate: Candidate) -> GivenUp:
+        by_metric = candidate.by_metric or dict.fromkeys(CURVE_METRICS, candidate.weight_CJ)
+        scores_CI = {
+            name: interpolated(collected, given.test, weight_CJ)[name]
+            for name, weight_CJ in by_metric.items()
+        }
+        return given_up(scores_CI, collected, given.test, references)
+
+    def found_of(candidate: Candidate) -> Finding:
         return Finding(
             candidate,
             judged(candidate, splits["validation"]),
             judged(candidate, splits["test"]),
             judged(candidate, splits["test"], of_paper_CJ),
+            given_up=losses(candidate),
         )
 
     found = [
-        interpolated(Candidate(label, settings, candidates.weigh(collected, settings)))
+        found_of(Candidate(label, settings, candidates.weigh(collected, settings)))
         if on_curve(settings.rule)
-        else find_exactly(given, label, settings, paper)
+        else find_exactly(given, label, settings, paper, references)
         for label, settings in [*candidates.fixed_points(paper).items(), *best]
     ]
     bounds = candidates.bounds(
@@ -268,7 +266,7 @@ def _judge_all(
         {name: split.tasks for name, split in splits.items()},
         {name: split.rows for name, split in splits.items()},
     )
-    return [*found, *map(interpolated, bounds)]
+    return [*found, *map(found_of, bounds)]
 
 
 def _exact(

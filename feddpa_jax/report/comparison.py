@@ -24,6 +24,7 @@ class Rule:
       words: its setting.
       test: scores on the test instances, by interpolation.
       minus_paper: the same of the difference to the paper's rule.
+      given_up: differences to two references; none in files of older versions.
       exact: scores of new answers, where it was run again; else none.
       weights: quantiles of the local weight, by "own" and "foreign".
       is_rival: whether it is set against the paper's rule: neither that nor a bound.
@@ -36,6 +37,7 @@ class Rule:
     exact: Scores
     weights: Mapping[str, Sequence[float]]
     is_rival: bool = True
+    given_up: Scores = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Comparison:
       interpolation_error: an estimate of the most that P and TTP are off, by metric.
       chosen_by: the metrics that the settings were chosen by.
       chosen_on: what they were chosen on, in words.
+      references: what `given_up` of a rule is the difference to, by measure, in words.
+      keeps: whether settings had to keep P (`--keep P`).
+      drawn: which part of the federation was looked at, in words; empty for all of it.
       validation_instances: how many held-out examples there were.
       test_instances: how many test instances.
     """
@@ -61,6 +66,9 @@ class Comparison:
     chosen_on: str
     validation_instances: int
     test_instances: int
+    references: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keeps: bool = False
+    drawn: str = ""
 
 
 def read_comparison(summary: Mapping[str, Any]) -> Comparison:
@@ -90,6 +98,9 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
         WORDS[summary.get("chosen_on", "pooled")],
         int(summary["validation_instances"]),
         int(summary["test_instances"]),
+        {measure: one["words"] for measure, one in (summary.get("references") or {}).items()},
+        summary.get("keep") is not None,
+        (summary.get("drawn") or {}).get("words", ""),
     )
 
 
@@ -107,6 +118,7 @@ def _rule(found: Mapping[str, Any]) -> Rule:
         exact=_scores(found["exact"] or {}, ()),
         weights=weights,
         is_rival=not found.get("bound") and found.get("label") != "paper",
+        given_up=_scores(found.get("given_up") or {}, ()),
     )
 
 

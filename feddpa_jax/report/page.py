@@ -14,6 +14,7 @@ from feddpa_jax.evaluate.metrics import METRICS, without_words_note
 from feddpa_jax.files.escape import html
 from feddpa_jax.report import result_tables, run_figures
 from feddpa_jax.report.content import Run, metrics_of
+from feddpa_jax.report.given_up_table import given_up_table
 from feddpa_jax.report.plot_style import inline, to_svg
 from feddpa_jax.report.result_tables import Table
 from feddpa_jax.report.run_figures import Drawing
@@ -210,6 +211,7 @@ def _matrices(run: Run) -> dict[str, Any]:
 def _comparison(run: Run, page: Page) -> dict[str, Any]:
     found = run.comparison
     assert found is not None
+    losses = given_up_table(run.label, found)
     errors = []
     for name, own in found.interpolation_error.items():
         digits = METRICS[name].fine_digits
@@ -222,7 +224,11 @@ def _comparison(run: Run, page: Page) -> dict[str, Any]:
         "curves": run_figures.weight_curves(run, found),
         "rules": run_figures.rule_intervals(run, found),
         "table": page.table(result_tables.rule_table(run.label, found)),
+        "given_up": None if losses is None else page.table(losses),
         "chosen_by": " and ".join(METRICS[name].short for name in found.chosen_by),
+        "keep": ", the best TTP that loses nothing on P beyond its interval,"
+        if found.keeps
+        else "",
         "errors": "; ".join(errors),
         "weights": run_figures.rule_weights(run, found),
     }

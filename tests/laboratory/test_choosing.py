@@ -8,6 +8,7 @@ import pytest
 
 import feddpa_jax as fd
 from feddpa_jax.evaluate.personalization import Tasks
+from feddpa_jax.laboratory import material
 from feddpa_jax.laboratory import search as searching
 from feddpa_jax.laboratory.choosing import AGREED, by_client, pooled
 from feddpa_jax.laboratory.material import Material
@@ -133,7 +134,9 @@ def test_the_shared_adapter_agrees_with_itself(run, monkeypatch: pytest.MonkeyPa
 
 
 def test_shares_by_hand():
-    found = by_client([np.array([2]), np.zeros(0, int), np.array([3, 4])], slice(0, 2), slice(0, 5))
+    own = [np.array([2]), np.zeros(0, int), np.array([3, 4])]
+    found = by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben", "carl"])
+    assert found.group_I.tolist() == [-1, -1, 0, 2, 2]
     assert found.share_CIZ[:, :, 0].tolist() == [
         [0, 0, 0.5, 0, 0],
         [0, 0, 0, 0, 0],
@@ -162,6 +165,19 @@ def test_clients_that_share_no_adapter(caplog: pytest.LogCaptureFixture):
         found = run.laboratory(**OPTIONS)
     assert found.summary["chosen_on"] == "pooled"
     assert "choose: the clients of fedalt share no adapter" in caplog.text
+
+
+def test_too_little_is_held_out_to_keep_p(run, monkeypatch: pytest.MonkeyPatch):
+    """It is refused before anything is computed."""
+    monkeypatch.setattr(material, "_collect", lambda *given: pytest.fail("computed"))
+    for choose, what in (("client", "client 'ben'"), ("pooled", "task 'ben'")):
+        with pytest.raises(fd.UserError) as refused:
+            run.laboratory(**OPTIONS, keep="p", choose=choose)
+        assert str(refused.value).startswith(
+            f"keep: {what} has 1 held-out examples, and an interval of P needs 4 of each; train"
+        )
+    with pytest.raises(fd.UserError, match="keep: 'ttp' is unknown; give p, or leave it out"):
+        run.laboratory(keep="ttp")
 
 
 def test_an_unknown_choice(run):

@@ -39,7 +39,7 @@ def test_grid_equals_a_loop(laboratory, rule):
     collected, part = laboratory.collected, split(laboratory)
     curves = make_curves(collected, part.tasks, part.rows)
     settings = GRID.settings(rule, seed=0)
-    scores_NXZ = score_rule(rule, GRID, collected, curves, part.rows, seed=0)
+    scores_NXZ = score_rule(rule, GRID, collected, curves, part.rows, seed=0).score_NXZ
     assert scores_NXZ.shape == (len(settings), 2, 2)
     for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
         one = judge(collected, part, weigh(collected, setting))
@@ -59,11 +59,26 @@ def test_a_rule_that_learns_in_the_grid(laboratory, rows):
     settings = grid.settings("held_out_gate", seed=0)
     # 4 models x 2 poolings x 2 layers x 2 values; neither supports nor scales.
     assert len(settings) == 32 and {(s.scale, s.scales) for s in settings} == {(1.0, "local")}
-    scores_NXZ = score_rule("held_out_gate", grid, collected, curves, part.rows, seed=0)
+    scores_NXZ = score_rule("held_out_gate", grid, collected, curves, part.rows, seed=0).score_NXZ
     for setting, score_XZ in list(zip(settings, scores_NXZ, strict=True))[::7]:
         one = judge(collected, part, weigh(collected, setting))
         expected = [[one[m].p.value, one[m].ttp.value] for m in ("nll", "exact_match")]
         np.testing.assert_allclose(score_XZ, expected, rtol=1e-4, atol=1e-4, err_msg=str(setting))
+
+
+def test_what_instances_add_is_p_together(laboratory):
+    """Of each setting, client and row, of rules that learn too; the scores stay what they are."""
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    plain = score_rule("held_out_gate", GRID, collected, curves, part.rows, seed=0)
+    assert plain.part_NXI.shape == (len(plain.score_NXZ), 2, 0)
+    told = score_rule("held_out_gate", GRID, collected, curves, part.rows, seed=0, by_instance=True)
+    np.testing.assert_allclose(told.score_NXZ, plain.score_NXZ, rtol=1e-5)
+    np.testing.assert_allclose(told.part_NXI.sum(axis=-1), plain.score_NXZ[..., 0], rtol=1e-5)
+    setting = GRID.settings("held_out_gate", seed=0)[5]
+    scores_CI = interpolated(collected, part, weigh(collected, setting))["nll"]
+    expected_I = np.einsum("ci,ci->i", scores_CI, curves.share_CIZ[..., 0])
+    np.testing.assert_allclose(told.part_NXI[5, 0], expected_I, rtol=1e-4)
 
 
 def test_a_target_that_cannot_be_answered_is_no_exact_match(laboratory):
@@ -90,7 +105,7 @@ def test_one_compilation_a_rule(laboratory, caplog):
     curves = make_curves(collected, part.tasks, part.rows)
     many = Grid(scales=tuple(np.linspace(0, 2, 50).tolist()), supports=(3, 5), layers=(1, 2))
     with jax.log_compiles():
-        scores = score_rule("nearest", many, collected, curves, part.rows, seed=0)
+        scores = score_rule("nearest", many, collected, curves, part.rows, seed=0).score_NXZ
     assert len(scores) == 16 * 2 * 100
     compiled = [r.message for r in caplog.records if "Compiling" in r.message]
     assert sum("jit(score)" in message for message in compiled) == 1, compiled
@@ -127,7 +142,7 @@ def test_hyperparameters_are_searched(laboratory, powered, caplog):
     tried = [dict(setting.parameters) for setting in settings[::4]]
     assert tried == [{"top": t, "power": p} for t in (1, 2) for p in (0.5, 1.0, 2.0)]
     with jax.log_compiles():
-        scores = score_rule("powered", few, collected, curves, part.rows, seed=0)
+        scores = score_rule("powered", few, collected, curves, part.rows, seed=0).score_NXZ
     compiled = [r.message for r in caplog.records if "Compiling jit(score)" in r.message]
     assert len(compiled) == 1
     np.testing.assert_allclose(scores, expected_of(laboratory, settings), rtol=1e-4, atol=1e-4)
@@ -149,7 +164,7 @@ def test_a_hyperparameter_that_a_rule_decides_by(laboratory):
     settings = few.settings("decides", 0)
     assert [setting.parameters for setting in settings] == [{"sign": 1.0}, {"sign": -1.0}]
     try:
-        scores = score_rule("decides", few, collected, curves, part.rows, seed=0)
+        scores = score_rule("decides", few, collected, curves, part.rows, seed=0).score_NXZ
         expected = expected_of(laboratory, settings)
     finally:
         RULES.remove("decides")

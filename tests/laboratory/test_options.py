@@ -12,8 +12,8 @@ from feddpa_jax.types import UserError
 
 def given(**values: str | int) -> argparse.Namespace:
     """The command's arguments, as argparse leaves them."""
-    left_out = dict.fromkeys(("rules", "scales", "supports", "layers", "parameters"))
-    others = {"by": "nll", "choose": "client", "exact": 2, "fresh": False}
+    left_out = dict.fromkeys(("rules", "scales", "supports", "layers", "parameters", "keep"))
+    others = {"by": "nll", "choose": "client", "exact": 2, "fresh": False, "cells": 32_768}
     return argparse.Namespace(**{**left_out, **others, **values})
 
 
@@ -26,9 +26,16 @@ def test_lists():
     found = Options(**read_options(given_))
     assert (found.scales, found.supports) == ((0.0, 1e6), (1, 10_000))
     assert (found.layers, found.rules) == ((0, 3), ("a", "b"))
-    assert found.parameters == {}
+    assert found.parameters == {} and found.keep is None
+    assert read_options(given(keep="P"))["keep"] == "p"
     tried = read_options(given(parameters="gate: {ridge: [0.01, 1]}"))["parameters"]
     assert tried == {"gate": {"ridge": [0.01, 1]}}
+
+
+def test_cells():
+    with pytest.raises(UserError, match=r"^cells: 99 is not from 100 to 1,000,000,000"):
+        read_options(given(cells=99))
+    assert read_options(given(cells=100))["cells"] == 100
 
 
 @pytest.mark.parametrize("text", ["3", "gate: 3", "gate: {ridge: 3}", "gate: {ridge: []}"])
