@@ -82,7 +82,7 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     >>> for problem in check(config).problems:
     ...     print(problem)
     data.max_length: 99999 is more than the 4096 positions of tiny; lower it
-    lora.rank: 99 is more than the 64 rows of the widest adapted map of tiny; lower it
+    lora.rank: 99 is more than the 32 rows of the widest adapted map of tiny; lower it
     """
     problems = Problems()
     _check_names(config, problems)

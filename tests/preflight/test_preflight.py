@@ -46,9 +46,9 @@ def work_of(found: Preflight) -> ExpectedWork:
     return found.work
 
 
-@pytest.mark.parametrize("method", ["feddpa_t", "feddpa_f", "fedlease", "centralized"])
+@pytest.mark.parametrize("method", ["feddpa_t", "rolora", "fedlease", "centralized"])
 def test_the_work_is_that_of_a_run(method: str):
-    """A phase less in the first round; one of everybody after the last; one of everybody first."""
+    """A phase less in the first round; other leaves in every other; a phase of everybody first."""
     config = config_of("--fed.method", method, "--fed.local_epochs", "2")
     work = work_of(check(config))
     prepared = prepare(config, weights=False)
@@ -62,6 +62,30 @@ def test_the_work_is_that_of_a_run(method: str):
     assert (work.received, work.sent) == moved
     assert work.participants == work.returning == len(data.names)
     assert 0.0 < work.real_share <= 1.0 and work.time.seconds > 0.0 and not work.time.measured
+
+
+@pytest.mark.parametrize("method", ["fdlora", "feddpa_f"])
+def test_phases_of_all_clients(method: str):
+    """Before or after three rounds, of which three of eight clients return. A search has none."""
+    more = ["--fed.cohort", "4", "--fed.dropout", "0.25"]
+    work = work_of(check(config_of("--fed.method", method, *more)))
+    shared = work_of(check(config_of("--fed.method", "fedit")))
+    assert work.rounds == 4
+    assert work.tokens == pytest.approx(shared.round_tokens * (1 + 3 * 3 / 8))
+
+
+def test_a_wrong_size_leaves_the_work_unknown():
+    """It would be that of another run."""
+    found = check(config_of("--lora.rank", "100"))
+    assert found.problems == (
+        "lora.rank: 100 is more than the 32 rows of the widest adapted map of tiny; lower it",
+    )
+    assert found.work is None and found.lengths is not None
+
+
+def test_a_problem_is_told_once():
+    (problem,) = check(config_of("--fed.cohort", "9")).problems
+    assert problem == "fed.cohort: 9 of 8 clients; give at most 8"
 
 
 def test_the_expected_cohort():
@@ -248,5 +272,7 @@ def test_the_values_that_are_right_are_kept(tmp_path: Path):
     ]
     with pytest.raises(UserError, match=r"fed\.batch_size"):
         load_config(file)
+    file.write_text("weighting: {rule: held_out_gate, parameters: {ridge: 0.5}}")
     right: list[str] = []
-    assert load_config(None, TINY, problems=right) == config_of() and right == []
+    assert load_config(file, TINY, problems=right) == load_config(file, TINY)
+    assert right == []

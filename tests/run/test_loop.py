@@ -72,7 +72,7 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     assert seen["mesh"] is prepared.mesh
     assert parts.aggregation == "examples"
     assert parts.names == prepared.names
-    assert parts.id_C.tolist() == training_data(config, prepared).ids
+    assert parts.id_C.tolist() == list(training_data(config, prepared).ids)
     assert len(set(parts.id_C.tolist())) == 8
     assert isinstance(parts.store, ClientFiles)
     assert (parts.store.folder, parts.store.cached) == (tmp_path / "checkpoints" / "clients", 5)

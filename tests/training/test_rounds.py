@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 import feddpa_jax.training.rounds as rounds_module
+from feddpa_jax.training.participation import Availability
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import TokenizedExample, client_id
@@ -81,6 +82,14 @@ def test_shuffling_and_participation_follow_the_seed():
     draws = [tuple(d.participants(r).tolist()) for d in (data, other) for r in (0, 1)]
     assert len(set(draws)) == 4
     assert tuple(data.participants(0).tolist()) == draws[0]
+
+
+def test_only_clients_that_are_available_take_part():
+    """A quarter of a day of four rounds: each client is there once a day."""
+    data = make_data(availability=Availability("daily", share=0.25, period=4))
+    days = [[c for n in range(4) for c in data.participants(4 * day + n)] for day in range(2)]
+    assert sorted(days[0]) == list(range(20)) and days[0] == days[1]
+    assert all(len(data.participants(number)) < 20 for number in range(4))
 
 
 def test_a_round_says_who_takes_part_with_how_many_examples():

@@ -2,6 +2,8 @@
 
 from tests.mutation.mutant import edits
 
+_CHECK = "preflight/test_preflight.py"
+
 ENTRIES = [
     *edits(
         "run/inputs.py",
@@ -142,8 +144,16 @@ ENTRIES = [
         ('"last": curve[-1]', '"last": curve[0]'),
         ("float(np.mean(curve))", "float(np.median(curve))"),
         ("list(phases.values())[-1]", "list(phases.values())[0]"),
-        ("if last_phase else None", "if True else None", "federated/test_dropout.py"),
-        ("{} if dropped_out is None else", "{} if True else", "federated/test_dropout.py"),
+        (
+            "if last_phase else None",
+            "if True else None",
+            "federated/test_dropout.py::test_where_all_drop_out_everything_stays",
+        ),
+        (
+            "{} if dropped_out is None else",
+            "{} if True else",
+            "federated/test_dropout.py::test_where_all_drop_out_everything_stays",
+        ),
         ("done.computed_tokens for done", "done.real_tokens for done"),
         ('"client_bytes_received": moved[0]', '"client_bytes_received": moved[1]'),
         (
@@ -155,6 +165,58 @@ ENTRIES = [
             "**{}",
             "training/test_stopping.py",
         ),
+    ),
+    *edits(
+        "preflight/expected_work.py",
+        f"{_CHECK}::test_the_work_is_that_of_a_run {_CHECK}::test_the_expected_cohort "
+        f"{_CHECK}::test_phases_of_all_clients",
+        ("clients if number >= rounds else returning", "returning"),
+        ("clients if phase.everybody else some for", "some for"),
+        ("participants * (1.0 - data.dropout)", "participants"),
+        ("data.availability.share * clients", "clients"),
+        ("clients = 1 if len(data.names) == 1 else", "clients ="),
+        ("tokens_of(min(1, rounds - 1))", "tokens_of(0)"),
+        ("method.phases_of(0, rounds + 2)", "method.phases_of(1, rounds + 2)"),
+        ("if p.search is None]", "]", f"{_CHECK}::test_phases_of_all_clients"),
+        (
+            "config.lora.ranks[c] for c in lengths.measured",
+            "config.lora.ranks",
+            f"{_CHECK}::test_many_clients_are_sampled",
+        ),
+        (
+            "tokens * spent / done",
+            "tokens / spent",
+            f"{_CHECK}::test_a_run_that_has_begun_says_its_pace",
+        ),
+    ),
+    *edits(
+        "preflight/preflight.py",
+        f"{_CHECK}::test_all_problems_at_once",
+        ("tried = without(tried, str(error))", "tried = None"),
+        ("if problem not in self.found:", "if True:", f"{_CHECK}::test_a_problem_is_told_once"),
+        (
+            "work = None if sizes else work",
+            "pass",
+            f"{_CHECK}::test_a_wrong_size_leaves_the_work_unknown",
+        ),
+    ),
+    *edits(
+        "preflight/lengths.py",
+        f"{_CHECK}::test_lengths_by_hand {_CHECK}::test_many_clients_are_sampled",
+        ("if looked_at >= MOST_EXAMPLES:", "if False:"),
+        ("measured = tuple(sorted(training))", "measured = tuple(training)"),
+        ("len(self.measured) + len(self.empty) < self.clients", "False"),
+        ("uniform(config.seed, ids, _MEASURED)", "uniform(0, ids, _MEASURED)"),
+        ("if own.truncated or own.dropped:", "if own.dropped:"),
+    ),
+    *edits(
+        "config/loading.py",
+        f"{_CHECK}::test_the_values_that_are_right_are_kept",
+        (
+            "right[key] = leaf if name is None else {**right.get(key, {}), name: leaf}",
+            "right[key] = leaf if name is None else {name: leaf}",
+        ),
+        ('or name != "parameters":', "or True:"),
     ),
     *edits(
         "files/result_files.py",

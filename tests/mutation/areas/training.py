@@ -205,15 +205,24 @@ ENTRIES = [
     ),
     *edits(
         "training/rounds.py",
-        "federated/test_dropout.py",
+        "federated/test_dropout.py::test_the_same_places_whoever_is_missing "
+        "federated/test_dropout.py::test_some_drop_out_here",
         (
             "len(self.names), dtype=np.int32) if everybody else self.returning(number)",
             "len(self.names), dtype=np.int32) if everybody else self.participants(number)",
         ),
         ("count = len(participants) if everybody else self.most", "count = len(participants)"),
-        ("max(1, len(participants))", "len(participants)"),
+        (
+            "max(1, len(participants))",
+            "len(participants)",
+            "federated/test_dropout.py::test_where_all_drop_out_everything_stays",
+        ),
         ("cohort=self.cohort,", "cohort=None,"),
-        ("availability=self.availability,", "availability=ALWAYS,", "run/test_configured.py"),
+        (
+            "availability=self.availability,",
+            "availability=ALWAYS,",
+            "training/test_rounds.py::test_only_clients_that_are_available_take_part",
+        ),
     ),
     *edits(
         "training/rounds.py",
