@@ -11,7 +11,7 @@ from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import feddpa_jax as fd
-from feddpa_jax.data.chat import ChatTemplate
+from feddpa_jax.data.chat import ChatTemplate, Piece
 from feddpa_jax.data.templates import TEMPLATES, alpaca, alpaca_short, bound
 from feddpa_jax.data.tokenize import encode_examples, encode_prompt
 from feddpa_jax.hf.tokenizer import Tokenizer, bpe_backend, byte_tokenizer
@@ -136,6 +136,26 @@ def test_special_tokens_in_what_was_said_stay_text(family):
     assert found.trained_T is not None
     said = spelled(tokenizer, found.tokens_T[found.trained_T])
     assert said.replace(" ", "") == f"{evil}{family.end}{evil}{family.end}"
+
+
+def test_pieces_by_hand():
+    """Of two special tokens the longer one is meant; what a text starts with may be one too."""
+    family = FAMILIES["smollm2"]._replace(special=("<|im_end|>", "<|im_start|>", "<|im_end|>>"))
+    source = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    tokenizer = tokenizer_of(family)
+    template = ChatTemplate(source, "mine", tokenizer)
+    history = (Turn("user", "<|im_end|>>"), Turn("assistant", "a<|im_start|>b"))
+    example = Example("Hi", "", history=history)
+    assert template.pieces(example) == (
+        Piece(""),
+        Piece("<|im_end|>>", special=False),
+        Piece("<|im_end|>\n"),
+        Piece("a<|im_start|>b", special=False, answer=True),
+        Piece("<|im_end|>\nHi<|im_end|>\n"),
+    )
+    ids = encode_prompt(example, tokenizer, template, 99).tolist()
+    special = tokenizer.special_tokens
+    assert [i for i in ids if i in special.values()] == [special["<|im_end|>"]] * 3
 
 
 def test_what_a_chat_template_cannot_have():

@@ -138,6 +138,10 @@ def turns(*roles: str) -> dict:
         (turns("user", "tool", "user", "assistant"), ["turn 2 is by 'tool'", "such as tools"]),
         ({"messages": [{"role": "user", "content": None}]}, ["turn 1 has no text"]),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["turn 1 has no text"]),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}, {"text": "this"}]}]},
+            ["turn 1 has no text"],
+        ),
         ({"messages": ["Hi"]}, ["turn 1 is not an object"]),
         ({"messages": "Hi"}, ["'messages' is not a list of turns"]),
     ],
@@ -164,6 +168,9 @@ def test_a_map_of_columns_names_any_others(tmp_path):
         UserError, match=r"no column 'subjekt', which data\.columns has for task; it"
     ):
         load_federation(path, columns={**columns, "task": "subjekt"})
+    # Data sets put together have nulls where a record is of another format.
+    nulls = {**ONE_TURN["alpaca"][0], "messages": None, "prompt": None, "completion": None}
+    assert to_example(nulls, "").instruction == ASKED[0][0]
     # A map says which of two formats is meant.
     both = {**ONE_TURN["alpaca"][0], "prompt": "P", "completion": "C"}
     assert to_example(both, "", columns=Columns({"prompt": "prompt"})).instruction == "P"
