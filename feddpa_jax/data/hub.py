@@ -120,7 +120,7 @@ def read_splits(
     Args:
       path: as the user wrote it.
       columns: the data's name of a column by ours (`data.columns`).
-      streamed: a file of JSON lines or CSV is read record by record.
+      streamed: a file, or a folder with `train.parquet`, is read record by record.
 
     Raises:
       UserError: an unknown option, or no such data set, split or column.
@@ -240,9 +240,14 @@ def _load(
     kind, separator = KINDS.get(place.suffix.lower(), no_kind) if place.is_file() else no_kind
     if config and (on_disk or kind):
         raise UserError(f"{field}: {path}: config is for data sets of the hub; leave it out")
+    if streamed and kind:
+        return {"train": stream_table(place, kind, separator=separator)}
+    if streamed and place.is_dir():
+        there = {split: place / f"{split}.parquet" for split in ("train", "test")}
+        return {
+            split: stream_table(file, "parquet") for split, file in there.items() if file.is_file()
+        }
     if kind in ("csv", "json"):
-        if streamed:
-            return {"train": stream_table(place, kind, separator=separator)}
         return {"train": read_tables([place], kind, separator=separator)}
     if place.is_file() and not kind:
         raise UserError(f"{field}: {path}: {place.name} is none of {', '.join(KINDS)}; convert it")

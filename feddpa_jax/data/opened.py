@@ -38,7 +38,8 @@ def open_population(
 
     Args:
       path: as of `load_federation`: a folder that `write_population` wrote, a folder of clients'
-        folders, or "hf:FILE?..." of one JSON, CSV or Parquet file.
+        folders, or "hf:FILE?..." of one JSON, CSV or Parquet file, or of a folder with
+        `train.parquet`, as partitions are written.
       cache: "off": no others than the first; "auto": large ones.
       columns: the data's name of a column by ours (`data.columns`).
 
@@ -67,11 +68,12 @@ def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:
     None where they are not such files, or fewer or smaller than what `only_large` asks for.
     """
     if path.startswith("hf:"):
-        file = user_path(path.removeprefix("hf:").partition("?")[0])
-        if not file.is_file():
+        place = user_path(path.removeprefix("hf:").partition("?")[0])
+        parts = [place] if place.is_file() else [place / f"{n}.parquet" for n in ("train", "test")]
+        if not parts[0].is_file():
             return None
-        entry = _entry(file, file.resolve().as_posix())
-        return [entry] if not only_large or entry[1] >= LARGE_FILE else None
+        entries = [_entry(file, file.resolve().as_posix()) for file in parts]
+        return entries if not only_large or entries[0][1] >= LARGE_FILE else None
     folder = user_path(path)
     if not (folder / FOLDER).is_dir():
         return None

@@ -137,19 +137,23 @@ def write_population(
     by_name: bool = True,
     told: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Writes a population's files into a folder that is there and empty.
+    """Writes a population's files into a folder; `load_federation(folder)` opens it.
 
     Args:
-      folder: the folder.
+      folder: new, or empty.
       examples: a client's name and an example of it, in any order; they are not kept in memory.
       test: test instances.
       by_name: the clients are in the order of their names; else in that of their first examples.
       told: called with the number of examples of every batch that is written.
 
     Raises:
-      UserError: there is no client, or two have names that differ in case alone.
+      UserError: the folder is not empty, there is no client, or two have names that differ in case
+        alone.
       OSError: something cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; name a new folder")
     codes: dict[str, int] = {}
     sums: list[int] = []
     code_B: list[int] = []

@@ -74,12 +74,14 @@ def stream_table(file: Path, kind: str, *, separator: str = ",") -> Table:
 
     Args:
       file: the file.
-      kind: "csv" or "json".
+      kind: "csv", "json" or "parquet".
       separator: between a CSV file's columns.
 
     Raises:
       UserError: as `read_tables`; of a later line once the records get there.
     """
+    if kind == "parquet":
+        return _parquet_rows(file)
     with file.open(encoding="utf-8", errors="replace") as text:
         start = text.read(4096).lstrip("\ufeff \t\r\n")
     if kind == "json" and start.startswith("["):
@@ -129,6 +131,31 @@ def _json_records(file: Path) -> list[Any]:
     ]
 
 
+def _parquet_rows(file: Path) -> Table:
+    """The records of a Parquet file, some thousands of which are in memory at once."""
+    import pyarrow.parquet
+
+    try:
+        opened = pyarrow.parquet.ParquetFile(file)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise _not_parquet(file, error) from None
+
+    def records() -> Iterator[dict[str, Any]]:
+        try:
+            for batch in opened.iter_batches():
+                yield from batch.to_pylist()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise _not_parquet(file, error) from None
+
+    return Table(opened.schema_arrow.names, records())
+
+
+def _not_parquet(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file}: not a Parquet file that can be read ({reason(error)}); get the file again"
+    )
+
+
 def _parquet_records(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     import pyarrow.parquet
 
@@ -137,9 +164,7 @@ def _parquet_records(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
             table = opened.read()
         return table.column_names, table.to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{file}: not a Parquet file that can be read ({reason(error)}); get the file again"
-        ) from None
+        raise _not_parquet(file, error) from None
 
 
 def _csv_records(file: Path, separator: str) -> tuple[list[str], list[dict[str, str]]]:

@@ -30,9 +30,41 @@ def records(clients: int = 7) -> list[tuple[str, Example]]:
     return [(name, an_example(name, n)) for n in range(4) for name in names]
 
 
+def columns_of(example: Example) -> dict[str, str]:
+    return {name: value for name, value in vars(example).items() if name != "history"}
+
+
 def flat_file(folder: Path) -> Path:
     file = folder / "flat.jsonl"
-    lines = [{"client": name, **vars(example)} for name, example in records()]
+    lines = [{"client": name, **columns_of(example)} for name, example in records()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def partition_folder(folder: Path) -> Path:
+    import pandas
+
+    folder.mkdir()
+    rows = [{"client": name, **columns_of(example)} for name, example in records()]
+    pandas.DataFrame(rows).to_parquet(folder / "train.parquet")
+    pandas.DataFrame(rows[:5]).to_parquet(folder / "test.parquet")
+    return folder
+
+
+def talks(folder: Path) -> Path:
+    file = folder / "talks.jsonl"
+    lines = [
+        {
+            "client": name,
+            "messages": [
+                {"role": "user", "content": f"First {example.instruction}"},
+                {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": example.instruction},
+                {"role": "assistant", "content": example.output},
+            ],
+        }
+        for name, example in records()
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
 
@@ -43,17 +75,17 @@ def client_folders(folder: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         for file in ("train.jsonl", "test.jsonl"):
             with (place / file).open("a") as text:
-                text.write(json.dumps(vars(example)) + "\n")
+                text.write(json.dumps(columns_of(example)) + "\n")
     return folder
 
 
 @pytest.mark.parametrize("max_train", [None, 3])
 @pytest.mark.parametrize("validation", [0, 1])
-@pytest.mark.parametrize("make", [flat_file, client_folders])
+@pytest.mark.parametrize("make", [flat_file, client_folders, partition_folder, talks])
 def test_opened_data_are_those_in_memory(tmp_path, make, max_train, validation, monkeypatch):
     monkeypatch.setattr("feddpa_jax.data.population.BATCH", 5)
-    made = make(tmp_path / "data" if make is client_folders else tmp_path)
-    path = f"hf:{made}" if make is flat_file else str(made)
+    made = make(tmp_path if make in (flat_file, talks) else tmp_path / "data")
+    path = str(made) if make is client_folders else f"hf:{made}"
     settings = {"seed": 5, "max_train": max_train, "validation": validation, "max_test": 2}
     loaded = load_federation(path, cache="off", **settings)
     found = load_federation(path, cache="on", **settings)
@@ -124,7 +156,7 @@ def test_changed_data_are_read_anew(tmp_path, cache):
     file = flat_file(tmp_path)
     running = load_federation(f"hf:{file}", cache="on")
     with file.open("a") as text:
-        text.write(json.dumps({"client": "new", **vars(an_example("new", 0))}) + "\n")
+        text.write(json.dumps({"client": "new", **columns_of(an_example("new", 0))}) + "\n")
     assert load_federation(f"hf:{file}", cache="on").names == (*sorted((*running.names, "new")),)
     # What a run has opened stays what it was.
     assert running.clients[0].train == tuple(an_example("u0", n) for n in range(4))
@@ -185,7 +217,9 @@ def test_other_files(tmp_path, suffix):
     import pandas
 
     file = tmp_path / f"flat{suffix}"
-    table = pandas.DataFrame([{"client": name, **vars(example)} for name, example in records()])
+    table = pandas.DataFrame(
+        [{"client": name, **columns_of(example)} for name, example in records()]
+    )
     if suffix == ".csv":
         table.to_csv(file, index=False)
     elif suffix == ".parquet":
