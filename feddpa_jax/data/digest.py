@@ -1,11 +1,15 @@
 """Digests of what a client trains on, and of many clients at once."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from feddpa_jax.types import Client, TokenizedExample
+
+# More clients than this are not named one by one in every checkpoint.
+NAMED = 4096
+ALL = "some client"
 
 
 def digest_of_parts(parts: Iterable[bytes]) -> str:
@@ -50,3 +54,31 @@ class DigestOfAll:
     def hexdigest(self) -> str:
         """16 hexadecimal digits."""
         return self._whole.hexdigest()[:16]
+
+
+def names_in_short(names: Sequence[str]) -> list[str]:
+    """The clients' names; of more than `NAMED`, their number and a digest.
+
+    >>> names_in_short(["anna", "ben"])
+    ['anna', 'ben']
+    """
+    if len(names) <= NAMED:
+        return list(names)
+    return [f"{len(names)} clients", digest_of_parts(name.encode() for name in names)]
+
+
+def digests_in_short(names: Sequence[str], digest_of: Mapping[str, str]) -> dict[str, str]:
+    """The digests of clients by name; of more than `NAMED` one of all, and none if some have none.
+
+    Args:
+      names: of all clients, in their order.
+      digest_of: of those that have a digest.
+    """
+    if len(names) <= NAMED:
+        return dict(digest_of)
+    if len(digest_of) < len(names):
+        return {}
+    whole = DigestOfAll()
+    for name in names:
+        whole.add(name, digest_of[name])
+    return {ALL: whole.hexdigest()}

@@ -1,6 +1,5 @@
 """What a run is: a checkpoint goes on only with the settings, model, data and start it is from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,12 @@ import numpy as np
 
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config
-from feddpa_jax.data.digest import DigestOfAll, client_digest, digest_of_parts
+from feddpa_jax.data import digest
+from feddpa_jax.data.digest import digest_of_parts
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.run.own_code import digests
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
-
-# More clients than this are not named one by one in every checkpoint.
-NAMED = 4096
-ALL = "some client"
 
 
 def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
@@ -35,7 +31,7 @@ def identity(config: Config, prepared: Prepared) -> dict[str, Any]:
         "alpha": config.lora.alpha,
         "targets": list(config.lora.targets),
         "base": prepared.base.fingerprint,
-        "clients": _names(prepared.names),
+        "clients": digest.names_in_short(prepared.names),
         "seed": config.seed,
         "data": data_digests(prepared),
     }
@@ -53,29 +49,14 @@ def data_digests(prepared: Prepared) -> dict[str, str]:
     not worked on.
     """
     training, clients = prepared.training, prepared.federation.clients
-    many = len(training) > NAMED
-    if isinstance(training, TokenizedClients) and many:
-        return {ALL: training.digest}
+    if isinstance(training, TokenizedClients) and len(training) > digest.NAMED:
+        return {digest.ALL: training.digest}
     found = {
-        name: client_digest(clients[place], training[place])
+        name: digest.client_digest(clients[place], training[place])
         for place, name in enumerate(prepared.names)
         if training[place]
     }
-    if not many:
-        return found
-    if len(found) < len(training):
-        return {}
-    whole = DigestOfAll()
-    for name, digest in found.items():
-        whole.add(name, digest)
-    return {ALL: whole.hexdigest()}
-
-
-def _names(names: Sequence[str]) -> Any:
-    """The clients' names; of many, their number and a digest."""
-    if len(names) <= NAMED:
-        return list(names)
-    return [f"{len(names)} clients", digest_of_parts(name.encode() for name in names)]
+    return digest.digests_in_short(prepared.names, found)
 
 
 def init_digests(config: Config, prepared: Prepared) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.data.digest import digests_in_short, names_in_short
 from feddpa_jax.files.manifest import NAME
 from feddpa_jax.types import UserError
 
@@ -33,6 +34,7 @@ def check_record(
     Raises:
       UserError: what differs, or has changed.
     """
+    record = _in_short(record)
     for key, value in expected.items():
         if key in SOURCES:
             continue
@@ -44,6 +46,15 @@ def check_record(
                 "use the run's own configuration, or a new --run-dir"
             )
     _check_sources(place, record, expected, warn)
+
+
+def _in_short(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record as it is written today: earlier versions named clients however many there were."""
+    names, data = record.get("clients"), record.get("data")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return record
+    known = {"data": digests_in_short(names, data)} if isinstance(data, dict) else {}
+    return {**record, "clients": names_in_short(names), **known}
 
 
 def _check_sources(

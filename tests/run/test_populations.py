@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import feddpa_jax as fd
+from feddpa_jax.data import digest
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.evaluate import groups
-from feddpa_jax.run import client_files, identity
+from feddpa_jax.run import client_files
 from feddpa_jax.types import UserError
 
 CLIENTS = 9
@@ -80,7 +81,7 @@ def test_the_bits_do_not_depend_on_the_cache(tmp_path, file):
 
 @pytest.mark.parametrize("named", [4096, 3])
 def test_data_that_changed_are_refused(tmp_path, file, named, monkeypatch):
-    monkeypatch.setattr(identity, "NAMED", named)
+    monkeypatch.setattr(digest, "NAMED", named)
     run = tmp_path / "run"
     fd.Experiment.from_config(configured(file, "on"), run_dir=run).train()
     # In memory the run is the same.
@@ -121,6 +122,7 @@ def test_flat_folders_of_many_clients_go_on(tmp_path, file, monkeypatch):
     """Earlier versions had all clients in one folder, however many there were."""
     run = tmp_path / "run"
     next(iter(fd.Experiment.from_config(configured(file, "on"), run_dir=run).rounds()))
+    monkeypatch.setattr(digest, "NAMED", 3)
     monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
     experiment = fd.Experiment.from_config(configured(file, "on"), run_dir=run)
     assert [done.number for done in experiment.rounds()] == [1]
