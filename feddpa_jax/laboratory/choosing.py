@@ -29,7 +29,7 @@ HEADINGS: dict[How, tuple[str, str]] = {"client": ("own", "foreign"), "pooled": 
 # The one that stands for P, and what is asked for in the other, in words.
 OWN: dict[How, str] = {
     "client": "each client's own held-out examples",
-    "pooled": "their own tasks among the pooled held-out examples",
+    "pooled": "clients' own tasks among the pooled held-out examples",
 }
 OTHER: dict[How, str] = {
     "client": "agreement with the shared adapter",

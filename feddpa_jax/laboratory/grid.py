@@ -261,6 +261,13 @@ def score_rule(
     return Scored(*(np.sum(values, axis=0) for values in zip(*found, strict=True)))
 
 
+def _scalings(rule: str, grid: Grid) -> tuple[jax.Array, jax.Array]:
+    """A rule's scales, and whether they are of the local adapter's weight, each [S]."""
+    pairs = ((scale, side == "local") for scale, side in grid.scalings(rule))
+    scale_S, local_S = (jnp.array(values) for values in zip(*pairs, strict=True))
+    return scale_S, local_S
+
+
 def _score_part(
     rule: str,
     grid: Grid,
@@ -277,13 +284,7 @@ def _score_part(
     views, supports = grid._seen(rule)
     inputs = _inputs(rule, names, views, supports, collected, part, rows, seed)
     curves = part.curves_of(curves, collected.questions.folds()[:, rows] if learns(rule) else None)
-    scale_S, local_S = (
-        jnp.array(values)
-        for values in zip(
-            *((scale, side == "local") for scale, side in grid.scalings(rule)), strict=True
-        )
-    )
-
+    scale_S, local_S = _scalings(rule, grid)
     told = curves.share_CIZ.shape[1] if by_instance else 0
 
     def score(

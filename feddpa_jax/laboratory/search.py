@@ -3,14 +3,14 @@
 import dataclasses
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.evaluate.estimating import Summary
 from feddpa_jax.evaluate.evaluation import evaluate
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.federated.method import METHODS
@@ -19,7 +19,7 @@ from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate
-from feddpa_jax.laboratory.cells import draw, part_of
+from feddpa_jax.laboratory.cells import Drawn, draw, part_of
 from feddpa_jax.laboratory.choosing import OWN
 from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
@@ -85,11 +85,7 @@ def search(
     rules = _rules(options.rules)
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
-    prompts_C = list(map(len, prepared.training))
-    drawn = draw(prepared.federation, prompts_C, most=options.cells, seed=config.seed)
-    if drawn is not None:
-        _log.info(drawn.words())
-        prepared, adapters = part_of(prepared, adapters, drawn, seed=config.seed)
+    prepared, adapters, drawn = _drawn(prepared, adapters, options.cells, config.seed)
     given = find_material(
         config,
         prepared,
@@ -102,53 +98,72 @@ def search(
         told=on_progress,
     )
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
-    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
     _check_parameters(options, rules)
-    grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
+    grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
     tried = try_all(rules, options.by, grid, given, paper, options.keep, on_progress)
     best = tried.best
     references = find_references(given.collected, given.choosing, options.by)
     exactly = _run_exactly(best, options.exact)
     findings = [
-        dataclasses.replace(
-            found, exact=_exact(config, prepared, adapters, given, found, on_progress)
-        )
+        _exact(config, prepared, adapters, given, found, on_progress)
         if found.candidate.settings and found.candidate.label in exactly
         else found
         for found in _judge_all(given, paper, best, references)
     ]
     errors = interpolation_error(given.collected, given.test)
-    notes = [
-        *([] if drawn is None else [drawn.words()]),
-        *tried.notes,
-        note_on_losses(references, OWN[given.choosing.how]),
-        *_remarks(given, findings, errors),
-    ]
+    notes = [] if drawn is None else [drawn.words()]
+    notes += [*tried.notes, *_remarks(given, findings, errors, references)]
     if folder is not None:
         run_dir = shlex.quote(str(folder.parent))
         notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
-    content = summary_of(
-        given.collected,
-        given.test,
-        findings,
-        about={
-            "round": round_number,
-            "chosen_by": list(options.by),
-            "chosen_on": given.choosing.how,
-            "keep": tried.kept and tried.kept.to_json(),
-            "references": references.to_json(),
-            "drawn": drawn and drawn.to_json(),
-            "validation_instances": len(given.validation.tasks.task_I),
-            "test_instances": len(given.setting.instances),
-            "interpolation_error": errors,
-        },
-    )
+    about = {
+        "round": round_number,
+        "chosen_by": list(options.by),
+        "keep": tried.kept and tried.kept.to_json(),
+        "references": references.to_json(),
+        "drawn": drawn and drawn.to_json(),
+        "interpolation_error": errors,
+    }
+    content = _content(given, findings, about)
     if folder is not None:
         write_results(
             folder, {"settings.csv": tried.table, "summary.json": to_json(content)}, files
         )
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, tried.table, references)
+
+
+def _drawn(
+    prepared: Prepared, adapters: Adapters, cells: int, seed: int
+) -> tuple[Prepared, Adapters, Drawn | None]:
+    """The part of a run that is looked at: all of it, or what is drawn of it."""
+    prompts_C = list(map(len, prepared.training))
+    drawn = draw(prepared.federation, prompts_C, most=cells, seed=seed)
+    if drawn is None:
+        return prepared, adapters, None
+    _log.info(drawn.words())
+    return *part_of(prepared, adapters, drawn, seed=seed), drawn
+
+
+def _grid(
+    options: Options, given: Material, layers: tuple[int, ...], paper: WeightingSettings
+) -> Grid:
+    """The settings to try."""
+    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
+    supports = tuple(sorted(set(supports)))
+    return Grid(options.scales, supports, layers, parameters=options.parameters)
+
+
+def _content(
+    given: Material, findings: Sequence[Finding], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    counts = {
+        "chosen_on": given.choosing.how,
+        "validation_instances": len(given.validation.tasks.task_I),
+        "test_instances": len(given.setting.instances),
+    }
+    return summary_of(given.collected, given.test, findings, about={**about, **counts})
 
 
 def _check_parameters(options: Options, rules: Sequence[str]) -> None:
@@ -159,11 +174,15 @@ def _check_parameters(options: Options, rules: Sequence[str]) -> None:
 
 
 def _remarks(
-    given: Material, findings: Sequence[Finding], errors: dict[str, dict[str, float]]
+    given: Material,
+    findings: Sequence[Finding],
+    errors: dict[str, dict[str, float]],
+    references: References,
 ) -> list[str]:
     """What the numbers are worth."""
     targets = [example.output for example in given.setting.instances]
     return [
+        note_on_losses(references, OWN[given.choosing.how]),
         *describe_agreement(findings, errors),
         note_on_the_most_common_answer(given.setting),
         *notes_on_rouge(findings, targets),
@@ -276,8 +295,8 @@ def _exact(
     given: Material,
     finding: Finding,
     on_progress: OnProgress | None,
-) -> dict[str, Summary]:
-    """The test scores from new forward passes, with answers where ROUGE-1 is wanted."""
+) -> Finding:
+    """A finding with test scores from new forward passes, and answers where ROUGE-1 is wanted."""
     assert finding.candidate.settings is not None
     results = evaluate(
         prepared.base.model,
@@ -290,4 +309,5 @@ def _exact(
         decoding=decoding(config, prepared),
         on_progress=on_progress,
     )
-    return summarize_all(results["instance"].scores_CI, given.test)
+    exact = summarize_all(results["instance"].scores_CI, given.test)
+    return dataclasses.replace(finding, exact=exact)
