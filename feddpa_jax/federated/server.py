@@ -17,7 +17,7 @@ class Uploads(NamedTuple):
     Attributes:
       parts_K: {part: {target: {leaf: [K, L, ...]}}}, on the host.
       share_K: each one's share in an average; they add up to 1.
-      members: the participants, by index.
+      members: the clients that sent it, by index: participants that did not drop out.
     """
 
     parts_K: dict[str, Any]
@@ -31,7 +31,7 @@ class Moment(NamedTuple):
     Attributes:
       number: the round.
       key: of the server's randomness in this phase of this round.
-      members: the participants, by index.
+      members: the clients that sent something, by index.
     """
 
     number: int

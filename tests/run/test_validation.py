@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_the_answers(base: fd.Base, method: str, mode: str |
     scores = run.evaluate(modes=mode or run.answers_with)["nll"]
     assert last.validation_loss == pytest.approx(scores[mode or run.answers_with].p.value, abs=1e-4)
     # The training's own loss is something else.
-    assert last.validation_loss is not None
+    assert last.validation_loss is not None and last.loss is not None
     assert abs(last.validation_loss - last.loss) > 1e-3
 
 
