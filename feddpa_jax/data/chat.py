@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jinja2 import TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from feddpa_jax.hf.chat import render_chat
+from feddpa_jax.hf.render import render_chat
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, Turn, UserError
 

@@ -10,7 +10,7 @@ from feddpa_jax.evaluate.metrics import told, without_words_note
 from feddpa_jax.export.trained import Trained
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
-from feddpa_jax.hf.chat import VARIABLES
+from feddpa_jax.hf.render import VARIABLES
 from feddpa_jax.types import Example
 
 _PAPER = (

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from feddpa_jax.data.templates import alpaca_short
+from feddpa_jax.data.templates import alpaca_short, bound
+from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.types import Example
+from tests.data.chat_templates import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,16 @@ def test_special_tokens_and_sizes(smollm2: Base):
     assert (config.layers, config.width, config.heads, config.kv_heads) == (30, 576, 9, 3)
     assert (config.head_dim, config.ffn, config.tied) == (64, 1536, True)
     assert (config.rope.theta, config.rms_eps) == (1e5, 1e-5)
+
+
+def test_the_chat_template_is_the_one_that_is_compared(smollm2: Base):
+    assert smollm2.tokenizer.chat_template == FAMILIES["smollm2"].template
+    template, tokenizer = bound("chat", smollm2.tokenizer)
+    assert tokenizer.stop_ids == (2,)
+    ids = encode_prompt(Example("Hi", ""), tokenizer, template, 99).tolist()
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    end = tokenizer.encode(asked)
+    assert ids[-len(end) :] == end and ids[:2] == tokenizer.encode("<|im_start|>system")
 
 
 def test_numbers_are_cut_into_digits(smollm2: Base):

@@ -254,7 +254,7 @@ ENTRIES = [
         ("[template.answer(e.output) for e in examples]", "[e.output for e in examples]"),
     ),
     *edits(
-        "hf/chat.py",
+        "hf/render.py",
         "data/test_chat.py",
         ('{"enable_thinking": False}', "{}"),
         ("source = _FIXED_DATE + source", "pass"),
