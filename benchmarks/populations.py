@@ -8,7 +8,6 @@ processes, in turns: 64 clients a round, 20 rounds, one update of four examples 
 import argparse
 import json
 import logging
-import resource
 import shutil
 import subprocess
 import sys
@@ -59,15 +58,15 @@ def configured(file: Path, clients: int, cohort: int = COHORT, rounds: int = ROU
     )
 
 
-def resident() -> float:
-    """This process's largest resident memory in MB, files that are mapped included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(field: str) -> float:
+    """A field of this process's memory in MB.
 
-
-def anonymous() -> float:
-    """What of it is now this process's own, in MB: no file of the system's cache."""
+    Args:
+      field: "VmHWM" is the most that was resident, mapped files included; "RssAnon" what is now the
+        process's own.
+    """
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) / 1024
+    return int(fields[field].split()[0]) / 1024
 
 
 def one_run(file: Path, clients: int, out: Path) -> dict[str, Any]:
@@ -91,8 +90,8 @@ def one_run(file: Path, clients: int, out: Path) -> dict[str, Any]:
         "first_round_s": ends[0] - prepared,
         "round_ms": 1e3 * float(np.median(seconds[5:])),
         "round_and_checkpoint_ms": 1e3 * float(np.median(whole)),
-        "resident_mb": resident(),
-        "own_mb": anonymous(),
+        "resident_mb": memory("VmHWM"),
+        "own_mb": memory("RssAnon"),
     }
 
 
@@ -140,7 +139,7 @@ def prepare(folder: Path, clients: int) -> None:
     prepare_values(config, load_base("tiny"), data)
     tokenized = time.perf_counter()
     cost = {"clients": clients, "read_s": read - begun, "tokenize_s": tokenized - read}
-    print(json.dumps({**cost, "resident_mb": resident()}), flush=True)
+    print(json.dumps({**cost, "resident_mb": memory("VmHWM")}), flush=True)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def measure_lengths(config: Config, tokenizer: Tokenizer, federation: Federation
       UserError: a text that cannot be tokenized; names its client.
     """
     clients = federation.clients
-    ids = np.array([client_id(client.name) for client in clients], np.uint32)
+    ids = np.array([client_id(name) for name in federation.names], np.uint32)
     training: dict[int, tuple[TokenizedExample, ...]] = {}
     empty: list[int] = []
     counts, looked_at = [], 0

@@ -48,6 +48,8 @@ class ShownExample(NamedTuple):
 
 def trained_tokens(example: TokenizedExample) -> np.ndarray:
     """Which tokens of an example are trained on: bool [T]."""
+    if example.trained_T is not None:
+        return example.trained_T
     return np.arange(len(example.tokens_T)) >= example.prompt_length
 
 
