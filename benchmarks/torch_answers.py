@@ -16,7 +16,7 @@ from benchmarks.torch_model import TorchModel
 from feddpa_jax.adapters.lora import take
 from feddpa_jax.types import TokenizedExample, client_id
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 from feddpa_jax.weighting.weights import make_weighting

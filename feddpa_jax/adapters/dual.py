@@ -31,10 +31,12 @@ class Adapters(NamedTuple):
       local_C: every client's own adapter, [C, ...]; None if there is none.
       scale: alpha / rank.
       others: what a method's own modes answer with, by mode: [C, ...], or [1, ...] for all.
+      shared: what other clients had a part in, where that is more than the shared adapter: [C, ...]
+        or [1, ...] each.
 
     Example:
       ```
-      global_C, local_C, scale, others = run.adapters
+      global_C, local_C, scale, others, shared = run.adapters
       ```
     """
 
@@ -42,6 +44,7 @@ class Adapters(NamedTuple):
     local_C: Adapter | None
     scale: float
     others: Mapping[str, Adapter] = MappingProxyType({})
+    shared: tuple[Adapter, ...] = ()
 
     def of(self, client: int) -> "Adapters":
         """One client's, with leading axes of 1."""
@@ -52,7 +55,12 @@ class Adapters(NamedTuple):
             )
 
         others = {mode: cast(Adapter, one(bank)) for mode, bank in self.others.items()}
-        return Adapters(one(self.global_C), one(self.local_C), self.scale, others)
+        shared = tuple(cast(Adapter, one(bank)) for bank in self.shared)
+        return Adapters(one(self.global_C), one(self.local_C), self.scale, others, shared)
+
+    def of_others(self) -> "list[Adapters]":
+        """Each adapter that other clients had a part in, alone, as the shared one."""
+        return [Adapters(bank, None, self.scale) for bank in self.shared or (self.global_C,)]
 
 
 def is_shared(bank: Adapter | None) -> bool:

@@ -18,7 +18,8 @@ from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.run.evaluating import decoding, weighting_settings
 from feddpa_jax.types import Example, UserError, client_id
-from feddpa_jax.weighting.gathering import check_layer, look, pooled, support_draw
+from feddpa_jax.weighting.gathering import check_layer, pooled, support_draw
+from feddpa_jax.weighting.looking import look
 
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
 

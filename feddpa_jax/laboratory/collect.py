@@ -2,30 +2,35 @@
 
 One pass scores all instances at one mixing weight. The passes at 0, 1/2 and 1 are those of the
 global adapter, the even mix and the local one, and embed the prompts too, as does one of the base.
+Likelihoods by token, and under the adapters that other clients had a part in, are computed only if
+a rule asks for them.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import numpy as np
 
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts, Part
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
-from feddpa_jax.weighting.gathering import (
-    MIXES,
-    look,
-    prompt_alone,
-    support_draw,
-)
+from feddpa_jax.weighting.gathering import prompt_alone, support_draw
+from feddpa_jax.weighting.looking import MIXES, by_token, look, same_for_all, side_by_side
 from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 
 _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 _BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
 PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
+# Parts that are computed only for rules that see these fields.
+_ASKED = {
+    "tokens": ("query_nll_BTA", "query_mask_BT"),
+    "others": ("query_nll_BE", "entropy_BE"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Questions:
       dreams: made-up prompts.
       layers: after how many layers prompts are embedded, ascending.
       held: where each client's own held-out examples are among the instances.
+      fields: of `Evidence`, those that rules ask for.
+      read: the text of tokens.
     """
 
     ids: Sequence[int]
@@ -47,14 +54,26 @@ class Questions:
     dreams: Sequence[TokenizedExample]
     layers: tuple[int, ...]
     held: Sequence[np.ndarray] = ()
+    fields: frozenset[str] = frozenset()
+    read: Callable[[np.ndarray], str] = repr
 
-    def requests(self) -> int:
-        """How many requests `collect` scores."""
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the evidence that are needed."""
+        return (*PARTS, *(name for name, own in _ASKED.items() if self.fields & set(own)))
+
+    def requests(self, adapters: Adapters) -> int:
+        """How many requests `collect` scores under some adapters."""
         C, J, S = len(self.ids), len(self.instances), sum(map(len, self.training))
-        shared = J + S + len(self.dreams)
-        own = C * J + S + C * len(self.dreams)
-        prompts = (2 * J + C * J) + 3 * S
-        return 2 * shared + 2 * own + len(_BETWEEN) * C * J + prompts
+        of = {model: 1 if same_for_all(model, adapters) else C for model in MIXES}
+        looks = sum(S + clients * (J + len(self.dreams)) for clients in of.values())
+        prompts = sum(of[model] * J + S for model in MODELS)
+        found = looks + len(_BETWEEN) * C * J + prompts
+        if "tokens" in self.parts():
+            found += sum(of[model] * J for model in MODELS)
+        if "others" in self.parts():
+            others = [same_for_all("global", own) for own in adapters.of_others()]
+            found += sum(2 * J * (1 if shared else C) for shared in others)
+        return found
 
     def folds(self) -> np.ndarray:
         """Which of two halves of a client's own held-out examples an instance is in, [C, J].
@@ -82,18 +101,22 @@ class Collected:
       nll_CJW: response NLL of every client and instance at each of `WEIGHTS`.
       greedy_CJW: whether greedy decoding gives the target there.
       entropy_CJA: entropy of the first answer token under each of `MODELS`.
+      entropy_CJW: the same at each of `WEIGHTS`.
       query_nll_CJA: prompt NLL under each of `MODELS`.
       support_nll_A: by client, the training prompts' [S, A].
       embeddings: by model of `MIXES` and client: instances, training and dreams, [.., Y, Q, D].
+      asked: fields of `Evidence` that few rules ask for, [C, J, ...].
     """
 
     questions: Questions
     nll_CJW: np.ndarray
     greedy_CJW: np.ndarray
     entropy_CJA: np.ndarray
+    entropy_CJW: np.ndarray
     query_nll_CJA: np.ndarray
     support_nll_A: list[np.ndarray]
     embeddings: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+    asked: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def evidence(
         self,
@@ -117,13 +140,26 @@ class Collected:
         draw_M = support_draw(len(own.training[client]), settings, 1, own.ids[client])
         held_H = own.held_without(client, fold)
         length_B = np.array([example.prompt_length for example in own.instances[rows]], np.int32)
+        texts = {
+            "query_text": own.instances[rows],
+            "support_text": [own.training[client][i] for i in draw_M],
+            "held_text": [own.instances[j] for j in held_H],
+        }
+        asked: dict[str, Any] = {
+            name: tuple(own.read(e.tokens_T[: e.prompt_length]) for e in examples)
+            for name, examples in texts.items()
+            if name in own.fields
+        }
+        asked |= {name: values_CJ[client, rows] for name, values_CJ in self.asked.items()}
         return Evidence(
+            **asked,
             query_BD=query[at][rows],
             support_MD=support[at][draw_M],
             dream_ND=dream[at],
             query_nll_BA=self.query_nll_CJA[client, rows],
             support_nll_MA=self.support_nll_A[client][draw_M],
             entropy_BA=self.entropy_CJA[client, rows],
+            entropy_BW=self.entropy_CJW[client, rows],
             length_B=length_B,
             held_HD=query[at][held_H],
             held_nll_HW=self.nll_CJW[client, held_H].astype(np.float32),
@@ -178,9 +214,11 @@ def collect(
         np.stack([everywhere(at_weight[w]["nll"]) for w in WEIGHTS], axis=-1),
         np.stack([everywhere(at_weight[w]["greedy"]) for w in WEIGHTS], axis=-1),
         np.stack([everywhere(looked[m]["entropy"]) for m in MODELS], axis=-1),
+        np.stack([everywhere(at_weight[w]["entropy"]) for w in WEIGHTS], axis=-1),
         prompts["query_nll"],
         np.split(prompts["support_nll"], bounds),
         embeddings,
+        _asked(scorer, questions, cache, on_done),
     )
 
 
@@ -192,8 +230,8 @@ def _embedded(scores: Scores) -> np.ndarray:
 def _look(
     scorer: Scorer, questions: Questions, model: Model, on_done: Callable[[int], None]
 ) -> Part:
-    """Instances, training prompts and dreams under a model; one row stands for all clients."""
-    clients = len(questions.ids) if MIXES[model][1] else 1
+    """Instances, training prompts and dreams; one row where all clients have the same model."""
+    clients = 1 if same_for_all(model, scorer.adapters) else len(questions.ids)
 
     def see(examples: Sequence[Sequence[TokenizedExample]]) -> list[Scores]:
         return look(scorer, examples, model, layers=questions.layers, on_done=on_done)
@@ -222,7 +260,8 @@ def _at_weight(
         for example in questions.instances
     ]
     scores = scorer(requests, on_done, layers=())
-    return {"nll": scores.nll_I.reshape(C, J), "greedy": scores.greedy_I.reshape(C, J)}
+    found = {"nll": scores.nll_I, "greedy": scores.greedy_I, "entropy": scores.entropy_I}
+    return {name: values.reshape(C, J) for name, values in found.items()}
 
 
 def _prompts(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
@@ -239,3 +278,46 @@ def _prompts(scorer: Scorer, questions: Questions, on_done: Callable[[int], None
         "query_nll": np.stack([np.stack(own) for own in query], axis=-1),
         "support_nll": np.stack([np.concatenate(own) for own in support], axis=-1),
     }
+
+
+def _asked(
+    scorer: Scorer,
+    questions: Questions,
+    cache: Cache | MemoryParts,
+    on_done: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """What only some rules ask for, [C, J, ...] by field of `Evidence`."""
+    C = len(questions.ids)
+    compute = {
+        "tokens": lambda: _tokens(scorer, questions, on_done),
+        "others": lambda: _others(scorer, questions, on_done),
+    }
+    wanted = [name for name in compute if name in questions.parts()]
+    found = {}
+    for part in [cache.part(name, compute[name]) for name in wanted]:
+        found |= {name: np.broadcast_to(own, (C, *own.shape[1:])) for name, own in part.items()}
+    return found
+
+
+def _tokens(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
+    """Likelihoods of every token of the prompts, under each of `MODELS`."""
+    alone = [[prompt_alone(e) for e in questions.instances]] * len(questions.ids)
+    scores = [
+        look(scorer, alone, model, layers=(), tokens=True, on_done=on_done) for model in MODELS
+    ]
+    by_client, mask_JT = by_token(scores, questions.instances)
+    return {"query_nll_BTA": np.stack(by_client), "query_mask_BT": mask_JT[None]}
+
+
+def _others(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
+    """Prompts and answers under the adapters that other clients had a part in."""
+    clients = len(questions.ids)
+    instances = [list(questions.instances)] * clients
+    alone = [[prompt_alone(example) for example in questions.instances]] * clients
+    under = [scorer.under(adapters) for adapters in scorer.adapters.of_others()]
+
+    def seen(examples: Sequence[Sequence[TokenizedExample]], field: str) -> np.ndarray:
+        scores = [look(own, examples, "global", layers=(), on_done=on_done) for own in under]
+        return np.stack(side_by_side(scores, field))
+
+    return {"query_nll_BE": seen(alone, "nll_I"), "entropy_BE": seen(instances, "entropy_I")}

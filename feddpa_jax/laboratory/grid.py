@@ -22,7 +22,7 @@ from feddpa_jax.hyperparameters import Value, Values
 from feddpa_jax.laboratory.choosing import shares_of
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected, Questions
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.rule import (
     RULES,
     check_parameters,

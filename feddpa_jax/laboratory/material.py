@@ -16,7 +16,7 @@ from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory.choosing import AGREED, Choosing, How, by_client, pooled
-from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
+from feddpa_jax.laboratory.collect import Collected, Questions, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
 from feddpa_jax.laboratory.origin import identify
@@ -58,6 +58,7 @@ def find_material(
     adapters: Adapters,
     layers: tuple[int, ...],
     *,
+    fields: frozenset[str],
     choose: How,
     fresh: bool,
     folder: Path | None,
@@ -70,6 +71,7 @@ def find_material(
       prepared: base, clients, tokenized training examples.
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
+      fields: of `Evidence`, those that rules ask for.
       choose: what settings are chosen by.
       fresh: compute evidence again that is there.
       folder: where evidence goes; None to write none.
@@ -92,6 +94,8 @@ def find_material(
         dreams,
         layers,
         own_held,
+        fields,
+        prepared.base.tokenizer.decode,
     )
     collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
@@ -202,7 +206,7 @@ def _collect(
         cache.open(fresh=fresh)
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
-    total = questions.requests()
+    total = questions.requests(adapters)
     scorer = Scorer.for_examples(
         prepared.base.model,
         adapters,
@@ -210,7 +214,7 @@ def _collect(
         block_tokens=decoding(config, prepared).batch_tokens,
         times=total / (2 * len(examples)),
     )
-    if isinstance(cache, Cache) and cache.holds(PARTS):
+    if isinstance(cache, Cache) and cache.holds(questions.parts()):
         _log.info(f"evidence: {cache.folder}, computed before")
         return collect(scorer, questions, cache), scorer
     with follow("collecting", total, "answers", on_progress) as advance:

@@ -70,6 +70,7 @@ def weigh_exactly(
                 questions.dreams,
                 settings,
                 held=held,
+                read=questions.read,
             ),
             settings,
         )

@@ -17,7 +17,7 @@ CODE = (
     *("types.py", "devices/contraction.py", "models", "adapters", "inference", "hf", "data"),
     *("training/rows.py", "training/blocks.py", "training/packing.py", "training/costs.py"),
     *("training/rounds.py", "weighting/evidence.py", "weighting/support.py"),
-    *("weighting/gathering.py", "laboratory/collect.py"),
+    *("weighting/gathering.py", "weighting/looking.py", "laboratory/collect.py"),
 )
 
 
@@ -25,7 +25,7 @@ def identify(
     config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
 ) -> dict[str, str]:
     """What the evidence depends on, each as a digest."""
-    leaves = jax.tree.leaves((adapters.global_C, adapters.local_C))
+    leaves = jax.tree.leaves((adapters.global_C, adapters.local_C, adapters.shared))
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
     package = Path(__file__).parents[1]

@@ -41,11 +41,12 @@ from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.off_curve import find_exactly, off_curve_settings, score_settings
 from feddpa_jax.laboratory.options import Options
+from feddpa_jax.laboratory.reading import score_reading_rule
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, learns, on_curve, told
+from feddpa_jax.weighting.rule import RULES, learns, on_curve, reads, sees, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def search(
         prepared,
         adapters,
         layers,
+        fields=frozenset(name for rule in rules for name in sees(RULES.find(rule))),
         choose=options.choose,
         fresh=options.fresh,
         folder=folder,
@@ -213,7 +215,8 @@ def _try(
         for rule in rules:
             if on_curve(rule):
                 settings = grid.settings(rule, seed)
-                score_NXZ = score_rule(rule, grid, collected, curves, choosing.rows, seed=seed)
+                score = score_reading_rule if reads(rule) else score_rule
+                score_NXZ = score(rule, grid, collected, curves, choosing.rows, seed=seed)
             else:
                 settings = off_curve_settings(rule, grid, paper)
                 score_NXZ = score_settings(given, settings)
