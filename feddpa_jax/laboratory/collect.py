@@ -305,8 +305,8 @@ def _tokens(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]
     scores = [
         look(scorer, alone, model, layers=(), tokens=True, on_done=on_done) for model in MODELS
     ]
-    by_client, mask_JT = by_token(scores, questions.instances)
-    return {"query_nll_BTA": np.stack(by_client), "query_mask_BT": mask_JT[None]}
+    by_client, masks = by_token(scores, [questions.instances] * len(questions.ids))
+    return {"query_nll_BTA": np.stack(by_client), "query_mask_BT": masks[0][None]}
 
 
 def _others(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:

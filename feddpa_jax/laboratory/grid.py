@@ -53,6 +53,7 @@ class Grid:
       layers: after how many layers.
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
         tried with those of its registration's `search`, or with its defaults.
+      few: whether rules on no curve, which are run exactly, are tried with a few settings alone.
     """
 
     scales: tuple[float, ...]
@@ -64,6 +65,7 @@ class Grid:
     parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
     )
+    few: bool = False
 
     def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""

@@ -39,7 +39,7 @@ from feddpa_jax.laboratory.findings import (
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, curves_of, score_rule
 from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
-from feddpa_jax.laboratory.off_curve import find_exactly, off_curve_settings, score_settings
+from feddpa_jax.laboratory.off_curve import find_exactly, try_exactly
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.reading import score_reading_rule
 from feddpa_jax.progress import OnProgress, follow
@@ -94,7 +94,13 @@ def search(
     paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
     supports = options.supports or (paper.support, max(map(len, given.setting.training)))
     _check_parameters(options, rules)
-    grid = Grid(options.scales, tuple(sorted(set(supports))), layers, parameters=options.parameters)
+    grid = Grid(
+        options.scales,
+        tuple(sorted(set(supports))),
+        layers,
+        parameters=options.parameters,
+        few=options.rules is None,
+    )
     _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
     exactly = _run_exactly(best, options.exact)
@@ -104,7 +110,7 @@ def search(
         )
         if found.candidate.settings and found.candidate.label in exactly
         else found
-        for found in _judge_all(given, paper, best)
+        for found in _judge_all(given, paper, best, on_progress)
     ]
     errors = interpolation_error(given.collected, given.test)
     notes += _remarks(given, findings, errors)
@@ -170,7 +176,7 @@ def _check_adapters(config: Config, adapters: Adapters, round_number: int | None
 
 def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The rules to try."""
-    rules = wanted or tuple(filter(on_curve, RULES))
+    rules = wanted or tuple(RULES)
     for rule in rules:
         file = RULES.own_file(rule)
         if file is not None and file.is_file():
@@ -211,21 +217,22 @@ def _try(
     curves = curves_of(collected, choosing.rows, choosing.share_CIZ)
     everything, scores = [], []
     start = time.perf_counter()
-    with follow("trying", len(rules), "rules", on_progress) as advance:
-        for rule in rules:
-            if on_curve(rule):
-                settings = grid.settings(rule, seed)
+    curved = [rule for rule in rules if on_curve(rule)]
+    if curved:
+        with follow("trying", len(curved), "rules", on_progress) as advance:
+            for rule in curved:
+                everything += grid.settings(rule, seed)
                 score = score_reading_rule if reads(rule) else score_rule
-                score_NXZ = score(rule, grid, collected, curves, choosing.rows, seed=seed)
-            else:
-                settings = off_curve_settings(rule, grid, paper)
-                score_NXZ = score_settings(given, settings)
-            chex.assert_shape(score_NXZ, (len(settings), len(CURVE_METRICS), 2))
-            everything += settings
-            scores.append(score_NXZ)
-            advance(1)
+                scores.append(score(rule, grid, collected, curves, choosing.rows, seed=seed))
+                advance(1)
+    others = [rule for rule in rules if rule not in curved]
+    if others:
+        settings, exact = try_exactly(others, grid, given, paper, on_progress)
+        everything += settings
+        scores += exact
     seconds = time.perf_counter() - start
     score_NXZ = np.concatenate(scores)
+    chex.assert_shape(score_NXZ, (len(everything), len(CURVE_METRICS), 2))
     best = candidates.best_of_each(everything, score_NXZ, by)
     named = " and ".join(METRICS[name].short for name in by)
     note = (
@@ -238,7 +245,10 @@ def _try(
 
 
 def _judge_all(
-    given: Material, paper: WeightingSettings, best: Sequence[tuple[str, WeightingSettings]]
+    given: Material,
+    paper: WeightingSettings,
+    best: Sequence[tuple[str, WeightingSettings]],
+    on_progress: OnProgress | None,
 ) -> list[Finding]:
     """The scores of the fixed points, of every rule at its best, and of the bounds."""
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
@@ -260,10 +270,14 @@ def _judge_all(
             judged(candidate, splits["test"], of_paper_CJ),
         )
 
+    exactly = [(label, settings) for label, settings in best if not on_curve(settings.rule)]
+    exact = {
+        finding.candidate.label: finding
+        for finding in find_exactly(given, exactly, paper, on_progress)
+    }
     found = [
-        interpolated(Candidate(label, settings, candidates.weigh(collected, settings)))
-        if on_curve(settings.rule)
-        else find_exactly(given, label, settings, paper)
+        exact.get(label)
+        or interpolated(Candidate(label, settings, candidates.weigh(collected, settings)))
         for label, settings in [*candidates.fixed_points(paper).items(), *best]
     ]
     bounds = candidates.bounds(

@@ -145,22 +145,23 @@ def _of_support(
 
 
 def _of_prompts(
-    looks: _Looks, clients: int, instances: Sequence[TokenizedExample]
+    looks: _Looks, everyone: Sequence[Sequence[TokenizedExample]]
 ) -> dict[str, list[Any]]:
     """Each client's evidence on the prompts themselves, by field."""
     names = looks.settings.sees()
-    alone = [[prompt_alone(example) for example in instances]] * clients
+    # Prompts that several clients have are the same objects here too: they may be scored once.
+    bare = {id(example): prompt_alone(example) for own in everyone for example in own}
+    alone = [[bare[id(example)] for example in own] for own in everyone]
     found: dict[str, list[Any]] = {}
     if "query_nll_BA" in names:
         found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
     if {"query_nll_BTA", "query_mask_BT"} & set(names):
         scores = [look(looks.scorer, alone, m, layers=(), tokens=True) for m in MODELS]
-        found["query_nll_BTA"], mask_BT = by_token(scores, instances)
-        found["query_mask_BT"] = [mask_BT] * clients
+        found["query_nll_BTA"], found["query_mask_BT"] = by_token(scores, everyone)
     if "query_nll_BE" in names:
         found["query_nll_BE"] = looks.under_others(alone, "nll_I")
     if "query_text" in names:
-        found["query_text"] = [looks.texts(instances)] * clients
+        found["query_text"] = [looks.texts(own) for own in everyone]
     return found
 
 
@@ -199,6 +200,37 @@ def gather(
       ids: the clients' ids, for their draws.
       training: each client's examples, the source of its support.
       instances: I instances, the same for all clients.
+      dreams: as of `gather_own`.
+      settings: likewise.
+      known: likewise.
+      held: likewise.
+      read: likewise.
+
+    Raises:
+      UserError: as of `gather_own`.
+    """
+    everyone = [instances] * len(ids)
+    return gather_own(scorer, ids, training, everyone, dreams, settings, known, held, read)
+
+
+def gather_own(
+    scorer: Scoring,
+    ids: Sequence[int],
+    training: Sequence[Sequence[TokenizedExample]],
+    everyone: Sequence[Sequence[TokenizedExample]],
+    dreams: Sequence[TokenizedExample],
+    settings: WeightingSettings,
+    known: Mapping[str, list[Scores]] | None = None,
+    held: Sequence[Sequence[TokenizedExample]] = (),
+    read: Callable[[np.ndarray], str] | None = None,
+) -> list[Evidence]:
+    """Each client's evidence on instances of its own, as many for each.
+
+    Args:
+      scorer: of the base and the adapters.
+      ids: the clients' ids, for their draws.
+      training: each client's examples, the source of its support.
+      everyone: by client, its instances.
       dreams: made-up prompts (see `dreams`), if the rule asks for them.
       settings: the rule and what it is given.
       known: each client's scores of the instances under models of `MIXES`, where there are any;
@@ -214,10 +246,10 @@ def gather(
     names, known = settings.sees(), known or {}
     assert read is not None or not set(names) & set(TEXTS)
     looks = _Looks(scorer, settings, read or repr)
-    everyone = [instances] * len(ids)
-    length_B = np.array([example.prompt_length for example in instances], np.int32)
-    found: dict[str, list[Any]] = {"length_B": [length_B] * len(ids)}
-    found |= _of_prompts(looks, len(ids), instances) | _of_answers(looks, everyone, known)
+    found: dict[str, list[Any]] = {
+        "length_B": [np.array([e.prompt_length for e in own], np.int32) for own in everyone]
+    }
+    found |= _of_prompts(looks, everyone) | _of_answers(looks, everyone, known)
     if "query_BD" in names:
         ready = known.get(settings.embed_with) if settings.layer is None else None
         found["query_BD"] = (
@@ -228,7 +260,7 @@ def gather(
     if "query_BLD" in names:
         found["query_BLD"] = looks.before_layers(everyone)
     if any(name.startswith("support") for name in names):
-        found |= _of_support(looks, ids, training, len(instances))
+        found |= _of_support(looks, ids, training, len(everyone[0]))
     if "dream_ND" in names:
         found["dream_ND"] = looks.embedded([dreams] * len(ids))
     if "held_HD" in names:

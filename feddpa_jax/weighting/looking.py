@@ -65,24 +65,24 @@ def same_for_all(model: Model, adapters: Adapters) -> bool:
 
 
 def by_token(
-    by_model: Sequence[Sequence[Scores]], instances: Sequence[TokenizedExample]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Every prompt token's NLL, [B, T, A] by client, and where it is known, [B, T].
+    by_model: Sequence[Sequence[Scores]], instances: Sequence[Sequence[TokenizedExample]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """By client, every prompt token's NLL, [B, T, A], and where it is known, [B, T].
 
     Args:
       by_model: by each of `MODELS` and client, the scores of the prompts alone, with tokens.
-      instances: the prompts.
+      instances: each client's prompts.
     """
-    length_B1 = np.array([[example.prompt_length] for example in instances])
-    place_1T = np.arange(length_B1.max())[None]
+    length_CB1 = [np.array([[example.prompt_length] for example in own]) for own in instances]
+    place_1T = np.arange(max(length_B1.max() for length_B1 in length_CB1))[None]
 
     def of_client(client: int) -> np.ndarray:
         parts = [scores[client].token_nll_IP for scores in by_model]
         # Of the first token nothing is known.
         return np.pad(np.stack([np.asarray(p) for p in parts], axis=-1), ((0, 0), (1, 0), (0, 0)))
 
-    mask_BT = (place_1T > 0) & (place_1T < length_B1)
-    return [of_client(client) for client in range(len(by_model[0]))], mask_BT
+    masks = [(place_1T > 0) & (place_1T < length_B1) for length_B1 in length_CB1]
+    return [of_client(client) for client in range(len(masks))], masks
 
 
 def at_weights(

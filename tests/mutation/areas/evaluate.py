@@ -32,7 +32,7 @@ ENTRIES = [
             "name: [e for e, rows in zip(values, at",
         ),
         (
-            "_of_support(looks, ids, training, len(instances))",
+            "_of_support(looks, ids, training, len(everyone[0]))",
             "_of_support(looks, ids, training, 1)",
         ),
         ("if settings.resample and whole", "if False and whole"),
