@@ -61,13 +61,14 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
     drawn = [[own[i] for i in rows] for own, rows in zip(prepared.training, draws, strict=True)]
     check_layer(settings, prepared.base.model.config.layers)
     layers = None if settings.layer is None else [settings.layer]
-    support = look(scorer, drawn, settings.embed_with, layers=layers)
+    support = look(scorer, drawn, settings.embed_with, mixed=settings.mixed_at, layers=layers)
     template = TEMPLATES.find(config.data.template)
     described = {
         "rule": settings.rule,
         "scale": settings.scale,
         "scales": settings.scales,
         "embed_with": settings.embed_with,
+        "embed_weight": settings.mixed_at,
         "pooling": settings.pooling,
         "layer": settings.layer,
         # The template's text with names in braces for what goes in.

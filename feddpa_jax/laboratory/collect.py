@@ -2,6 +2,7 @@
 
 One pass scores all instances at one mixing weight. The passes at 0, 1/2 and 1 are those of the
 global adapter, the even mix and the local one, and embed the prompts too, as does one of the base.
+Where prompts are to be embedded at another mix, the pass at 1/2 is one of its own.
 Likelihoods by token, and under the adapters that other clients had a part in, are computed only if
 a rule asks for them.
 """
@@ -26,6 +27,8 @@ _AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 _BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
 PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
+# The scores at 1/2, where prompts are mixed at another weight.
+_HALF = "weight_0.500"
 # Parts that are computed only for rules that see these fields.
 _ASKED = {
     "tokens": ("query_nll_BTA", "query_mask_BT"),
@@ -46,6 +49,7 @@ class Questions:
       held: where each client's own held-out examples are among the instances.
       fields: of `Evidence`, those that rules ask for.
       read: the text of tokens.
+      mixed: the local weight of the model "mixed", which prompts are embedded under.
     """
 
     ids: Sequence[int]
@@ -56,10 +60,17 @@ class Questions:
     held: Sequence[np.ndarray] = ()
     fields: frozenset[str] = frozenset()
     read: Callable[[np.ndarray], str] = repr
+    mixed: float = 0.5
 
     def parts(self) -> tuple[str, ...]:
         """The parts of the evidence that are needed."""
-        return (*PARTS, *(name for name, own in _ASKED.items() if self.fields & set(own)))
+        asked = (name for name, own in _ASKED.items() if self.fields & set(own))
+        half = () if self.mixed == 0.5 else (_HALF,)
+        return (*(self.name_of(part) for part in PARTS), *half, *asked)
+
+    def name_of(self, part: str) -> str:
+        """A part's name; prompts that are mixed at another weight than 1/2 are another part."""
+        return part if part != "mixed" or self.mixed == 0.5 else f"mixed_{self.mixed:.6f}"
 
     def requests(self, adapters: Adapters) -> int:
         """How many requests `collect` scores under some adapters."""
@@ -67,7 +78,7 @@ class Questions:
         of = {model: 1 if same_for_all(model, adapters) else C for model in MIXES}
         looks = sum(S + clients * (J + len(self.dreams)) for clients in of.values())
         prompts = sum(of[model] * J + S for model in MODELS)
-        found = looks + len(_BETWEEN) * C * J + prompts
+        found = looks + (len(_BETWEEN) + (_HALF in self.parts())) * C * J + prompts
         if "tokens" in self.parts():
             found += sum(of[model] * J for model in MODELS)
         if "others" in self.parts():
@@ -189,11 +200,14 @@ def collect(
     C, J = len(questions.ids), len(questions.instances)
     counts = [len(own) for own in questions.training]
     looked = {
-        model: cache.part(model, lambda model=model: _look(scorer, questions, model, on_done))
+        model: cache.part(
+            questions.name_of(model), lambda model=model: _look(scorer, questions, model, on_done)
+        )
         for model in MIXES
     }
     at_weight = {_AT_WEIGHT[model]: looked[model] for model in _AT_WEIGHT}
-    for weight, name in _BETWEEN.items():
+    half = {0.5: _HALF} if _HALF in questions.parts() else {}
+    for weight, name in {**_BETWEEN, **half}.items():
         at_weight[weight] = cache.part(
             name, lambda weight=weight: _at_weight(scorer, questions, weight, on_done)
         )
@@ -234,7 +248,12 @@ def _look(
     clients = 1 if same_for_all(model, scorer.adapters) else len(questions.ids)
 
     def see(examples: Sequence[Sequence[TokenizedExample]]) -> list[Scores]:
-        return look(scorer, examples, model, layers=questions.layers, on_done=on_done)
+        return look(
+            *(scorer, examples, model),
+            mixed=questions.mixed,
+            layers=questions.layers,
+            on_done=on_done,
+        )
 
     queries = see([questions.instances] * clients)
     dreams = see([questions.dreams] * clients)

@@ -54,6 +54,8 @@ class Grid:
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
         tried with those of its registration's `search`, or with its defaults.
       few: whether rules on no curve, which are run exactly, are tried with a few settings alone.
+      embed_exactly: the models of `embed_with` that these are tried with.
+      embed_weight: of every setting, the local weight of mixed embeddings.
     """
 
     scales: tuple[float, ...]
@@ -66,6 +68,8 @@ class Grid:
         default_factory=dict
     )
     few: bool = False
+    embed_exactly: tuple[Model, ...] = ("local",)
+    embed_weight: float | None = None
 
     def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""
@@ -77,6 +81,7 @@ class Grid:
                 support=support,
                 scales=scales,
                 embed_with=model,
+                embed_weight=self.embed_weight,
                 pooling=pooling,
                 layer=layer,
                 seed=seed,

@@ -21,7 +21,7 @@ from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
 from feddpa_jax.laboratory.origin import identify
 from feddpa_jax.progress import OnProgress, follow
-from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting
+from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting, weighting_settings
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import prompt_alone
@@ -96,6 +96,7 @@ def find_material(
         own_held,
         fields,
         prepared.base.tokenizer.decode,
+        weighting_settings(config).mixed_at,
     )
     collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(

@@ -21,7 +21,7 @@ from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
 from feddpa_jax.laboratory.material import Material
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.weighting.gathering import gather_own
-from feddpa_jax.weighting.rule import learns, runs_model
+from feddpa_jax.weighting.rule import RULES, learns, runs_model, sees
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Exact(NamedTuple):
 
 
 def off_curve_settings(rule: str, grid: Grid, paper: WeightingSettings) -> list[WeightingSettings]:
-    """What a rule on no curve is tried with: its hyperparameters and scales, embedded by default.
+    """What a rule on no curve is tried with: its hyperparameters and scales.
 
     Where rules are not named (`grid.few`), it is `FEW` of them, from the first to the last; of a
     rule that computes with the model itself, whose own cost is far above an answer's, it is the
@@ -54,8 +54,12 @@ def off_curve_settings(rule: str, grid: Grid, paper: WeightingSettings) -> list[
       grid: hyperparameters and scales to try.
       paper: the paper's rule, with the run's support and seed.
     """
+    embeds = any(name.endswith("D") for name in sees(RULES.find(rule)))
     found = [
-        dataclasses.replace(paper, rule=rule, scale=scale, scales=side, parameters=values)
+        dataclasses.replace(
+            paper, rule=rule, scale=scale, scales=side, parameters=values, embed_with=model
+        )
+        for model in (grid.embed_exactly if embeds else grid.embed_exactly[:1])
         for values in grid.combinations(rule)
         for scale, side in grid.scalings(rule)
     ]

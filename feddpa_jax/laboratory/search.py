@@ -43,9 +43,10 @@ from feddpa_jax.laboratory.off_curve import find_exactly, try_exactly
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.reading import score_reading_rule
 from feddpa_jax.progress import OnProgress, follow
-from feddpa_jax.run.evaluating import decoding
+from feddpa_jax.run.evaluating import decoding, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.rule import RULES, learns, on_curve, reads, sees, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -91,7 +92,11 @@ def search(
         folder=folder,
         told=on_progress,
     )
-    paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
+    paper = WeightingSettings(
+        support=config.weighting.support,
+        seed=config.seed,
+        embed_weight=weighting_settings(config).embed_weight,
+    )
     supports = options.supports or (paper.support, max(map(len, given.setting.training)))
     _check_parameters(options, rules)
     grid = Grid(
@@ -100,6 +105,9 @@ def search(
         layers,
         parameters=options.parameters,
         few=options.rules is None,
+        embed_with=options.embed_with or tuple(MIXES),
+        embed_exactly=options.embed_with or ("local",),
+        embed_weight=paper.embed_weight,
     )
     _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)

@@ -81,14 +81,19 @@ class _Looks(NamedTuple):
         """Each client's embeddings, [examples, D]."""
         settings = self.settings
         layers = None if settings.layer is None else [settings.layer]
-        scores = look(self.scorer, examples, settings.embed_with, layers=layers)
+        scores = look(
+            self.scorer, examples, settings.embed_with, mixed=settings.mixed_at, layers=layers
+        )
         return [pooled(own, settings.pooling) for own in scores]
 
     def before_layers(self, examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
         """Each client's embeddings before every layer, [examples, L, D]."""
         every = range(self.scorer.model.config.layers)
-        scores = look(self.scorer, examples, self.settings.embed_with, layers=every)
-        last = self.settings.pooling == "last"
+        settings = self.settings
+        scores = look(
+            self.scorer, examples, settings.embed_with, mixed=settings.mixed_at, layers=every
+        )
+        last = settings.pooling == "last"
         return [own.last_ILD if last else own.mean_ILD for own in scores]
 
     def under_all(

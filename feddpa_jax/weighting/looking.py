@@ -10,7 +10,7 @@ from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import WEIGHTS
 from feddpa_jax.weighting.settings import Model
 
-# (g, l) of the models that prompts are looked at with.
+# (g, l) of the models that prompts are looked at with; "mixed" may have another weight.
 MIXES: dict[Model, tuple[float, float]] = {
     "base": (0.0, 0.0),
     "global": (1.0, 0.0),
@@ -24,6 +24,7 @@ def look(
     examples: Sequence[Sequence[TokenizedExample]],
     model: Model,
     *,
+    mixed: float = 0.5,
     layers: Sequence[int] | None = None,
     tokens: bool = False,
     on_done: Callable[[int], None] = lambda done: None,
@@ -36,11 +37,12 @@ def look(
       scorer: of the base and the adapters.
       examples: by client.
       model: which.
+      mixed: the local weight of the model "mixed".
       layers: as of `Scorer`.
       tokens: likewise.
       on_done: called with the number of requests of each block.
     """
-    g, l = MIXES[model]
+    g, l = (1.0 - mixed, mixed) if model == "mixed" else MIXES[model]
     own_model = not same_for_all(model, scorer.adapters)
     place: dict[tuple[int, int], int] = {}
     requests: list[Request] = []

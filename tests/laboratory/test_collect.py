@@ -154,6 +154,24 @@ def test_each_client_may_receive_a_global_adapter_of_its_own(laboratory):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+def test_prompts_may_be_mixed_at_another_weight(laboratory):
+    """The embeddings are those of evaluation; the scores at 1/2 are still computed."""
+    instances = laboratory.questions.instances[:3]
+    few = dataclasses.replace(
+        laboratory.questions, instances=instances, held=(), fields=frozenset(), mixed=0.25
+    )
+    done = []
+    found = collect(laboratory.scorer, few, MemoryParts(), done.append)
+    assert sum(done) == few.requests(laboratory.scorer.adapters)
+    assert {"mixed_0.250000", "weight_0.500"} < set(few.parts()) and "mixed" not in few.parts()
+    np.testing.assert_allclose(found.nll_CJW, laboratory.collected.nll_CJW[:, :3], atol=1e-4)
+    settings = WeightingSettings("cosine", embed_with="mixed", embed_weight=0.25, support=4)
+    expected_CJ = gathered(laboratory, settings, instances=instances)
+    np.testing.assert_allclose(weigh(found, settings), expected_CJ, atol=1e-5)
+    half = dataclasses.replace(settings, embed_weight=0.5)
+    assert np.abs(gathered(laboratory, half, instances=instances) - expected_CJ).max() > 1e-4
+
+
 def test_scores_are_those_of_plain_requests(laboratory):
     instances = laboratory.questions.instances
     for c, w in ((0, 0), (1, 3), (0, 8), (1, 4)):

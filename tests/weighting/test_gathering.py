@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.config import Config
 from feddpa_jax.evaluate.modes import fixed_weights, instance_weights
 from feddpa_jax.inference.scorer import Scorer, Scores
 from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.run.evaluating import weighting_settings
 from feddpa_jax.types import TokenizedExample, UserError
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import (
@@ -94,7 +96,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
-def embedded(one: TokenizedExample, client: int, model: str, pooling: str, layer: int):
+def embedded(one: TokenizedExample, client: int, model: str | float, pooling: str, layer: int):
     states, _ = plain(one, client, model)
     prompt_TD = states[layer][: one.prompt_length]
     return prompt_TD[-1] if pooling == "last" else prompt_TD.mean(axis=0)
@@ -134,6 +136,24 @@ def test_prompts_are_embedded_as_the_settings_say(scorer: Scorer, model, pooling
             embedded(TRAINING[client][i], client, model, pooling, place) for i in drawn.tolist()
         ]
         close(evidence.support_MD, support_MD)
+
+
+def test_prompts_are_embedded_at_the_weight_of_training(scorer: Scorer):
+    """Of FedDPA-T, which trains its local adapter beside the global one; or at a given weight."""
+
+    def resolved(fed: dict, **weighting: Any) -> WeightingSettings:
+        given = {"support": 3, "embed_with": "mixed", **weighting}
+        return weighting_settings(Config(seed=5, fed=fed, weighting=given))
+
+    trained = {"method": "feddpa_t", "local_weight": 0.25}
+    assert resolved({**trained, "method": "feddpa_f"}).mixed_at == 0.5
+    assert resolved(trained, embed_weight=0.75).mixed_at == 0.75
+    settings = resolved(trained, pooling="mean")
+    for client, evidence in enumerate(gather(scorer, IDS, TRAINING, INSTANCES, (), settings)):
+        close(evidence.query_BD, [embedded(e, client, 0.25, "mean", 2) for e in INSTANCES])
+        drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client]).tolist()
+        expected = [embedded(TRAINING[client][i], client, 0.25, "mean", 2) for i in drawn]
+        close(evidence.support_MD, expected)
 
 
 def test_every_instance_has_a_support_of_its_own_if_told_so(scorer: Scorer):

@@ -20,8 +20,8 @@ ENTRIES = [
         ("settings.layer > layers", "settings.layer >= layers"),
         ("None if settings.layer is None else [settings.layer]", "None"),
         (
-            "look(self.scorer, examples, settings.embed_with, layers=layers)",
-            'look(self.scorer, examples, "local", layers=layers)',
+            "self.scorer, examples, settings.embed_with, mixed=settings.mixed_at, layers=layers",
+            'self.scorer, examples, "local", mixed=settings.mixed_at, layers=layers',
         ),
         (
             "known.get(settings.embed_with) if settings.layer is None else None",
@@ -48,7 +48,7 @@ ENTRIES = [
         "weighting/looking.py",
         "weighting/test_gathering.py",
         ('"local": (0.0, 1.0)', '"local": (1.0, 0.0)'),
-        ('"mixed": (0.5, 0.5)', '"mixed": (1.0, 1.0)'),
+        ("(1.0 - mixed, mixed) if model", "(mixed, 1.0 - mixed) if model"),
         (
             "requests.append(Request(key[0], example, g, l))",
             "requests.append(Request(key[0], example, l, g))",

@@ -124,7 +124,17 @@ ENTRIES = [
             "of_paper_CJ = candidates.weigh(collected, paper)",
             "of_paper_CJ = 1.0 - candidates.weigh(collected, paper)",
         ),
-        ("if on_curve(settings.rule)", "if True"),
+        ("exact.get(label)\n        or interpolated", "interpolated"),
+    ),
+    *edits(
+        "laboratory/off_curve.py",
+        "laboratory/test_off_curve.py",
+        ("np.linspace(0, len(found) - 1, min(FEW", "np.linspace(0, len(found) // 2, min(FEW"),
+        ("[dataclasses.replace(found[0], parameters=Values())]", "found"),
+        ("place_B[: len(own)] = own", "place_B[: len(own)] = own[0]"),
+        ("weights.where(fold_CB == fold, found)", "weights.where(fold_CB != fold, found)"),
+        ("scores_CI - of_paper.scores_CI[name]", "of_paper.scores_CI[name] - scores_CI"),
+        ("2 * count * choosing", "count * choosing"),
     ),
     *edits(
         "laboratory/material.py",
