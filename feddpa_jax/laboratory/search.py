@@ -92,23 +92,9 @@ def search(
         folder=folder,
         told=on_progress,
     )
-    paper = WeightingSettings(
-        support=config.weighting.support,
-        seed=config.seed,
-        embed_weight=weighting_settings(config).embed_weight,
-    )
-    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
+    paper = _paper(config)
     _check_parameters(options, rules)
-    grid = Grid(
-        options.scales,
-        tuple(sorted(set(supports))),
-        layers,
-        parameters=options.parameters,
-        few=options.rules is None,
-        embed_with=options.embed_with or tuple(MIXES),
-        embed_exactly=options.embed_with or ("local",),
-        embed_weight=paper.embed_weight,
-    )
+    grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
     best, notes, table = _try(rules, options.by, grid, given, paper, on_progress)
     exactly = _run_exactly(best, options.exact)
@@ -141,6 +127,32 @@ def search(
     if folder is not None:
         write_results(folder, {"settings.csv": table, "summary.json": to_json(content)}, files)
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, table)
+
+
+def _paper(config: Config) -> WeightingSettings:
+    """The paper's rule, with the run's support and seed."""
+    return WeightingSettings(
+        support=config.weighting.support,
+        seed=config.seed,
+        embed_weight=weighting_settings(config).embed_weight,
+    )
+
+
+def _grid(
+    options: Options, given: Material, layers: tuple[int, ...], paper: WeightingSettings
+) -> Grid:
+    """What rules are tried with."""
+    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
+    return Grid(
+        options.scales,
+        tuple(sorted(set(supports))),
+        layers,
+        parameters=options.parameters,
+        few=options.rules is None,
+        embed_with=options.embed_with or tuple(MIXES),
+        embed_exactly=options.embed_with or ("local",),
+        embed_weight=paper.embed_weight,
+    )
 
 
 def _check_parameters(options: Options, rules: Sequence[str]) -> None:
