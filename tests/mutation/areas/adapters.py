@@ -44,7 +44,7 @@ ENTRIES = [
         "adapters/dual.py",
         "adapters/test_lora.py",
         (
-            "leaf[client : client + 1], bank",
+            "leaf[members], bank",
             "leaf[:1], bank",
             "test_stopped_experiment.py::test_a_clients_adapters_are_its_own",
         ),
