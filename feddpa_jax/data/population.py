@@ -130,7 +130,7 @@ def is_population(folder: Path) -> bool:
 
 
 def write_population(
-    folder: Path,
+    folder: Path | str,
     examples: Iterable[tuple[str, Example]],
     test: Iterable[Example] = (),
     *,
@@ -151,6 +151,7 @@ def write_population(
         alone.
       OSError: something cannot be written.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; name a new folder")

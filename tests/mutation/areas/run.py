@@ -52,13 +52,12 @@ ENTRIES = [
         ),
         ("patience=fed.early_stopping", "patience=None", "training/test_stopping.py"),
         (
-            "base.tokenizer, held[client])",
-            "base.tokenizer, held[0])",
+            "some = clients if pooled else [clients[client]]",
+            "some = clients if pooled else [clients[0]]",
             "training/test_stopping.py",
         ),
         ("for target in config.lora.targets}", "for target in sizes}"),
         ("value > model.max_positions", "value > model.max_positions + 1"),
-        ("if not tokenized.examples", "if False"),
         (
             'f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes()',
             'f"{len(tokens_T)} ".encode() + tokens_T.tobytes()',
