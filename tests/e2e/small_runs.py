@@ -15,8 +15,7 @@ import pytest
 from feddpa_jax import experiment
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.export import export_folder
-from feddpa_jax.laboratory import candidates, collect
-from feddpa_jax.laboratory import search as weigh_command
+from feddpa_jax.laboratory import candidates, collect, trying
 from feddpa_jax.run import evaluating as evaluation
 from feddpa_jax.run import loop as train
 from feddpa_jax.training import engine
@@ -88,7 +87,7 @@ def quick() -> Iterator[None]:
         remember(collect, "_at_weight", of_scorer)
         remember(collect, "_prompts", of_scorer)
         remember(
-            weigh_command,
+            trying,
             "score_rule",
             lambda rule, grid, collected, *rest, **named: (
                 rule,
