@@ -247,7 +247,7 @@ ENTRIES = [
         "run/test_populations.py",
         (" != self._sum_C[at]:", " == -1:"),
         ("(self.folder / SEAL).unlink(missing_ok=True)", "pass"),
-        ("trained[a:b] if mask else None", "None", "data/test_population.py"),
+        ("trained[a:b] if mask else None", "None"),
         ("self._first_C[at + 1]", "self._first_C[at] + 1"),
         ("kept[at][0] < end", "kept[at][0] <= end"),
         ("digest.add(client.name, client_digest(client, own))", "pass"),
@@ -274,7 +274,6 @@ ENTRIES = [
     *edits(
         "evaluate/groups.py",
         "run/test_populations.py",
-        ("first : first + AT_ONCE", "first : first + 1", "", "any groups give the same"),
         ("uniform(seed, np.array", "-uniform(seed, np.array"),
     ),
     *edits(
