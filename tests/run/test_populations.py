@@ -36,13 +36,13 @@ def file(tmp_path: Path) -> Path:
     return made
 
 
-def configured(file: Path, cache: str, **data) -> fd.Config:
+def configured(file: Path, cache: str, method: str = "feddpa_t", **data) -> fd.Config:
     return fd.Config(
         model={"path": "tiny"},
         data={"path": f"hf:{file}", "cache": cache, "max_length": 64, "validation": 1, **data},
         lora={"rank": 2},
         fed={
-            "method": "feddpa_t",
+            "method": method,
             "rounds": 2,
             "local_epochs": 1,
             "batch_size": 4,
@@ -98,12 +98,12 @@ def test_data_that_changed_are_refused(tmp_path, file, named, monkeypatch):
 
 
 def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
-    plain = tmp_path / "plain"
-    fd.Experiment.from_config(configured(file, "on"), run_dir=plain).train()
+    plain, config = tmp_path / "plain", configured(file, "on", "fedsa_lora")
+    fd.Experiment.from_config(config, run_dir=plain).train()
     monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
     sharded = tmp_path / "sharded"
     for left in ([0], [1]):
-        some = fd.Experiment.from_config(configured(file, "on"), run_dir=sharded).rounds()
+        some = fd.Experiment.from_config(config, run_dir=sharded).rounds()
         assert next(iter(some)).number == left[0]
         some.close()
     clients = sharded / "checkpoints" / "clients"
@@ -114,6 +114,7 @@ def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
     by_client = {path.parent.name: path.read_bytes() for path in clients.rglob("*.safetensors")}
     for path in (plain / "checkpoints" / "clients").rglob("*.safetensors"):
         assert by_client[path.parent.name] == path.read_bytes()
+    _ = fd.Experiment.open(sharded).adapters
     # A damaged file is found in its shard.
     next(clients.rglob("*.safetensors")).write_bytes(b"")
     opened = fd.Experiment.open(sharded)
@@ -123,11 +124,11 @@ def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
 
 def test_flat_folders_of_many_clients_go_on(tmp_path, file, monkeypatch):
     """Earlier versions had all clients in one folder, however many there were."""
-    run = tmp_path / "run"
-    next(iter(fd.Experiment.from_config(configured(file, "on"), run_dir=run).rounds()))
+    run, config = tmp_path / "run", configured(file, "on", "fedsa_lora")
+    next(iter(fd.Experiment.from_config(config, run_dir=run).rounds()))
     monkeypatch.setattr(digest, "NAMED", 3)
     monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
-    experiment = fd.Experiment.from_config(configured(file, "on"), run_dir=run)
+    experiment = fd.Experiment.from_config(config, run_dir=run)
     assert [done.number for done in experiment.rounds()] == [1]
 
 
