@@ -16,7 +16,7 @@ from benchmarks.torch_model import TorchModel
 from feddpa_jax.adapters.lora import take
 from feddpa_jax.types import TokenizedExample, client_id
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 from feddpa_jax.weighting.weights import make_weighting
@@ -79,7 +79,8 @@ def _prompt(model: TorchModel, example: TokenizedExample) -> Any:
 
 def _embed(model: TorchModel, example: TokenizedExample, settings: WeightingSettings) -> np.ndarray:
     """A prompt's final hidden state: at its last token, or the mean."""
-    model.mix(*MIXES[settings.embed_with])
+    mixed = (1.0 - settings.mixed_at, settings.mixed_at)
+    model.mix(*(mixed if settings.embed_with == "mixed" else MIXES[settings.embed_with]))
     inner = model.model.get_base_model()
     hidden_1TD = inner.base_model(input_ids=_prompt(model, example), use_cache=False)[0]
     hidden_TD = hidden_1TD[0].float().cpu().numpy()

@@ -39,7 +39,9 @@ def main() -> None:
     text = text.replace("{instruction}", arguments.prompt).replace("{input}", arguments.input)
     tokens_1T = encode(tokenizer, text)
 
-    mixes = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}
+    mixed = settings.get("embed_weight", 0.5)
+    mixes = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0)}
+    mixes["mixed"] = (1.0 - mixed, mixed)
     mix(model, *mixes[settings["embed_with"]])
     query_D = embed(model, tokens_1T, settings["pooling"], settings["layer"])
     score = similarity(settings["rule"], query_D, support_MD)

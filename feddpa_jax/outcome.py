@@ -37,7 +37,7 @@ from feddpa_jax.run.inputs import Prepared, make_method
 from feddpa_jax.run.opening import check_modes
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import Rule, named
-from feddpa_jax.weighting.settings import WeightingSettings
+from feddpa_jax.weighting.settings import Model, WeightingSettings
 
 _log = logging.getLogger(__name__)
 
@@ -224,6 +224,7 @@ class Outcome(abc.ABC):
         scales: float | Sequence[float] = Options().scales,
         supports: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
+        embed_with: Model | Sequence[Model] | None = None,
         by: str | Sequence[str] = ("nll",),
         choose: How = "client",
         keep: Keep | None = None,
@@ -239,6 +240,8 @@ class Outcome(abc.ABC):
           scales: factors of the similarities.
           supports: numbers of training prompts per client; None: the run's, and all.
           layers: after how many layers prompts are embedded; None: each quarter of the model.
+          embed_with: the adapters under which prompts are embedded, of "local", "global", "base"
+            and "mixed"; None: all of them.
           by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
           choose: "client": settings are chosen on each client's own held-out examples, and on
             prompts made up by the base, where answers should agree with the shared adapter's;
@@ -262,6 +265,7 @@ class Outcome(abc.ABC):
             scales=listed(scales),
             supports=None if supports is None else listed(supports),
             layers=None if layers is None else listed(layers),
+            embed_with=None if embed_with is None else listed(embed_with),
             by=listed(by),
             choose=choose,
             keep=keep,

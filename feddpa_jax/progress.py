@@ -14,7 +14,8 @@ class Progress:
     """The progress of a task.
 
     Attributes:
-      task: its name: "training", "scoring", "answering", "collecting" or "trying".
+      task: its name: "training", "scoring", "answering", "collecting", "trying", or, of weighting
+        rules that lie on no curve, "trying exactly" and "running exactly".
       done: what is done, in `unit`.
       total: the whole.
       unit: "tokens", "answers" or "rules".

@@ -32,10 +32,12 @@ class Adapters(NamedTuple):
       local_C: every client's own adapter, [C, ...]; None if there is none.
       scale: alpha / rank.
       others: what a method's own modes answer with, by mode: [C, ...], or [1, ...] for all.
+      shared: what other clients had a part in, where that is more than the shared adapter: [C, ...]
+        or [1, ...] each.
 
     Example:
       ```
-      global_C, local_C, scale, others = run.adapters
+      global_C, local_C, scale, others, shared = run.adapters
       ```
     """
 
@@ -43,6 +45,7 @@ class Adapters(NamedTuple):
     local_C: Adapter | None
     scale: float
     others: Mapping[str, Adapter] = MappingProxyType({})
+    shared: tuple[Adapter, ...] = ()
 
     def of(self, client: int | np.ndarray) -> "Adapters":
         """One client's, with leading axes of 1, or those of c clients, with leading axes of c."""
@@ -54,7 +57,12 @@ class Adapters(NamedTuple):
             )
 
         others = {mode: cast(Adapter, some(bank)) for mode, bank in self.others.items()}
-        return Adapters(some(self.global_C), some(self.local_C), self.scale, others)
+        shared = tuple(cast(Adapter, some(bank)) for bank in self.shared)
+        return Adapters(some(self.global_C), some(self.local_C), self.scale, others, shared)
+
+    def of_others(self) -> "list[Adapters]":
+        """Each adapter that other clients had a part in, alone, as the shared one."""
+        return [Adapters(bank, None, self.scale) for bank in self.shared or (self.global_C,)]
 
 
 def is_shared(bank: Adapter | None) -> bool:

@@ -38,6 +38,11 @@ def add_arguments(parser: Parser) -> None:
         help="numbers of layers after which prompts are embedded (each quarter of the model)",
     )
     parser.add_argument(
+        "--embed-with",
+        metavar="LIST",
+        help="adapters under which prompts are embedded: local, global, base, mixed (all of them)",
+    )
+    parser.add_argument(
         "--by",
         default="nll",
         metavar="LIST",
@@ -119,6 +124,10 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         found[name] = values
     if known.rules is not None:
         found["rules"] = tuple(dict.fromkeys(name.strip() for name in known.rules.split(",")))
+    if known.embed_with is not None:
+        found["embed_with"] = tuple(
+            dict.fromkeys(name.strip() for name in known.embed_with.split(","))
+        )
     if known.parameters is not None:
         found["parameters"] = parse_yaml(known.parameters, "--parameters")
     found["by"] = tuple(dict.fromkeys(name.strip() for name in known.by.split(",")))

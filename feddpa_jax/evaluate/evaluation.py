@@ -23,7 +23,8 @@ from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.types import Client, Example, TokenizedExample, UserError, client_id
-from feddpa_jax.weighting.gathering import MIXES, gather
+from feddpa_jax.weighting.gathering import gather
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import WeightingSettings
 
 
@@ -210,6 +211,7 @@ def _score(
                     weighting,
                     {m: passes[m].by_client(scores[m]) for m in scores if m in MIXES},
                     setting.held,
+                    setting.tokenizer.decode,
                 )
                 weights[mode] = instance_weights(evidence, weighting)
             passes[mode] = _Pass(shared[mode], weights[mode], setting.tokenized)

@@ -23,7 +23,7 @@ from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.settings import WeightingSettings
-from feddpa_jax.weighting.weights import make_weighting
+from feddpa_jax.weighting.weights import compiled
 
 
 def available_modes(adapters: Adapters) -> tuple[str, ...]:
@@ -130,14 +130,7 @@ def instance_weights(evidence: Sequence[Evidence], settings: WeightingSettings) 
     Raises:
       UserError: the rule gives something that is not finite.
     """
-    weigh = jax.jit(
-        make_weighting(
-            settings.rule,
-            scale=settings.scale,
-            scales=settings.scales,
-            parameters=settings.parameters,
-        )
-    )
+    weigh = compiled(settings)
     weights = [jax.device_get(weigh(own)) for own in evidence]
     if all(isinstance(weight.local_weight_B, TokenGate) for weight in weights):
         return _gated([weight.local_weight_B for weight in weights], evidence[0].rows(), settings)

@@ -99,7 +99,7 @@ def answer_one(
     if isinstance(weighting, Weight):
         g, l, _ = weighting
     else:
-        weighting, (g, l) = _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, *weighting)
+        weighting, (g, l) = _weigh(layerwise, adapters, tokenizer, tokens_T, *weighting)
     ends = {"stop_ids": tokenizer.stop_ids, "max_new_tokens": max_new_tokens}
     if beams == 1:
         answer_T = answer_greedily(layerwise, tokens_T, g, l, **ends)
@@ -137,7 +137,7 @@ def weigh_one(
         longest=max([len(tokens_T) + 1, *_lengths(settings, own)]),
         max_new_tokens=1,
     )
-    return _weigh(layerwise, adapters, tokenizer.eos_id, tokens_T, settings, own)[0]
+    return _weigh(layerwise, adapters, tokenizer, tokens_T, settings, own)[0]
 
 
 def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
@@ -150,14 +150,14 @@ def _lengths(settings: WeightingSettings, own: Own) -> list[int]:
 def _weigh(
     layerwise: Layerwise,
     adapters: Adapters,
-    eos_id: int,
+    tokenizer: Tokenizer,
     tokens_T: np.ndarray,
     settings: WeightingSettings,
     own: Own,
 ) -> tuple[Weight, tuple[RowWeight, RowWeight]]:
     """A prompt's weights as reported, and g and l: numbers, [L], or gates of its tokens."""
     # The end token stands in for a response: embeddings are of the prompt alone.
-    asked = TokenizedExample(np.append(tokens_T, eos_id).astype(np.int32), len(tokens_T))
+    asked = TokenizedExample(np.append(tokens_T, tokenizer.eos_id).astype(np.int32), len(tokens_T))
     evidence = gather(
         SingleScorer(layerwise, adapters),
         [own.ident],
@@ -166,6 +166,7 @@ def _weigh(
         own.dreams,
         settings,
         held=[own.held],
+        read=tokenizer.decode,
     )
     weights = instance_weights(evidence, settings)
     g, l = weights.at(0, 0)

@@ -18,7 +18,8 @@ from feddpa_jax.hf.tensors import opened, read_json, write_tensors
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.run.evaluating import decoding, weighting_settings
 from feddpa_jax.types import Example, UserError, client_id
-from feddpa_jax.weighting.gathering import check_layer, look, pooled, support_draw
+from feddpa_jax.weighting.gathering import check_layer, pooled, support_draw
+from feddpa_jax.weighting.looking import look
 
 SETTINGS_FILE, SUPPORT_FILE = "weighting.json", "weighting.safetensors"
 
@@ -60,13 +61,14 @@ def make_weightings(trained: Trained) -> dict[str, Weighting]:
     drawn = [[own[i] for i in rows] for own, rows in zip(prepared.training, draws, strict=True)]
     check_layer(settings, prepared.base.model.config.layers)
     layers = None if settings.layer is None else [settings.layer]
-    support = look(scorer, drawn, settings.embed_with, layers=layers)
+    support = look(scorer, drawn, settings.embed_with, mixed=settings.mixed_at, layers=layers)
     template = bound(config.data.template, prepared.base.tokenizer)[0]
     described = {
         "rule": settings.rule,
         "scale": settings.scale,
         "scales": settings.scales,
         "embed_with": settings.embed_with,
+        "embed_weight": settings.mixed_at,
         "pooling": settings.pooling,
         "layer": settings.layer,
         # The template's text with names in braces for what goes in.

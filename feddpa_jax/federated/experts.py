@@ -65,6 +65,15 @@ def sent_to_each(server: Mapping[str, Any], own_C: Mapping[str, Any], members: n
     return {**found, "count": {"all": {"experts": count_C}}}
 
 
+def experts_there(server: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The expert of every cluster that was found, in their order, {target: {leaf: [1, L, ...]}}."""
+    count = int(np.asarray(server["clusters"]["all"]["of"]).max()) + 1
+    return tuple(
+        jax.tree.map(lambda leaf_M, at=at: jnp.asarray(leaf_M)[at : at + 1], server["expert"])
+        for at in range(count)
+    )
+
+
 def routed(parts: Parts) -> Sequence[Term]:
     """The mix of what `sent_to_each` gives: one adapter, the own expert first, with its router."""
     experts = [parts["expert"], *([parts["others"]] if "others" in parts else [])]

@@ -28,7 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.federated.clusters import allocate, distances, means_by_cluster
-from feddpa_jax.federated.experts import empty_experts, new_routers, routed, sent_to_each
+from feddpa_jax.federated.experts import (
+    empty_experts,
+    experts_there,
+    new_routers,
+    routed,
+    sent_to_each,
+)
 from feddpa_jax.federated.method import METHODS, Answers, Lora, Method, Part, Phase
 from feddpa_jax.federated.server import Moment, Uploads
 from feddpa_jax.types import UserError
@@ -106,4 +112,5 @@ def fedlease(
 def _answers(server: Mapping[str, Any], own_C: Mapping[str, Any], members: np.ndarray) -> Answers:
     received = sent_to_each(server, own_C, members)
     (term,) = routed(received)
-    return Answers(received["expert"], own_C["warm"], {"experts": term.bank})
+    others = {"experts": term.bank}
+    return Answers(received["expert"], own_C["warm"], others, experts_there(server))

@@ -176,11 +176,14 @@ class Answers(NamedTuple):
         client its own; None if there is none; {} if the own one is mixed with the bare base.
       local_C: the clients' own, [C, ...]; None if there are none (yet).
       others: by a mode of the method's own, the adapter that answers in it: [C or 1, ...].
+      shared: all that other clients had a part in, which weighting rules may look at
+        (`query_nll_BE`, `entropy_BE`): [C or 1, ...] each; () where that is `global_C` alone.
     """
 
     global_C: Adapter | None
     local_C: Adapter | None
     others: Mapping[str, Adapter] = MappingProxyType({})
+    shared: tuple[Adapter, ...] = ()
 
 
 def dual_answers(

@@ -5,6 +5,7 @@ anew, for the prompt and for the answer. For one prompt that is nearly all of th
 is a program, called once for each, of one row in one of a few lengths.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -67,15 +68,16 @@ class Layerwise:
         self.length = padded(longest)
         self.slots = self.length + max_new_tokens
         self._scale = scale
-        layers = range(model.config.layers)
         split = [nnx.split(layer) for layer in model.module().layers]
         self._definitions = [definition for definition, _ in split]
         self._parameters = [parameters for _, parameters in split]
-        # On the host, so that nothing is compiled for it.
-        both = jax.tree.map(np.asarray, (global_1, local_1))
-        self._adapters = jax.device_put(
-            [jax.tree.map(lambda leaf, at=at: leaf[:, at], both) for at in layers]
-        )
+        self._adapters = _split(global_1, local_1, model.config.layers)
+
+    def under(self, global_1: Adapter | None, local_1: Adapter | None) -> "Layerwise":
+        """The same base, lengths and scale with other adapters, as of the class."""
+        other = copy.copy(self)
+        other._adapters = _split(global_1, local_1, self.model.config.layers)
+        return other
 
     def prompt(self, tokens_T: np.ndarray, global_weight: Weight, local_weight: Weight) -> Passed:
         """A pass over a prompt of at most `length` tokens, with room for its answer.
@@ -180,6 +182,15 @@ class Layerwise:
                 for own, x_1TD in zip(gates, passed.states, strict=False)
             ]
         )
+
+
+def _split(global_1: Adapter | None, local_1: Adapter | None, layers: int) -> list[Any]:
+    """Both adapters of every layer."""
+    # On the host, so that nothing is compiled for it.
+    both = jax.tree.map(np.asarray, (global_1, local_1))
+    return jax.device_put(
+        [jax.tree.map(lambda leaf, at=at: leaf[:, at], both) for at in range(layers)]
+    )
 
 
 def padded(tokens: int) -> int:

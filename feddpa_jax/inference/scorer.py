@@ -54,6 +54,8 @@ class Scores:
       last_ILD: hidden state at the last prompt token, after each of the layers asked for.
       mean_ILD: mean of the hidden states over the prompt, likewise.
       gated_IL: mean of a gate's weight over the prompt in every layer; None if there are no gates.
+      token_nll_IP: negative log-likelihood of every response token, in nats; 0 behind the last.
+        None if it was not asked for.
     """
 
     nll_I: np.ndarray
@@ -62,6 +64,7 @@ class Scores:
     last_ILD: np.ndarray
     mean_ILD: np.ndarray
     gated_IL: np.ndarray | None = None
+    token_nll_IP: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Scores":
         """The results of these requests, in this order."""
@@ -71,6 +74,12 @@ class Scores:
             if (part := getattr(self, field.name)) is not None
         }
         return Scores(**found)
+
+
+def empty_token_nll(requests: Sequence[Request]) -> np.ndarray:
+    """Zeros for every response token, [I, P], as many for all as the longest response has."""
+    longest = max((len(r.example.tokens_T) - r.example.prompt_length for r in requests), default=0)
+    return np.zeros((len(requests), longest), np.float32)
 
 
 class Scoring(Protocol):
@@ -92,8 +101,13 @@ class Scoring(Protocol):
         on_done: Callable[[int], None] = ...,
         *,
         layers: Sequence[int] | None = None,
+        tokens: bool = False,
     ) -> Scores:
         """Scores all requests."""
+        ...
+
+    def under(self, adapters: Adapters) -> "Scoring":
+        """The same under other adapters, of the same clients."""
         ...
 
 
@@ -213,6 +227,7 @@ class Scorer:
         on_done: Callable[[int], None] = lambda done: None,
         *,
         layers: Sequence[int] | None = None,
+        tokens: bool = False,
     ) -> Scores:
         """Scores all requests.
 
@@ -220,6 +235,7 @@ class Scorer:
           requests: any number; blocks are filled with those of all clients.
           on_done: called with the number of requests of each block.
           layers: after how many layers prompts are embedded; None: after the last.
+          tokens: whether every response token's likelihood is wanted.
         """
         layers = (self.model.config.layers,) if layers is None else tuple(layers)
         lengths = list(self.shapes)
@@ -242,6 +258,7 @@ class Scorer:
             np.zeros(embedded, np.float32),
             np.zeros(embedded, np.float32),
             np.zeros((len(requests), config.layers), np.float32) if gated else None,
+            empty_token_nll(requests) if tokens else None,
         )
         for planned in schedule([work], self.shapes):
             (rows,) = planned.rows
@@ -283,6 +300,8 @@ class Scorer:
             for place in range(len(layers)):
                 scores.last_ILD[at.ident, place] = last_LED[place][e]
                 scores.mean_ILD[at.ident, place] = mean_LED[place][e]
+            if scores.token_nll_IP is not None:
+                scores.token_nll_IP[at.ident, :count] = nll_P[own]
             if scores.gated_IL is not None:
                 scores.gated_IL[at.ident] = [own_E[e] for own_E in gated_LE]
 

@@ -10,7 +10,7 @@ import numpy as np
 from feddpa_jax.adapters.token_gate import Weight
 from feddpa_jax.inference.beam import Beams, begin, best, follow, unfinished
 from feddpa_jax.inference.layerwise import Layerwise
-from feddpa_jax.inference.scorer import Adapters, Request, Scores
+from feddpa_jax.inference.scorer import Adapters, Request, Scores, empty_token_nll
 from feddpa_jax.models.decoder import Model
 
 
@@ -30,12 +30,17 @@ class SingleScorer:
         """The base."""
         return self.layerwise.model
 
+    def under(self, adapters: Adapters) -> "SingleScorer":
+        """The same under other adapters, with leading axes of 1."""
+        return SingleScorer(self.layerwise.under(adapters.global_C, adapters.local_C), adapters)
+
     def __call__(
         self,
         requests: Sequence[Request],
         on_done: Callable[[int], None] = lambda done: None,
         *,
         layers: Sequence[int] | None = None,
+        tokens: bool = False,
     ) -> Scores:
         """Scores all requests; `client` is not read.
 
@@ -53,6 +58,7 @@ class SingleScorer:
             np.full(count, np.nan, np.float32),
             np.zeros(embedded, np.float32),
             np.zeros(embedded, np.float32),
+            token_nll_IP=empty_token_nll(requests) if tokens else None,
         )
         for i, (_, (tokens_T, prompt, _), g, l) in enumerate(requests):
             passed = self.layerwise.prompt(tokens_T[:prompt] if layers else tokens_T, g, l)
@@ -63,6 +69,9 @@ class SingleScorer:
             if not layers:
                 nll_T, correct_T, entropy_T = self.layerwise.likelihoods(passed, tokens_T[1:])
                 scores.nll_I[i] = nll_T[prompt - 1 :].mean(dtype=np.float64)
+                if scores.token_nll_IP is not None:
+                    own_P = nll_T[prompt - 1 :]
+                    scores.token_nll_IP[i, : len(own_P)] = own_P
                 scores.greedy_I[i] = correct_T[prompt - 1 :].all()
                 scores.entropy_I[i] = entropy_T[prompt - 1]
             on_done(1)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 
 from feddpa_jax.evaluate.metrics import METRICS
@@ -13,7 +12,7 @@ from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import learns
 from feddpa_jax.weighting.settings import WeightingSettings
-from feddpa_jax.weighting.weights import make_weighting
+from feddpa_jax.weighting.weights import compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +43,24 @@ def weigh(collected: Collected, settings: WeightingSettings) -> np.ndarray:
 
     But a rule that learns weighs the client's own held-out examples by what it learnt from others.
     """
-    rule = jax.jit(
-        make_weighting(
-            settings.rule,
-            scale=settings.scale,
-            scales=settings.scales,
-            parameters=settings.parameters,
-        )
-    )
+    return _given(collected, settings, "local_weight_B")
+
+
+def similarities(collected: Collected, settings: WeightingSettings) -> np.ndarray:
+    """The similarities that `weigh` makes weights of, [C, J]."""
+    return _given(collected, settings, "similarity_B")
+
+
+def _given(collected: Collected, settings: WeightingSettings, field: str) -> np.ndarray:
+    """A field of every client's `InstanceWeights` of every instance, [C, J]."""
+    rule = compiled(settings)
     fold_CJ = collected.questions.folds()
-    weight_CJ = np.empty(fold_CJ.shape, np.float32)
+    given_CJ = np.empty(fold_CJ.shape, np.float32)
     for c, fold_J in enumerate(fold_CJ):
         for fold in np.unique(fold_J) if learns(settings.rule) else (-1,):
-            found_J = rule(collected.evidence(c, settings, fold=int(fold))).local_weight_B
-            weight_CJ[c] = np.where((fold_J == fold) | (fold < 0), found_J, weight_CJ[c])
-    return weight_CJ
+            found_J = getattr(rule(collected.evidence(c, settings, fold=int(fold))), field)
+            given_CJ[c] = np.where((fold_J == fold) | (fold < 0), found_J, given_CJ[c])
+    return given_CJ
 
 
 def fixed_points(paper: WeightingSettings) -> dict[str, WeightingSettings]:

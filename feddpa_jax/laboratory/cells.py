@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
@@ -161,16 +160,11 @@ def part_of(
         federation.source,
     )
 
-    def own(leaf: Any) -> Any:
-        """A bank's rows of these clients; what all share is one row."""
-        return leaf if np.ndim(leaf) == 0 or leaf.shape[0] == 1 else leaf[np.array(places)]
-
-    banks = adapters._replace(others=dict(adapters.others))
     return (
         prepared._replace(
             federation=smaller,
             training=tuple(prepared.training[c] for c in places),
             counts=tuple(prepared.counts[c] for c in places),
         ),
-        Adapters(*jax.tree.map(own, tuple(banks))),
+        adapters.of(np.array(places)),
     )

@@ -2,79 +2,31 @@
 
 One pass scores all instances at one mixing weight. The passes at 0, 1/2 and 1 are those of the
 global adapter, the even mix and the local one, and embed the prompts too, as does one of the base.
+Where prompts are to be embedded at another mix, the pass at 1/2 is one of its own.
+Likelihoods by token, and under the adapters that other clients had a part in, are computed only if
+a rule asks for them.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import chex
 import numpy as np
 
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts, Part
+from feddpa_jax.laboratory.questions import AT_WEIGHT, BETWEEN, HALF, Questions
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
-from feddpa_jax.weighting.gathering import (
-    MIXES,
-    look,
-    prompt_alone,
-    support_draw,
-)
+from feddpa_jax.weighting.gathering import prompt_alone, support_draw
+from feddpa_jax.weighting.looking import MIXES, by_token, look, same_for_all, side_by_side
 from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 
-_AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
-_BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in _AT_WEIGHT.values()}
 # Bytes of embeddings that are computed at once.
 BLOCK = 256 * 2**20
-PARTS = (*MIXES, *_BETWEEN.values(), "prompts")
-
-
-@dataclasses.dataclass(frozen=True)
-class Questions:
-    """What is looked at.
-
-    Attributes:
-      ids: the clients' ids, for their draws.
-      training: each client's examples.
-      instances: J instances, those of validation and of the test together.
-      dreams: made-up prompts.
-      layers: after how many layers prompts are embedded, ascending.
-      held: where each client's own held-out examples are among the instances.
-    """
-
-    ids: Sequence[int]
-    training: Sequence[Sequence[TokenizedExample]]
-    instances: Sequence[TokenizedExample]
-    dreams: Sequence[TokenizedExample]
-    layers: tuple[int, ...]
-    held: Sequence[np.ndarray] = ()
-
-    def requests(self) -> int:
-        """How many requests `collect` scores."""
-        C, J, S = len(self.ids), len(self.instances), sum(map(len, self.training))
-        shared = J + S + len(self.dreams)
-        own = C * J + S + C * len(self.dreams)
-        prompts = (2 * J + C * J) + 3 * S
-        return 2 * shared + 2 * own + len(_BETWEEN) * C * J + prompts
-
-    def folds(self) -> np.ndarray:
-        """Which of two halves of a client's own held-out examples an instance is in, [C, J].
-
-        -1 for instances that are not the client's own held-out ones, or its only one. A rule that
-        learns from held-out examples is judged on each half by what it learnt from the other one.
-        """
-        fold_CJ = np.full((len(self.ids), len(self.instances)), -1)
-        for c, held_H in enumerate(self.held):
-            if len(held_H) > 1:
-                fold_CJ[c, held_H] = np.arange(len(held_H)) % 2
-        return fold_CJ
-
-    def held_without(self, client: int, fold: int) -> np.ndarray:
-        """Where a client's own held-out examples are that are not in a fold."""
-        own_H = self.held[client] if self.held else np.zeros(0, int)
-        return own_H[self.folds()[client, own_H] != fold] if fold >= 0 else own_H
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +37,22 @@ class Collected:
       nll_CJW: response NLL of every client and instance at each of `WEIGHTS`.
       greedy_CJW: whether greedy decoding gives the target there.
       entropy_CJA: entropy of the first answer token under each of `MODELS`.
+      entropy_CJW: the same at each of `WEIGHTS`.
       query_nll_CJA: prompt NLL under each of `MODELS`.
       support_nll_A: by client, the training prompts' [S, A].
       embeddings: by model of `MIXES` and client: instances, training and dreams, [.., Y, Q, D].
+      asked: fields of `Evidence` that few rules ask for, [C, J, ...].
     """
 
     questions: Questions
     nll_CJW: np.ndarray
     greedy_CJW: np.ndarray
     entropy_CJA: np.ndarray
+    entropy_CJW: np.ndarray
     query_nll_CJA: np.ndarray
     support_nll_A: list[np.ndarray]
     embeddings: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+    asked: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def evidence(
         self,
@@ -120,13 +76,26 @@ class Collected:
         draw_M = support_draw(len(own.training[client]), settings, 1, own.ids[client])
         held_H = own.held_without(client, fold)
         length_B = np.array([example.prompt_length for example in own.instances[rows]], np.int32)
+        texts = {
+            "query_text": own.instances[rows],
+            "support_text": [own.training[client][i] for i in draw_M],
+            "held_text": [own.instances[j] for j in held_H],
+        }
+        asked: dict[str, Any] = {
+            name: tuple(own.read(e.tokens_T[: e.prompt_length]) for e in examples)
+            for name, examples in texts.items()
+            if name in own.fields
+        }
+        asked |= {name: values_CJ[client, rows] for name, values_CJ in self.asked.items()}
         return Evidence(
+            **asked,
             query_BD=query[at][rows],
             support_MD=support[at][draw_M],
             dream_ND=dream[at],
             query_nll_BA=self.query_nll_CJA[client, rows],
             support_nll_MA=self.support_nll_A[client][draw_M],
             entropy_BA=self.entropy_CJA[client, rows],
+            entropy_BW=self.entropy_CJW[client, rows],
             length_B=length_B,
             held_HD=query[at][held_H],
             held_nll_HW=self.nll_CJW[client, held_H].astype(np.float32),
@@ -156,11 +125,14 @@ def collect(
     C, J = len(questions.ids), len(questions.instances)
     counts = [len(own) for own in questions.training]
     looked = {
-        model: cache.part(model, lambda model=model: _look(scorer, questions, model, on_done))
+        model: cache.part(
+            questions.name_of(model), lambda model=model: _look(scorer, questions, model, on_done)
+        )
         for model in MIXES
     }
-    at_weight = {_AT_WEIGHT[model]: looked[model] for model in _AT_WEIGHT}
-    for weight, name in _BETWEEN.items():
+    at_weight = {AT_WEIGHT[model]: looked[model] for model in AT_WEIGHT}
+    half = {0.5: HALF} if HALF in questions.parts() else {}
+    for weight, name in {**BETWEEN, **half}.items():
         at_weight[weight] = cache.part(
             name, lambda weight=weight: _at_weight(scorer, questions, weight, on_done)
         )
@@ -181,9 +153,11 @@ def collect(
         np.stack([everywhere(at_weight[w]["nll"]) for w in WEIGHTS], axis=-1),
         np.stack([everywhere(at_weight[w]["greedy"]) for w in WEIGHTS], axis=-1),
         np.stack([everywhere(looked[m]["entropy"]) for m in MODELS], axis=-1),
+        np.stack([everywhere(at_weight[w]["entropy"]) for w in WEIGHTS], axis=-1),
         prompts["query_nll"],
         np.split(prompts["support_nll"], bounds),
         embeddings,
+        _asked(scorer, questions, cache, on_done),
     )
 
 
@@ -195,8 +169,8 @@ def _embedded(scores: Scores) -> np.ndarray:
 def _look(
     scorer: Scorer, questions: Questions, model: Model, on_done: Callable[[int], None]
 ) -> Part:
-    """Instances, training prompts and dreams under a model; one row stands for all clients."""
-    clients = len(questions.ids) if MIXES[model][1] else 1
+    """Instances, training prompts and dreams; one row where all clients have the same model."""
+    clients = 1 if same_for_all(model, scorer.adapters) else len(questions.ids)
 
     J, S = len(questions.instances), list(map(len, questions.training))
     sizes = (len(questions.layers), len(POOLINGS), scorer.model.config.width)
@@ -206,7 +180,12 @@ def _look(
         """Each client's scores, a few clients at a time: they take as much memory again."""
         for first in range(0, len(examples), at_once):
             some = [*[()] * first, *examples[first : first + at_once]]
-            scores = look(scorer, some, model, layers=questions.layers, on_done=on_done)
+            scores = look(
+                *(scorer, some, model),
+                mixed=questions.mixed,
+                layers=questions.layers,
+                on_done=on_done,
+            )
             yield from list(enumerate(scores))[first:]
 
     found: Part = {
@@ -239,7 +218,8 @@ def _at_weight(
         for example in questions.instances
     ]
     scores = scorer(requests, on_done, layers=())
-    return {"nll": scores.nll_I.reshape(C, J), "greedy": scores.greedy_I.reshape(C, J)}
+    found = {"nll": scores.nll_I, "greedy": scores.greedy_I, "entropy": scores.entropy_I}
+    return {name: values.reshape(C, J) for name, values in found.items()}
 
 
 def _prompts(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
@@ -256,3 +236,46 @@ def _prompts(scorer: Scorer, questions: Questions, on_done: Callable[[int], None
         "query_nll": np.stack([np.stack(own) for own in query], axis=-1),
         "support_nll": np.stack([np.concatenate(own) for own in support], axis=-1),
     }
+
+
+def _asked(
+    scorer: Scorer,
+    questions: Questions,
+    cache: Cache | MemoryParts,
+    on_done: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """What only some rules ask for, [C, J, ...] by field of `Evidence`."""
+    C = len(questions.ids)
+    compute = {
+        "tokens": lambda: _tokens(scorer, questions, on_done),
+        "others": lambda: _others(scorer, questions, on_done),
+    }
+    wanted = [name for name in compute if name in questions.parts()]
+    found = {}
+    for part in [cache.part(name, compute[name]) for name in wanted]:
+        found |= {name: np.broadcast_to(own, (C, *own.shape[1:])) for name, own in part.items()}
+    return found
+
+
+def _tokens(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
+    """Likelihoods of every token of the prompts, under each of `MODELS`."""
+    alone = [[prompt_alone(e) for e in questions.instances]] * len(questions.ids)
+    scores = [
+        look(scorer, alone, model, layers=(), tokens=True, on_done=on_done) for model in MODELS
+    ]
+    by_client, masks = by_token(scores, [questions.instances] * len(questions.ids))
+    return {"query_nll_BTA": np.stack(by_client), "query_mask_BT": masks[0][None]}
+
+
+def _others(scorer: Scorer, questions: Questions, on_done: Callable[[int], None]) -> Part:
+    """Prompts and answers under the adapters that other clients had a part in."""
+    clients = len(questions.ids)
+    instances = [list(questions.instances)] * clients
+    alone = [[prompt_alone(example) for example in questions.instances]] * clients
+    under = [scorer.under(adapters) for adapters in scorer.adapters.of_others()]
+
+    def seen(examples: Sequence[Sequence[TokenizedExample]], field: str) -> np.ndarray:
+        scores = [look(own, examples, "global", layers=(), on_done=on_done) for own in under]
+        return np.stack(side_by_side(scores, field))
+
+    return {"query_nll_BE": seen(alone, "nll_I"), "entropy_BE": seen(instances, "entropy_I")}

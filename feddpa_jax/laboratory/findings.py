@@ -25,7 +25,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 # What a setting is told by, without what only the fixed mix needs, and what is the same for all.
 SETTING = tuple(
-    f.name for f in dataclasses.fields(WeightingSettings) if f.name not in ("fixed", "learn_from")
+    f.name
+    for f in dataclasses.fields(WeightingSettings)
+    if f.name not in ("fixed", "learn_from", "embed_weight")
 )
 
 Summaries = dict[str, Summary]

@@ -24,7 +24,7 @@ from feddpa_jax.laboratory.choosing import shares_of
 from feddpa_jax.laboratory.collect import POOLINGS, WEIGHTS, Collected
 from feddpa_jax.laboratory.parts import Curves, Part, parts_of
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.gathering import MIXES
+from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.rule import (
     RULES,
     check_parameters,
@@ -58,6 +58,9 @@ class Grid:
       layers: after how many layers.
       parameters: by rule, values to try of its hyperparameters by name; a rule that is not here is
         tried with those of its registration's `search`, or with its defaults.
+      few: whether rules on no curve, which are run exactly, are tried with a few settings alone.
+      embed_exactly: the models of `embed_with` that these are tried with.
+      embed_weight: of every setting, the local weight of mixed embeddings.
     """
 
     scales: tuple[float, ...]
@@ -69,6 +72,9 @@ class Grid:
     parameters: Mapping[str, Mapping[str, Sequence[Value]]] = dataclasses.field(
         default_factory=dict
     )
+    few: bool = False
+    embed_exactly: tuple[Model, ...] = ("local",)
+    embed_weight: float | None = None
 
     def settings(self, rule: str, seed: int) -> list[WeightingSettings]:
         """All settings of a rule, in the order of `score_rule`'s results."""
@@ -80,6 +86,7 @@ class Grid:
                 support=support,
                 scales=scales,
                 embed_with=model,
+                embed_weight=self.embed_weight,
                 pooling=pooling,
                 layer=layer,
                 seed=seed,
@@ -217,7 +224,9 @@ def bytes_of_client(rule: str, grid: Grid, collected: Collected, rows: slice) ->
     width = max((query.shape[-1] for [(query, *_), *_] in collected.embeddings.values()), default=1)
     held = max(map(len, own.held), default=0)
     prompts = (rows.stop - rows.start) + held + len(own.dreams) + max(supports)
-    return 4 * len(views) * len(supports) * prompts * width
+    seen = set(sees(RULES.find(rule))) & collected.asked.keys()
+    asked = sum(collected.asked[name][0].nbytes for name in seen)
+    return len(views) * len(supports) * (4 * prompts * width + asked)
 
 
 class Scored(NamedTuple):

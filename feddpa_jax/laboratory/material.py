@@ -16,13 +16,14 @@ from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory.choosing import AGREED, Choosing, How, by_client, pooled
-from feddpa_jax.laboratory.collect import PARTS, Collected, Questions, collect, with_matches
+from feddpa_jax.laboratory.collect import Collected, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
 from feddpa_jax.laboratory.keeping import check_enough
 from feddpa_jax.laboratory.origin import identify
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.progress import OnProgress, follow
-from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting
+from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting, weighting_settings
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import prompt_alone
@@ -59,6 +60,7 @@ def find_material(
     adapters: Adapters,
     layers: tuple[int, ...],
     *,
+    fields: frozenset[str],
     choose: How,
     keep: bool,
     fresh: bool,
@@ -72,6 +74,7 @@ def find_material(
       prepared: base, clients, tokenized training examples.
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
+      fields: of `Evidence`, those that rules ask for.
       choose: what settings are chosen by.
       keep: whether an interval of P is asked for: refused first if too little is held out.
       fresh: compute evidence again that is there.
@@ -95,6 +98,9 @@ def find_material(
         dreams,
         layers,
         own_held,
+        fields,
+        prepared.base.tokenizer.decode,
+        weighting_settings(config).mixed_at,
     )
 
     def split(instances: tuple[Example, ...], start: int) -> Split:
@@ -210,7 +216,7 @@ def _collect(
         cache.open(fresh=fresh)
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
-    total = questions.requests()
+    total = questions.requests(adapters)
     scorer = Scorer.for_examples(
         prepared.base.model,
         adapters,
@@ -218,7 +224,7 @@ def _collect(
         block_tokens=decoding(config, prepared).batch_tokens,
         times=total / (2 * len(examples)),
     )
-    if isinstance(cache, Cache) and cache.holds(PARTS):
+    if isinstance(cache, Cache) and cache.holds(questions.parts()):
         _log.info(f"evidence: {cache.folder}, computed before")
         return collect(scorer, questions, cache), scorer
     with follow("collecting", total, "answers", on_progress) as advance:

@@ -9,6 +9,8 @@ from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.choosing import WORDS, How
 from feddpa_jax.laboratory.grid import CURVE_METRICS
 from feddpa_jax.types import UserError
+from feddpa_jax.weighting.looking import MIXES
+from feddpa_jax.weighting.settings import Model
 
 Keep = Literal["p"]
 
@@ -25,6 +27,8 @@ class Options:
       scales: what similarities are multiplied by.
       supports: numbers of training prompts; None: the run's, and all that a client has.
       layers: prompts are embedded after so many; None: after each quarter of the model.
+      embed_with: the models that prompts are embedded under; None: all, and of rules that are run
+        exactly the local one.
       by: the metrics that settings are chosen by.
       choose: "client": on what each client can know, its own held-out examples and made-up prompts;
         "pooled": on all clients' held-out examples, which no federation has.
@@ -41,6 +45,7 @@ class Options:
     scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
     supports: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
+    embed_with: tuple[Model, ...] | None = None
     by: tuple[str, ...] = ("nll",)
     choose: How = "client"
     keep: Keep | None = None
@@ -69,6 +74,10 @@ class Options:
         check_numbers("supports", self.supports, 1, 10_000)
         check_numbers("layers", self.layers, 0, 10_000)
         check_numbers("scales", self.scales, 0, 1_000_000)
+        models = self.embed_with
+        if models is not None and (not models or not set(models) <= set(MIXES)):
+            shown = ",".join(map(str, models))
+            raise UserError(f"embed_with: {shown!r} is unknown; give some of {', '.join(MIXES)}")
         if not self.by or not set(self.by) <= set(CURVE_METRICS):
             known = " or ".join(CURVE_METRICS)
             raise UserError(f"by: {','.join(self.by)!r} is unknown; give {known}, or both")

@@ -9,7 +9,8 @@ import numpy as np
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
 from feddpa_jax.data.digest import digest_of_parts
-from feddpa_jax.laboratory.collect import WEIGHTS, Questions
+from feddpa_jax.laboratory.collect import WEIGHTS
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.run.inputs import Prepared
 
 # What evidence depends on: a change in any of these asks for new evidence.
@@ -17,7 +18,8 @@ CODE = (
     *("types.py", "devices/contraction.py", "models", "adapters", "inference", "hf", "data"),
     *("training/rows.py", "training/blocks.py", "training/packing.py", "training/costs.py"),
     *("training/rounds.py", "weighting/evidence.py", "weighting/support.py"),
-    *("weighting/gathering.py", "laboratory/collect.py"),
+    *("weighting/gathering.py", "weighting/looking.py", "laboratory/collect.py"),
+    "laboratory/questions.py",
 )
 
 
@@ -25,7 +27,7 @@ def identify(
     config: Config, prepared: Prepared, adapters: Adapters, questions: Questions
 ) -> dict[str, str]:
     """What the evidence depends on, each as a digest."""
-    leaves = jax.tree.leaves((adapters.global_C, adapters.local_C))
+    leaves = jax.tree.leaves((adapters.global_C, adapters.local_C, adapters.shared))
     examples = [*questions.instances, *questions.dreams]
     examples += [example for own in questions.training for example in own]
     package = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feddpa_jax.laboratory.collect import Questions
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.weighting.rule import learns
 
 

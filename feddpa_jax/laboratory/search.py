@@ -21,7 +21,6 @@ from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.cells import Drawn, draw, part_of
 from feddpa_jax.laboratory.choosing import OWN
-from feddpa_jax.laboratory.collect import Questions
 from feddpa_jax.laboratory.findings import (
     Finding,
     GivenUp,
@@ -46,12 +45,14 @@ from feddpa_jax.laboratory.laboratory import Laboratory
 from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.off_curve import find_exactly
 from feddpa_jax.laboratory.options import Options
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.laboratory.trying import try_all
 from feddpa_jax.progress import OnProgress
-from feddpa_jax.run.evaluating import decoding
+from feddpa_jax.run.evaluating import decoding, weighting_settings
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import UserError
-from feddpa_jax.weighting.rule import RULES, learns, on_curve
+from feddpa_jax.weighting.looking import MIXES
+from feddpa_jax.weighting.rule import RULES, learns, on_curve, sees
 from feddpa_jax.weighting.settings import WeightingSettings
 
 _log = logging.getLogger(__name__)
@@ -91,13 +92,14 @@ def search(
         prepared,
         adapters,
         layers,
+        fields=frozenset(name for rule in rules for name in sees(RULES.find(rule))),
         choose=options.choose,
         keep=options.keep is not None,
         fresh=options.fresh,
         folder=folder,
         told=on_progress,
     )
-    paper = WeightingSettings(support=config.weighting.support, seed=config.seed)
+    paper = _paper(config)
     _check_parameters(options, rules)
     grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
@@ -109,7 +111,7 @@ def search(
         _exact(config, prepared, adapters, given, found, on_progress)
         if found.candidate.settings and found.candidate.label in exactly
         else found
-        for found in _judge_all(given, paper, best, references)
+        for found in _judge_all(given, paper, best, references, on_progress)
     ]
     errors = interpolation_error(given.collected, given.test)
     notes = [] if drawn is None else [drawn.words()]
@@ -145,15 +147,6 @@ def _drawn(
     return *part_of(prepared, adapters, drawn, seed=seed), drawn
 
 
-def _grid(
-    options: Options, given: Material, layers: tuple[int, ...], paper: WeightingSettings
-) -> Grid:
-    """The settings to try."""
-    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
-    supports = tuple(sorted(set(supports)))
-    return Grid(options.scales, supports, layers, parameters=options.parameters)
-
-
 def _content(
     given: Material, findings: Sequence[Finding], about: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -164,6 +157,32 @@ def _content(
         "test_instances": len(given.setting.instances),
     }
     return summary_of(given.collected, given.test, findings, about={**about, **counts})
+
+
+def _paper(config: Config) -> WeightingSettings:
+    """The paper's rule, with the run's support and seed."""
+    return WeightingSettings(
+        support=config.weighting.support,
+        seed=config.seed,
+        embed_weight=weighting_settings(config).embed_weight,
+    )
+
+
+def _grid(
+    options: Options, given: Material, layers: tuple[int, ...], paper: WeightingSettings
+) -> Grid:
+    """What rules are tried with."""
+    supports = options.supports or (paper.support, max(map(len, given.setting.training)))
+    return Grid(
+        options.scales,
+        tuple(sorted(set(supports))),
+        layers,
+        parameters=options.parameters,
+        few=options.rules is None,
+        embed_with=options.embed_with or tuple(MIXES),
+        embed_exactly=options.embed_with or ("local",),
+        embed_weight=paper.embed_weight,
+    )
 
 
 def _check_parameters(options: Options, rules: Sequence[str]) -> None:
@@ -211,7 +230,7 @@ def _check_adapters(config: Config, adapters: Adapters, round_number: int | None
 
 def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The rules to try."""
-    rules = wanted or tuple(filter(on_curve, RULES))
+    rules = wanted or tuple(RULES)
     for rule in rules:
         file = RULES.own_file(rule)
         if file is not None and file.is_file():
@@ -244,6 +263,7 @@ def _judge_all(
     paper: WeightingSettings,
     best: Sequence[tuple[str, WeightingSettings]],
     references: References,
+    on_progress: OnProgress | None,
 ) -> list[Finding]:
     """The scores of the fixed points, of every rule at its best, and of the bounds."""
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
@@ -274,10 +294,14 @@ def _judge_all(
             given_up=losses(candidate),
         )
 
+    exactly = [(label, settings) for label, settings in best if not on_curve(settings.rule)]
+    exact = {
+        finding.candidate.label: finding
+        for finding in find_exactly(given, exactly, paper, references, on_progress)
+    }
     found = [
-        found_of(Candidate(label, settings, candidates.weigh(collected, settings)))
-        if on_curve(settings.rule)
-        else find_exactly(given, label, settings, paper, references)
+        exact.get(label)
+        or found_of(Candidate(label, settings, candidates.weigh(collected, settings)))
         for label, settings in [*candidates.fixed_points(paper).items(), *best]
     ]
     bounds = candidates.bounds(

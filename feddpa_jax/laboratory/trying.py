@@ -14,10 +14,11 @@ from feddpa_jax.laboratory.findings import describe, to_csv
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, Scored, curves_of, score_rule
 from feddpa_jax.laboratory.keeping import Kept, Parts, best_that_keep
 from feddpa_jax.laboratory.material import Material
-from feddpa_jax.laboratory.off_curve import off_curve_settings, score_settings
+from feddpa_jax.laboratory.off_curve import try_exactly
 from feddpa_jax.laboratory.options import Keep
+from feddpa_jax.laboratory.reading import score_reading_rule
 from feddpa_jax.progress import OnProgress, follow
-from feddpa_jax.weighting.rule import on_curve, told
+from feddpa_jax.weighting.rule import on_curve, reads, told
 from feddpa_jax.weighting.settings import WeightingSettings
 
 
@@ -90,26 +91,35 @@ def _score_all(
     by_instance: bool,
     on_progress: OnProgress | None,
 ) -> tuple[list[WeightingSettings], Scored]:
-    """All settings and their scores, rule by rule."""
+    """All settings and their scores, rule by rule; those on no curve last."""
     collected, choosing, seed = given.collected, given.choosing, paper.seed or 0
-    curves = curves_of(collected, choosing.rows, choosing.share_CIZ)
     everything: list[WeightingSettings] = []
     found: list[Scored] = []
-    with follow("trying", len(rules), "rules", on_progress) as advance:
-        for rule in rules:
-            if on_curve(rule):
-                settings = grid.settings(rule, seed)
-                scored = score_rule(
-                    rule, grid, collected, curves, choosing.rows, seed=seed, by_instance=by_instance
+    curved = [rule for rule in rules if on_curve(rule)]
+    if curved:
+        curves = curves_of(collected, choosing.rows, choosing.share_CIZ)
+        with follow("trying", len(curved), "rules", on_progress) as advance:
+            for rule in curved:
+                score = score_reading_rule if reads(rule) else score_rule
+                everything += grid.settings(rule, seed)
+                found.append(
+                    score(
+                        *(rule, grid, collected, curves, choosing.rows),
+                        seed=seed,
+                        by_instance=by_instance,
+                    )
                 )
-            else:
-                settings = off_curve_settings(rule, grid, paper)
-                scored = score_settings(given, settings, by_instance=by_instance)
-            chex.assert_shape(scored.score_NXZ, (len(settings), len(CURVE_METRICS), 2))
-            everything += settings
-            found.append(scored)
-            advance(1)
-    return everything, Scored(*map(np.concatenate, zip(*found, strict=True)))
+                advance(1)
+    others = [rule for rule in rules if rule not in curved]
+    if others:
+        settings, exact = try_exactly(
+            others, grid, given, paper, on_progress, by_instance=by_instance
+        )
+        everything += settings
+        found += exact
+    scored = Scored(*map(np.concatenate, zip(*found, strict=True)))
+    chex.assert_shape(scored.score_NXZ, (len(everything), len(CURVE_METRICS), 2))
+    return everything, scored
 
 
 def _how(by: Sequence[str], choosing: Choosing, kept: Kept | None) -> str:

@@ -1,6 +1,7 @@
 """An evaluation as the configuration describes it."""
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from feddpa_jax.evaluate.groups import evaluated, in_groups, together_again
 from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
+from feddpa_jax.federated.method import METHODS
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
@@ -40,9 +42,17 @@ def evaluated_clients(config: Config, names: Sequence[str]) -> np.ndarray | None
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
-    """How the configuration has instances weighed, with the seed of the draws."""
+    """How instances are weighed, with the draws' seed and the weight of mixed embeddings."""
     own = config.weighting
-    return own if own.seed is not None else dataclasses.replace(own, seed=config.seed)
+    seed = config.seed if own.seed is None else own.seed
+    weight = trained_weight(config) if own.embed_weight is None else own.embed_weight
+    return dataclasses.replace(own, seed=seed, embed_weight=weight)
+
+
+def trained_weight(config: Config) -> float:
+    """The local adapter's weight where it is trained beside the global one; else 1/2."""
+    options = inspect.signature(METHODS.find(config.fed.method).build).parameters
+    return config.fed.local_weight if "local_weight" in options else 0.5
 
 
 def weighs_instances(config: Config, possible: Sequence[str]) -> bool:

@@ -146,9 +146,8 @@ def at_hand(
     own_C = state.clients.take(members) if state.clients.parts else {}
     own_C = jax.tree.map(jnp.asarray, own_C)
     found = make_method(config, prepared).answers(state.server, own_C, members)
-    return Adapters(
-        found.global_C, found.local_C, config.lora.alpha / lora.rank, dict(found.others)
-    )
+    scale = config.lora.alpha / lora.rank
+    return Adapters(found.global_C, found.local_C, scale, dict(found.others), found.shared)
 
 
 def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:

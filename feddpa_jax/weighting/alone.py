@@ -17,6 +17,7 @@ from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.weighting.evidence import (
     MIXTURES,
     OF_INSTANCES,
+    TEXTS,
     Evidence,
     TrialMixture,
     trial,
@@ -27,19 +28,30 @@ _SAME = 1e-3
 
 
 def made_up() -> Evidence:
-    """Evidence of random numbers, of the sizes of `trial`; likelihoods and lengths are positive."""
+    """Evidence of random numbers, of the sizes of `trial`; likelihoods and lengths are positive.
+
+    Prompts differ in how many tokens' likelihoods are known.
+    """
     draw = np.random.default_rng(0)
+    zeros = trial()
+    known_BT = np.asarray(zeros.query_mask_BT)
+    rows, tokens = known_BT.shape
+    mask_BT = known_BT & (np.arange(tokens)[None] < tokens - np.arange(rows)[:, None])
 
     def filled(name: str, zeros: Any) -> Any:
-        if name in MIXTURES:
+        if name in MIXTURES or name in TEXTS:
             return zeros
+        if name == "query_mask_BT":
+            return mask_BT
+        if name == "query_nll_BTA":
+            known_BTA = 1.0 + np.abs(draw.normal(size=zeros.shape))
+            return np.where(mask_BT[..., None], known_BTA, 0.0).astype(np.float32)
         if name == "length_B":
             return draw.integers(3, 40, zeros.shape).astype(np.int32)
         values = draw.normal(size=zeros.shape)
         positive = "nll" in name or "entropy" in name
         return (1.0 + np.abs(values) if positive else values).astype(np.float32)
 
-    zeros = trial()
     return Evidence(**{name: filled(name, getattr(zeros, name)) for name in Evidence._fields})
 
 
@@ -52,6 +64,10 @@ def row_of(evidence: Evidence, row: int) -> Evidence:
             mixture = cast(TrialMixture, part)
             return TrialMixture(count=1, layers=mixture.layers, width=mixture.width)
         own = name in OF_INSTANCES or name == "support_BMD"
+        if name in ("query_nll_BTA", "query_mask_BT"):
+            # Alone it is padded to no longer prompt.
+            mask_T = np.asarray(evidence.query_mask_BT)[row]
+            return part[row : row + 1, : np.flatnonzero(mask_T)[-1] + 1]
         return part[row : row + 1] if own else part
 
     return Evidence(**{name: one(name) for name in Evidence._fields})

@@ -1,24 +1,17 @@
 """The evidence of weighting rules: prompts under the models that a rule asks for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from feddpa_jax.inference.mixture import Mixture, make_mixtures
-from feddpa_jax.inference.scorer import Request, Scores, Scoring
+from feddpa_jax.inference.scorer import Scores, Scoring
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
-from feddpa_jax.weighting.settings import Model, WeightingSettings
+from feddpa_jax.weighting.evidence import MODELS, TEXTS, Evidence
+from feddpa_jax.weighting.looking import at_weights, by_token, look, side_by_side
+from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
-
-# (g, l) of the models that prompts are looked at with.
-MIXES: dict[Model, tuple[float, float]] = {
-    "base": (0.0, 0.0),
-    "global": (1.0, 0.0),
-    "local": (0.0, 1.0),
-    "mixed": (0.5, 0.5),
-}
 
 
 def pooled(scores: Scores, pooling: str, place: int = 0) -> np.ndarray:
@@ -38,58 +31,6 @@ def support_draw(count: int, settings: WeightingSettings, instances: int, ident:
 def prompt_alone(example: TokenizedExample) -> TokenizedExample:
     """The prompt as a response to its first token: what is scored is the prompt itself."""
     return TokenizedExample(example.tokens_T[: example.prompt_length], 1)
-
-
-def look(
-    scorer: Scoring,
-    examples: Sequence[Sequence[TokenizedExample]],
-    model: Model,
-    *,
-    layers: Sequence[int] | None = None,
-    on_done: Callable[[int], None] = lambda done: None,
-) -> list[Scores]:
-    """Each client's scores of its examples under a model of `MIXES`.
-
-    Where the model has no local part, an example that several clients look at is scored once.
-
-    Args:
-      scorer: of the base and the adapters.
-      examples: by client.
-      model: which.
-      layers: as of `Scorer`.
-      on_done: called with the number of requests of each block.
-    """
-    g, l = MIXES[model]
-    place: dict[tuple[int, int], int] = {}
-    requests: list[Request] = []
-    where = []
-    for client, own in enumerate(examples):
-        rows = []
-        for example in own:
-            key = (client if l else 0, id(example))
-            if key not in place:
-                place[key] = len(requests)
-                requests.append(Request(client if l else 0, example, g, l))
-            rows.append(place[key])
-        where.append(np.array(rows, int))
-    scores = scorer(requests, on_done, layers=layers)
-    return [scores.at(rows) for rows in where]
-
-
-def nll_at_weights(
-    scorer: Scoring, examples: Sequence[Sequence[TokenizedExample]]
-) -> list[np.ndarray]:
-    """Each client's mean NLL of its examples' answers at each of `WEIGHTS`, [examples, W]."""
-    clients = np.repeat(np.arange(len(examples)), [len(own) for own in examples])
-    flat = [example for own in examples for example in own]
-    at_weight = [
-        scorer(
-            [Request(int(c), e, 1.0 - w, w) for c, e in zip(clients, flat, strict=True)], layers=()
-        ).nll_I
-        for w in WEIGHTS
-    ]
-    nll_IW = np.stack(at_weight, axis=-1).astype(np.float32)
-    return [nll_IW[clients == c] for c in range(len(examples))]
 
 
 def check_layer(settings: WeightingSettings, layers: int) -> None:
@@ -113,7 +54,8 @@ def check_rule_fits(settings: WeightingSettings, layers: int) -> None:
     """
     check_layer(settings, layers)
     names = settings.sees()
-    if settings.resample and {"support_MD", "support_MLD", "support_nll_MA"} & set(names):
+    whole = {"support_MD", "support_MLD", "support_nll_MA", "support_text"}
+    if settings.resample and whole & set(names):
         raise UserError(
             f"weighting.resample: the rule {settings.rule} looks at one support as a whole; "
             "set it to false, or choose another rule"
@@ -129,19 +71,29 @@ class _Looks(NamedTuple):
 
     scorer: Scoring
     settings: WeightingSettings
+    read: Callable[[np.ndarray], str]
+
+    def texts(self, examples: Sequence[TokenizedExample]) -> tuple[str, ...]:
+        """Their prompts as texts."""
+        return tuple(self.read(example.tokens_T[: example.prompt_length]) for example in examples)
 
     def embedded(self, examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
         """Each client's embeddings, [examples, D]."""
         settings = self.settings
         layers = None if settings.layer is None else [settings.layer]
-        scores = look(self.scorer, examples, settings.embed_with, layers=layers)
+        scores = look(
+            self.scorer, examples, settings.embed_with, mixed=settings.mixed_at, layers=layers
+        )
         return [pooled(own, settings.pooling) for own in scores]
 
     def before_layers(self, examples: Sequence[Sequence[TokenizedExample]]) -> list[np.ndarray]:
         """Each client's embeddings before every layer, [examples, L, D]."""
         every = range(self.scorer.model.config.layers)
-        scores = look(self.scorer, examples, self.settings.embed_with, layers=every)
-        last = self.settings.pooling == "last"
+        settings = self.settings
+        scores = look(
+            self.scorer, examples, settings.embed_with, mixed=settings.mixed_at, layers=every
+        )
+        last = settings.pooling == "last"
         return [own.last_ILD if last else own.mean_ILD for own in scores]
 
     def under_all(
@@ -152,10 +104,15 @@ class _Looks(NamedTuple):
     ) -> list[np.ndarray]:
         """A field of each client's scores under every one of `MODELS`, [examples, A]."""
         by_model = [use.get(m) or look(self.scorer, examples, m, layers=()) for m in MODELS]
-        return [
-            np.stack([getattr(scores[c], field) for scores in by_model], axis=-1).astype(np.float32)
-            for c in range(len(examples))
-        ]
+        return side_by_side(by_model, field)
+
+    def under_others(
+        self, examples: Sequence[Sequence[TokenizedExample]], field: str
+    ) -> list[np.ndarray]:
+        """The same under every adapter that other clients had a part in, [examples, E]."""
+        adapters = self.scorer.adapters.of_others()
+        under = [look(self.scorer.under(a), examples, "global", layers=()) for a in adapters]
+        return side_by_side(under, field)
 
 
 def _of_support(
@@ -163,7 +120,7 @@ def _of_support(
     ids: Sequence[int],
     training: Sequence[Sequence[TokenizedExample]],
     instances: int,
-) -> dict[str, list[np.ndarray]]:
+) -> dict[str, list[Any]]:
     """Each client's evidence on its support, by field."""
     settings, names = looks.settings, looks.settings.sees()
     draws = [
@@ -173,7 +130,7 @@ def _of_support(
     used = [np.unique(draw, return_inverse=True) for draw in draws]
     examples = [[own[i] for i in rows] for own, (rows, _) in zip(training, used, strict=True)]
     at = [places.reshape(draw.shape) for draw, (_, places) in zip(draws, used, strict=True)]
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[Any]] = {}
     if "support_BMD" in names or "support_MD" in names:
         found["support_BMD" if settings.resample else "support_MD"] = looks.embedded(examples)
     if "support_MLD" in names:
@@ -181,10 +138,53 @@ def _of_support(
     if "support_nll_MA" in names:
         alone = [[prompt_alone(example) for example in own] for own in examples]
         found["support_nll_MA"] = looks.under_all(alone, "nll_I", {})
-    return {
+    found = {
         name: [e[rows] for e, rows in zip(values, at, strict=True)]
         for name, values in found.items()
     }
+    if "support_text" in names:
+        found["support_text"] = [
+            looks.texts([own[i] for i in draw]) for own, draw in zip(training, draws, strict=True)
+        ]
+    return found
+
+
+def _of_prompts(
+    looks: _Looks, everyone: Sequence[Sequence[TokenizedExample]]
+) -> dict[str, list[Any]]:
+    """Each client's evidence on the prompts themselves, by field."""
+    names = looks.settings.sees()
+    # Prompts that several clients have are the same objects here too: they may be scored once.
+    bare = {id(example): prompt_alone(example) for own in everyone for example in own}
+    alone = [[bare[id(example)] for example in own] for own in everyone]
+    found: dict[str, list[Any]] = {}
+    if "query_nll_BA" in names:
+        found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
+    if {"query_nll_BTA", "query_mask_BT"} & set(names):
+        scores = [look(looks.scorer, alone, m, layers=(), tokens=True) for m in MODELS]
+        found["query_nll_BTA"], found["query_mask_BT"] = by_token(scores, everyone)
+    if "query_nll_BE" in names:
+        found["query_nll_BE"] = looks.under_others(alone, "nll_I")
+    if "query_text" in names:
+        found["query_text"] = [looks.texts(own) for own in everyone]
+    return found
+
+
+def _of_answers(
+    looks: _Looks,
+    everyone: Sequence[Sequence[TokenizedExample]],
+    known: Mapping[str, list[Scores]],
+) -> dict[str, list[np.ndarray]]:
+    """Each client's evidence on how open its answers are, by field."""
+    names = looks.settings.sees()
+    found: dict[str, list[np.ndarray]] = {}
+    if "entropy_BA" in names:
+        found["entropy_BA"] = looks.under_all(everyone, "entropy_I", known)
+    if "entropy_BW" in names:
+        found["entropy_BW"] = at_weights(looks.scorer, everyone, "entropy_I")
+    if "entropy_BE" in names:
+        found["entropy_BE"] = looks.under_others(everyone, "entropy_I")
+    return found
 
 
 def gather(
@@ -196,6 +196,7 @@ def gather(
     settings: WeightingSettings,
     known: Mapping[str, list[Scores]] | None = None,
     held: Sequence[Sequence[TokenizedExample]] = (),
+    read: Callable[[np.ndarray], str] | None = None,
 ) -> list[Evidence]:
     """Each client's evidence on all instances: what the rule asks for, nothing more.
 
@@ -204,11 +205,43 @@ def gather(
       ids: the clients' ids, for their draws.
       training: each client's examples, the source of its support.
       instances: I instances, the same for all clients.
+      dreams: as of `gather_own`.
+      settings: likewise.
+      known: likewise.
+      held: likewise.
+      read: likewise.
+
+    Raises:
+      UserError: as of `gather_own`.
+    """
+    everyone = [instances] * len(ids)
+    return gather_own(scorer, ids, training, everyone, dreams, settings, known, held, read)
+
+
+def gather_own(
+    scorer: Scoring,
+    ids: Sequence[int],
+    training: Sequence[Sequence[TokenizedExample]],
+    everyone: Sequence[Sequence[TokenizedExample]],
+    dreams: Sequence[TokenizedExample],
+    settings: WeightingSettings,
+    known: Mapping[str, list[Scores]] | None = None,
+    held: Sequence[Sequence[TokenizedExample]] = (),
+    read: Callable[[np.ndarray], str] | None = None,
+) -> list[Evidence]:
+    """Each client's evidence on instances of its own, as many for each.
+
+    Args:
+      scorer: of the base and the adapters.
+      ids: the clients' ids, for their draws.
+      training: each client's examples, the source of its support.
+      everyone: by client, its instances.
       dreams: made-up prompts (see `dreams`), if the rule asks for them.
       settings: the rule and what it is given.
       known: each client's scores of the instances under models of `MIXES`, where there are any;
         used if the settings embed after the last layer.
       held: each client's examples that a rule may learn from, if the rule asks for them.
+      read: the text of tokens, if the rule asks for texts.
 
     Raises:
       UserError: a rule that asks for the support as a whole where every instance has its own, or
@@ -216,10 +249,12 @@ def gather(
     """
     check_rule_fits(settings, scorer.model.config.layers)
     names, known = settings.sees(), known or {}
-    looks = _Looks(scorer, settings)
-    everyone = [instances] * len(ids)
-    length_B = np.array([example.prompt_length for example in instances], np.int32)
-    found: dict[str, list[np.ndarray]] = {"length_B": [length_B] * len(ids)}
+    assert read is not None or not set(names) & set(TEXTS)
+    looks = _Looks(scorer, settings, read or repr)
+    found: dict[str, list[Any]] = {
+        "length_B": [np.array([e.prompt_length for e in own], np.int32) for own in everyone]
+    }
+    found |= _of_prompts(looks, everyone) | _of_answers(looks, everyone, known)
     if "query_BD" in names:
         ready = known.get(settings.embed_with) if settings.layer is None else None
         found["query_BD"] = (
@@ -230,18 +265,15 @@ def gather(
     if "query_BLD" in names:
         found["query_BLD"] = looks.before_layers(everyone)
     if any(name.startswith("support") for name in names):
-        found |= _of_support(looks, ids, training, len(instances))
+        found |= _of_support(looks, ids, training, len(everyone[0]))
     if "dream_ND" in names:
         found["dream_ND"] = looks.embedded([dreams] * len(ids))
-    if "query_nll_BA" in names:
-        alone = [[prompt_alone(example) for example in instances]] * len(ids)
-        found["query_nll_BA"] = looks.under_all(alone, "nll_I", {})
-    if "entropy_BA" in names:
-        found["entropy_BA"] = looks.under_all(everyone, "entropy_I", known)
     if "held_HD" in names:
         found["held_HD"] = looks.embedded(held)
     if "held_nll_HW" in names:
-        found["held_nll_HW"] = nll_at_weights(scorer, held)
+        found["held_nll_HW"] = at_weights(scorer, held, "nll_I")
+    if "held_text" in names:
+        found["held_text"] = [looks.texts(own) for own in held]
     mixtures: dict[str, list[Mixture]] = {}
     for name, own, answers in (("query_mixture", everyone, False), ("held_mixture", held, True)):
         if name in names:

@@ -37,6 +37,7 @@ from feddpa_jax.weighting.evidence import (
     OF_HELD_OUT,
     OF_INSTANCES,
     OF_LAYERS,
+    TEXTS,
     Evidence,
     trial,
 )
@@ -198,19 +199,24 @@ def of_clients(rule: Rule) -> bool:
 
 
 def _trial(rule: Rule) -> Any:
-    """What a rule gives for made-up evidence, without computing it."""
-    return jax.eval_shape(lambda seen: rule(**seen), trial().pick(sees(rule)))
+    """What a rule gives for made-up evidence, without computing it if it can be compiled."""
+    seen = trial().pick(sees(rule))
+    return (
+        rule(**seen) if set(seen) & set(TEXTS) else jax.eval_shape(lambda seen: rule(**seen), seen)
+    )
 
 
 def _letters(field: str) -> str:
     """The dimensions of a field of the evidence."""
-    mixtures = {"query_mixture": "BL", "held_mixture": "HL"}
-    return mixtures.get(field) or field.rpartition("_")[2]
+    others = {"query_mixture": "BL", "held_mixture": "HL", **TEXTS}
+    return others.get(field) or field.rpartition("_")[2]
 
 
 def _sizes(part: Any) -> tuple[int, ...]:
     """Their sizes."""
-    return (part.count, part.layers) if hasattr(part, "count") else part.shape
+    if isinstance(part, list | tuple):
+        return (len(part),)
+    return part.shape if hasattr(part, "shape") else (part.count, part.layers)
 
 
 def _guarded(name: str, rule: Rule) -> Rule:
@@ -292,6 +298,11 @@ def on_curve(rule: str | Rule) -> bool:
 def learns(rule: str | Rule) -> bool:
     """Whether a rule looks at examples that the client held out."""
     return bool(set(sees(RULES.find(rule))) & set(OF_HELD_OUT))
+
+
+def reads(rule: str | Rule) -> bool:
+    """Whether a rule looks at texts, which no compiled program takes."""
+    return bool(set(sees(RULES.find(rule))) & set(TEXTS))
 
 
 def named(rule: Rule | str) -> str:

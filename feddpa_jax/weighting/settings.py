@@ -24,7 +24,7 @@ class WeightingSettings:
       support: M, the number of training prompts that represent a client's data.
       scales: the adapter whose weight is the scaled similarity, "local" or "global".
       embed_with: the adapters under which prompts are embedded: "local", "global", "base"
-        (none), or "mixed" (half of each).
+        (none), or "mixed" (both, see `embed_weight`).
       pooling: "last" prompt token, or "mean" over the prompt.
       layer: number of layers after which prompts are embedded; None: all.
       resample: a new support for every instance.
@@ -33,6 +33,8 @@ class WeightingSettings:
         held out; "training", its support, where it held none out.
       seed: of the support's draw; None: the run's.
       parameters: the rule's hyperparameters that differ from their defaults, by name.
+      embed_weight: local weight of the embeddings that are "mixed", the global adapter gets the
+        rest; None: the weight that local adapters were trained at, 1/2 where they were not mixed.
 
     >>> WeightingSettings(rule="gate", parameters={"ridge": 0.1}).support
     5
@@ -49,7 +51,7 @@ class WeightingSettings:
     ] = "local"
     embed_with: Annotated[
         Model,
-        doc("the adapters under which prompts are embedded; mixed: half of each"),
+        doc("the adapters under which prompts are embedded; mixed: both, at embed_weight"),
     ] = "local"
     pooling: Annotated[
         Pooling, doc("last: embed a prompt by its last token; mean: by the mean over its tokens")
@@ -73,11 +75,20 @@ class WeightingSettings:
         AfterValidator(Values),
         doc("the rule's hyperparameters by name, as {ridge: 0.1}; the others keep their defaults"),
     ] = Values()
+    embed_weight: Annotated[
+        Fraction | None,
+        doc("local weight where embed_with is mixed; null: that of training (fed.local_weight)"),
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuses values out of range, and rules that nobody knows; no file is run."""
         check(self)
         RULES.check(self.rule)
+
+    @property
+    def mixed_at(self) -> float:
+        """The local weight of mixed embeddings."""
+        return 0.5 if self.embed_weight is None else self.embed_weight
 
     def sees(self) -> tuple[str, ...]:
         """The fields of `Evidence` that the rule is a function of."""

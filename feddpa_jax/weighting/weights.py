@@ -17,15 +17,17 @@ import jax.numpy as jnp
 
 from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.hyperparameters import Value
-from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.evidence import TEXTS, Evidence
 from feddpa_jax.weighting.rule import (
     Rule,
     check_parameters,
     find_rule,
     gives_weights,
     of_clients,
+    reads,
     sees,
 )
+from feddpa_jax.weighting.settings import WeightingSettings
 
 
 class InstanceWeights(NamedTuple):
@@ -92,6 +94,24 @@ def make_weighting(
         return InstanceWeights(similarity_B, local_weight(similarity_B, scale, scales == "local"))
 
     return weigh
+
+
+def compiled(settings: WeightingSettings) -> Weighting:
+    """`make_weighting` of settings as one program; a rule that reads texts runs as it is.
+
+    Raises:
+      UserError: as of `make_weighting`.
+    """
+    weigh = make_weighting(
+        settings.rule,
+        scale=settings.scale,
+        scales=settings.scales,
+        parameters=settings.parameters,
+    )
+    if reads(settings.rule):
+        return weigh
+    program, no_texts = jax.jit(weigh), dict.fromkeys(TEXTS)
+    return lambda evidence: program(evidence._replace(**no_texts))
 
 
 def local_weight(

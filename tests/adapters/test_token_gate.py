@@ -81,7 +81,7 @@ def plain(client: int, tokens: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]
     weights_LT = np.zeros((L, T))
     module = MODEL.module()
     x_TD = np.asarray(module.embed.embedding[...])[np.array(tokens)]
-    gate, (shared, own_C, scale, _) = GATES[client], ADAPTERS
+    gate, (shared, own_C, scale, *_) = GATES[client], ADAPTERS
     assert shared is not None and own_C is not None
     for layer in range(L):
         unit_TD = x_TD / np.linalg.norm(x_TD, axis=-1, keepdims=True)

@@ -136,6 +136,7 @@ def test_mistakes(run_dir, tmp_path, capsys):
     refused(capsys, [*weigh, "--layers", "3"], "--layers", "0 to 2")
     refused(capsys, [*weigh, "--exact", "-1"], "--exact")
     refused(capsys, [*weigh, "--keep", "P"], "--keep", "2 held-out examples", "--data.validation")
+    refused(capsys, [*weigh, "--embed-with", "mixed,all"], "--embed-with", "'mixed,all'", "global")
     refused(capsys, [*weigh, "--by", "nll,rouge1"], "--by", "'nll,rouge1'", "nll or exact_match")
     for name, more, words in (
         ("none held", ["--data.validation", "0"], ["data.validation", "--data.validation 16"]),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -99,9 +100,33 @@ def test_every_mode_answers_and_every_instance_is_weighed(base, data, name):
     weight = run.weigh("anna", "anna 1")
     assert 0.0 < weight.local_weight < 1.0
     if name == "fedlease":  # The one whose answers differ the most from a mix of two adapters.
-        assert run.laboratory(rules=["cosine"], scales=[0.0, 1.0], exact=0).best
+        _check_experts(run)
     answered = run.generate("ben", "ben 2")
     assert answered.mode == {"ditto": "local"}.get(name, (*OWN_MODES[name], "")[0])
+
+
+def of_experts(entropy_BE):
+    """How far the clusters' experts are from each other."""
+    return jnp.abs(entropy_BE[:, 0] - entropy_BE[:, 1])
+
+
+def _check_experts(run: fd.Experiment) -> None:
+    """Weighting rules see every cluster's expert, of which one is what a client calls global."""
+    adapters = run.adapters
+    assert adapters.global_C is not None and len(adapters.shared) == 2
+    own_C, *experts = (np.asarray(e["q_proj"]["b"]) for e in (adapters.global_C, *adapters.shared))
+    assert [sum(np.array_equal(own, e[0]) for e in experts) for own in own_C] == [1] * 4
+    found = run.laboratory(rules=["cosine", of_experts], scales=[0.5, 1.0], exact=0)
+    (settings,) = (settings for _, settings in found.best if settings.rule == "of_experts")
+    ours = {f.candidate.label: f.candidate for f in found.findings}["best of_experts"]
+    expected = run.evaluate(weighting=settings, modes=["instance"]).instances
+    np.testing.assert_allclose(
+        ours.weight_CJ[:, -4:].reshape(-1), [line["local_weight"] for line in expected], atol=1e-4
+    )
+    line = expected[5]
+    weight = run.weigh("ben", "ben 9", weighting=settings)
+    assert line["client"] == "ben" and line["index"] == 1
+    assert weight.local_weight == pytest.approx(line["local_weight"], abs=1e-4)
 
 
 def test_the_named_adapter_is_where_copies_of_the_global_one_start(base, data, tmp_path):

@@ -50,7 +50,7 @@ def adapters(model: Model) -> Adapters:
 
 
 def layerwise(model: Model, client: int, longest: int = 20) -> Layerwise:
-    global_1, local_1, scale, _ = adapters(model).of(client)
+    global_1, local_1, scale, *_ = adapters(model).of(client)
     return Layerwise(model, global_1, local_1, scale=scale, longest=longest, max_new_tokens=NEW)
 
 

@@ -17,9 +17,11 @@ from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Scorer
-from feddpa_jax.laboratory.collect import Collected, Questions, collect
+from feddpa_jax.laboratory.collect import Collected, collect
 from feddpa_jax.laboratory.evidence_cache import Cache
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.types import Example
+from feddpa_jax.weighting.evidence import Evidence
 from feddpa_jax.weighting.gathering import prompt_alone
 
 TRAIN = (
@@ -76,6 +78,8 @@ def laboratory(tmp_path_factory) -> Laboratory:
         dreams=dream(base.model, base.tokenizer, alpaca_short, count=5, seed=3, max_length=200),
         layers=(1, 2),
         held=[np.array([0, 2]), np.array([1])],
+        fields=frozenset(Evidence._fields),
+        read=base.tokenizer.decode,
     )
     examples = [
         *questions.instances,

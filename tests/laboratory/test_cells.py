@@ -21,6 +21,7 @@ from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.parts import parts_of
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Client, Example, Federation
+from feddpa_jax.weighting.rule import RULES
 
 
 def example(task: str, number: int) -> Example:
@@ -51,7 +52,7 @@ def prepared_of(data: Federation) -> Prepared:
 def banks(clients: int) -> Adapters:
     rows = {"q_proj": {"a": jnp.arange(clients)[:, None] * jnp.ones((1, 3))}}
     shared = {"q_proj": {"a": jnp.ones((1, 3))}}
-    return Adapters(shared, rows, 2.0, {"mine": rows})
+    return Adapters(shared, rows, 2.0, {"mine": rows}, (shared, rows))
 
 
 @pytest.mark.parametrize(("clients", "tasks"), [(20, 20), (200, 8), (200, 200), (1000, 1000)])
@@ -75,9 +76,11 @@ def test_cells_stay_below_the_limit(clients, tasks):
     # All of a part belongs together: names, adapters, training, and the tests of their tasks.
     assert [f"c{c}" for c in drawn.clients] == list(smaller.names) == list(smaller.training)
     assert adapters.local_C is not None and adapters.global_C is not None
-    for bank in (adapters.local_C, adapters.others["mine"]):
+    for bank in (adapters.local_C, adapters.others["mine"], adapters.shared[1]):
         np.testing.assert_array_equal(bank["q_proj"]["a"][:, 0], drawn.clients)
-    assert adapters.global_C["q_proj"]["a"].shape == (1, 3) and adapters.scale == 2.0
+    for bank in (adapters.global_C, adapters.shared[0]):
+        assert bank["q_proj"]["a"].shape == (1, 3)
+    assert adapters.scale == 2.0
     assert {e.task for e in found.test} == {t for client in found.clients for t in client.tasks}
     assert set(found.test) <= set(data.test) and len(set(found.test)) == len(found.test)
 
@@ -109,13 +112,26 @@ class Watched:
         self.model, self.adapters, self.scorer = scorer.model, scorer.adapters, scorer
         self.at_once: list[int] = []
 
-    def __call__(self, requests, on_done, *, layers):
+    def __call__(self, requests, on_done, *, layers, tokens=False):
         if layers:
             self.at_once.append(len({request.client for request in requests}))
-        return self.scorer(requests, on_done, layers=layers)
+        return self.scorer(requests, on_done, layers=layers, tokens=tokens)
+
+    def under(self, adapters: Adapters) -> Scorer:
+        return self.scorer.under(adapters)
 
 
-def test_few_clients_are_computed_and_scored_at_once(laboratory, monkeypatch):
+@pytest.fixture
+def by_token_too():
+    @RULES.register
+    def by_token_too(query_BD, support_MD, query_nll_BTA):
+        return query_BD[:, 0] * support_MD.mean() + query_nll_BTA.mean(axis=(1, 2))
+
+    yield "by_token_too"
+    RULES.remove("by_token_too")
+
+
+def test_few_clients_are_computed_and_scored_at_once(laboratory, monkeypatch, by_token_too):
     """One at a time: the same evidence and scores."""
     own, part, grid = laboratory.collected, laboratory.test, Grid((0.5,), (3,), (1,))
     curves = make_curves(own, laboratory.tasks, part)
@@ -123,6 +139,10 @@ def test_few_clients_are_computed_and_scored_at_once(laboratory, monkeypatch):
     # 4 models x 2 poolings, 4 instances, 2 held-out examples, 5 dreams and 3 of the support.
     width = laboratory.scorer.model.config.width
     assert scoring.bytes_of_client("cosine", grid, own, part) == 4 * 8 * (4 + 2 + 5 + 3) * width
+    # A rule that sees embeddings and tokens too is given those as often.
+    tokens = own.asked["query_nll_BTA"][0].nbytes
+    by_token = scoring.bytes_of_client(by_token_too, grid, own, part)
+    assert by_token == 4 * 8 * (4 + 2 + 5 + 3) * width + 8 * tokens
     assert [one.clients for one in parts_of("cosine", own.questions, 2)] == [[0, 1]]
     assert [one.clients for one in parts_of("cosine", own.questions, 1)] == [[0], [1]]
 

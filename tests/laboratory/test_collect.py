@@ -1,6 +1,7 @@
 """Collected evidence is what evaluation gathers, and the scores are those of plain requests."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from feddpa_jax.evaluate.modes import instance_weights
 from feddpa_jax.inference.scorer import Request
 from feddpa_jax.laboratory.candidates import weigh
-from feddpa_jax.laboratory.collect import PARTS, WEIGHTS
+from feddpa_jax.laboratory.collect import WEIGHTS, collect
+from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.gathering import gather
 from feddpa_jax.weighting.rule import RULES, learns, on_curve
@@ -93,6 +95,83 @@ def test_what_a_rule_may_see_moves_its_weights(laboratory):
         np.testing.assert_allclose(moved[1], 0.0, atol=1e-4)
 
 
+FEW = ("entropy_BW", "query_nll_BTA", "query_mask_BT", "query_nll_BE", "entropy_BE")
+READ = ("query_text", "support_text", "held_text")
+
+
+def test_what_few_rules_ask_for_is_that_of_evaluation(laboratory):
+    """Entropies at all weights, likelihoods by token and under others' adapters, and texts."""
+    asked = laboratory.questions
+    names = ", ".join((*FEW, *READ))
+    seen: dict[str, Any] = {}
+    exec(f"def everything({names}):\n    return 0.1 * entropy_BW[:, 0]", seen)
+    RULES.register("everything", seen["everything"])
+    try:
+        settings = WeightingSettings("everything", support=3)
+        found = gather(
+            laboratory.scorer,
+            asked.ids,
+            asked.training,
+            asked.instances,
+            asked.dreams,
+            settings,
+            held=[[asked.instances[j] for j in held_H] for held_H in asked.held],
+            read=asked.read,
+        )
+        weight_CJ = weigh(laboratory.collected, settings)
+        np.testing.assert_allclose(weight_CJ, instance_weights(found, settings).local_CI, atol=1e-4)
+    finally:
+        RULES.remove("everything")
+    for client, evidence in enumerate(found):
+        ours = laboratory.collected.evidence(client, settings)
+        for name in FEW:
+            np.testing.assert_allclose(getattr(ours, name), getattr(evidence, name), atol=1e-4)
+        for name in READ:
+            assert getattr(ours, name) == getattr(evidence, name)
+        assert "add 20 and 20" in ours.query_text[0]
+    some = laboratory.collected.evidence(1, settings, laboratory.test)
+    assert len(some.query_text) == len(some.query_nll_BTA) == 4 and "add 9" in some.query_text[0]
+
+
+def test_each_client_may_receive_a_global_adapter_of_its_own(laboratory):
+    """As in FedALT: at weight 0 every client answers with its own, and embeds with it."""
+    adapters = laboratory.scorer.adapters
+    scorer = laboratory.scorer.under(adapters._replace(global_C=adapters.local_C))
+    instances = laboratory.questions.instances[:2]
+    few = dataclasses.replace(
+        laboratory.questions, instances=instances, dreams=(), held=(), fields=frozenset()
+    )
+    done = []
+    found = collect(scorer, few, MemoryParts(), done.append)
+    assert sum(done) == few.requests(scorer.adapters)
+    np.testing.assert_allclose(
+        found.nll_CJW[..., 0], laboratory.collected.nll_CJW[:, :2, 8], atol=1e-4
+    )
+    assert np.abs(np.diff(found.nll_CJW[..., 0], axis=0)).min() > 1e-4
+    for client in (0, 1):
+        ours = found.embeddings["global"][client][0]
+        theirs = laboratory.collected.embeddings["local"][client][0][:2]
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_prompts_may_be_mixed_at_another_weight(laboratory):
+    """The embeddings are those of evaluation; the scores at 1/2 are still computed."""
+    instances = laboratory.questions.instances[:3]
+    few = dataclasses.replace(
+        laboratory.questions, instances=instances, held=(), fields=frozenset(), mixed=0.25
+    )
+    done = []
+    found = collect(laboratory.scorer, few, MemoryParts(), done.append)
+    assert sum(done) == few.requests(laboratory.scorer.adapters)
+    assert {"mixed_0.250000", "weight_0.500"} < set(few.parts()) and "mixed" not in few.parts()
+    np.testing.assert_allclose(found.nll_CJW, laboratory.collected.nll_CJW[:, :3], atol=1e-4)
+    settings = WeightingSettings("cosine", embed_with="mixed", embed_weight=0.25, support=4)
+    expected_CJ = gathered(laboratory, settings, instances=instances)
+    np.testing.assert_allclose(weigh(found, settings), expected_CJ, atol=1e-5)
+    half = dataclasses.replace(settings, embed_weight=0.5)
+    assert np.abs(gathered(laboratory, half, instances=instances) - expected_CJ).max() > 1e-4
+
+
 def test_scores_are_those_of_plain_requests(laboratory):
     instances = laboratory.questions.instances
     for c, w in ((0, 0), (1, 3), (0, 8), (1, 4)):
@@ -106,12 +185,10 @@ def test_scores_are_those_of_plain_requests(laboratory):
 
 
 def test_progress_counts_every_request(laboratory, tmp_path):
-    from feddpa_jax.laboratory.collect import collect
-    from feddpa_jax.laboratory.evidence_cache import Cache
-
     cache = Cache(tmp_path / "evidence", {"checkpoint": "a"})
     cache.open(fresh=False)
     done = []
     collect(laboratory.scorer, laboratory.questions, cache, done.append)
-    assert sum(done) == laboratory.questions.requests()
-    assert cache.holds(PARTS)
+    assert sum(done) == laboratory.questions.requests(laboratory.scorer.adapters)
+    assert cache.holds(laboratory.questions.parts())
+    assert {"tokens", "others"} < set(laboratory.questions.parts())

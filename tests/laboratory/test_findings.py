@@ -17,7 +17,7 @@ from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.hf.load import load_base
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate, bounds
-from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
+from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.findings import (
     Finding,
     Split,
@@ -32,6 +32,7 @@ from feddpa_jax.laboratory.findings import (
     told,
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, make_curves
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.laboratory.standing import rivals, standing_of
 from feddpa_jax.types import Client, Example
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -58,7 +59,7 @@ GREEDY_CJW[1, 2, 5:] = True
 def collected() -> Collected:
     questions = Questions([1, 2], [(), ()], [], [], (1,))
     empty = np.zeros((2, 6, 2))
-    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, empty, [], {})
+    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, empty, empty, [], {})
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from feddpa_jax.evaluate.estimating import summarize
 from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.choosing import pooled
-from feddpa_jax.laboratory.collect import WEIGHTS, Collected, Questions
+from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.findings import Finding, Split, interpolated, judge, summary_of
 from feddpa_jax.laboratory.given_up import References, find_references, given_up, note_on_losses
+from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.report.comparison import read_comparison
 from feddpa_jax.report.given_up_table import given_up_table
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -42,7 +43,7 @@ GREEDY_CJW = np.where(OWN_CJ[..., None], W == 0.125, W == 0.0)
 def collected() -> Collected:
     questions = Questions([1, 2, 3, 4], [()] * 4, [], [], (1,))
     empty = np.zeros((4, 48, 3))
-    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, empty, [], {})
+    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, NLL_CJW, empty, [], {})
 
 
 def test_the_references(collected):

@@ -13,6 +13,7 @@ from feddpa_jax.laboratory.candidates import best_of_each, bounds, places, weigh
 from feddpa_jax.laboratory.collect import WEIGHTS, with_matches
 from feddpa_jax.laboratory.findings import Split, interpolated, interpolation_error, judge
 from feddpa_jax.laboratory.grid import Grid, interpolate, make_curves, score_rule
+from feddpa_jax.laboratory.reading import score_reading_rule
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -79,6 +80,28 @@ def test_what_instances_add_is_p_together(laboratory):
     scores_CI = interpolated(collected, part, weigh(collected, setting))["nll"]
     expected_I = np.einsum("ci,ci->i", scores_CI, curves.share_CIZ[..., 0])
     np.testing.assert_allclose(told.part_NXI[5, 0], expected_I, rtol=1e-4)
+
+
+def test_a_rule_that_reads_texts_tells_instances_too(laboratory):
+    @RULES.register
+    def lettered(query_text, support_text):
+        known = set("".join(support_text))
+        return jnp.array([len(set(text) & known) / len(set(text)) for text in query_text])
+
+    collected, part = laboratory.collected, split(laboratory)
+    curves = make_curves(collected, part.tasks, part.rows)
+    try:
+        settings = GRID.settings("lettered", seed=0)
+        told = score_reading_rule(
+            *("lettered", GRID, collected, curves, part.rows), seed=0, by_instance=True
+        )
+        plain = score_reading_rule("lettered", GRID, collected, curves, part.rows, seed=0)
+        expected = expected_of(laboratory, settings)
+    finally:
+        RULES.remove("lettered")
+    np.testing.assert_allclose(told.score_NXZ, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(told.part_NXI.sum(axis=-1), told.score_NXZ[..., 0], rtol=1e-5)
+    assert told.part_NXI.shape == (8, 2, 4) and plain.part_NXI.shape == (8, 2, 0)
 
 
 def test_a_target_that_cannot_be_answered_is_no_exact_match(laboratory):

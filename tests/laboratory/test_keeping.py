@@ -119,7 +119,9 @@ def test_rules_on_no_curve_tell_instances_too(monkeypatch):
     tasks = Tasks(("a", "b"), np.array([0, 0, 1]), np.eye(2, dtype=bool))
     choosing = pooled(tasks, slice(0, 3))
     scores_CI = {"nll": DRAW.random((2, 3)), "exact_match": 100 * DRAW.random((2, 3))}
-    monkeypatch.setattr(off_curve, "score_exactly", lambda *given: Exact(scores_CI, np.zeros(0)))
+    monkeypatch.setattr(
+        off_curve, "score_exactly", lambda *given, **told: Exact(scores_CI, np.zeros(0))
+    )
     given = Material(*cast(Any, (*[None] * 6, choosing)))
     settings = [WeightingSettings("layerwise")] * 2
     told = score_settings(given, settings, by_instance=True)

@@ -12,7 +12,9 @@ from feddpa_jax.types import UserError
 
 def given(**values: str | int) -> argparse.Namespace:
     """The command's arguments, as argparse leaves them."""
-    left_out = dict.fromkeys(("rules", "scales", "supports", "layers", "parameters", "keep"))
+    left_out = dict.fromkeys(
+        ("rules", "scales", "supports", "layers", "parameters", "keep", "embed_with")
+    )
     others = {"by": "nll", "choose": "client", "exact": 2, "fresh": False, "cells": 32_768}
     return argparse.Namespace(**{**left_out, **others, **values})
 
@@ -26,8 +28,11 @@ def test_lists():
     found = Options(**read_options(given_))
     assert (found.scales, found.supports) == ((0.0, 1e6), (1, 10_000))
     assert (found.layers, found.rules) == ((0, 3), ("a", "b"))
-    assert found.parameters == {} and found.keep is None
+    assert found.parameters == {} and found.keep is None and found.embed_with is None
     assert read_options(given(keep="P"))["keep"] == "p"
+    assert read_options(given(embed_with="mixed, local"))["embed_with"] == ("mixed", "local")
+    with pytest.raises(UserError, match=r"^embed_with: 'mixed,all' is unknown; give some of base"):
+        read_options(given(embed_with="mixed,all"))
     tried = read_options(given(parameters="gate: {ridge: [0.01, 1]}"))["parameters"]
     assert tried == {"gate": {"ridge": [0.01, 1]}}
 

@@ -1,6 +1,8 @@
 """Rules that learn, or weigh tokens, from training to answers: one prompt and many agree."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,15 @@ import pytest
 
 import feddpa_jax as fd
 from feddpa_jax.cli.program import main
+from feddpa_jax.weighting.rule import RULES
+from tests.docs.pages import ROOT, blocks
 from tests.e2e.small_runs import SETTINGS, write_data
 from tests.small_experiment import Small
 
 NEW = ("held_out_gate", "least_entropy", "learned_layers", "tokenwise", "token_gate")
+# Of the page on what a rule may ask for.
+GUIDE = ROOT / "docs/guides/evidence_for_rules.md"
+OF_GUIDE = ("surest", "best_for_my_own", "tokens_i_know", "shared_words", "surer_than_others")
 # Adapters that differ enough for weights to matter.
 MORE = [
     *("--fed.learning_rate", "0.1", "--fed.local_epochs", "3", "--eval.max_new_tokens", "5"),
@@ -51,9 +58,23 @@ def unheld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def of_guide() -> Iterator[None]:
+    """Registers the rules of the guide: each a block of under ten lines besides its imports."""
+    names: dict = {}
+    for text in blocks(GUIDE, "python"):
+        exec(compile(text, str(GUIDE), "exec"), names)
+        assert len(re.split(r"^def \w+\(", text, flags=re.MULTILINE)[-1].splitlines()) < 10
+    assert tuple(name for name in RULES if name in names) == OF_GUIDE
+    yield
+    for name in OF_GUIDE:
+        RULES.remove(name)
+
+
 # Beams reorder rows, which matters to weights by token.
 @pytest.mark.parametrize(
-    ("rule", "decoding"), [*((rule, "greedy") for rule in NEW), ("token_gate", "beam")]
+    ("rule", "decoding"),
+    [*((rule, "greedy") for rule in (*NEW, *OF_GUIDE)), ("token_gate", "beam")],
 )
 def test_one_prompt_is_weighed_and_answered_as_many(trained: fd.Experiment, rule, decoding):
     experiment = trained
@@ -77,6 +98,22 @@ def test_one_prompt_is_weighed_and_answered_as_many(trained: fd.Experiment, rule
         assert len({round(line["local_weight"], 4) for line in lines}) > 1
     finally:
         experiment.config = config
+
+
+def test_the_laboratory_has_the_weights_of_an_evaluation(trained: fd.Experiment):
+    """Of the guide's rules, each at the setting that was chosen: their weights of the test."""
+    found = trained.laboratory(OF_GUIDE, scales=[0.5, 1.0], layers=[2], exact=0, choose="pooled")
+    assert {settings.rule for _, settings in found.best} == set(OF_GUIDE)
+    by_label = {finding.candidate.label: finding for finding in found.findings}
+    rows = found.settings_csv.splitlines()
+    for label, settings in found.best:
+        scores = trained.evaluate(weighting=settings, modes=["instance"], metrics=["nll"])
+        expected = [line["local_weight"] for line in scores.instances]
+        weight_CJ = by_label[label].candidate.weight_CJ
+        np.testing.assert_allclose(weight_CJ[:, -2:].reshape(-1), expected, atol=1e-4)
+    # Two scales to either side, unless a rule gives weights; of one that reads texts as of others.
+    tried = {rule: sum(row.startswith(f"{rule},") for row in rows) for rule in OF_GUIDE}
+    assert tuple(tried.values()) == (1, 1, 4, 4, 4)
 
 
 @pytest.mark.parametrize("rule", ["held_out_gate", "learned_layers", "token_gate"])

@@ -31,13 +31,31 @@ def nearest_of_support(query_BD, support_MD):
     return jnp.max(query_BD @ support_MD.T, axis=1)
 
 
+def forgets_the_mask(query_nll_BTA):
+    """A mean that is over fewer tokens where no longer prompt is beside."""
+    return query_nll_BTA[..., 1].mean(axis=1)
+
+
+def minds_the_mask(query_nll_BTA, query_mask_BT):
+    """The same over what is known."""
+    return query_nll_BTA[..., 1].sum(axis=1) / query_mask_BT.sum(axis=1)
+
+
+def longest_text(query_text):
+    """Whether no other text is longer."""
+    most = max(map(len, query_text))
+    return np.array([float(len(text) == most) for text in query_text]) + len(query_text)
+
+
 def wants_several(query_BD):
     """Fails on a single row."""
     assert len(query_BD) > 1
     return query_BD[:, 0]
 
 
-@pytest.mark.parametrize("rule", [ranks, centred_by_batch, shortest])
+@pytest.mark.parametrize(
+    "rule", [ranks, centred_by_batch, shortest, forgets_the_mask, longest_text]
+)
 def test_a_rule_whose_rows_depend_on_each_other_is_refused(rule):
     message = f"weighting.rule: {rule.__name__} gives an instance another similarity when other"
     with pytest.raises(UserError, match=message):
@@ -60,6 +78,7 @@ def test_registered_as_transductive_it_is_labelled():
 
 def test_a_rule_that_sees_a_row_alone_is_taken():
     assert find_rule(nearest_of_support) is not None
+    assert find_rule(minds_the_mask) is not None
     assert told("cosine") == "cosine"
 
 

@@ -1,7 +1,10 @@
 """Evidence by hand: which state of which model at which place a rule is given, and of whom."""
 
+import contextlib
 import dataclasses
 import functools
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,18 +13,22 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dual import dual_branches
+from feddpa_jax.config import Config
 from feddpa_jax.evaluate.modes import fixed_weights, instance_weights
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.run.evaluating import weighting_settings
 from feddpa_jax.types import TokenizedExample, UserError
-from feddpa_jax.weighting.evidence import Evidence
+from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import (
     check_layer,
+    check_rule_fits,
     gather,
     pooled,
     prompt_alone,
     support_draw,
 )
+from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
 from tests.evaluate.test_evaluation import ADAPTERS, LOCAL_C, MODEL, SCALE
@@ -72,17 +79,31 @@ def _forward(tokens_T, client_B, g_B, l_B):
 
 
 @functools.cache
-def _plain(tokens: tuple[int, ...], client: int, model: str):
-    g, l = MIXES[model]
+def _plain(tokens: tuple[int, ...], client: int, model: str | float):
+    g, l = MIXES[model] if isinstance(model, str) else (1.0 - model, model)
     # What comes later in a causal model is not seen: one length, one compilation.
     padded_T = jnp.array([*tokens, *[0] * (12 - len(tokens))], jnp.int32)
     states, logp_TV = _forward(padded_T, jnp.array([client]), jnp.array([g]), jnp.array([l]))
     return [np.asarray(state)[: len(tokens)] for state in states], np.asarray(logp_TV)
 
 
-def plain(one: TokenizedExample, client: int, model: str) -> tuple[list[np.ndarray], np.ndarray]:
+def plain(
+    one: TokenizedExample, client: int, model: str | float
+) -> tuple[list[np.ndarray], np.ndarray]:
     """An example alone: the state after every layer [T, D], and log-probabilities [T, V]."""
     return _plain(tuple(one.tokens_T.tolist()), client, model)
+
+
+def entropy(one: TokenizedExample, client: int, model: str | float) -> float:
+    """Of the distribution that follows the prompt."""
+    logp_V = plain(one, client, model)[1][one.prompt_length - 1].astype(np.float64)
+    return -(np.exp(logp_V) * logp_V).sum()
+
+
+def prompt_nll(one: TokenizedExample, client: int, model: str | float) -> np.ndarray:
+    """Of the prompt's tokens after the first."""
+    at = np.arange(one.prompt_length - 1)
+    return -plain(one, client, model)[1][at, one.tokens_T[1 : one.prompt_length]]
 
 
 def close(found: Any, expected: Any) -> None:
@@ -90,7 +111,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
-def embedded(one: TokenizedExample, client: int, model: str, pooling: str, layer: int):
+def embedded(one: TokenizedExample, client: int, model: str | float, pooling: str, layer: int):
     states, _ = plain(one, client, model)
     prompt_TD = states[layer][: one.prompt_length]
     return prompt_TD[-1] if pooling == "last" else prompt_TD.mean(axis=0)
@@ -132,6 +153,24 @@ def test_prompts_are_embedded_as_the_settings_say(scorer: Scorer, model, pooling
         close(evidence.support_MD, support_MD)
 
 
+def test_prompts_are_embedded_at_the_weight_of_training(scorer: Scorer):
+    """Of FedDPA-T, which trains its local adapter beside the global one; or at a given weight."""
+
+    def resolved(fed: dict, **weighting: Any) -> WeightingSettings:
+        given = {"support": 3, "embed_with": "mixed", **weighting}
+        return weighting_settings(Config(seed=5, fed=fed, weighting=given))
+
+    trained = {"method": "feddpa_t", "local_weight": 0.25}
+    assert resolved({**trained, "method": "feddpa_f"}).mixed_at == 0.5
+    assert resolved(trained, embed_weight=0.75).mixed_at == 0.75
+    settings = resolved(trained, pooling="mean")
+    for client, evidence in enumerate(gather(scorer, IDS, TRAINING, INSTANCES, (), settings)):
+        close(evidence.query_BD, [embedded(e, client, 0.25, "mean", 2) for e in INSTANCES])
+        drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client]).tolist()
+        expected = [embedded(TRAINING[client][i], client, 0.25, "mean", 2) for i in drawn]
+        close(evidence.support_MD, expected)
+
+
 def test_every_instance_has_a_support_of_its_own_if_told_so(scorer: Scorer):
     settings = settings_of(resample=True, embed_with="base")
     found = gather(scorer, IDS, TRAINING, INSTANCES, (), settings)
@@ -154,12 +193,7 @@ def test_likelihoods_are_those_of_the_prompts_under_each_model(scorer: Scorer):
     for client, evidence in enumerate(gather(scorer, IDS, TRAINING, INSTANCES, (), settings)):
 
         def nll(one: TokenizedExample, client: int = client) -> list[float]:
-            found = []
-            for model in ("base", "global", "local"):
-                _, logp_TV = plain(one, client, model)
-                at = np.arange(one.prompt_length - 1)
-                found.append(-logp_TV[at, one.tokens_T[1 : one.prompt_length]].mean())
-            return found
+            return [prompt_nll(one, client, model).mean() for model in MODELS]
 
         close(evidence.query_nll_BA, [nll(e) for e in INSTANCES])
         drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client]).tolist()
@@ -171,12 +205,97 @@ def test_entropies_are_those_of_the_answers_first_token(scorer: Scorer):
     for client, evidence in enumerate(
         gather(scorer, IDS, TRAINING, INSTANCES, (), settings_of(rule="entropy"))
     ):
+        close(
+            evidence.entropy_BA,
+            [[entropy(e, client, model) for model in MODELS] for e in INSTANCES],
+        )
+
+
+@contextlib.contextmanager
+def a_rule_that_sees(*names: str) -> Iterator[WeightingSettings]:
+    """Settings of a rule with these parameters."""
+
+    def rule(**given):
+        return 0.5 + jnp.zeros(Evidence(**given).rows())
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    setattr(rule, "__signature__", signature)  # noqa: B010
+    RULES.register("sees", rule)
+    try:
+        yield settings_of(rule="sees")
+    finally:
+        RULES.remove("sees")
+
+
+def test_entropies_at_every_mixing_weight(scorer: Scorer):
+    with a_rule_that_sees("entropy_BW") as settings:
+        found = gather(scorer, IDS, TRAINING, INSTANCES, (), settings)
+    for client, evidence in enumerate(found):
+        close(evidence.entropy_BW, [[entropy(e, client, w) for w in WEIGHTS] for e in INSTANCES])
+        assert evidence.entropy_BA is None and evidence.query_nll_BTA is None
+
+
+def test_likelihoods_of_every_prompt_token(scorer: Scorer):
+    with a_rule_that_sees("query_nll_BTA", "query_mask_BT") as settings:
+        found = gather(scorer, IDS, TRAINING, INSTANCES, (), settings)
+    longest = max(e.prompt_length for e in INSTANCES)
+    assert len({e.prompt_length for e in INSTANCES}) > 1
+    for client, evidence in enumerate(found):
+        nll_BTA, mask_BT = np.asarray(evidence.query_nll_BTA), np.asarray(evidence.query_mask_BT)
+        assert nll_BTA.shape == (3, longest, 3) and mask_BT.shape == (3, longest)
         for b, one in enumerate(INSTANCES):
-            for a, model in enumerate(("base", "global", "local")):
-                logp_V = plain(one, client, model)[1][one.prompt_length - 1]
-                expected = -(np.exp(logp_V) * logp_V).sum()
-                assert evidence.entropy_BA is not None
-                close(evidence.entropy_BA[b, a], expected)
+            assert np.flatnonzero(mask_BT[b]).tolist() == list(range(1, one.prompt_length))
+            expected = [prompt_nll(one, client, model) for model in MODELS]
+            close(nll_BTA[b, 1 : one.prompt_length].T, expected)
+            assert not nll_BTA[b][~mask_BT[b]].any()
+
+
+def test_adapters_that_others_had_a_part_in(scorer: Scorer):
+    """A method's own, in its order; else the global one. Local ones stand for experts here."""
+    experts = [jax.tree.map(lambda leaf, at=at: leaf[at : at + 1], LOCAL_C) for at in (1, 0)]
+    theirs = scorer.under(ADAPTERS._replace(shared=(*experts, LOCAL_C)))
+    with a_rule_that_sees("query_nll_BE", "entropy_BE") as settings:
+        found = gather(theirs, IDS, TRAINING, INSTANCES, (), settings)
+        plainly = gather(scorer, IDS, TRAINING, INSTANCES, (), settings)
+    for client, (evidence, alone) in enumerate(zip(found, plainly, strict=True)):
+        columns = [(1, "local"), (0, "local"), (client, "local")]
+        for b, one in enumerate(INSTANCES):
+            expected = [(prompt_nll(one, *of).mean(), entropy(one, *of)) for of in columns]
+            close(np.asarray(evidence.query_nll_BE)[b], [nll for nll, _ in expected])
+            close(np.asarray(evidence.entropy_BE)[b], [own for _, own in expected])
+        close(alone.query_nll_BE, [[prompt_nll(e, 0, "global").mean()] for e in INSTANCES])
+        close(alone.entropy_BE, [[entropy(e, 0, "global")] for e in INSTANCES])
+
+
+def test_the_global_model_of_clients_that_each_receive_their_own(scorer: Scorer):
+    own_C = scorer.under(ADAPTERS._replace(global_C=LOCAL_C))
+    settings = settings_of(embed_with="global")
+    for client, evidence in enumerate(gather(own_C, IDS, TRAINING, INSTANCES, (), settings)):
+        expected = [embedded(e, client, "local", "last", 2) for e in INSTANCES]
+        close(evidence.query_BD, expected)
+
+
+def test_texts_are_those_of_the_prompts(scorer: Scorer):
+    held = ([INSTANCES[1]], [INSTANCES[2], INSTANCES[0]])
+
+    def text(one: TokenizedExample) -> str:
+        return "".join(chr(at) for at in one.tokens_T[: one.prompt_length])
+
+    with a_rule_that_sees("query_text", "support_text", "held_text") as settings:
+        found = gather(
+            *(scorer, IDS, TRAINING, INSTANCES, (), settings),
+            held=held,
+            read=lambda tokens_T: "".join(map(chr, tokens_T)),
+        )
+        with pytest.raises(UserError, match=r"weighting\.resample: the rule sees looks at one"):
+            check_rule_fits(dataclasses.replace(settings, resample=True), 2)
+    for client, evidence in enumerate(found):
+        drawn = draw_support(len(TRAINING[client]), 3, seed=5, client=IDS[client]).tolist()
+        assert evidence.query_text == tuple(map(text, INSTANCES))
+        assert evidence.support_text == tuple(text(TRAINING[client][i]) for i in drawn)
+        assert evidence.held_text == tuple(map(text, held[client]))
+        assert evidence.rows() == 3
 
 
 def test_every_layers_input_for_a_rule_that_weighs_layers(scorer: Scorer):

@@ -17,7 +17,7 @@ from feddpa_jax.models.decoder import causal_mask
 from feddpa_jax.weighting import descent
 from feddpa_jax.weighting.descent import descend
 from feddpa_jax.weighting.evidence import WEIGHTS, Evidence
-from feddpa_jax.weighting.gathering import nll_at_weights
+from feddpa_jax.weighting.looking import at_weights
 from feddpa_jax.weighting.rules.held_out_gate import held_out_gate
 from feddpa_jax.weighting.rules.learned_layers import learned_layers
 from feddpa_jax.weighting.rules.least_entropy import least_entropy
@@ -277,7 +277,7 @@ def test_a_trained_gate_of_tokens():
 def test_losses_at_every_weight():
     own = [tokenize(TRAIN[0])[:2], tokenize(TEST)[:1]]
     scorer = Scorer.for_examples(MODEL, ADAPTERS, [*own[0], *own[1]], block_tokens=400)
-    found = nll_at_weights(scorer, own)
+    found = at_weights(scorer, own, "nll_I")
     assert [nll_HW.shape for nll_HW in found] == [(2, 9), (1, 9)]
     for client, place, w in ((0, 0, 0), (0, 1, 3), (1, 0, 8)):
         l = WEIGHTS[w]

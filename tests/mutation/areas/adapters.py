@@ -48,6 +48,11 @@ ENTRIES = [
             "leaf[:1], bank",
             "test_stopped_experiment.py::test_a_clients_adapters_are_its_own",
         ),
+        (
+            "some(bank)) for bank in self.shared)",
+            "bank) for bank in self.shared)",
+            "laboratory/test_cells.py",
+        ),
         ("if weight is None:", "if True:"),
         ("Branch(global_C, client_B, weight,", "Branch(global_C, client_B, local_weight,"),
         ("rate, detach_global, 0)", "rate, False, 0)"),

@@ -135,7 +135,7 @@ ENTRIES = [
         "weighting/evidence.py",
         "weighting/test_rules.py",
         ("self.support_BMD is None and self.support_MD is not None", "self.support_MD is not None"),
-        ("part.shape[0] for part in parts", "part.shape[-1] for part in parts"),
+        ("len(part) for part in parts", "part.shape[-1] for part in parts"),
         ('MODELS = ("base", "global", "local")', 'MODELS = ("base", "local", "global")'),
     ),
     *edits(
