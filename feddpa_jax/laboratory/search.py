@@ -129,9 +129,8 @@ def search(
     }
     content = _content(given, findings, about)
     if folder is not None:
-        write_results(
-            folder, {"settings.csv": tried.table, "summary.json": to_json(content)}, files
-        )
+        tables = {"settings.csv": tried.table, "summary.json": to_json(content)}
+        write_results(folder, tables, files)
     return Laboratory(tuple(findings), tuple(notes), tuple(best), content, tried.table, references)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +181,8 @@ def test_conversations_are_what_they_are_in_memory(tmp_path):
 
 
 def test_tokens_depend_on_all_that_makes_them(file, cache):
-    for change in ({}, {"max_length": 48}, {"encoding": "joint"}, {"validation": 2}):
+    changes: list[dict[str, Any]] = [{}, {"max_length": 48}, {"encoding": "joint"}]
+    for change in [*changes, {"validation": 2}]:
         fd.Experiment.from_config(configured(file, "on", **change))
     assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
     fd.Experiment.from_config(configured(file, "on"))

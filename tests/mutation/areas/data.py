@@ -150,8 +150,13 @@ ENTRIES = [
         ("[participants[i : i + size] for i", "[participants[i : i + size - 1] for i"),
         ("key=lambda s: load[s]", "key=lambda s: -load[s]"),
         ("(-self.tokens(client), client)", "(self.tokens(client), client)"),
-        ("max((length for own in lengths", "min((length for own in lengths"),
         ("* len(shards) / len(every)", ""),
+    ),
+    *edits(
+        "training/example_sizes.py",
+        "training/test_rounds.py",
+        ("max((length for own in lengths", "min((length for own in lengths"),
+        ("sum(own) for own in lengths", "len(own) for own in lengths"),
     ),
     *edits(
         "training/chunks.py",
@@ -253,7 +258,7 @@ ENTRIES = [
         ("digest.add(client.name, client_digest(client, own))", "pass"),
     ),
     *edits(
-        "run/tokens.py",
+        "run/tokenizing.py",
         "run/test_populations.py",
         ('"max_length": config.data.max_length', '"max_length": 0'),
         ('"encoding": config.data.encoding', '"encoding": 0'),
