@@ -22,7 +22,7 @@ def fixed_updates(config: Config, prepared: Prepared, updates: int) -> TrainingD
     examples = []
     for name, own in zip(data.names, data.examples, strict=True):
         order = np.random.default_rng([data.seed, client_id(name), 4]).permutation(len(own))
-        examples.append(tuple(own[i] for i in np.resize(order, updates * data.batch_size)))
+        examples.append(tuple(own[i] for i in np.resize(order, updates * data.batch_size).tolist()))
     return dataclasses.replace(data, examples=tuple(examples), epochs=1, participation=1.0)
 
 

@@ -262,9 +262,8 @@ class Experiment(Outcome):
             if members is not None:
                 if self._opened is None:
                     self._opened = last_saved(self.config, self.prepared, self.run, self._step)
-                start = self._opened
-                found = at_hand(self.config, self.prepared, start.state, members)
-                return found, start.rounds - 1
+                state, rounds = self._opened.state, self._opened.rounds
+                return at_hand(self.config, self.prepared, state, members), rounds - 1
             if self._restored is None:
                 self._restored = restored(self.config, self.prepared, self.run, self._step)
             return self._restored

@@ -42,6 +42,13 @@ def add_arguments(parser: Parser) -> None:
         metavar="LIST",
         help="adapters under which prompts are embedded: local, global, base, mixed (all of them)",
     )
+    _add_choosing(parser)
+    parser.add_argument("--fresh", action="store_true", help="compute the evidence again")
+    parser.add_step()
+
+
+def _add_choosing(parser: Parser) -> None:
+    """Adds the arguments of how settings are chosen."""
     parser.add_argument(
         "--by",
         default="nll",
@@ -75,8 +82,6 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="look at no more than N pairs of a client and an instance, drawn at random (32768)",
     )
-    parser.add_argument("--fresh", action="store_true", help="compute the evidence again")
-    parser.add_step()
 
 
 def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter) -> None:

@@ -104,18 +104,21 @@ def search(
     grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
     tried = try_all(rules, options.by, grid, given, paper, options.keep, on_progress)
+    best = tried.best
     references = find_references(given.collected, given.choosing, options.by)
-    exactly = _run_exactly(tried.best, options.exact)
+    exactly = _run_exactly(best, options.exact)
     findings = [
         _exact(config, prepared, adapters, given, found, on_progress)
         if found.candidate.settings and found.candidate.label in exactly
         else found
-        for found in _judge_all(given, paper, tried.best, references, on_progress)
+        for found in _judge_all(given, paper, best, references, on_progress)
     ]
     errors = interpolation_error(given.collected, given.test)
     notes = [] if drawn is None else [drawn.words()]
     notes += [*tried.notes, *_remarks(given, findings, errors, references)]
-    notes += _how_to_evaluate(tried.best[0][1], folder)
+    if folder is not None:
+        run_dir = shlex.quote(str(folder.parent))
+        notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
     about = {
         "round": round_number,
         "chosen_by": list(options.by),
@@ -126,20 +129,9 @@ def search(
     }
     content = _content(given, findings, about)
     if folder is not None:
-        write_results(
-            folder, {"settings.csv": tried.table, "summary.json": to_json(content)}, files
-        )
-    return Laboratory(
-        tuple(findings), tuple(notes), tuple(tried.best), content, tried.table, references
-    )
-
-
-def _how_to_evaluate(settings: WeightingSettings, folder: Path | None) -> list[str]:
-    """The command that evaluates the best rule's setting; none without a run folder."""
-    if folder is None:
-        return []
-    run_dir = shlex.quote(str(folder.parent))
-    return [f"The best rule: feddpa eval --run-dir {run_dir} {flags(settings)}"]
+        tables = {"settings.csv": tried.table, "summary.json": to_json(content)}
+        write_results(folder, tables, files)
+    return Laboratory(tuple(findings), tuple(notes), tuple(best), content, tried.table, references)
 
 
 def _drawn(

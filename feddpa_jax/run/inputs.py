@@ -23,7 +23,7 @@ from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.models.model_config import ModelConfig
-from feddpa_jax.run.tokens import tokenize_clients
+from feddpa_jax.run.tokenizing import tokenize_clients
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
 from feddpa_jax.training.participation import Availability

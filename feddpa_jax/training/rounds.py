@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from feddpa_jax.training.blocks import choose_shapes
 from feddpa_jax.training.chunks import Work, as_one, blocks_of, with_room
 from feddpa_jax.training.costs import CPU_COSTS, Costs
+from feddpa_jax.training.example_sizes import Sizes, sizes_of
 from feddpa_jax.training.packing import Segment, local_updates
 from feddpa_jax.training.participation import (
     ALWAYS,
@@ -27,20 +28,6 @@ from feddpa_jax.types import TokenizedExample, client_id
 SAMPLED_UPDATES = 64
 # With more clients than this, a part of the shards represents all.
 SAMPLED_CLIENTS = 256
-
-
-class Sizes(NamedTuple):
-    """How much the clients have.
-
-    Attributes:
-      counts_C: each client's number of examples, int64 [C].
-      tokens_C: each client's tokens, of all its examples, int64 [C].
-      longest: most tokens of an example.
-    """
-
-    counts_C: np.ndarray
-    tokens_C: np.ndarray
-    longest: int
 
 
 class RoundData(NamedTuple):
@@ -120,15 +107,7 @@ class TrainingData:
     @functools.cached_property
     def sizes(self) -> Sizes:
         """How much the clients have."""
-        known: Any = self.examples
-        if hasattr(known, "tokens_C"):
-            return Sizes(known.counts_C, known.tokens_C, known.longest)
-        lengths = [[len(example.tokens_T) for example in own] for own in self.examples]
-        return Sizes(
-            np.array([len(own) for own in lengths], np.int64),
-            np.array([sum(own) for own in lengths], np.int64),
-            max((length for own in lengths for length in own), default=0),
-        )
+        return sizes_of(self.examples)
 
     def tokens(self, client: int) -> int:
         """Real tokens of one local training of a client."""

@@ -120,6 +120,12 @@ def test_a_written_population_is_a_data_path(tmp_path):
     assert found.test == (an_example("test", 1),)
 
 
+def test_nothing_is_written_over(tmp_path):
+    a_population(tmp_path / "people")
+    with pytest.raises(UserError, match="people: is not empty; name a new folder"):
+        write_population(str(tmp_path / "people"), records())
+
+
 def test_the_order_of_clients(tmp_path):
     given = a_population(tmp_path / "given", by_name=False)
     assert given.names == ("u0", "u3", "u6", "u2", "u5", "u1", "u4")
@@ -187,12 +193,26 @@ def test_bad_records_leave_nothing(tmp_path, cache, line, said):
 
 
 def test_the_cache_keeps_to_its_bound(tmp_path, cache, monkeypatch):
-    monkeypatch.setenv(data_cache.BOUND, "1")
-    for number in range(3):
+    def entry_of(number: int) -> Path:
         folder = tmp_path / str(number)
-        folder.mkdir()
-        load_federation(f"hf:{flat_file(folder)}", cache="on")
-        assert len([place for place in cache.iterdir() if place.is_dir()]) == 1
+        folder.mkdir(exist_ok=True)
+        if not (folder / "flat.jsonl").exists():
+            flat_file(folder)
+        found = load_federation(f"hf:{folder / 'flat.jsonl'}", cache="on").clients
+        assert isinstance(found, Population)
+        return found.folder
+
+    first, second = entry_of(0), entry_of(1)
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
+    size = sum(file.stat().st_size for file in first.iterdir())
+    entry_of(0)  # Used again, so that the second is the one not used for longest.
+    monkeypatch.setenv(data_cache.BOUND, str(2 * size + 200))
+    third = entry_of(2)
+    assert sorted(place for place in cache.iterdir() if place.is_dir()) == sorted([first, third])
+    monkeypatch.setenv(data_cache.BOUND, "1")
+    fourth = entry_of(3)
+    assert [place for place in cache.iterdir() if place.is_dir()] == [fourth]
 
 
 def test_another_process_waits(tmp_path, cache):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from feddpa_jax.data import digest
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.evaluate import groups
 from feddpa_jax.run import client_files
-from feddpa_jax.types import UserError
+from feddpa_jax.types import UserError, client_id
 
 CLIENTS = 9
 # Files of a checkpoint with a time or a path.
@@ -36,18 +37,18 @@ def file(tmp_path: Path) -> Path:
     return made
 
 
-def configured(file: Path, cache: str, **data) -> fd.Config:
+def configured(file: Path, cache: str, method: str = "feddpa_t", **data) -> fd.Config:
     return fd.Config(
         model={"path": "tiny"},
         data={"path": f"hf:{file}", "cache": cache, "max_length": 64, "validation": 1, **data},
         lora={"rank": 2},
         fed={
-            "method": "feddpa_t",
+            "method": method,
             "rounds": 2,
             "local_epochs": 1,
             "batch_size": 4,
             "micro_batch_size": None,
-            "participation": 0.5,
+            "keep_checkpoints": 1,
             "clients_per_step": 2,
         },
         eval={"metrics": ["nll"]},
@@ -98,19 +99,23 @@ def test_data_that_changed_are_refused(tmp_path, file, named, monkeypatch):
 
 
 def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
-    plain = tmp_path / "plain"
-    fd.Experiment.from_config(configured(file, "on"), run_dir=plain).train()
+    plain, config = tmp_path / "plain", configured(file, "on", "fedsa_lora")
+    fd.Experiment.from_config(config, run_dir=plain).train()
     monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
     sharded = tmp_path / "sharded"
-    done = fd.Experiment.from_config(configured(file, "on"), run_dir=sharded)
-    next(iter(done.rounds()))
-    fd.Experiment.from_config(configured(file, "on"), run_dir=sharded).train()
+    for left in ([0], [1]):
+        some = fd.Experiment.from_config(config, run_dir=sharded).rounds()
+        assert next(iter(some)).number == left[0]
+        some.close()
     clients = sharded / "checkpoints" / "clients"
     own = {path.parent.name for path in clients.rglob("*.safetensors")}
-    assert all(len(path.name) == 3 for path in clients.iterdir()) and len(own) >= CLIENTS // 2
+    assert all(len(path.name) == 3 for path in clients.iterdir()) and len(own) == CLIENTS
+    # One checkpoint is kept, and with it the last file of each client.
+    assert sorted(path.stem for path in clients.rglob("*.safetensors")) == ["00001"] * CLIENTS
     by_client = {path.parent.name: path.read_bytes() for path in clients.rglob("*.safetensors")}
     for path in (plain / "checkpoints" / "clients").rglob("*.safetensors"):
         assert by_client[path.parent.name] == path.read_bytes()
+    _ = fd.Experiment.open(sharded).adapters
     # A damaged file is found in its shard.
     next(clients.rglob("*.safetensors")).write_bytes(b"")
     opened = fd.Experiment.open(sharded)
@@ -120,11 +125,11 @@ def test_no_folder_holds_all_clients(tmp_path, file, monkeypatch):
 
 def test_flat_folders_of_many_clients_go_on(tmp_path, file, monkeypatch):
     """Earlier versions had all clients in one folder, however many there were."""
-    run = tmp_path / "run"
-    next(iter(fd.Experiment.from_config(configured(file, "on"), run_dir=run).rounds()))
+    run, config = tmp_path / "run", configured(file, "on", "fedsa_lora")
+    next(iter(fd.Experiment.from_config(config, run_dir=run).rounds()))
     monkeypatch.setattr(digest, "NAMED", 3)
     monkeypatch.setattr("feddpa_jax.run.beginning.MANY", 3)
-    experiment = fd.Experiment.from_config(configured(file, "on"), run_dir=run)
+    experiment = fd.Experiment.from_config(config, run_dir=run)
     assert [done.number for done in experiment.rounds()] == [1]
 
 
@@ -152,8 +157,32 @@ def test_damaged_tokens_are_written_anew(tmp_path, file, cache):
             np.testing.assert_array_equal(one.tokens_T, two.tokens_T)
 
 
+def test_conversations_are_what_they_are_in_memory(tmp_path):
+    file = tmp_path / "talks.jsonl"
+    turns = [("user", "First?"), ("assistant", "Yes."), ("user", "Then?"), ("assistant", "No.")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    template = tmp_path / "talk.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    )
+    lines = [{"client": name, "messages": messages} for name in ("a", "a", "b", "b")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loaded, found = (
+        fd.Experiment.from_config(configured(file, cache, template=str(template))).prepared
+        for cache in ("off", "on")
+    )
+    for own, other in zip(loaded.training, found.training, strict=True):
+        assert own[0].trained_T is not None and own[0].trained_T.sum() > 4
+        for one, two in zip(own, other, strict=True):
+            np.testing.assert_array_equal(one.trained_T, two.trained_T)
+            np.testing.assert_array_equal(one.tokens_T, two.tokens_T)
+            assert one.prompt_length == two.prompt_length
+    assert loaded.federation.clients == tuple(found.federation.clients)
+
+
 def test_tokens_depend_on_all_that_makes_them(file, cache):
-    for change in ({}, {"max_length": 48}, {"encoding": "joint"}, {"validation": 2}):
+    changes: list[dict[str, Any]] = [{}, {"max_length": 48}, {"encoding": "joint"}]
+    for change in [*changes, {"validation": 2}]:
         fd.Experiment.from_config(configured(file, "on", **change))
     assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
     fd.Experiment.from_config(configured(file, "on"))
@@ -171,6 +200,9 @@ def test_a_sample_of_clients_is_evaluated(tmp_path, monkeypatch):
     some.train()
     found = some.evaluate()
     members = groups.evaluated(data.names, 3, 0)
+    draws = {name: np.random.default_rng([0, client_id(name), 4]).random() for name in data.names}
+    assert members is not None
+    assert {data.names[c] for c in members} == set(sorted(draws, key=draws.__getitem__)[:3])
     assert members is not None and [c.name for c in found.setting.clients] == [
         data.names[c] for c in members
     ]

@@ -93,7 +93,7 @@ def test_only_clients_that_are_available_take_part():
 
 
 def test_a_round_says_who_takes_part_with_how_many_examples():
-    own = [tuple(e for e in make_data().examples[0][:1] * (c + 1)) for c in range(20)]
+    own = [(make_data().examples[0][0],) * (c + 1) for c in range(20)]
     data = make_data(examples=tuple(own), participation=0.25)
     drawn = data.round(3, ())
     assert drawn.number == 3

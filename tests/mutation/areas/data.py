@@ -150,8 +150,13 @@ ENTRIES = [
         ("[participants[i : i + size] for i", "[participants[i : i + size - 1] for i"),
         ("key=lambda s: load[s]", "key=lambda s: -load[s]"),
         ("(-self.tokens(client), client)", "(self.tokens(client), client)"),
-        ("max((length for own in lengths", "min((length for own in lengths"),
         ("* len(shards) / len(every)", ""),
+    ),
+    *edits(
+        "training/example_sizes.py",
+        "training/test_rounds.py",
+        ("max((length for own in lengths", "min((length for own in lengths"),
+        ("sum(own) for own in lengths", "len(own) for own in lengths"),
     ),
     *edits(
         "training/chunks.py",
@@ -247,13 +252,13 @@ ENTRIES = [
         "run/test_populations.py",
         (" != self._sum_C[at]:", " == -1:"),
         ("(self.folder / SEAL).unlink(missing_ok=True)", "pass"),
-        ("trained[a:b] if mask else None", "None", "data/test_population.py"),
+        ("trained[a:b] if mask else None", "None"),
         ("self._first_C[at + 1]", "self._first_C[at] + 1"),
         ("kept[at][0] < end", "kept[at][0] <= end"),
         ("digest.add(client.name, client_digest(client, own))", "pass"),
     ),
     *edits(
-        "run/tokens.py",
+        "run/tokenizing.py",
         "run/test_populations.py",
         ('"max_length": config.data.max_length', '"max_length": 0'),
         ('"encoding": config.data.encoding', '"encoding": 0'),
@@ -274,7 +279,6 @@ ENTRIES = [
     *edits(
         "evaluate/groups.py",
         "run/test_populations.py",
-        ("first : first + AT_ONCE", "first : first + 1", "", "any groups give the same"),
         ("uniform(seed, np.array", "-uniform(seed, np.array"),
     ),
     *edits(
