@@ -267,10 +267,9 @@ class Experiment(Outcome):
             if self._restored is None:
                 self._restored = restored(self.config, self.prepared, self.run, self._step)
             return self._restored
-        state = self.state
+        found = at_hand(self.config, self.prepared, self.state, members)
         assert self._start is not None
         rounds = self._start.rounds
-        found = at_hand(self.config, self.prepared, state, members)
         return found, rounds - 1 if rounds else None
 
     def _check_everyone(self) -> None:
