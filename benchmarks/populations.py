@@ -2,7 +2,7 @@
 
 `python -m benchmarks.populations --clients 1000,100000` writes a flat file of so many clients with
 30 examples each, reads it into the cache, and then trains FedDPA-T on the tiny model in new
-processes, in turns: 64 clients a round, 20 rounds, one update of four examples a phase.
+processes, in turns: 64 clients a round, 20 rounds, one update of all 30 examples a phase.
 """
 
 import argparse
@@ -45,12 +45,12 @@ def configured(file: Path, clients: int, cohort: int = COHORT, rounds: int = ROU
 
     return Config(
         model={"path": "tiny"},
-        data={"path": f"hf:{file}", "max_train": 4, "max_length": 96},
+        data={"path": f"hf:{file}", "cache": "on", "max_length": 96},
         lora={"rank": 2},
         fed={
             "rounds": rounds,
             "local_epochs": 1,
-            "batch_size": 4,
+            "batch_size": EXAMPLES,
             "micro_batch_size": None,
             "participation": cohort / clients,
             "clients_per_step": 16,
@@ -134,7 +134,7 @@ def prepare(folder: Path, clients: int) -> None:
         write_file(file, clients)
     config = configured(file, clients)
     begun = time.perf_counter()
-    data = load_federation(config.data.path, max_train=config.data.max_train, cache="on")
+    data = load_federation(config.data.path, cache="on")
     read = time.perf_counter()
     prepare_values(config, load_base("tiny"), data)
     tokenized = time.perf_counter()

@@ -37,6 +37,7 @@ from feddpa_jax.run.opening import (
     reread,
     restored,
     settled,
+    some_of,
     start_alone,
 )
 from feddpa_jax.run.round import Round
@@ -262,8 +263,7 @@ class Experiment(Outcome):
             if members is not None:
                 if self._opened is None:
                     self._opened = last_saved(self.config, self.prepared, self.run, self._step)
-                state, rounds = self._opened.state, self._opened.rounds
-                return at_hand(self.config, self.prepared, state, members), rounds - 1
+                return some_of(self.config, self.prepared, self.run, self._opened, members)
             if self._restored is None:
                 self._restored = restored(self.config, self.prepared, self.run, self._step)
             return self._restored

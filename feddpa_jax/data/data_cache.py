@@ -1,6 +1,6 @@
 """Data that were prepared once are kept on disk: populations, and their tokens.
 
-An entry is a folder below `data/` in `$FEDDPA_CACHE`, else `$XDG_CACHE_HOME/feddpa_jax`, else
+An entry is a folder below `data-UID/` in `$FEDDPA_CACHE`, else `$XDG_CACHE_HOME/feddpa_jax`, else
 `~/.cache/feddpa_jax`; its name is a digest of everything that it depends on. It is there whole or
 not at all. One process builds it, others wait; a damaged one is built again.
 """
@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from feddpa_jax.data.seal import UnsealedError, unseal
-from feddpa_jax.files.cache_root import cache_root
+from feddpa_jax.files.cache_root import FOLDER, cache_root
 from feddpa_jax.files.disk import (
     PRIVATE_FOLDER,
     aside_of,
@@ -24,6 +26,7 @@ from feddpa_jax.files.disk import (
     sync_tree,
     writing,
 )
+from feddpa_jax.types import UserError
 
 # The most bytes of all entries; those not used for longest are removed first.
 BOUND, DEFAULT_BOUND = "FEDDPA_DATA_CACHE", 64 * 2**30
@@ -50,34 +53,52 @@ def cached(
     Raises:
       UserError: it cannot be written, or `build` finds something wrong.
     """
-    from filelock import FileLock, Timeout
-
     name = hashlib.sha256(json.dumps([version, key], sort_keys=True).encode()).hexdigest()[:24]
-    root = cache_root(environment) / "data"
-    place = root / f"{seal.partition('.')[0]}-{name}"
-    if _is_whole(place, seal, version):
-        os.utime(place)
-        return place
-    with writing(root):
+    try:
+        # A folder that several users share has one for each of them.
+        root = cache_root(environment) / f"data-{os.getuid()}"
+        place = root / f"{seal.partition('.')[0]}-{name}"
+        if _is_whole(place, seal, version):
+            with contextlib.suppress(OSError):  # It may be there to be read alone.
+                os.utime(place)
+            return place
         root.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        lock = FileLock(root / f"{place.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.info(f"another process prepares the same data in {place}; waiting for it")
-            lock.acquire()
-        with lock:
-            if not _is_whole(place, seal, version):
-                aside = aside_of(place)
-                discard(aside)
-                aside.mkdir(mode=PRIVATE_FOLDER)
+        lock = _lock(place)
+    except (OSError, RuntimeError, NotImplementedError) as error:  # No home; no locks.
+        reason = getattr(error, "strerror", None) or error
+        raise UnusableCacheError(
+            f"{FOLDER}: the cache cannot be used ({reason}); set it to a folder of your own"
+        ) from None
+    with writing(root), lock:
+        if not _is_whole(place, seal, version):
+            aside = aside_of(place)
+            discard(aside)
+            aside.mkdir(mode=PRIVATE_FOLDER)
+            try:
                 build(aside)
                 sync_tree(aside)
-                discard(place)
-                aside.rename(place)
-                _tidy(root, place, environment)
-        lock.release(force=True)
+            except BaseException:
+                discard(aside)
+                raise
+            discard(place)
+            aside.rename(place)
+            _tidy(root, place, environment)
     return place
+
+
+class UnusableCacheError(UserError):
+    """Nothing can be kept on disk."""
+
+
+def _lock(place: Path) -> FileLock:
+    """The lock of an entry, held."""
+    lock = FileLock(place.with_name(f"{place.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.info(f"another process prepares the same data in {place}; waiting for it")
+        lock.acquire()
+    return lock
 
 
 @contextlib.contextmanager
@@ -117,11 +138,20 @@ def _is_whole(place: Path, seal: str, version: int) -> bool:
 
 
 def _tidy(root: Path, new: Path, environment: Mapping[str, str]) -> None:
-    """Removes the entries not used for longest, so that all have no more bytes than the bound."""
+    """Removes what killed builds left, and the entries not used for longest beyond the bound."""
     given = environment.get(BOUND, "").strip()
     left = int(given) if given.isdecimal() and given.isascii() else DEFAULT_BOUND
-    entries = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    for path in sorted(entries, key=lambda path: (path != new, -path.stat().st_mtime)):
-        left -= sum(file.stat().st_size for file in path.iterdir())
-        if left < 0 and path != new:
-            discard(path)
+    for aside in root.glob(".*.writing"):
+        lock = FileLock(root / f"{aside.name.removeprefix('.').removesuffix('.writing')}.lock")
+        with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+            discard(aside)
+    entries: list[tuple[bool, float, Path]] = []
+    for path in root.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Another process removes it.
+            if path.is_dir() and not path.name.startswith("."):
+                entries.append((path != new, -path.stat().st_mtime, path))
+    for _, _, path in sorted(entries):
+        with contextlib.suppress(FileNotFoundError):
+            left -= sum(file.stat().st_size for file in path.iterdir())
+            if left < 0 and path != new:
+                discard(path)

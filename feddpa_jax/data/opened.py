@@ -4,6 +4,7 @@ What is in the cache goes with names, sizes and times of the files that it was m
 are read anew. A run has mapped its own copy, which stays as it is while data change.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,20 +16,23 @@ from feddpa_jax.data.client_folders import (
     client_places,
     refuse_beside_clients,
 )
-from feddpa_jax.data.data_cache import cached, telling
+from feddpa_jax.data.data_cache import UnusableCacheError, cached, telling
 from feddpa_jax.data.hub import read_splits, user_path
 from feddpa_jax.data.population import (
     SEAL,
     VERSION,
     Population,
+    fill,
     is_population,
-    write_population,
 )
-from feddpa_jax.types import Example
+from feddpa_jax.types import Example, UserError
 
 Cache = Literal["auto", "on", "off"]
 # Data are large from so many bytes of a file, or so many clients' folders.
 LARGE_FILE, MANY_CLIENTS = 64 * 2**20, 4096
+_DATA = (".parquet", ".jsonl", ".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst")
+
+_log = logging.getLogger(__name__)
 
 
 def open_population(
@@ -47,19 +51,33 @@ def open_population(
       UserError: anything wrong with the data.
     """
     if not path.startswith("hf:") and is_population(user_path(path)):
+        if columns:
+            raise UserError(
+                f"data.columns: {path} holds a population, whose columns have our names; leave it "
+                "out"
+            )
         return Population(user_path(path))
     files = None if cache == "off" else _files(path, only_large=cache == "auto")
     if files is None:
+        if cache == "on":
+            _log.info(f"data.cache: {path} is loaded into memory; it is none of what can be opened")
         return None
 
     def build(folder: Path) -> None:
         examples, tests = _read(path, columns)
         with telling(f"{path}: read into the cache, once") as told:
-            write_population(folder, examples, tests, told=told)
+            fill(folder, examples, tests, told=told)
+        if _files(path, only_large=False) != files:
+            raise UserError(f"data.path: {path}: changed while it was read; start again")
 
-    key = {"path": path, "files": files, "columns": dict(columns or {})}
-    place = cached(SEAL, VERSION, key, build)
-    return Population(place, remedy=f"remove {place} and start again")
+    key = {"files": files, "query": path.partition("?")[2], "columns": dict(columns or {})}
+    try:
+        return Population(cached(SEAL, VERSION, key, build), cached=True)
+    except UnusableCacheError as error:
+        if cache == "on":
+            raise
+        _log.warning(f"{error}: the data are loaded into memory")
+        return None
 
 
 def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:
@@ -69,25 +87,34 @@ def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:
     """
     if path.startswith("hf:"):
         place = user_path(path.removeprefix("hf:").partition("?")[0])
-        parts = [place] if place.is_file() else [place / f"{n}.parquet" for n in ("train", "test")]
-        if not parts[0].is_file():
-            return None
+        parts = [place] if place.is_file() else _parquet_splits(place)
         entries = [_entry(file, file.resolve().as_posix()) for file in parts]
-        return entries if not only_large or entries[0][1] >= LARGE_FILE else None
+        if not entries or (only_large and entries[0][1] < LARGE_FILE):
+            return None
+        return entries
     folder = user_path(path)
     if not (folder / FOLDER).is_dir():
         return None
     places = client_places(folder / FOLDER)
     if only_large and len(places) < MANY_CLIENTS:
         return None
-    return [
-        [folder.resolve().as_posix(), 0, 0],
-        *(
-            _entry(Path(entry.path), f"{place.name}/{entry.name}")
-            for place in places
-            for entry in sorted(os.scandir(place), key=lambda entry: entry.name)
-        ),
-    ]
+    found = [[folder.resolve().as_posix(), 0, 0]]
+    for place in (folder, folder / FOLDER, *places):
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+            name = Path(entry.path).relative_to(folder).as_posix()
+            found.append([name, 0, 0] if entry.is_dir() else _entry(Path(entry.path), name))
+    return found
+
+
+def _parquet_splits(folder: Path) -> list[Path]:
+    """`train.parquet` and `test.parquet` of a folder without other data; else nothing."""
+    if not folder.is_dir():
+        return []
+    names = {path.name for path in folder.iterdir()}
+    other = {name for name in names if name.endswith(_DATA)} - {"train.parquet", "test.parquet"}
+    if "train.parquet" not in names or other or names & {"dataset_dict.json", "state.json"}:
+        return []
+    return [folder / name for name in ("train.parquet", "test.parquet") if name in names]
 
 
 def _entry(file: Path, name: str) -> list[Any]:

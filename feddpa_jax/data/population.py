@@ -12,6 +12,7 @@ Files are mapped into memory, so what is not asked for is not read; a client tha
 compared with its checksum.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -22,9 +23,11 @@ from typing import Any, overload
 
 import numpy as np
 
+from feddpa_jax.data.digest import digest_of_parts
+from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import UnsealedError, seal, unseal
 from feddpa_jax.data.selection import Selection
-from feddpa_jax.files.disk import sha256
+from feddpa_jax.files.disk import aside_of, discard, sha256, sync_tree, writing
 from feddpa_jax.types import Client, ClientSequence, Example, Turn, UserError
 
 SEAL = "population.json"
@@ -43,7 +46,7 @@ class Population(ClientSequence):
       folder: where the files are.
       selection: which of its examples each client trains on and holds out.
       digest: of all names and examples.
-      remedy: what to do if a file is damaged.
+      cached: it is made of other data, and is made anew by the next command if it is damaged.
 
     Example:
       ```
@@ -57,24 +60,31 @@ class Population(ClientSequence):
         self,
         folder: Path,
         selection: Selection = Selection(),  # noqa: B008 - it cannot change.
-        remedy: str = "write it again",
+        *,
+        cached: bool = False,
     ):
         """Opens a folder.
 
         Raises:
-          UserError: it holds no population, or a file of it is missing or of another size.
+          UserError: it holds no population, a file of it is missing or of another size, that of
+            clients or of tests has changed, or a client's name is none.
         """
-        try:
-            about = unseal(folder / SEAL, VERSION)
-        except UnsealedError as error:
-            raise UserError(f"{folder}: is no whole population ({error}); {remedy}") from None
         self.folder = folder
         self.selection = selection
-        self.remedy = remedy
+        self.cached = cached
+        try:
+            about = unseal(folder / SEAL, VERSION)
+            for name, digest in about["sha256"].items():
+                if sha256(folder / name) != digest:
+                    raise UnsealedError(f"{name} has changed")
+        except UnsealedError as error:
+            raise self._damaged(f"is no whole population ({error})") from None
         self.digest: str = about["digest"]
         self._table = _read(folder / "train.arrow")
         clients = _read(folder / "clients.arrow")
         self.names = tuple(clients.column("name").to_pylist())
+        for name in self.names:
+            check_client_name(name, str(folder))
         self._sum_C = clients.column("sum").to_numpy()
         self._rows = np.load(folder / "rows.npy", mmap_mode="r")
         self._first = np.load(folder / "first.npy", mmap_mode="r")
@@ -101,13 +111,23 @@ class Population(ClientSequence):
             return tuple(self[i] for i in range(*place.indices(len(self))))
         at = range(len(self))[place]
         rows = self._rows[self._first[at] : self._first[at + 1]]
-        examples = list(_rows(self._batches, rows))
-        if functools.reduce(_add, examples, 0) != self._sum_C[at]:
-            raise UserError(
-                f"{self.folder}: the examples of client {self.names[at]!r} are damaged or changed; "
-                f"{self.remedy}"
-            )
+        try:
+            examples = list(_rows(self._batches, rows))
+            whole = functools.reduce(_add, examples, 0) == self._sum_C[at]
+        except (ValueError, IndexError, TypeError):  # No text, JSON or row any more.
+            examples, whole = [], False
+        if not whole:
+            what = f"the examples of client {self.names[at]!r} are damaged or changed"
+            raise self._damaged(what)
         return self.selection.of(self.names[at], examples)
+
+    def _damaged(self, what: str) -> UserError:
+        """The error that says so; what is cached is not opened again."""
+        if not self.cached:
+            return UserError(f"{self.folder}: {what}; write it again")
+        with contextlib.suppress(OSError):
+            (self.folder / SEAL).unlink(missing_ok=True)
+        return UserError(f"{self.folder}: {what}; start the command again, which makes it anew")
 
     @functools.cached_property
     def _batches(self) -> list[Any]:
@@ -115,7 +135,7 @@ class Population(ClientSequence):
 
     def choosing(self, selection: Selection) -> "Population":
         """The same population with another choice among each client's examples."""
-        return Population(self.folder, selection, self.remedy)
+        return Population(self.folder, selection, cached=self.cached)
 
     def test(self) -> tuple[Example, ...]:
         """The test instances."""
@@ -137,24 +157,47 @@ def write_population(
     by_name: bool = True,
     told: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Writes a population's files into a folder; `load_federation(folder)` opens it.
+    """Writes a population into a folder; `load_federation(folder)` opens it.
 
     Args:
-      folder: new, or empty.
+      folder: new, or empty; it is there whole or not at all.
       examples: a client's name and an example of it, in any order; they are not kept in memory.
       test: test instances.
       by_name: the clients are in the order of their names; else in that of their first examples.
       told: called with the number of examples of every batch that is written.
 
     Raises:
-      UserError: the folder is not empty, there is no client, or two have names that differ in case
-        alone.
-      OSError: something cannot be written.
+      UserError: the folder is not empty or cannot be written, there is no client, one has a name
+        that is no folder's, or two have names that differ in case alone.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; name a new folder")
+    aside = aside_of(folder)
+    with writing(folder):
+        discard(aside)
+        aside.mkdir(parents=True)
+        fill(aside, examples, test, by_name=by_name, told=told)
+        sync_tree(aside)
+        if folder.is_dir():
+            folder.rmdir()
+        aside.rename(folder)
+
+
+def fill(
+    folder: Path,
+    examples: Iterable[tuple[str, Example]],
+    test: Iterable[Example],
+    *,
+    by_name: bool = True,
+    told: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Writes a population's files into an empty folder; otherwise as `write_population`.
+
+    Raises:
+      UserError: as there.
+      OSError: something cannot be written.
+    """
     codes: dict[str, int] = {}
     sums: list[int] = []
     code_B: list[int] = []
@@ -164,6 +207,7 @@ def write_population(
         for name, example in examples:
             code = codes.setdefault(name, len(codes))
             if code == len(sums):
+                check_client_name(name, "client")
                 sums.append(0)
             sums[code] = _add(sums[code], example)
             code_B.append(code)
@@ -191,16 +235,16 @@ def write_population(
     _write_clients(folder / "clients.arrow", ordered)
     tests = _write(folder / "test.arrow", test)
     files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
-    digest = sha256_of([sha256(folder / name) for name in files])
-    about = {"clients": len(given), "examples": count, "tests": tests, "digest": digest}
+    sums_of = {name: sha256(folder / name) for name in files}
+    about = {
+        "clients": len(given),
+        "examples": count,
+        "tests": tests,
+        "digest": digest_of_parts(digest.encode() for digest in sums_of.values()),
+        # Examples are compared when they are read; these at once.
+        "sha256": {name: sums_of[name] for name in ("clients.arrow", "test.arrow", "first.npy")},
+    }
     seal(folder / SEAL, VERSION, files, about)
-
-
-def sha256_of(digests: Sequence[str]) -> str:
-    """A digest of digests, 32 hexadecimal digits."""
-    import hashlib
-
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

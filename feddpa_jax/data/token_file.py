@@ -7,6 +7,7 @@ examples that is said), `sums.npy` (a checksum of each client's) and `tokens.jso
 """
 
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -122,9 +123,11 @@ def write_tokens(
       UserError: no example of a client is left.
       OSError: something cannot be written.
     """
-    first_I, prompt_I, first_C, sums = [0], [], [0], []
+    # Of machine numbers: there may be tens of millions.
+    first_I, first_C, sums = array("q", [0]), array("q", [0]), array("L")
+    prompt_I, masked_I = array("i"), array("b")
     total, digest = TokenCounts(), DigestOfAll()
-    longest, masked_I = 0, []
+    longest = 0
     with (folder / "tokens.bin").open("wb") as file, (folder / "trained.bin").open("wb") as masks:
         for clients in _groups(population):
             found = encode([example for client in clients for example in client.train])

@@ -61,6 +61,11 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self.backend.get_vocab_size()
 
+    @property
+    def refused(self) -> list[int]:
+        """The tokens that a text may not spell, because the model has no row for them."""
+        return sorted(self._without_row)
+
     def limit(self, rows: int, source: str) -> None:
         """Fits the tokenizer to a model with so many rows in its embedding.
 

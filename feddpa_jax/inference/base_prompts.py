@@ -69,7 +69,9 @@ def dream(
     for tokens_T in written_NT:
         ends = np.flatnonzero(tokens_T == tokenizer.eos_id)
         text = tokenizer.decode_continuation(tokens_T[: ends[0]] if len(ends) else tokens_T)
-        instruction = text.partition(after.strip().splitlines()[0])[0].strip()
+        # What follows the instruction in a prompt ends it, where anything does.
+        end = (after.strip().splitlines() or ["\n"])[0]
+        instruction = text.partition(end)[0].strip()
         ids = tokenizer.encode(template(Example(instruction, "")))[: max_length - 1]
         prompts.append(TokenizedExample(np.array([*ids, tokenizer.eos_id], np.int32), len(ids)))
     return tuple(prompts)

@@ -161,10 +161,6 @@ def part_of(
     )
 
     return (
-        prepared._replace(
-            federation=smaller,
-            training=tuple(prepared.training[c] for c in places),
-            counts=tuple(prepared.counts[c] for c in places),
-        ),
+        prepared.of(places)._replace(federation=smaller),
         adapters.of(np.array(places)),
     )

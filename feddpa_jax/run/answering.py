@@ -18,7 +18,7 @@ from feddpa_jax.run.evaluating import (
     made_up,
     weighting_settings,
 )
-from feddpa_jax.run.inputs import Prepared
+from feddpa_jax.run.inputs import Prepared, some_names
 from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -136,7 +136,7 @@ def place_of(prepared: Prepared, client: str) -> int:
       UserError: there is no such client.
     """
     if client not in prepared.names:
-        raise UserError(f"client: no {client!r} in this run; it has {', '.join(prepared.names)}")
+        raise UserError(f"client: no {client!r} in this run; it has {some_names(prepared.names)}")
     return prepared.names.index(client)
 
 

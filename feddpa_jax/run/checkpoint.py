@@ -86,18 +86,31 @@ def prune(folder: Path, round_number: int, keep: int, *, under_way: bool = False
     """
     # Later ones are damaged (or this round would not be played again): they count for nothing.
     done = [number for number in rounds_saved(folder) if number <= round_number]
+    gone = sorted(set(done[:-keep]) - {best_round(folder, done)})
+    unused = {file for old in gone for file in _files_of(folder, old)} if under_way else set()
     with writing(folder):
-        for old in sorted(set(done[:-keep]) - {best_round(folder, done)}):
+        for old in gone:
             discard(folder / f"{old:05d}")
-    tidy(folder, up_to=round_number if under_way else None)
+        if under_way:
+            # Looking at the folders of all clients would take longer in every round.
+            for number in set(done) - set(gone):
+                unused -= _files_of(folder, number)
+            ClientFiles(folder / CLIENTS, cached=0).remove(unused)
+    if not under_way:
+        tidy(folder)
 
 
-def tidy(folder: Path, *, up_to: int | None = None) -> None:
+def _files_of(folder: Path, number: int) -> set[tuple[str, int]]:
+    """Name and round of the clients' files that a checkpoint is whole with."""
+    own = _clients_of(folder / f"{number:05d}") or {}
+    return {(name, saved.round_number) for name, saved in own.items()}
+
+
+def tidy(folder: Path) -> None:
     """Removes what killed runs left, and clients' files that no checkpoint is whole with.
 
     Args:
-      folder: holds a run's checkpoints.
-      up_to: what a later round has written or is writing for clients stays; None: there is none.
+      folder: holds a run's checkpoints; nobody trains there.
 
     Raises:
       UserError: something cannot be removed.
@@ -109,7 +122,7 @@ def tidy(folder: Path, *, up_to: int | None = None) -> None:
             used = {
                 (name, saved.round_number) for own in named if own for name, saved in own.items()
             }
-            ClientFiles(folder / CLIENTS, cached=0).tidy(used, up_to=up_to)
+            ClientFiles(folder / CLIENTS, cached=0).tidy(used)
 
 
 def best_round(folder: Path, rounds: Iterable[int]) -> int | None:

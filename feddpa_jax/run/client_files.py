@@ -8,7 +8,7 @@ write theirs. Clients that never trained have no file; their fresh parts follow 
 import collections
 import contextlib
 import hashlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,15 +125,13 @@ class ClientFiles:
             return []
         return from_first(lambda: [self.read(name, own) for name, own in saved.items()])
 
-    def tidy(self, used: Container[tuple[str, int]], *, up_to: int | None = None) -> None:
+    def tidy(self, used: Container[tuple[str, int]]) -> None:
         """Removes files that no checkpoint is whole with, and what a killed run left.
 
         Those that stay become private, which older versions did not see to.
 
         Args:
           used: name and round of the files that stay.
-          up_to: what later rounds than this have written or are writing stays as well; None: there
-            are none.
 
         Raises:
           OSError: something cannot be removed.
@@ -142,17 +140,23 @@ class ClientFiles:
             return
         _make_private(self.folder, PRIVATE_FOLDER)
         for folder in self._folders():
-            if up_to is None:
-                clear_leftovers(folder)
+            clear_leftovers(folder)
             _make_private(folder, PRIVATE_FOLDER)
             for path in folder.glob("*.safetensors"):
                 number = int(path.stem) if path.stem.isdecimal() else None
-                if up_to is not None and number is not None and number > up_to:
-                    continue
                 if number is not None and (folder.name, number) not in used:
                     path.unlink()
                 else:
                     _make_private(path, PRIVATE_FILE)
+
+    def remove(self, files: Iterable[tuple[str, int]]) -> None:
+        """Removes clients' files, by name and round.
+
+        Raises:
+          OSError: one cannot be removed.
+        """
+        for name, round_number in files:
+            self.there(name, round_number).unlink(missing_ok=True)
 
     def _folders(self) -> Iterator[Path]:
         """The folders of all clients, those in shards too."""

@@ -132,11 +132,11 @@ def learned_from(
     """
     if not learns(settings.rule):
         return ()
-    found = []
-    for client, training in zip(prepared.federation.clients, prepared.training, strict=True):
-        if only not in (None, client.name):
-            found.append(())
+    found: list[tuple[TokenizedExample, ...]] = [()] * len(prepared.names)
+    for place, name in enumerate(prepared.names):
+        if only not in (None, name):
             continue
+        client, training = prepared.federation.clients[place], prepared.training[place]
         own = encode(config, prepared.base.tokenizer, client.validation).examples
         if not own and settings.learn_from == "training":
             draw = support_draw(len(training), settings, 1, client_id(client.name))
@@ -147,7 +147,7 @@ def learned_from(
                 f"client {client.name!r} has none; train with --data.validation 16, or set "
                 "weighting.learn_from to training"
             )
-        found.append(own)
+        found[place] = own
     return tuple(found)
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.population import Population
 from feddpa_jax.data.templates import TEMPLATES, bound
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
@@ -71,7 +72,10 @@ class Prepared(NamedTuple):
         clients = tuple(self.federation.clients[int(c)] for c in members)
         training = tuple(self.training[int(c)] for c in members)
         federation = dataclasses.replace(self.federation, clients=clients)
-        return self._replace(federation=federation, training=training)
+        counts = self.counts
+        if len(counts) == len(self.training):
+            counts = tuple(counts[int(c)] for c in members)
+        return self._replace(federation=federation, training=training, counts=counts)
 
     def data_digest(self) -> str:
         """A digest of everything that is trained on and tested on."""
@@ -108,9 +112,19 @@ def prepare(
     federation = load_data(config)
     names = federation.names
     if only is not None and only not in names:
-        raise UserError(f"client: no {only!r} in this run; it has {', '.join(names)}")
+        raise UserError(f"client: no {only!r} in this run; it has {some_names(names)}")
     base = load_base(config.model.path, config.model.dtype, weights=weights)
     return prepare_values(config, base, federation, devices=devices, only=only)
+
+
+def some_names(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message; of many, the first.
+
+    >>> some_names(["anna", "ben", "cleo"], most=2)
+    'anna, ben and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def prepare_values(
@@ -243,6 +257,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     """
     names, examples = prepared.names, prepared.training
     clients = prepared.federation.clients
+    opened = isinstance(clients, Population) and config.data.validation > 0
     pooled = METHODS.find(config.fed.method).pooled
     if pooled:
         names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
@@ -259,7 +274,9 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         held = [example for own in some for example in own.validation]
         return encode(config, prepared.base.tokenizer, held).examples
 
-    for client, name in enumerate(names if fed.early_stopping is not None else ()):
+    # Of a population it is known that each client holds something out.
+    asked = names if fed.early_stopping is not None and not opened else ()
+    for client, name in enumerate(asked):
         if not held_out(client):
             raise UserError(
                 f"fed.early_stopping: client {name!r} has no held-out example; set data.validation"

@@ -129,6 +129,26 @@ def last_saved(config: Config, prepared: Prepared, run: RunFolder, step: str) ->
     return found
 
 
+def some_of(
+    config: Config, prepared: Prepared, run: RunFolder, start: Start, members: np.ndarray
+) -> tuple[Adapters, int]:
+    """The adapters of some clients of a state that was opened before, and its round.
+
+    Raises:
+      UserError: a client's file is damaged, or was removed by a training that went on.
+    """
+    number = start.rounds - 1
+    try:
+        return at_hand(config, prepared, start.state, members), number
+    except UserError:
+        if number in rounds_saved(run.checkpoints):
+            raise
+        raise UserError(
+            f"{run.path}: training went on, and removed round {number} while it was being read; "
+            "wait for it to end, or train with a larger fed.keep_checkpoints"
+        ) from None
+
+
 def at_hand(
     config: Config, prepared: Prepared, state: FedState, only: int | np.ndarray | None = None
 ) -> Adapters:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from feddpa_jax.data.token_file import SEAL, VERSION, TokenizedClients, write_to
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
+
+# Their versions may change a template's text.
+_RENDERERS = ("transformers", "jinja2", "tokenizers")
 
 Encode = Callable[[Sequence[Example]], Tokenized]
 
@@ -49,23 +53,22 @@ def tokenize_clients(
     Raises:
       UserError: no example of a client is left.
     """
-    if isinstance(federation.clients, Population):
-        training = _opened(config, tokenizer, federation.clients, encode)
-        return Tokens(training, (training.counts,))
-    training, counts = [], []
-    for client in federation.clients:
-        if only not in (None, client.name):
-            training.append(())
-            counts.append(TokenCounts())
+    if isinstance(federation.clients, Population) and only is None:
+        opened = _opened(config, tokenizer, federation.clients, encode)
+        return Tokens(opened, (opened.counts,))
+    training: list[tuple[TokenizedExample, ...]] = [()] * len(federation.names)
+    counts = [TokenCounts()] * len(training)
+    for place, name in enumerate(federation.names):
+        if only not in (None, name):
             continue
+        client = federation.clients[place]
         tokenized = encode(client.train)
         if not tokenized.examples:
             raise UserError(
                 f"client {client.name!r}: no example is left within data.max_length = "
                 f"{config.data.max_length}; raise it"
             )
-        training.append(tokenized.examples)
-        counts.append(tokenized.counts)
+        training[place], counts[place] = tokenized.examples, tokenized.counts
     return Tokens(tuple(training), tuple(counts))
 
 
@@ -94,7 +97,7 @@ def _opened(
 
 def _of_tokenizer(tokenizer: Tokenizer) -> str:
     """A digest of all that ids depend on."""
-    about = [tokenizer.eos_id, tokenizer.bos_id, tokenizer.chat_template]
+    about = [tokenizer.eos_id, tokenizer.bos_id, tokenizer.chat_template, tokenizer.refused]
     whole = tokenizer.backend.to_str() + repr(about)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
@@ -109,4 +112,5 @@ def _of_template(name: str, tokenizer: Tokenizer) -> str:
     except (TypeError, OSError):  # An object, such as a chat template, that its tokenizer has.
         code = b""
     seen = template(Example("Instruct.", "Answer.", "Context.", "task", "category"))
-    return hashlib.sha256(b"\n".join([name.encode(), seen.encode(), code])).hexdigest()[:16]
+    about = [name, seen, getattr(template, "source", ""), *map(version, _RENDERERS)]
+    return hashlib.sha256(repr(about).encode() + code).hexdigest()[:16]

@@ -17,7 +17,7 @@ from feddpa_jax.types import Client, Example, UserError
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "data"
+    return tmp_path / "cache" / f"data-{os.getuid()}"
 
 
 def an_example(client: str, number: int) -> Example:
@@ -120,6 +120,91 @@ def test_a_written_population_is_a_data_path(tmp_path):
     assert found.test == (an_example("test", 1),)
 
 
+def damaged(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert old in content and len(old) == len(new)
+    file.write_bytes(content.replace(old, new))
+
+
+def test_other_files_of_a_population_are_compared_at_once(tmp_path):
+    for name, old in (("test.arrow", b"Say 1 of test."), ("clients.arrow", b"u3")):
+        folder = tmp_path / name
+        a_population(folder)
+        damaged(folder / name, old, old[:-1] + b"4")
+        with pytest.raises(UserError, match=f"{name} has changed"):
+            Population(folder)
+
+
+def test_a_broken_text_is_no_traceback(tmp_path):
+    found = a_population(tmp_path / "people")
+    damaged(tmp_path / "people" / "train.arrow", "3 ü".encode(), b"3 \xff\xff")
+    with pytest.raises(UserError, match="damaged or changed"):
+        found[4]
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", ".hidden"])
+def test_names_that_are_no_folders_are_refused(tmp_path, name, monkeypatch):
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        write_population(tmp_path / "people", [(name, an_example("x", 1))])
+    assert not (tmp_path / "people").exists()
+    # Nor are they read, whoever wrote them.
+    monkeypatch.setattr("feddpa_jax.data.population.check_client_name", lambda name, source: name)
+    write_population(tmp_path / "people", [(name, an_example("x", 1))])
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        Population(tmp_path / "people")
+
+
+def test_a_folder_with_other_data_is_not_opened_in_part(tmp_path):
+    folder = partition_folder(tmp_path / "data")
+    assert isinstance(load_federation(f"hf:{folder}", cache="on").clients, Population)
+    (folder / "more.parquet").write_bytes((folder / "train.parquet").read_bytes())
+    loaded = load_federation(f"hf:{folder}", cache="on")
+    assert isinstance(loaded.clients, tuple)
+
+
+def test_new_clients_and_strays_are_seen(tmp_path):
+    folder = client_folders(tmp_path / "data")
+    load_federation(str(folder), cache="on")
+    (folder / "clients" / "empty").mkdir()
+    for cache in ("on", "off"):
+        with pytest.raises(UserError, match=r"no train\.jsonl"):
+            load_federation(str(folder), cache=cache)
+    (folder / "clients" / "empty").rmdir()
+    (folder / "test.jsonl").write_text("")
+    for cache in ("on", "off"):
+        with pytest.raises(UserError, match="looks like data, and is not read"):
+            load_federation(str(folder), cache=cache)
+
+
+def test_data_that_change_while_they_are_read(tmp_path, monkeypatch):
+    file = flat_file(tmp_path)
+    fill = opened.fill
+
+    def slow(folder, *given, **more):
+        fill(folder, *given, **more)
+        with file.open("a") as text:
+            text.write("\n")
+
+    monkeypatch.setattr(opened, "fill", slow)
+    with pytest.raises(UserError, match="changed while it was read; start again"):
+        load_federation(f"hf:{file}", cache="on")
+
+
+def test_columns_of_a_population_are_refused(tmp_path):
+    a_population(tmp_path / "people")
+    with pytest.raises(UserError, match=r"data.columns: .*people holds a population"):
+        load_federation(str(tmp_path / "people"), columns={"output": "answer"})
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path, cache):
+    left = cache / ".population-0123.writing"
+    left.mkdir(parents=True)
+    (left / "train.arrow").write_text("half")
+    load_federation(f"hf:{flat_file(tmp_path)}", cache="on")
+    assert not left.exists()
+
+
 def test_nothing_is_written_over(tmp_path):
     a_population(tmp_path / "people")
     with pytest.raises(UserError, match="people: is not empty; name a new folder"):
@@ -189,7 +274,7 @@ def test_bad_records_leave_nothing(tmp_path, cache, line, said):
         text.write(line + "\n")
     with pytest.raises(UserError, match=said):
         load_federation(f"hf:{file}", cache="on")
-    assert not [place for place in cache.iterdir() if place.is_dir() and place.name[0] != "."]
+    assert not [place for place in cache.iterdir() if place.is_dir()]
 
 
 def test_the_cache_keeps_to_its_bound(tmp_path, cache, monkeypatch):
@@ -225,11 +310,16 @@ def test_another_process_waits(tmp_path, cache):
     assert len([place for place in cache.iterdir() if place.is_dir()]) == 1
 
 
-def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be written"):
-        load_federation(f"hf:{flat_file(tmp_path)}", cache="on")
+    path = f"hf:{flat_file(tmp_path)}"
+    with pytest.raises(UserError, match="FEDDPA_CACHE: the cache cannot be used"):
+        load_federation(path, cache="on")
+    # What is large and was not asked for is loaded then.
+    monkeypatch.setattr(opened, "LARGE_FILE", 10)
+    assert isinstance(load_federation(path).clients, tuple)
+    assert "loaded into memory" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])

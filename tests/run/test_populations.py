@@ -1,6 +1,7 @@
 """Runs among a population's clients: the bits of a run in memory, and folders that stay small."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ TIMED = ("record.json", "manifest.json", "_CHECKPOINT_METADATA", "commit_success
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "data"
+    return tmp_path / "cache" / f"data-{os.getuid()}"
 
 
 @pytest.fixture
@@ -187,6 +188,36 @@ def test_tokens_depend_on_all_that_makes_them(file, cache):
     assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
     fd.Experiment.from_config(configured(file, "on"))
     assert len(list(cache.glob("tokens-*/tokens.json"))) == 4
+
+
+def test_tokens_that_a_model_has_no_row_for_are_refused(file, cache):
+    """Models may share a tokenizer, and differ in the rows that they have."""
+    run = fd.Experiment.from_config(configured(file, "on"))
+    tokenizer = run.prepared.base.tokenizer
+    tokenizer._without_row = frozenset(tokenizer.encode("y"))
+    try:
+        with pytest.raises(UserError, match="the model has no embedding for"):
+            fd.Experiment.from_config(configured(file, "on"))
+    finally:
+        tokenizer._without_row = frozenset()
+
+
+def test_one_client_of_many(tmp_path, file, cache):
+    run = tmp_path / "run"
+    fd.Experiment.from_config(configured(file, "on"), run_dir=run).train()
+    one = fd.Experiment.open(run, only="u5")
+    assert [bool(own) for own in one.prepared.training] == [c == 5 for c in range(CLIENTS)]
+    assert one.generate("u5", "Say 1.") == fd.Experiment.open(run).generate("u5", "Say 1.")
+    with pytest.raises(UserError, match="no 'nobody' in this run; it has u0, u1"):
+        fd.Experiment.open(run, only="nobody")
+
+
+def test_the_laboratory_looks_at_a_part_of_a_population(file, monkeypatch):
+    experiment = fd.Experiment.from_config(configured(file, "on", "ditto"))
+    part = experiment.prepared.of([7, 2])
+    assert part.names == ("u7", "u2") and part.counts == experiment.prepared.counts
+    loaded = fd.Experiment.from_config(configured(file, "off", "ditto")).prepared
+    assert loaded.of([7, 2]).counts == (loaded.counts[7], loaded.counts[2])
 
 
 def test_a_sample_of_clients_is_evaluated(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save as to_safetensors
 
 from feddpa_jax.run import round_state, saver
-from feddpa_jax.run.checkpoint import CLIENTS, find_damage, latest, rounds_saved, sums_of
+from feddpa_jax.run.checkpoint import CLIENTS, find_damage, latest, rounds_saved, sums_of, tidy
 from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.saver import Saver
 from feddpa_jax.types import UserError
@@ -125,7 +125,7 @@ def test_what_the_next_round_writes_for_clients_stays(
 ) -> None:
     files = ClientFiles(tmp_path / CLIENTS, cached=1)
     own = {"anna": files.write("anna", 0, {})}
-    files.write("ben", 0, {})  # No checkpoint names it.
+    files.write("ben", 0, {})  # No checkpoint names it: the next start removes it.
     half = tmp_path / CLIENTS / "anna" / ".00001.safetensors.writing"
     with Saver(tmp_path, keep=1) as one:
         one.save(0, {"x": np.ones(2)}, {}, clients=own)
@@ -134,8 +134,12 @@ def test_what_the_next_round_writes_for_clients_stays(
         held.set()
     left = sorted(str(p.relative_to(tmp_path / CLIENTS)) for p in tmp_path.rglob("*.safetensors*"))
     assert left == [
-        *("anna/.00001.safetensors.writing", "anna/00000.safetensors", "anna/00001.safetensors")
+        *("anna/.00001.safetensors.writing", "anna/00000.safetensors", "anna/00001.safetensors"),
+        "ben/00000.safetensors",
     ]
+    tidy(tmp_path)
+    left = sorted(str(p.relative_to(tmp_path / CLIENTS)) for p in tmp_path.rglob("*.safetensors*"))
+    assert left == ["anna/00000.safetensors"]
     assert find_damage(tmp_path / "00000") == ""
 
 
