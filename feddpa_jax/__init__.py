@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from feddpa_jax.comparison.estimates import SeedsEstimate
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
-    from feddpa_jax.data.population import write_population
+    from feddpa_jax.data.population_writer import write_population
     from feddpa_jax.data.templates import TEMPLATES as templates
     from feddpa_jax.evaluate.estimating import Summary
     from feddpa_jax.evaluate.interval import Estimate, Interval
@@ -105,7 +105,7 @@ _HOMES = {
     "plot": "report",
     "rules": "weighting.rule",
     "templates": "data.templates",
-    "write_population": "data.population",
+    "write_population": "data.population_writer",
     "write_report": "report",
 }
 # Their names there, where these differ.

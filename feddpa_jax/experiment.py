@@ -21,7 +21,7 @@ from feddpa_jax.outcome import Outcome
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.answering import place_of
 from feddpa_jax.run.beginning import Start, begin, check_beginning, last_or_fresh, total_rounds
-from feddpa_jax.run.evaluating import check_metrics, check_rule, weighs_instances
+from feddpa_jax.run.evaluating import check_evaluation
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, prepare, prepare_together, prepare_values
 from feddpa_jax.run.loop import play, tell_data
@@ -151,10 +151,7 @@ class Experiment(Outcome):
         possible = (
             [METHODS.find(config.fed.method).answers_with] if evaluates and not several() else []
         )
-        if weighs_instances(config, possible):
-            check_rule(config)
-        if possible:
-            check_metrics(config)
+        check_evaluation(config, possible)
         run = folder_of(run_dir, config)
         prepared = prepare_together(config, prepare)
         made = cls.__new__(cls)

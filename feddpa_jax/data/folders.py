@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, get_args
 
 from annotated_types import Ge
 
@@ -85,6 +85,10 @@ def load_federation(
     check_value("data.max_train", Optional[Count], max_train)  # noqa: UP045
     check_value("data.validation", Annotated[int, Ge(0)], validation)
     check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
+    if cache not in get_args(Cache):
+        raise UserError(f"data.cache: is {cache!r}; use one of {', '.join(get_args(Cache))}")
+    if columns and path == "sample":
+        raise UserError("data.columns: the sample has our own columns; leave it out")
     selection = Selection(max_train, validation, seed)
     source = Source(
         *(path, seed, max_train, validation, max_test),
@@ -122,7 +126,7 @@ def _load_folder(folder: Path, columns: Mapping[str, str] | None) -> Federation:
     if not folder.is_dir():
         raise UserError(
             f"data.path: {folder} is not a folder; a file with a column of clients is named as "
-            f"hf:{folder}?client_column=COLUMN"
+            f"hf:{folder}?client_column=COLUMN, and one without is divided with --partition"
         )
     numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
     if (folder / FOLDER).is_dir():
@@ -142,8 +146,11 @@ def _load_folder(folder: Path, columns: Mapping[str, str] | None) -> Federation:
         raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
     if numbered:
         return _paper_layout(numbered[0], columns)
+    if (folder / "train.parquet").is_file():
+        raise UserError(f"data.path: {folder} holds train.parquet; name it as hf:{folder}")
     raise UserError(
-        f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl"
+        f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl; "
+        "name another folder"
     )
 
 

@@ -22,9 +22,9 @@ from feddpa_jax.data.population import (
     SEAL,
     VERSION,
     Population,
-    fill,
     is_population,
 )
+from feddpa_jax.data.population_writer import fill
 from feddpa_jax.types import Example, UserError
 
 Cache = Literal["auto", "on", "off"]

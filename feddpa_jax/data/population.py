@@ -17,17 +17,16 @@ import dataclasses
 import functools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from feddpa_jax.data.digest import digest_of_parts
 from feddpa_jax.data.records import check_client_name
-from feddpa_jax.data.seal import UnsealedError, seal, unseal
+from feddpa_jax.data.seal import UnsealedError, unseal
 from feddpa_jax.data.selection import Selection
-from feddpa_jax.files.disk import aside_of, discard, sha256, sync_tree, writing
+from feddpa_jax.files.disk import sha256
 from feddpa_jax.types import Client, ClientSequence, Example, Turn, UserError
 
 SEAL = "population.json"
@@ -35,8 +34,8 @@ VERSION = 1
 # Rows of an Arrow batch: a row's batch follows from its number.
 BATCH = 2**14
 # The turns of a conversation come last.
-_FIELDS = tuple(field.name for field in dataclasses.fields(Example))
-assert _FIELDS[-1] == "history"
+FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+assert FIELDS[-1] == "history"
 
 
 class Population(ClientSequence):
@@ -80,8 +79,8 @@ class Population(ClientSequence):
         except UnsealedError as error:
             raise self._damaged(f"is no whole population ({error})") from None
         self.digest: str = about["digest"]
-        self._table = _read(folder / "train.arrow")
-        clients = _read(folder / "clients.arrow")
+        self._table = read_table(folder / "train.arrow")
+        clients = read_table(folder / "clients.arrow")
         self.names = tuple(clients.column("name").to_pylist())
         for name in self.names:
             check_client_name(name, str(folder))
@@ -113,7 +112,7 @@ class Population(ClientSequence):
         rows = self._rows[self._first[at] : self._first[at + 1]]
         try:
             examples = list(_rows(self._batches, rows))
-            whole = functools.reduce(_add, examples, 0) == self._sum_C[at]
+            whole = functools.reduce(add_to_sum, examples, 0) == self._sum_C[at]
         except (ValueError, IndexError, TypeError):  # No text, JSON or row any more.
             examples, whole = [], False
         if not whole:
@@ -139,7 +138,7 @@ class Population(ClientSequence):
 
     def test(self) -> tuple[Example, ...]:
         """The test instances."""
-        table = _read(self.folder / "test.arrow")
+        table = read_table(self.folder / "test.arrow")
         batches = table.to_batches()
         return tuple(_rows(batches, np.arange(table.num_rows)))
 
@@ -149,153 +148,7 @@ def is_population(folder: Path) -> bool:
     return (folder / SEAL).is_file()
 
 
-def write_population(
-    folder: Path | str,
-    examples: Iterable[tuple[str, Example]],
-    test: Iterable[Example] = (),
-    *,
-    by_name: bool = True,
-    told: Callable[[int], None] = lambda rows: None,
-) -> None:
-    """Writes a population into a folder; `load_federation(folder)` opens it.
-
-    Args:
-      folder: new, or empty; it is there whole or not at all.
-      examples: a client's name and an example of it, in any order; they are not kept in memory.
-      test: test instances.
-      by_name: the clients are in the order of their names; else in that of their first examples.
-      told: called with the number of examples of every batch that is written.
-
-    Raises:
-      UserError: the folder is not empty or cannot be written, there is no client, one has a name
-        that is no folder's, or two have names that differ in case alone.
-    """
-    folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; name a new folder")
-    aside = aside_of(folder)
-    with writing(folder):
-        discard(aside)
-        aside.mkdir(parents=True)
-        fill(aside, examples, test, by_name=by_name, told=told)
-        sync_tree(aside)
-        if folder.is_dir():
-            folder.rmdir()
-        aside.rename(folder)
-
-
-def fill(
-    folder: Path,
-    examples: Iterable[tuple[str, Example]],
-    test: Iterable[Example],
-    *,
-    by_name: bool = True,
-    told: Callable[[int], None] = lambda rows: None,
-) -> None:
-    """Writes a population's files into an empty folder; otherwise as `write_population`.
-
-    Raises:
-      UserError: as there.
-      OSError: something cannot be written.
-    """
-    codes: dict[str, int] = {}
-    sums: list[int] = []
-    code_B: list[int] = []
-    parts: list[np.ndarray] = []
-
-    def noted() -> Iterator[Example]:
-        for name, example in examples:
-            code = codes.setdefault(name, len(codes))
-            if code == len(sums):
-                check_client_name(name, "client")
-                sums.append(0)
-            sums[code] = _add(sums[code], example)
-            code_B.append(code)
-            if len(code_B) == BATCH:
-                parts.append(np.array(code_B, np.int32))
-                code_B.clear()
-                told(BATCH)
-            yield example
-
-    count = _write(folder / "train.arrow", noted())
-    told(len(code_B))
-    if not count:
-        raise UserError("data.path: there is no client; name data with examples")
-    given = list(codes)
-    _refuse_twice(given)
-    order_C = sorted(range(len(given)), key=given.__getitem__) if by_name else range(len(given))
-    place_C = np.empty(len(given), np.int32)
-    place_C[list(order_C)] = np.arange(len(given), dtype=np.int32)
-    place_I = place_C[np.concatenate([*parts, np.array(code_B, np.int32)])]
-    rows = np.argsort(place_I, kind="stable")
-    first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
-    np.save(folder / "rows.npy", rows.astype(np.int64))
-    np.save(folder / "first.npy", first.astype(np.int64))
-    ordered = [(given[code], sums[code]) for code in order_C]
-    _write_clients(folder / "clients.arrow", ordered)
-    tests = _write(folder / "test.arrow", test)
-    files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
-    sums_of = {name: sha256(folder / name) for name in files}
-    about = {
-        "clients": len(given),
-        "examples": count,
-        "tests": tests,
-        "digest": digest_of_parts(digest.encode() for digest in sums_of.values()),
-        # Examples are compared when they are read; these at once.
-        "sha256": {name: sums_of[name] for name in ("clients.arrow", "test.arrow", "first.npy")},
-    }
-    seal(folder / SEAL, VERSION, files, about)
-
-
-def _refuse_twice(names: Sequence[str]) -> None:
-    # Two names that differ in case alone would share a folder on some file systems.
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise UserError(f"data.path: client {name!r} is there twice ({other!r}); rename one")
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.large_string()) for name in _FIELDS])
-
-
-def _write(file: Path, examples: Iterable[Example]) -> int:
-    """Writes examples in batches; returns their number."""
-    import pyarrow as pa
-
-    schema, count = _schema(), 0
-    columns: list[list[str]] = [[] for _ in _FIELDS]
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-
-        def flush() -> None:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-            for column in columns:
-                column.clear()
-
-        for example in examples:
-            for column, name in zip(columns, _FIELDS, strict=True):
-                column.append(_as_text(getattr(example, name)))
-            count += 1
-            if len(columns[0]) == BATCH:
-                flush()
-        if columns[0]:
-            flush()
-    return count
-
-
-def _write_clients(file: Path, clients: Sequence[tuple[str, int]]) -> None:
-    import pyarrow as pa
-
-    names, sums = zip(*clients, strict=True)
-    table = pa.table({"name": pa.array(names, pa.string()), "sum": pa.array(sums, pa.uint32())})
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read(file: Path) -> Any:
+def read_table(file: Path) -> Any:
     """A table of an Arrow file that is mapped into memory."""
     import pyarrow as pa
 
@@ -323,13 +176,13 @@ def _rows(batches: Sequence[Any], rows: np.ndarray) -> Iterator[Example]:
         begin = end
 
 
-def _add(sum_: int, example: Example) -> int:
+def add_to_sum(sum_: int, example: Example) -> int:
     """The checksum of a client's examples, with one more."""
-    fields = (_as_text(getattr(example, name)) for name in _FIELDS)
+    fields = (as_text(getattr(example, name)) for name in FIELDS)
     return zlib.crc32("\x1f".join(fields).encode(), sum_)
 
 
-def _as_text(value: str | tuple[Turn, ...]) -> str:
+def as_text(value: str | tuple[Turn, ...]) -> str:
     """A field as its column has it: turns before the instruction as JSON, empty without any."""
     return value if isinstance(value, str) else json.dumps(value) if value else ""
 

@@ -8,7 +8,7 @@ import numpy as np
 from feddpa_jax.evaluate.evaluation import ModeResult, Setting
 from feddpa_jax.evaluate.modes import ModeWeights
 from feddpa_jax.training.draws import uniform
-from feddpa_jax.types import client_id
+from feddpa_jax.types import UserError, client_id
 
 # So many clients are evaluated at once.
 AT_ONCE = 256
@@ -25,12 +25,17 @@ def evaluated(names: Sequence[str], count: int | None, seed: int) -> np.ndarray 
       count: how many; None: all.
       seed: the run's.
 
+    Raises:
+      UserError: there are fewer clients.
+
     >>> evaluated(["anna", "ben", "cleo"], 2, seed=0)
     array([0, 1])
     >>> evaluated(["anna", "ben", "cleo"], None, seed=0) is None
     True
     """
-    if count is None or count >= len(names):
+    if count is not None and count > len(names):
+        raise UserError(f"eval.clients: is {count}, and there are {len(names)} clients; lower it")
+    if count is None or count == len(names):
         return None if len(names) <= AT_ONCE else np.arange(len(names))
     draws = uniform(seed, np.array([client_id(name) for name in names]), 4)
     return np.sort(np.argsort(draws, kind="stable")[:count])

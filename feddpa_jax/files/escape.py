@@ -206,3 +206,13 @@ def csv_text(text: str) -> str:
     if first and first in "=+-@\t＝＋－＠" and not _NUMBER.fullmatch(text):
         text = f"'{text}"
     return text
+
+
+def some_names(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message; of many, the first.
+
+    >>> some_names(["anna", "ben", "cleo"], most=2)
+    'anna, ben and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

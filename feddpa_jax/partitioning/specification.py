@@ -15,6 +15,8 @@ from feddpa_jax.partitioning.partitioner import LEFT_OUT, PARTITIONERS, Assignme
 from feddpa_jax.partitioning.pool import Pool
 from feddpa_jax.types import UserError
 
+# What a division is known by is shown at its default too.
+_ALWAYS = ("alpha", "k")
 _FORM = "write name(column, option=value), as in dirichlet(task, alpha=0.1)"
 
 
@@ -44,7 +46,7 @@ class Specification(NamedTuple):
             default = self.partitioner.parameters[name].default
             if default is inspect.Parameter.empty:
                 own.append(_text(value))
-            elif value != default:
+            elif value != default or name in _ALWAYS:
                 own.append(f"{name}={_text(value)}")
         return f"{self.name}({', '.join(own)})" if own else self.name
 

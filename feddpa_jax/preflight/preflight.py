@@ -16,12 +16,13 @@ from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
 from feddpa_jax.preflight.lengths import Lengths, measure_lengths
 from feddpa_jax.preflight.shown_example import ShownExample, show_example
-from feddpa_jax.run.evaluating import check_metrics, check_rule
+from feddpa_jax.run.evaluating import check_learning, check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import load_data, size_problems, who_takes_part
+from feddpa_jax.run.inputs import load_data, who_takes_part
 from feddpa_jax.run.loop import resolved
 from feddpa_jax.run.opening import check_availability, check_modes, folder_of
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
+from feddpa_jax.run.size_check import size_problems
 from feddpa_jax.run.trackers import check_installed
 from feddpa_jax.types import Federation, UserError
 
@@ -162,6 +163,12 @@ def _work(
     return None
 
 
+def _check_learning(config: Config) -> None:
+    """As `check_learning`, where the method answers with instance weights."""
+    if weighs_instances(config, [METHODS.find(config.fed.method).answers_with]):
+        check_learning(config)
+
+
 def _check_names(config: Config, problems: Problems) -> None:
     """Notes what registries refuse; the user's own files are run, and that is said."""
     problems.tried(lambda: check_names(config))
@@ -170,6 +177,7 @@ def _check_names(config: Config, problems: Problems) -> None:
     if problems.tried(lambda: METHODS.find(config.fed.method)) is not None:
         problems.tried(lambda: check_modes(config))
     problems.tried(lambda: check_rule(config))
+    problems.tried(lambda: _check_learning(config))
     problems.tried(lambda: check_metrics(config))
     problems.tried(lambda: check_availability(config))
     problems.tried(lambda: check_installed(config.track.to))

@@ -11,6 +11,7 @@ from feddpa_jax.data.tokenize import encode_prompt
 from feddpa_jax.evaluate.modes import adapters_in, available_modes, fixed_weights
 from feddpa_jax.evaluate.prompt import Own, Weight, answer_one, weigh_one
 from feddpa_jax.federated.method import METHODS
+from feddpa_jax.files.escape import some_names
 from feddpa_jax.run.evaluating import (
     check_rule,
     decoding,
@@ -18,7 +19,7 @@ from feddpa_jax.run.evaluating import (
     made_up,
     weighting_settings,
 )
-from feddpa_jax.run.inputs import Prepared, some_names
+from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Example, UserError, client_id
 from feddpa_jax.weighting.settings import WeightingSettings
 

@@ -38,7 +38,10 @@ def evaluated_clients(config: Config, names: Sequence[str]) -> np.ndarray | None
       config: the run's.
       names: of all clients.
     """
-    return evaluated(names, config.eval.clients, config.seed)
+    found = evaluated(names, config.eval.clients, config.seed)
+    if found is not None and len(found) < len(names):
+        _log.info(f"eval.clients: {len(found)} of {len(names)} clients are looked at")
+    return found
 
 
 def weighting_settings(config: Config) -> WeightingSettings:
@@ -80,6 +83,38 @@ def check_rule(config: Config) -> None:
         _log.warning(
             f"weighting.rule: {weighting.rule} is transductive: an instance's weight depends on "
             "those beside it, and differs between an evaluation, the laboratory and one prompt"
+        )
+
+
+def check_evaluation(config: Config, possible: Sequence[str]) -> None:
+    """Refuses what an evaluation would refuse, before the training.
+
+    Args:
+      config: the run's.
+      possible: the modes that it will be able to answer in.
+
+    Raises:
+      UserError: of the weighting rule or a metric.
+    """
+    if weighs_instances(config, possible):
+        check_rule(config)
+        check_learning(config)
+    if possible:
+        check_metrics(config)
+
+
+def check_learning(config: Config) -> None:
+    """Refuses a rule that learns from held-out examples where none are held out.
+
+    Raises:
+      UserError: nothing is held out, and the rule may not take training examples.
+    """
+    own = config.weighting
+    learned = own.learn_from != "training" and learns(own.rule)
+    if learned and not config.data.validation:
+        raise UserError(
+            f"data.validation: the rule {own.rule} learns from held-out examples, and nothing is "
+            "held out; set it to 16, say, or weighting.learn_from to training"
         )
 
 
@@ -169,7 +204,10 @@ def make_setting(
       UserError: there are no test instances.
     """
     if not prepared.federation.test:
-        raise UserError(f"data.path: {config.data.path} has no test instance to evaluate on")
+        raise UserError(
+            f"data.path: {config.data.path} has no test instance to evaluate on; "
+            "name other data, or train with data.test_path"
+        )
     test = encode(config, prepared.base.tokenizer, prepared.federation.test)
     counts = test.counts
     if counts.truncated or counts.dropped:
@@ -267,6 +305,7 @@ def evaluate_config(
             "weighting": dataclasses.asdict(config.weighting),
             **({"transductive": True} if weighs and is_transductive(weighting.rule) else {}),
             "decoding": dataclasses.asdict(config.eval),
+            "clients": len(prepared.names),
             "instances": counts._asdict(),
             "targets_without_words": without_words([e.output for e in setting.instances]),
         },

@@ -21,9 +21,10 @@ from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.federated.build import build
 from feddpa_jax.federated.leaves import trains_own
 from feddpa_jax.federated.method import METHODS, Lora, Method
+from feddpa_jax.files.escape import some_names
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.tokenizing import tokenize_clients
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
@@ -117,16 +118,6 @@ def prepare(
     return prepare_values(config, base, federation, devices=devices, only=only)
 
 
-def some_names(names: Sequence[str], most: int = 12) -> str:
-    """Names for a message; of many, the first.
-
-    >>> some_names(["anna", "ben", "cleo"], most=2)
-    'anna, ben and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def prepare_values(
     config: Config,
     base: Base,
@@ -157,40 +148,6 @@ def prepare_values(
     params = put_base(base.model.params, mesh, config.mesh.base)
     base = base._replace(model=dataclasses.replace(base.model, params=params))
     return Prepared(base, federation, training, counts, mesh)
-
-
-def check_sizes(config: Config, model: ModelConfig) -> None:
-    """Refuses sizes that the base cannot have, before arrays are made of them.
-
-    Raises:
-      UserError: names the field.
-    """
-    for problem in size_problems(config, model):
-        raise UserError(problem)
-
-
-def size_problems(config: Config, model: ModelConfig) -> list[str]:
-    """What is wrong with sizes that the base cannot have, each with its field."""
-    found = []
-    for name, value in (
-        ("data.max_length", config.data.max_length),
-        ("eval.max_new_tokens", config.eval.max_new_tokens),
-    ):
-        if value > model.max_positions:
-            found.append(
-                f"{name}: {value} is more than the {model.max_positions} positions of "
-                f"{config.model.path}; lower it"
-            )
-    sizes = model.target_sizes()
-    widest = max(max(sizes[target]) for target in config.lora.targets)
-    ranks = {"lora.rank": config.lora.rank, "lora.ranks": max(config.lora.ranks or (1,))}
-    for name, rank in ranks.items():
-        if rank > widest:
-            found.append(
-                f"{name}: {rank} is more than the {widest} rows of the widest adapted "
-                f"map of {config.model.path}; lower it"
-            )
-    return found
 
 
 def prepare_together(config: Config, make: Callable[[Config], Prepared] = prepare) -> Prepared:

@@ -25,9 +25,10 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.run.beginning import Start, restore
 from feddpa_jax.run.checkpoint import rounds_saved
 from feddpa_jax.run.folder import BUSY, TRAINING, RunFolder
-from feddpa_jax.run.inputs import Prepared, check_sizes, make_lora, make_method
+from feddpa_jax.run.inputs import Prepared, make_lora, make_method
 from feddpa_jax.run.loop import resolved
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
+from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
 from feddpa_jax.types import Federation, UserError
 from feddpa_jax.weighting.rule import RULES, check_parameters

@@ -9,7 +9,8 @@ import pytest
 
 from feddpa_jax.data import data_cache, opened
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.population import Population, write_population
+from feddpa_jax.data.population import Population
+from feddpa_jax.data.population_writer import write_population
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.types import Client, Example, UserError
 
@@ -83,7 +84,8 @@ def client_folders(folder: Path) -> Path:
 @pytest.mark.parametrize("validation", [0, 1])
 @pytest.mark.parametrize("make", [flat_file, client_folders, partition_folder, talks])
 def test_opened_data_are_those_in_memory(tmp_path, make, max_train, validation, monkeypatch):
-    monkeypatch.setattr("feddpa_jax.data.population.BATCH", 5)
+    for module in ("population", "population_writer"):
+        monkeypatch.setattr(f"feddpa_jax.data.{module}.BATCH", 5)
     made = make(tmp_path if make in (flat_file, talks) else tmp_path / "data")
     path = str(made) if make is client_folders else f"hf:{made}"
     settings = {"seed": 5, "max_train": max_train, "validation": validation, "max_test": 2}
@@ -148,7 +150,9 @@ def test_names_that_are_no_folders_are_refused(tmp_path, name, monkeypatch):
         write_population(tmp_path / "people", [(name, an_example("x", 1))])
     assert not (tmp_path / "people").exists()
     # Nor are they read, whoever wrote them.
-    monkeypatch.setattr("feddpa_jax.data.population.check_client_name", lambda name, source: name)
+    monkeypatch.setattr(
+        "feddpa_jax.data.population_writer.check_client_name", lambda name, source: name
+    )
     write_population(tmp_path / "people", [(name, an_example("x", 1))])
     monkeypatch.undo()
     with pytest.raises(UserError, match="cannot be a folder's name"):

@@ -57,7 +57,6 @@ ENTRIES = [
             "training/test_stopping.py",
         ),
         ("for target in config.lora.targets}", "for target in sizes}"),
-        ("value > model.max_positions", "value > model.max_positions + 1"),
         (
             'f"{len(tokens_T)} {prompt_length} ".encode() + tokens_T.tobytes()',
             'f"{len(tokens_T)} ".encode() + tokens_T.tobytes()',
@@ -65,6 +64,11 @@ ENTRIES = [
         (".encode() + tokens_T.tobytes()", ".encode()"),
         ("repr((self.names, self.federation.test))", "repr(self.names)"),
         ("repr((self.names, self.federation.test))", "repr(self.federation.test)"),
+    ),
+    *edits(
+        "run/size_check.py",
+        "run/test_configured.py",
+        ("value > model.max_positions", "value > model.max_positions + 1"),
     ),
     *edits(
         "run/starting_adapters.py",

@@ -1,0 +1,186 @@
+"""Writes populations (`data/population.py`), from examples that come in any order and number."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feddpa_jax.data.digest import digest_of_parts
+from feddpa_jax.data.population import BATCH, FIELDS, SEAL, VERSION, add_to_sum, as_text
+from feddpa_jax.data.records import check_client_name
+from feddpa_jax.data.seal import seal
+from feddpa_jax.files.disk import aside_of, discard, sha256, sync_tree, writing
+from feddpa_jax.files.escape import short
+from feddpa_jax.types import Example, UserError
+
+
+def write_population(
+    folder: Path | str,
+    examples: Iterable[tuple[str, Example]],
+    test: Iterable[Example] = (),
+    *,
+    by_name: bool = True,
+    told: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Writes a population into a folder; `load_federation(folder)` opens it.
+
+    Args:
+      folder: new, or empty; it is there whole or not at all.
+      examples: a client's name and an example of it, in any order; they are not kept in memory.
+      test: test instances.
+      by_name: the clients are in the order of their names; else in that of their first examples.
+      told: called with the number of examples of every batch that is written.
+
+    Raises:
+      UserError: the folder is not empty or cannot be written, there is no client, one has a name
+        that is no folder's, or two have names that differ in case alone.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; name a new folder")
+    aside = aside_of(folder)
+    with writing(folder):
+        discard(aside)
+        aside.mkdir(parents=True)
+        try:
+            fill(aside, examples, test, by_name=by_name, told=told)
+            sync_tree(aside)
+        except BaseException:
+            discard(aside)
+            raise
+        if folder.is_dir():
+            folder.rmdir()
+        aside.rename(folder)
+
+
+def fill(
+    folder: Path,
+    examples: Iterable[tuple[str, Example]],
+    test: Iterable[Example],
+    *,
+    by_name: bool = True,
+    told: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Writes a population's files into an empty folder; otherwise as `write_population`.
+
+    Raises:
+      UserError: as there.
+      OSError: something cannot be written.
+    """
+    codes: dict[str, int] = {}
+    sums: list[int] = []
+    code_B: list[int] = []
+    parts: list[np.ndarray] = []
+
+    def noted() -> Iterator[Example]:
+        for name, example in map(_checked, examples):
+            code = codes.setdefault(name, len(codes))
+            if code == len(sums):
+                check_client_name(name, "client")
+                sums.append(0)
+            sums[code] = add_to_sum(sums[code], example)
+            code_B.append(code)
+            if len(code_B) == BATCH:
+                parts.append(np.array(code_B, np.int32))
+                code_B.clear()
+                told(BATCH)
+            yield example
+
+    count = _write(folder / "train.arrow", noted())
+    told(len(code_B))
+    if not count:
+        raise UserError("data.path: there is no client; name data with examples")
+    given = list(codes)
+    _refuse_twice(given)
+    order_C = sorted(range(len(given)), key=given.__getitem__) if by_name else range(len(given))
+    place_C = np.empty(len(given), np.int32)
+    place_C[list(order_C)] = np.arange(len(given), dtype=np.int32)
+    place_I = place_C[np.concatenate([*parts, np.array(code_B, np.int32)])]
+    rows = np.argsort(place_I, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
+    np.save(folder / "rows.npy", rows.astype(np.int64))
+    np.save(folder / "first.npy", first.astype(np.int64))
+    ordered = [(given[code], sums[code]) for code in order_C]
+    _write_clients(folder / "clients.arrow", ordered)
+    tests = _write(folder / "test.arrow", test)
+    files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
+    sums_of = {name: sha256(folder / name) for name in files}
+    about = {
+        "clients": len(given),
+        "examples": count,
+        "tests": tests,
+        "digest": digest_of_parts(digest.encode() for digest in sums_of.values()),
+        # Examples are compared when they are read; these at once.
+        "sha256": {name: sums_of[name] for name in ("clients.arrow", "test.arrow", "first.npy")},
+    }
+    seal(folder / SEAL, VERSION, files, about)
+
+
+def _checked(given: Any) -> tuple[str, Example]:
+    """A client's name and an example of it.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise UserError(
+            f"examples: {short(repr(given))} is no pair of a client's name and an example"
+        )
+    name, example = given
+    if not isinstance(example, Example) or not all(
+        isinstance(getattr(example, field), str) for field in FIELDS[:-1]
+    ):
+        raise UserError(
+            f"examples: client {name!r}: {short(repr(example))} is no example of texts; make it "
+            "with Example"
+        )
+    return name, example
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    # Two names that differ in case alone would share a folder on some file systems.
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise UserError(f"data.path: client {name!r} is there twice ({other!r}); rename one")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.large_string()) for name in FIELDS])
+
+
+def _write(file: Path, examples: Iterable[Example]) -> int:
+    """Writes examples in batches; returns their number."""
+    import pyarrow as pa
+
+    schema, count = _schema(), 0
+    columns: list[list[str]] = [[] for _ in FIELDS]
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+
+        def flush() -> None:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            for column in columns:
+                column.clear()
+
+        for example in examples:
+            for column, name in zip(columns, FIELDS, strict=True):
+                column.append(as_text(getattr(example, name)))
+            count += 1
+            if len(columns[0]) == BATCH:
+                flush()
+        if columns[0]:
+            flush()
+    return count
+
+
+def _write_clients(file: Path, clients: Sequence[tuple[str, int]]) -> None:
+    import pyarrow as pa
+
+    names, sums = zip(*clients, strict=True)
+    table = pa.table({"name": pa.array(names, pa.string()), "sum": pa.array(sums, pa.uint32())})
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
