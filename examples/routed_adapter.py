@@ -25,8 +25,8 @@ def shares(kind: str, logits: torch.Tensor, K: int) -> torch.Tensor:
     return torch.cat([weight[..., :K].sum(-1, keepdim=True), weight[..., K:]], dim=-1) / total
 
 
-def load(folder: Path, base: str) -> tuple[Any, Any]:
-    """The base with all experts, of which every map takes its input's shares; and router.json."""
+def load(folder: Path, base: str) -> tuple[Any, Any, Any]:
+    """The base with all experts, whose maps take their input's shares; router.json; tokenizer."""
     about = json.loads((folder / "router.json").read_text(encoding="utf-8"))
     router, experts = load_file(folder / "router.safetensors"), about["experts"]
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -35,30 +35,25 @@ def load(folder: Path, base: str) -> tuple[Any, Any]:
         model.load_adapter(str(folder / name), adapter_name=name)
 
     def routed(layer: Any, name: str, x: torch.Tensor) -> torch.Tensor:
-        logits = x @ router[name].T + router.get(f"{name}.bias", 0.0)
-        share = shares(about["kind"], logits, len(experts))
+        w = shares(
+            about["kind"], x @ router[name].T + router.get(name + ".bias", 0.0), len(experts)
+        )
         deltas = [layer.scaling[e] * layer.lora_B[e](layer.lora_A[e](x)) for e in experts]
-        return layer.base_layer(x) + sum(share[..., [k]] * d for k, d in enumerate(deltas))
+        return layer.base_layer(x) + sum(w[..., [k]] * d for k, d in enumerate(deltas))
 
     for name, layer in list[Any](model.base_model.model.named_modules()):
         if hasattr(layer, "lora_A"):
             layer.forward = partial(routed, layer, name)
-    return model.eval(), about
+    return model.eval(), about, AutoTokenizer.from_pretrained(base)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for option in ("--export", "--adapter", "--prompt", "--base"):
         parser.add_argument(option, required=option != "--base")
-    given = parser.parse_args()
-    base = given.base or f"{given.export}/base"
-    model, about = load(Path(given.export) / given.adapter, base)
-    text, tokenizer = about["prompt"], AutoTokenizer.from_pretrained(base)
-    prompt = tokenizer(text.replace("{instruction}", given.prompt), return_tensors="pt")
-    answer = model.generate(
-        **prompt,
-        max_new_tokens=about["max_new_tokens"],
-        eos_token_id=about["stop_ids"],
-        do_sample=False,
-    )
+    own = parser.parse_args()
+    model, about, tokenizer = load(Path(own.export, own.adapter), own.base or f"{own.export}/base")
+    prompt = tokenizer(about["prompt"].replace("{instruction}", own.prompt), return_tensors="pt")
+    ends = {"max_new_tokens": about["max_new_tokens"], "eos_token_id": about["stop_ids"]}
+    answer = model.generate(**prompt, **ends, do_sample=False)
     print(tokenizer.decode(answer[0, prompt.input_ids.shape[1] :], skip_special_tokens=True))

@@ -22,6 +22,8 @@ QUICK_TESTS = {
     "tests/parity/test_merged.py::test_the_base_alone_is_the_base",
     "tests/plan/test_plan.py::test_collectives_are_read_off_the_text",
     "tests/plan/test_plan.py::test_work_of_many_clients",
+    "tests/preflight/test_preflight.py::test_an_example_as_the_model_sees_it",
+    "tests/preflight/test_preflight.py::test_lengths_by_hand",
     "tests/sharding/test_mesh.py::test_how_a_base_is_split",
     "tests/sharding/test_mesh.py::test_the_average_is_one_all_reduce",
     "tests/test_style.py::test_imports_point_one_way",

@@ -10,9 +10,6 @@ import functools
 import re
 from typing import NamedTuple
 
-from jinja2 import TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from feddpa_jax.hf.render import render_chat
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, Turn, UserError
@@ -113,6 +110,9 @@ class ChatTemplate:
 
     @functools.cached_property
     def _variables(self) -> frozenset[str]:
+        from jinja2 import TemplateSyntaxError, meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         # The extensions are those of `transformers`; only names are looked for.
         environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
         source = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", self.source)

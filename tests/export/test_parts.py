@@ -217,7 +217,7 @@ def test_a_routed_adapter_with_transformers_and_peft_alone(given: Any, routed: A
     gated_C, _, out = routed
     example = runpy.run_path(str(EXAMPLE))
     for c, name in enumerate(NAMES):
-        model, _ = example["load"](out / f"clients/{name}-gate", str(out / "base"))
+        model, _, _ = example["load"](out / f"clients/{name}-gate", str(out / "base"))
         close(logits(model), ours(given, [(gated_C, 1.0)], c))
     halves = {t: {**own, "gate": 0 * own["gate"]} for t, own in gated_C.items()}
     routes = np.abs(ours(given, [(gated_C, 1.0)], 0) - ours(given, [(halves, 1.0)], 0))
@@ -255,7 +255,7 @@ def test_every_kind_of_router(given: Any, tmp_path: Path, kind: str, biased: boo
     assert len(list(folder.glob("expert_*"))) == experts - 1
     names = load_file(folder / "router.safetensors").keys()
     assert any(name.endswith(".bias") for name in names) == biased
-    model, about = runpy.run_path(str(EXAMPLE))["load"](folder, str(out / "base"))
+    model, about, _ = runpy.run_path(str(EXAMPLE))["load"](folder, str(out / "base"))
     assert about["kind"] == kind
     close(logits(model), ours(given, [(routed_C, 1.0)], 1))
     assert EQUATIONS[kind] in (folder / "README.md").read_text()

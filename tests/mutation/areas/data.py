@@ -242,16 +242,16 @@ ENTRIES = [
     *edits(
         "data/opened.py",
         "data/test_population.py",
-        ('"files": files, "columns"', '"files": [], "columns"'),
+        ('"files": files, "query"', '"files": [], "query"'),
         ("[name, about.st_size, about.st_mtime_ns]", "[name, about.st_size, 0]"),
         ("len(places) < MANY_CLIENTS", "len(places) > MANY_CLIENTS"),
-        ("entries[0][1] >= LARGE_FILE", "entries[0][1] < LARGE_FILE"),
+        ("entries[0][1] < LARGE_FILE", "entries[0][1] >= LARGE_FILE"),
         ("tests.extend(own)", "pass"),
     ),
     *edits(
         "data/data_cache.py",
         "data/test_population.py",
-        ("(path != new, -path.stat().st_mtime)", "(path == new, path.stat().st_mtime)"),
+        ("(path != new, -path.stat().st_mtime, path)", "(path == new, path.stat().st_mtime, path)"),
         ("if left < 0 and path != new", "if False"),
     ),
     *edits(

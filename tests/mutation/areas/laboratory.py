@@ -92,7 +92,7 @@ ENTRIES = [
         ("for task in drawn.tasks\n", "for task in {e.task for e in federation.test}\n"),
         ("default_rng([seed, 4])", "default_rng([0, 4])"),
         ("default_rng([seed, client_id(name), kind])", "default_rng([0, client_id(name), kind])"),
-        ("tuple(prepared.training[c] for c in places)", "prepared.training"),
+        ("prepared.of(places)", "prepared.of(range(len(places)))"),
     ),
     *edits(
         "laboratory/standing.py",
