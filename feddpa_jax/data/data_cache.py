@@ -69,7 +69,9 @@ def cached(
         raise UnusableCacheError(
             f"{FOLDER}: the cache cannot be used ({reason}); set it to a folder of your own"
         ) from None
-    with writing(root), lock:
+    with contextlib.ExitStack() as held:
+        held.callback(lock.release)
+        held.enter_context(writing(root))
         if not _is_whole(place, seal, version):
             aside = aside_of(place)
             discard(aside)

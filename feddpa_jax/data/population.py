@@ -13,6 +13,7 @@ compared with its checksum.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -134,7 +135,10 @@ class Population(ClientSequence):
 
     def choosing(self, selection: Selection) -> "Population":
         """The same population with another choice among each client's examples."""
-        return Population(self.folder, selection, cached=self.cached)
+        found = copy.copy(self)
+        found.selection = selection
+        found.counts_C = selection.counts(self.names, np.diff(self._first))
+        return found
 
     def test(self) -> tuple[Example, ...]:
         """The test instances."""
