@@ -22,7 +22,7 @@ from tests.partitioning.flat_examples import flat
         ("dirichlet(alpha=0.1, column='my, task')", "dirichlet('my, task', alpha=0.1)"),
         ("dirichlet(task, alpha=1, sizes=equal)", "dirichlet(task, alpha=1.0, sizes=equal)"),
         ("iid(sizes=[3, 4])", "iid(sizes=[3, 4])"),
-        ("pathological(task, k=2)", "pathological(task)"),
+        ("pathological(task)", "pathological(task, k=2)"),
     ],
 )
 def test_what_is_typed_is_told_in_one_form(text, told):
@@ -140,7 +140,7 @@ def test_a_function_and_a_registered_name():
     assert found.settings["partition"] == "halves"
     assert set(fd.partitioners) == {"dirichlet", "iid", "natural", "pathological"}
     again = fd.partition(flat(), fd.partitioners.dirichlet, column="task", clients=4)
-    assert again.settings["partition"] == "dirichlet(task)"
+    assert again.settings["partition"] == "dirichlet(task, alpha=0.5)"
 
 
 def test_calls_keep_quotes_and_brackets_whole():
