@@ -77,17 +77,19 @@ class Population(ClientSequence):
             for name, digest in about["sha256"].items():
                 if sha256(folder / name) != digest:
                     raise UnsealedError(f"{name} has changed")
-        except UnsealedError as error:
+            self.digest: str = about["digest"]
+            self._table = read_table(folder / "train.arrow")
+            clients = read_table(folder / "clients.arrow")
+            self.names = tuple(clients.column("name").to_pylist())
+            self._sum_C = clients.column("sum").to_numpy()
+            self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+            self._first = np.load(folder / "first.npy", mmap_mode="r")
+        except UserError:
+            raise
+        except (UnsealedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(f"is no whole population ({error})") from None
-        self.digest: str = about["digest"]
-        self._table = read_table(folder / "train.arrow")
-        clients = read_table(folder / "clients.arrow")
-        self.names = tuple(clients.column("name").to_pylist())
         for name in self.names:
             check_client_name(name, str(folder))
-        self._sum_C = clients.column("sum").to_numpy()
-        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
-        self._first = np.load(folder / "first.npy", mmap_mode="r")
         # Refuses at once what no client may hold out.
         self.counts_C = selection.counts(self.names, np.diff(self._first))
 

@@ -63,7 +63,7 @@ class Drawn(NamedTuple):
 
 
 class _Sizes:
-    """What there is, and how many cells a part of it has."""
+    """All clients and tasks, and how many cells a part of them has."""
 
     def __init__(self, federation: Federation, prompts_C: Sequence[int]):
         self.clients = federation.clients

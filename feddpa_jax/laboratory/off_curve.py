@@ -233,7 +233,7 @@ def find_exactly(
       found: labels and settings of rules on no curve.
       paper: the paper's rule, with the run's support and seed.
       references: what they may give up something against.
-      on_progress: told of answers.
+      on_progress: called as answers are done.
     """
     if not found:
         return []

@@ -137,6 +137,18 @@ def test_other_files_of_a_population_are_compared_at_once(tmp_path):
             Population(folder)
 
 
+def test_files_that_are_none_of_ours_are_no_traceback(tmp_path):
+    for name, old, new in (
+        ("population.json", b'"sha256"', b'"sha257"'),
+        ("rows.npy", b"NUMPY", b"NUMPX"),
+    ):
+        folder = tmp_path / name
+        a_population(folder)
+        damaged(folder / name, old, new)
+        with pytest.raises(UserError, match="is no whole population"):
+            Population(folder)
+
+
 def test_a_broken_text_is_no_traceback(tmp_path):
     found = a_population(tmp_path / "people")
     damaged(tmp_path / "people" / "train.arrow", "3 ü".encode(), b"3 \xff\xff")

@@ -1,4 +1,4 @@
-"""Which settings of `peft` are plain LoRA: its own classes say what there is and what it adapts."""
+"""Which settings of `peft` are plain LoRA: its own classes say which there are, and on what."""
 
 import dataclasses
 import json
