@@ -250,7 +250,7 @@ ENTRIES = [
     ),
     *edits(
         "data/data_cache.py",
-        "data/test_population.py",
+        "data/test_data_cache.py",
         ("(path != new, -path.stat().st_mtime, path)", "(path == new, path.stat().st_mtime, path)"),
         ("if left < 0 and path != new", "if False"),
     ),
