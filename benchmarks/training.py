@@ -18,6 +18,7 @@ from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import chip_of
+from feddpa_jax.quantization.quantized import Quantized, dequantize
 from feddpa_jax.run.beginning import make_federation, run_key
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, make_lora, training_data
@@ -115,7 +116,14 @@ def check(training: Training, prepared: Prepared, run: RunFolder) -> Agreement:
         lora=dataclasses.replace(training.config.lora, dropout=0.0),
         model=dataclasses.replace(training.config.model, dtype="float32"),
     )
-    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), prepared.base.model.params)
+
+    def plain(leaf: Any) -> jax.Array:
+        found = dequantize(leaf) if isinstance(leaf, Quantized) else leaf
+        return found.astype(jnp.float32)
+
+    whole = jax.tree.map(
+        plain, prepared.base.model.params, is_leaf=lambda leaf: isinstance(leaf, Quantized)
+    )
     model = dataclasses.replace(prepared.base.model, params=whole)
     prepared = prepared._replace(base=prepared.base._replace(model=model))
     data = first_part(training.data, clients=CHECKED_CLIENTS, updates=CHECKED_UPDATES)

@@ -89,10 +89,12 @@ def write_tiny_hf_folder(
     return folder
 
 
-def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: int = 0) -> Path:
+def write_tiny_gguf(
+    path: Path | str, config: ModelConfig | None = None, seed: int = 0, kernels: str = "F16"
+) -> Path:
     """Writes a GGUF file with the values of `tiny_parameters`, as llama.cpp's converter would.
 
-    Kernels are float16, norms and biases float32. The tokenizer is the byte tokenizer with one more
+    Norms and biases are float32. The tokenizer is the byte tokenizer with one more
     token, "th", and unused ones up to the vocabulary's size. Of the windows and local ropes, those
     of Gemma 3 and Mistral are stored.
 
@@ -100,12 +102,16 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
       path: the file.
       config: `tiny_config(vocab_size=260)` if None; 258 tokens at least.
       seed: of `tiny_parameters`.
+      kernels: what kernels are stored as: F16, or a quantization that the `gguf` package writes,
+        such as Q8_0.
 
     Returns:
       The file.
     """
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quantize
 
+    kind = GGMLQuantizationType[kernels]
     config = config or tiny_config(vocab_size=260)
     architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config.family, config.family)
     writer = GGUFWriter(path, architecture)
@@ -135,8 +141,11 @@ def write_tiny_gguf(path: Path | str, config: ModelConfig | None = None, seed: i
             turned = _interleave(turned, config.kv_heads)
         elif ours.endswith("scale"):
             turned = turned + np.float32(config.norm_offset)
-        kind = np.float32 if array.ndim == 1 else np.float16
-        writer.add_tensor(name, np.array(turned, kind, order="C"))
+        turned = np.ascontiguousarray(turned, np.float32)
+        if array.ndim == 1:
+            writer.add_tensor(name, turned)
+        else:
+            writer.add_tensor(name, quantize(turned, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -21,6 +21,7 @@ TIERS = (
     {"types"},
     {"files"},
     {"progress", "checked_settings", "registry", "hyperparameters"},
+    {"quantization"},
     {"devices"},
     {"adapters"},
     {"models"},

@@ -107,7 +107,7 @@ def compare(
     folder = None if out is None else folder_at(out)
     for contender in chosen:  # What is wrong with one is said before anything is loaded.
         contender.config(config, numbers[0])
-    base = base or load_base(config.model.path, config.model.dtype)
+    base = base or load_base(config.model.path, config.model.dtype, config.model.quantize)
     pace = Pace(len(chosen) * len(numbers), on_progress)
 
     def place(contender: Contender, seed: int) -> Path | None:

@@ -73,6 +73,10 @@ class ModelSection:
         Literal["auto", "float32", "bfloat16"],
         doc("of products; auto: bfloat16 where the device computes it fast, else float32"),
     ] = "auto"
+    quantize: Annotated[
+        Literal["int8", "nf4"] | None,
+        doc("hold the layers' maps in 8 or 4 bits: less memory, nearly the same; null: in dtype"),
+    ] = None
     remat: Annotated[bool, doc("recompute layers in the backward pass: less memory, slower")] = (
         False
     )

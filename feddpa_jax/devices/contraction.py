@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from feddpa_jax.quantization.quantized import Quantized, dequantize
+
 
 def _product(
     spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, *, whole: bool = False
@@ -80,29 +82,42 @@ _contract.defvjp(_forward, _backward)
 
 
 def contract_frozen(
-    spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, *, whole: bool = False
+    spec: str, x: jax.Array, w: jax.Array | Quantized, dtype: DTypeLike, *, whole: bool = False
 ) -> jax.Array:
     """`contract` with a frozen second operand: no gradient of `w` is ever computed.
+
+    Quantized weights are made floating point here, and again in the backward pass: between the two
+    they are held in their few bits alone.
 
     With `whole` the result is not rounded on any device, as a loss over logits wants it.
     """
     return _contract_frozen(spec, x, w, dtype, whole)
 
 
+def _plain(w: jax.Array | Quantized, after: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return dequantize(w, after.astype(dtype)) if isinstance(w, Quantized) else w
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
-def _contract_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, whole: bool):
-    return _product(spec, x, w, dtype, whole=whole)
+def _contract_frozen(
+    spec: str, x: jax.Array, w: jax.Array | Quantized, dtype: DTypeLike, whole: bool
+):
+    return _product(spec, x, _plain(w, x, dtype), dtype, whole=whole)
 
 
-def _forward_frozen(spec: str, x: jax.Array, w: jax.Array, dtype: DTypeLike, whole: bool):
-    return _product(spec, x, w, dtype, whole=whole), (w, jnp.zeros((0,), x.dtype))
+def _forward_frozen(
+    spec: str, x: jax.Array, w: jax.Array | Quantized, dtype: DTypeLike, whole: bool
+):
+    product = _product(spec, x, _plain(w, x, dtype), dtype, whole=whole)
+    return product, (w, jnp.zeros((0,), x.dtype))
 
 
 def _backward_frozen(spec: str, dtype: DTypeLike, whole: bool, residuals, g: jax.Array):
     w, x_like = residuals
     terms, out = spec.split("->")
     left, right = terms.split(",")
-    return _product(f"{out},{right}->{left}", g, w, dtype).astype(x_like.dtype), None
+    dx = _product(f"{out},{right}->{left}", g, _plain(w, g, dtype), dtype)
+    return dx.astype(x_like.dtype), None
 
 
 _contract_frozen.defvjp(_forward_frozen, _backward_frozen)

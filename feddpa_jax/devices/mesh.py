@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
 
 from feddpa_jax.types import UserError
 
@@ -95,6 +96,8 @@ def _replicate(mesh: Mesh) -> Any:
 def base_spec(path: str, shape: tuple[int, ...], mode: str, size: int) -> PartitionSpec:
     """How a parameter of the base is split over `model`; axes that do not divide stay whole.
 
+    The arrays of a quantized map have its groups of inputs first and its outputs last.
+
     >>> list(base_spec("layers.0.mlp.down_proj.kernel", (64, 32), "tensor", 4))
     ['model']
     """
@@ -115,7 +118,8 @@ def put_base(params: dict[str, Any], mesh: Mesh, mode: str) -> dict[str, Any]:
     """The base's parameters on the mesh; of shapes alone, how they would lie there."""
 
     def one(path: Any, leaf: Any) -> Any:
-        dotted = ".".join(str(getattr(part, "key", part)) for part in path)
+        # What a quantized map is held in is split like the map.
+        dotted = ".".join(str(part.key) for part in path if isinstance(part, DictKey))
         spec = base_spec(dotted, leaf.shape, mode, mesh.shape[MODEL])
         if isinstance(leaf, jax.ShapeDtypeStruct):
             sharding = NamedSharding(mesh, spec)

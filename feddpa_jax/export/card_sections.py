@@ -7,7 +7,7 @@ from feddpa_jax.data.statistics import ClientStatistics, FederationStatistics
 from feddpa_jax.data.templates import bound
 from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import told, without_words_note
-from feddpa_jax.export.trained import Trained
+from feddpa_jax.export.trained import BASE, Trained
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import json_text, markdown, markdown_code, python_text
 from feddpa_jax.hf.render import VARIABLES
@@ -54,7 +54,20 @@ def origin(trained: Trained) -> str:
         f"- Prompts: {_prompts(trained)}",
         "- Made with feddpa_jax, which read this back and compared every tensor with the run's",
     ]
+    if base.quantize is not None:
+        lines.insert(1, f"- {quantized_note(trained)}")
     return "## Where it comes from\n\n" + "\n".join(lines)
+
+
+def quantized_note(trained: Trained) -> str:
+    """Which weights the adapters were trained against, of a quantized base."""
+    base = trained.prepared.base
+    return (
+        f"Trained against a quantized base (`model.quantize: {base.quantize}`): the layers' maps "
+        f"were held in {' and '.join(base.layouts)}. The folder `{BASE}/` of the export has the "
+        f"same weights as plain {base.model.dtype}; on the weights before quantization answers "
+        "differ a little"
+    )
 
 
 def _prompts(trained: Trained) -> str:

@@ -154,7 +154,7 @@ def make_plan(trained: Trained, *, mixed: float | None, merged: str | None) -> P
         _add_mixed(plan, trained, mixed)
     if merged is not None:
         plan.models[MERGED] = _merged(trained, plan, merged)
-    if trained.prepared.base.folder is None:
+    if trained.brings_base:
         plan.models[BASE] = ModelOut((), "the base")
     return Plan(*plan)
 

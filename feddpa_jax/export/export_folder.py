@@ -131,12 +131,13 @@ def _listing(plan: Plan) -> str:
 
 def _record(trained: Trained, options: Any) -> dict[str, Any]:
     config, base = trained.config, trained.prepared.base
+    held = {"quantize": base.quantize, "layouts": list(base.layouts)} if base.quantize else {}
     return {
         "format": 1,
         "method": config.fed.method,
         "round": trained.round_number,
         "seed": config.seed,
-        "base": {"path": trained.base_name, "fingerprint": base.fingerprint},
+        "base": {"path": trained.base_name, "fingerprint": base.fingerprint, **held},
         "lora": {
             "rank": config.lora.rank,
             "alpha": config.lora.alpha,

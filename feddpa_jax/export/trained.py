@@ -46,9 +46,15 @@ class Trained(NamedTuple):
         return place.resolve().name if place.exists() else self.config.model.path
 
     @property
+    def brings_base(self) -> bool:
+        """Whether the export holds the base: nowhere else are the weights that were trained on."""
+        base = self.prepared.base
+        return base.folder is None or base.quantize is not None
+
+    @property
     def base_reference(self) -> str:
         """What to load the base from, for a reader: `base/` of the export, hub id, or a folder."""
-        if self.prepared.base.folder is None:
+        if self.brings_base:
             return BASE
         return self.base_hub_id or f"path/to/{self.base_name}"
 

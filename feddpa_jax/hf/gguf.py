@@ -8,7 +8,7 @@ their offset added; here it is taken off again.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,13 @@ import numpy as np
 
 from feddpa_jax.files.problems import reason
 from feddpa_jax.hf.config_fields import shown
+from feddpa_jax.hf.gguf_blocks import float_blocks, raw_blocks, split_blocks
 from feddpa_jax.hf.gguf_fields import Fields, decimal
-from feddpa_jax.hf.names import GGUF, Place, check_shape, map_names, row_blocks
+from feddpa_jax.hf.names import GGUF, check_shape, map_names
+from feddpa_jax.hf.placing import Placer
 from feddpa_jax.models.decoder import parameter_shapes
 from feddpa_jax.models.model_config import ModelConfig, Rope
+from feddpa_jax.quantization.quantizing import Pieces
 from feddpa_jax.types import UserError
 
 # What each of Llama 3's rope frequencies is divided by.
@@ -259,7 +262,7 @@ def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> Rope:
     Raises:
       UserError: the divisors are not those of any Llama 3 scaling.
     """
-    divisor_F = np.concatenate(list(_blocks(file, _ROPE_DIVISORS))).ravel()
+    divisor_F = np.concatenate(list(float_blocks(file.path, file.tensors[_ROPE_DIVISORS]))).ravel()
     plain_F = Rope(theta).frequencies(head_dim)
     if divisor_F.shape == plain_F.shape and np.isfinite(divisor_F).all() and divisor_F.min() > 0:
         factor = decimal(divisor_F.max())
@@ -281,8 +284,8 @@ def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> Rope:
     )
 
 
-def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, Any]:
-    """All parameters by our dotted path: what `place` makes of their float32 rows.
+def read_gguf(file: GgufFile, config: ModelConfig, place: Placer) -> dict[str, Any]:
+    """All parameters by our dotted path: what `place` makes of them.
 
     Raises:
       UserError: an unknown or missing tensor, a wrong shape, or an unknown quantization.
@@ -294,39 +297,40 @@ def read_gguf(file: GgufFile, config: ModelConfig, place: Place) -> dict[str, An
     offset = np.float32(config.norm_offset)
     parameters = {}
     for name, (path, transpose) in map_names(file.tensors, shapes, GGUF, source).items():
-        found = tuple(int(size) for size in reversed(file.tensors[name].shape))
-        expected = shapes[path][::-1] if transpose else shapes[path]
-        check_shape(name, found, path, expected, source)
-        blocks = _blocks(file, name)
+        tensor, shape = file.tensors[name], shapes[path]
+        found = tuple(int(size) for size in reversed(tensor.shape))
+        check_shape(name, found, path, shape[::-1] if transpose else shape, source)
         module, kind = path.split(".")[-2:]
+        layout = place.kept(path, tensor.tensor_type.name)
+        if layout is not None:
+            pieces = (split_blocks(raw, layout) for raw in raw_blocks(file.path, tensor))
+            if module in heads:
+                pieces = [_joined(pieces, heads[module])]
+            parameters[path] = place.keep(shape, layout, pieces)
+            continue
+        blocks = float_blocks(file.path, tensor)
         if module in heads:
             blocks = [split_halves(np.concatenate(list(blocks)), heads[module])]
         elif kind == "scale" and offset:
             blocks = [np.concatenate(list(blocks)) - offset]
-        parameters[path] = place(path, shapes[path], blocks, transpose)
+        parameters[path] = place(path, shape, blocks, transpose)
     return parameters
 
 
-def _blocks(file: GgufFile, name: str) -> Iterator[np.ndarray]:
-    from gguf.quants import dequantize
+def gguf_layouts(file: GgufFile, config: ModelConfig, place: Placer) -> dict[str, str]:
+    """By path, what `read_gguf` would lay quantized maps out in."""
+    mapped = map_names(file.tensors, parameter_shapes(config), GGUF, str(file.path))
+    found = {p: place.layout(p, file.tensors[n].tensor_type.name) for n, (p, _) in mapped.items()}
+    return {path: layout for path, layout in found.items() if layout is not None}
 
-    tensor = file.tensors[name]
-    stored = tensor.data
-    for rows in row_blocks(stored.shape):
-        # Read from the file and not through the reader's map, whose pages would stay in memory.
-        raw = np.fromfile(
-            file.path,
-            stored.dtype,
-            count=stored[rows].size,
-            offset=tensor.data_offset + rows.start * stored.strides[0],
-        ).reshape(stored[rows].shape)
-        try:
-            yield dequantize(raw, tensor.tensor_type)
-        except NotImplementedError:
-            raise UserError(
-                f"{file.path}: tensor {name!r} is stored as {tensor.tensor_type.name}, "
-                "which is not supported; use another quantization"
-            ) from None
+
+def _joined(pieces: Iterable[Pieces], heads: int) -> Pieces:
+    """All outputs' pieces as one, with each head's in half-split order."""
+    held = list(pieces)
+    return {
+        name: split_halves(np.concatenate([piece[name] for piece in held]), heads)
+        for name in held[0]
+    }
 
 
 def split_halves(weight_EX: np.ndarray, heads: int) -> np.ndarray:

@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import hashlib
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +17,20 @@ from feddpa_jax.hf.aliases import ALIASES, place_of
 from feddpa_jax.hf.families import read_hf_config, write_hf_config
 from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.folder_tokenizer import folder_tokenizer
-from feddpa_jax.hf.gguf import gguf_config, open_gguf, read_gguf, stored_types
+from feddpa_jax.hf.gguf import gguf_config, gguf_layouts, open_gguf, read_gguf, stored_types
 from feddpa_jax.hf.gguf_tokenizer import gguf_tokenizer
-from feddpa_jax.hf.names import Place, check_layers, check_shape, map_names
+from feddpa_jax.hf.names import check_layers, check_shape, map_names
+from feddpa_jax.hf.placing import Placer, check_choice, layouts_of
 from feddpa_jax.hf.tensors import files_of_tensors, read_json, stored_blocks, stored_shape
 from feddpa_jax.hf.tokenizer import Tokenizer, byte_tokenizer
 from feddpa_jax.models.decoder import (
     Model,
     from_parameters,
-    model_shapes,
     parameter_shapes,
-    random_model,
+    random_parameters,
 )
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.models.model_shapes import model_shapes
 from feddpa_jax.models.sizes import known_sizes
 from feddpa_jax.types import UserError
 
@@ -38,8 +38,6 @@ _RANDOM = "random:"
 _BYTES = byte_tokenizer()
 _CPU_FLAGS = Path("/proc/cpuinfo")
 _DTYPES = ("auto", "float32", "bfloat16")
-# What JAX asks of memory that it takes over, in bytes.
-_ALIGNMENT = 64
 # Not every safetensors file: some repositories hold the same weights a second time.
 _HUB_FILES = [
     "config.json",
@@ -77,8 +75,9 @@ class Base(NamedTuple):
       fingerprint: a short hash of its sizes and weights.
       hf_config: its `config.json`; made if the source has none.
       folder: the Hugging Face folder that it was read from; None for other sources.
-      stored: of a GGUF file, the types that its tensors were stored in, as "Q4_1, Q8_0, F32"; they
-        are converted to floating point. Else "".
+      stored: of a GGUF file, the types that its tensors were stored in, as "Q4_1, Q8_0, F32". Else
+        "".
+      quantize: what the layers' maps are quantized to, as `model.quantize`; None for nothing.
 
     Example:
       ```
@@ -94,14 +93,25 @@ class Base(NamedTuple):
     hf_config: dict[str, Any]
     folder: Path | None = None
     stored: str = ""
+    quantize: str | None = None
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """What quantized maps are laid out in, as ("nf4",); a GGUF file's own blocks are kept."""
+        return layouts_of(self.model.parameters())
 
     def precision(self) -> str:
         """In what the weights are held, and what they were before.
 
         >>> load_base("tiny", "float32").precision()
         'float32'
+        >>> load_base("tiny", "float32", "nf4").precision()
+        'float32, layers in nf4'
         """
         held = str(self.model.dtype)
+        if self.layouts:
+            held += f", layers in {' and '.join(self.layouts)}"
+            return f"{held}, of a GGUF file of {self.stored}" if self.stored else held
         return f"{held}, converted from a GGUF file of {self.stored}" if self.stored else held
 
 
@@ -124,13 +134,16 @@ def resolve_dtype(dtype: str) -> str:
     return "bfloat16" if re.search(r"\b(amx_bf16|avx512_bf16)\b", flags) else "float32"
 
 
-def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
+def load_base(
+    path: str, dtype: str = "auto", quantize: str | None = None, *, weights: bool = True
+) -> Base:
     """Loads a base model and its tokenizer.
 
     Args:
       path: "smollm2-135m", "gemma3-270m", "tiny", "random:NAME" (random weights in the sizes of a
         known model, see `models.sizes`), a folder, a *.gguf file, or a hub id "organisation/name".
       dtype: "float32", "bfloat16" or "auto".
+      quantize: "int8" or "nf4" holds the layers' maps in so many bits; None does not.
       weights: if not, parameters have shapes alone (`jax.ShapeDtypeStruct`), and no fingerprint.
 
     Raises:
@@ -141,15 +154,56 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
     (2, [39, 72])
     """
     dtype = resolve_dtype(dtype)
+    check_choice(quantize)
+    put = Placer(dtype, quantize)
     if path == "tiny" or path.startswith(_RANDOM):
         config = TINY if path == "tiny" else known_sizes(path.removeprefix(_RANDOM))
-        hf_config = write_hf_config(config)
-        if not weights:
-            return Base(model_shapes(config, dtype), _BYTES, path, "", hf_config)
-        model = random_model(config, jax.random.key(0), dtype)
-        return Base(model, _BYTES, path, fingerprint(model), hf_config)
+        source = _Source(config, _BYTES, write_hf_config(config))
+        parameters = _random(config, put) if weights else None
+    else:
+        source, parameters = _from_files(path, put, weights)
+    config, hf_config = source.config, source.hf_config
+    if parameters is None:
+        layouts = source.layouts if source.layouts is not None else put.layouts(config)
+        model, found = model_shapes(config, dtype, layouts), ""
+    else:
+        model = from_parameters(config, parameters, dtype)
+        found = fingerprint(model)
+        if source.folder is not None or source.stored:
+            hf_config = {**hf_config, "tie_word_embeddings": config.tied}
+    return Base(
+        model, source.tokenizer, path, found, hf_config, source.folder, source.stored, quantize
+    )
+
+
+class _Source(NamedTuple):
+    """A base without its weights; `layouts` as of `gguf_layouts`."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    hf_config: dict[str, Any]
+    folder: Path | None = None
+    stored: str = ""
+    layouts: dict[str, str] | None = None
+
+
+def _random(config: ModelConfig, put: Placer) -> dict[str, Any]:
+    """Random weights; of maps that are quantized no more than one is held besides."""
+    return {
+        path: value
+        if put.layout(path) is None
+        else put(path, value.shape, [np.asarray(value).T], True)
+        for path, value in random_parameters(config, jax.random.key(0))
+    }
+
+
+def _from_files(path: str, put: Placer, weights: bool) -> tuple[_Source, dict[str, Any] | None]:
+    """What files hold of a base, and its weights if they are wanted.
+
+    Raises:
+      UserError: as of `load_base`.
+    """
     place = place_of(path)
-    folder, stored = None, ""
     if place.suffix == ".gguf" and not place.is_dir():
         file = open_gguf(place)
         with _values_of(place):
@@ -157,28 +211,23 @@ def load_base(path: str, dtype: str = "auto", *, weights: bool = True) -> Base:
             check_layers(file.tensors, config.layers, str(place))
             tokenizer = gguf_tokenizer(file.fields, str(place))
         tokenizer.limit(config.vocab_size, str(place))
-        hf_config = write_hf_config(config)
-        parameters = read_gguf(file, config, _placer(dtype)) if weights else None
-        stored = stored_types(file)
-    else:
-        folder = place if place.exists() else _from_hub(path)
-        if not folder.is_dir():
-            raise UserError(
-                f"model.path: {folder} is a file, but not *.gguf; name the model's folder"
-            )
-        _check_alone(folder)
-        hf_config = read_json(folder / "config.json")
-        config = read_hf_config(hf_config, str(folder / "config.json"))
-        tokenizer = folder_tokenizer(folder)
-        tokenizer.limit(config.vocab_size, str(folder))
-        parameters = None
-        if weights:
-            config, parameters = _read_safetensors(folder, config, _placer(dtype))
-    if parameters is None:
-        return Base(model_shapes(config, dtype), tokenizer, path, "", hf_config, folder, stored)
-    model = from_parameters(config, parameters, dtype)
-    hf_config = {**hf_config, "tie_word_embeddings": config.tied}
-    return Base(model, tokenizer, path, fingerprint(model), hf_config, folder, stored)
+        layouts = {} if put.quantize is None else gguf_layouts(file, config, put)
+        source = _Source(
+            config, tokenizer, write_hf_config(config), None, stored_types(file), layouts
+        )
+        return source, read_gguf(file, config, put) if weights else None
+    folder = place if place.exists() else _from_hub(path)
+    if not folder.is_dir():
+        raise UserError(f"model.path: {folder} is a file, but not *.gguf; name the model's folder")
+    _check_alone(folder)
+    hf_config = read_json(folder / "config.json")
+    config = read_hf_config(hf_config, str(folder / "config.json"))
+    tokenizer = folder_tokenizer(folder)
+    tokenizer.limit(config.vocab_size, str(folder))
+    parameters = None
+    if weights:
+        config, parameters = _read_safetensors(folder, config, put)
+    return _Source(config, tokenizer, hf_config, folder), parameters
 
 
 def fingerprint(model: Model) -> str:
@@ -200,28 +249,6 @@ def fingerprint(model: Model) -> str:
         with np.errstate(invalid="ignore"):  # A damaged file may hold what is no number.
             digest.update(path.encode() + np.asarray(sample, jnp.bfloat16).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _placer(dtype: str) -> Place:
-    kernel = jnp.dtype(dtype)
-
-    def place(
-        path: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray], transpose: bool
-    ) -> jax.Array:
-        # No tensor stands twice in memory: its rows are put in their final dtype as they are read,
-        # into memory that is aligned so that JAX on a CPU takes it over without a copy.
-        final = np.dtype(np.float32) if path.endswith("scale") else kernel
-        size = math.prod(shape) * final.itemsize
-        memory = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        array = memory[start : start + size].view(final).reshape(shape)
-        rows, row = array.T if transpose else array, 0
-        for block in blocks:
-            rows[row : row + len(block)] = block
-            row += len(block)
-        return jax.device_put(array, may_alias=True)
-
-    return place
 
 
 def _check_alone(folder: Path) -> None:
@@ -268,7 +295,7 @@ def _values_of(file: Path) -> Iterator[None]:
 
 
 def _read_safetensors(
-    folder: Path, config: ModelConfig, place: Place
+    folder: Path, config: ModelConfig, place: Placer
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """The parameters by our path; and the configuration, untied if the file's head differs."""
     files = files_of_tensors(folder)

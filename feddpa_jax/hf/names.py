@@ -7,16 +7,11 @@ tensors that old checkpoints store and no model uses.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping
 
 from feddpa_jax.types import UserError
 
 Table = tuple[tuple[str, str | None, bool], ...]
-# What takes a tensor: (our path, our shape, its consecutive blocks of rows in the file, transpose).
-Place = Callable[[str, tuple[int, ...], Iterable[np.ndarray], bool], Any]
 
 _BLOCK_ELEMENTS = 1 << 20
 

@@ -1,6 +1,7 @@
 """Saves full models as folders that `transformers.AutoModelForCausalLM` loads."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.saved_config import saved_config
 from feddpa_jax.hf.tensors import read_json, write_tensors
+from feddpa_jax.quantization.quantized import Quantized, dequantize
 
 # Copied unchanged from the base's folder, if it has them.
 _COPIED = (
@@ -26,14 +28,18 @@ _COPIED = (
 )
 SHARD_BYTES = 5_000_000_000
 
+# As training computes it: as a program of its own the last bit could be another.
+_dequantize = jax.jit(dequantize)
+
 # What a parameter is saved as, from its path and the base's array.
 Change = Callable[[str, jax.Array], jax.Array]
 
 
 def parameters_of(base: Base, change: Change) -> Iterator[tuple[str, np.ndarray]]:
-    """Every parameter by path, changed, one at a time."""
+    """Every parameter by path, changed, one at a time; what was quantized is floating point."""
     for path, leaf in base.model.parameters().items():
-        yield path, np.asarray(change(path, leaf))
+        plain = _dequantize(leaf) if isinstance(leaf, Quantized) else leaf
+        yield path, np.asarray(change(path, plain))
 
 
 def save_model(
@@ -46,8 +52,9 @@ def save_model(
 ) -> None:
     """Writes the base with some parameters changed: weights, configurations, tokenizer.
 
-    Kernels are in the dtype that the base was loaded in, norms in float32. No more than a shard is
-    held in memory.
+    Kernels are in the dtype that the base was loaded in, norms in float32; quantized maps are
+    written as the floating-point weights that training computed with. No more than a shard is held
+    in memory.
 
     Args:
       folder: made if need be.
@@ -144,11 +151,12 @@ def _plan(base: Base, shard_bytes: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     used = 0
     for path, leaf in base.model.parameters().items():
-        if shards[-1] and used + leaf.nbytes > shard_bytes:
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if shards[-1] and used + size > shard_bytes:
             shards.append([])
             used = 0
         shards[-1].append(path)
-        used += leaf.nbytes
+        used += size
     return shards
 
 

@@ -15,7 +15,16 @@ from feddpa_jax.run.inputs import Prepared
 
 # What evidence depends on: a change in any of these asks for new evidence.
 CODE = (
-    *("types.py", "devices/contraction.py", "models", "adapters", "inference", "hf", "data"),
+    *(
+        "types.py",
+        "devices/contraction.py",
+        "quantization",
+        "models",
+        "adapters",
+        "inference",
+        "hf",
+        "data",
+    ),
     *("training/rows.py", "training/blocks.py", "training/packing.py", "training/costs.py"),
     *("training/rounds.py", "weighting/evidence.py", "weighting/support.py"),
     *("weighting/gathering.py", "weighting/looking.py", "laboratory/collect.py"),

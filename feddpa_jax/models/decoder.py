@@ -1,7 +1,7 @@
 """A frozen decoder, split once into its definition and its arrays."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -18,6 +18,7 @@ from feddpa_jax.devices.contraction import contract_frozen
 from feddpa_jax.models.kv_cache import Cache, LayerCache
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.quantization.quantized import Quantized
 
 
 class Embed(nnx.Module):
@@ -199,8 +200,8 @@ class Model:
         """The dtype of the kernels, in which products run."""
         return self.params["embed"]["embedding"].dtype
 
-    def parameters(self) -> dict[str, jax.Array]:
-        """The arrays by dotted path, as `from_parameters` takes them."""
+    def parameters(self) -> dict[str, Any]:
+        """The arrays, or `Quantized` maps, by dotted path, as `from_parameters` takes them."""
         flat: dict[Any, Any] = dict(traverse_util.flatten_dict(self.params))
         return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
 
@@ -305,7 +306,7 @@ def from_parameters(
 
     Args:
       config: the sizes.
-      parameters: one array for each path of `parameter_shapes(config)`.
+      parameters: one array for each path of `parameter_shapes(config)`; maps may be `Quantized`.
       dtype: dtype of kernels, biases and embedding; norm scales are float32.
     """
     definition, flat = _flat_parameters(config)
@@ -313,17 +314,11 @@ def from_parameters(
     params = {}
     for path, leaf in flat.items():
         array = parameters[".".join(map(str, path))]
-        chex.assert_shape(array, leaf.shape, custom_message=".".join(map(str, path)))
-        params[path] = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
+        assert array.shape == leaf.shape, ".".join(map(str, path))
+        if not isinstance(array, Quantized):
+            array = jnp.asarray(array, jnp.float32 if path[-1] == "scale" else dtype)
+        params[path] = array
     return Model(traverse_util.unflatten_dict(params), definition, config)
-
-
-def model_shapes(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Model:
-    """A model whose parameters are shapes alone (`jax.ShapeDtypeStruct`)."""
-    shapes = parameter_shapes(config)
-    return jax.eval_shape(
-        lambda: from_parameters(config, {p: jnp.zeros(s) for p, s in shapes.items()}, dtype)
-    )
 
 
 def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Model:
@@ -331,14 +326,17 @@ def random_model(config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.flo
 
     The embedding's deviation is 1/sqrt(width), so that a tied head gives logits of order 1.
     """
-    parameters = {}
+    return from_parameters(config, dict(random_parameters(config, key)), dtype)
+
+
+def random_parameters(config: ModelConfig, key: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """The parameters of `random_model` by path, float32, one at a time."""
     for index, (path, shape) in enumerate(parameter_shapes(config).items()):
         noise = jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
         if path.endswith("scale"):
-            parameters[path] = jnp.full(shape, 1.0 - config.norm_offset)
+            yield path, jnp.full(shape, 1.0 - config.norm_offset)
         elif path.endswith("bias"):
-            parameters[path] = jnp.zeros(shape)
+            yield path, jnp.zeros(shape)
         else:
             size_in = config.width if path == "embed.embedding" else shape[0]
-            parameters[path] = noise * size_in**-0.5
-    return from_parameters(config, parameters, dtype)
+            yield path, noise * size_in**-0.5

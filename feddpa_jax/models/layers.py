@@ -32,7 +32,7 @@ class Linear(nnx.Module):
         self, x_BTD: jax.Array, branches: Sequence[Branch] = (), *, layer: int = 0
     ) -> jax.Array:
         """The map's output and the branches' contributions, float32."""
-        kernel_DE = self.kernel[...]
+        kernel_DE = self.kernel.get_value()
         y_BTE = contract_frozen("BTD,DE->BTE", x_BTD, kernel_DE, kernel_DE.dtype)
         if self.bias is not None:
             y_BTE = y_BTE + self.bias[...].astype(jnp.float32)[None, None, :]
@@ -126,7 +126,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attention's output [B, T, D] and the layer's cache with the new tokens in it."""
         B, T, _ = x_BTD.shape
-        dtype = self.q_proj.kernel[...].dtype
+        dtype = self.q_proj.kernel.get_value().dtype
 
         def heads(y_BTE: jax.Array, norm: RMSNorm | None = None) -> jax.Array:
             y_BTNH = y_BTE.reshape(B, T, -1, self.config.head_dim)

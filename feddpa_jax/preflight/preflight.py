@@ -91,7 +91,8 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     config = config if dtype is None else dtype
     run = problems.tried(lambda: folder_of(run_dir, config))
     federation = problems.tried(lambda: load_data(config))
-    base = problems.tried(lambda: load_base(config.model.path, config.model.dtype, weights=False))
+    model = config.model
+    base = problems.tried(lambda: load_base(model.path, model.dtype, model.quantize, weights=False))
     sizes = [] if base is None else size_problems(config, base.model.config)
     for problem in sizes:
         problems.add(problem)

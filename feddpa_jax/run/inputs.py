@@ -114,7 +114,7 @@ def prepare(
     names = federation.names
     if only is not None and only not in names:
         raise UserError(f"client: no {only!r} in this run; it has {some_names(names)}")
-    base = load_base(config.model.path, config.model.dtype, weights=weights)
+    base = load_base(config.model.path, config.model.dtype, config.model.quantize, weights=weights)
     return prepare_values(config, base, federation, devices=devices, only=only)
 
 

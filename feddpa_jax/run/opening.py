@@ -218,8 +218,9 @@ def settled(config: Config, base: Base, data: Federation) -> Config:
     Raises:
       UserError: the configuration asks for another base, or for other data.
     """
-    _check_same("model", config.model, {"path": base.source, "dtype": str(base.model.dtype)})
-    model = dataclasses.replace(config.model, path=base.source, dtype=str(base.model.dtype))
+    held = {"path": base.source, "dtype": str(base.model.dtype), "quantize": base.quantize}
+    _check_same("model", config.model, held)
+    model = dataclasses.replace(config.model, **held)
     source = data.source
     own: dict[str, Any] = {"path": IN_MEMORY}
     if source is None:

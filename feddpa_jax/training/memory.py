@@ -15,7 +15,7 @@ from feddpa_jax.training.step import Frozen, Tree
 
 # Which setting to change where a part takes the most.
 _REMEDIES = {
-    "base": "raise mesh.model, so that devices share it, or use model.dtype bfloat16",
+    "base": "set model.quantize nf4, or raise mesh.model, so that devices share it",
     "adapters": "lower fed.clients_per_step",
     "optimizer": "lower fed.clients_per_step",
     "activations": "lower fed.block_tokens, or set model.remat true",

@@ -84,6 +84,8 @@ BAD = [
     ("seed", -1),
     ("model.path", 12),
     ("model.dtype", "float64"),
+    ("model.quantize", "int4"),
+    ("model.quantize", 8),
     ("model.remat", 1),
     ("data.template", "alpaka"),
     ("data.shuffle", "yes"),

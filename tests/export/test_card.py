@@ -64,6 +64,8 @@ def trained(summary=SUMMARY) -> Trained:
         folder=None,
         fingerprint="f00",
         precision=lambda: "bfloat16, converted from a GGUF file of Q4_1",
+        quantize=None,
+        layouts=(),
         model=SimpleNamespace(dtype="float32"),
         hf_config=None,
         tokenizer=SimpleNamespace(stop_ids=(7, 2)),
@@ -135,6 +137,18 @@ def test_what_it_is():
     assert "a merged model\n\nThe weights are the base with x, in float32" in said
     said = model_card(trained(), "base", ModelOut([], "the base"), STATISTICS)
     assert "FedDPA-F: the base model" in said and "| mode |" not in said
+
+
+def test_what_a_quantized_base_was():
+    plain = trained()
+    out = AdapterOut(ADAPTER, 6.0)
+    assert "quantized" not in adapter_card(plain, "global", out, STATISTICS, None)
+    held = {"folder": "there", "quantize": "nf4", "layouts": ("nf4", "q4_k")}
+    vars(plain.prepared.base).update(held)
+    card = adapter_card(plain, "global", out, STATISTICS, None)
+    assert "quantized base (`model.quantize: nf4`): the layers' maps were held in nf4" in card
+    assert "in nf4 and q4_k. The folder `base/` of the export has the same weights" in card
+    assert "AutoModelForCausalLM.from_pretrained('base'" in card.replace('"', "'")
 
 
 def test_whole_exports():

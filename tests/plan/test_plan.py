@@ -18,7 +18,8 @@ from feddpa_jax.devices.mesh import make_mesh, put_base
 from feddpa_jax.federated.feddpa_t import feddpa_t
 from feddpa_jax.federated.method import Phase
 from feddpa_jax.federated.play import copies
-from feddpa_jax.models.decoder import model_shapes, random_model
+from feddpa_jax.models.decoder import random_model
+from feddpa_jax.models.model_shapes import model_shapes
 from feddpa_jax.plan.collectives import find_collectives
 from feddpa_jax.plan.programs import compile_averages, compile_steps
 from feddpa_jax.plan.round_work import count_work, many_clients
