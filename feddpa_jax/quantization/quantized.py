@@ -89,7 +89,9 @@ def _values(codes: jax.Array, layout: Layout) -> jax.Array:
         return table.at[codes].get(mode="promise_in_bounds")
 
     def chosen(codes: jax.Array) -> jax.Array:
-        # Bit by bit: matrix devices gather single numbers far slower.
+        # Bit by bit: matrix devices gather single numbers far slower, and would have to spread
+        # conditions on bytes over words.
+        codes = codes.astype(jnp.int32)
         values: list[Any] = [jnp.float32(value) for value in layout.book]
         for bit in range(4):
             is_set = (codes & (1 << bit)) != 0
