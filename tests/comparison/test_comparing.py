@@ -75,6 +75,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def numbers(found: fd.Comparison) -> list[Any]:
     """Everything in the table but the time that it took."""
     frame = found.to_pandas().drop(columns="seconds")
+    assert set(frame["against"]) == {found.against}
     return json.loads(str(frame.to_json(orient="records")))
 
 
