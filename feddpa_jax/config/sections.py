@@ -77,6 +77,13 @@ class ModelSection:
         Literal["int8", "nf4"] | None,
         doc("hold the layers' maps in 8 or 4 bits: less memory, nearly the same; null: in dtype"),
     ] = None
+    attention: Annotated[
+        Literal["auto", "explicit", "cudnn", "splash"],
+        doc(
+            "of training: the explicit form, or a fused kernel of NVIDIA (cudnn) or TPUs (splash); "
+            "auto: what suits the device"
+        ),
+    ] = "auto"
     remat: Annotated[bool, doc("recompute layers in the backward pass: less memory, slower")] = (
         False
     )

@@ -19,8 +19,9 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
 from feddpa_jax.inference.likelihood import likelihoods
-from feddpa_jax.models.decoder import Model, Sight, Sights, run_block
+from feddpa_jax.models.decoder import Model, run_block
 from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache
+from feddpa_jax.models.sight import Sight, Sights
 
 
 class Passed(NamedTuple):
@@ -252,6 +253,7 @@ def _layer(
         layer=0,  # Numbers dropout masks, and there is no dropout.
         position_BT=position_BT,
         **sight._asdict(),
+        backend="explicit",
         cache=cache,
         branches=branches,
     )

@@ -1,0 +1,32 @@
+"""What the layers of a decoder see."""
+
+from typing import NamedTuple
+
+import jax
+
+from feddpa_jax.models.model_config import ModelConfig
+
+
+class Sight(NamedTuple):
+    """What a layer's attention needs besides its input.
+
+    Attributes:
+      rotary: cosine and sine of every position's rotations, each [B, T, 1, H/2].
+      mask_BTS: what each query sees.
+      segment_BT: packed rows' segments; None: the mask is all that is known.
+    """
+
+    rotary: tuple[jax.Array, jax.Array]
+    mask_BTS: jax.Array
+    segment_BT: jax.Array | None
+
+
+class Sights(NamedTuple):
+    """The sight of layers that attend to everything, and of those that attend to a window."""
+
+    everything: Sight
+    window: Sight
+
+    def of_layer(self, layer: int, config: ModelConfig) -> Sight:
+        """The sight of a layer."""
+        return self.window if layer in config.local_layers else self.everything
