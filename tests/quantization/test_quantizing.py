@@ -27,7 +27,9 @@ def by_definition(kernel_DE: np.ndarray, layout: str) -> np.ndarray:
             own = kernel_DE[start : start + group, column]
             largest = np.abs(own).max()
             scale = np.float32(np.float16(largest / 127 if layout == "int8" else largest))
-            values = scale * (np.arange(-127, 128) if layout == "int8" else np.float32(NF4))
+            values = scale * (
+                np.arange(-127, 128) if layout == "int8" else np.array(NF4, np.float32)
+            )
             nearest = np.abs(own[:, None] - values[None]).argmin(axis=1)
             found[start : start + group, column] = values[nearest]
     return found
