@@ -23,7 +23,7 @@ from feddpa_jax.weighting.rules.learned_layers import learned_layers
 from feddpa_jax.weighting.rules.least_entropy import least_entropy
 from feddpa_jax.weighting.rules.tokens import token_gate
 from feddpa_jax.weighting.weights import make_weighting
-from tests.evaluate.test_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
+from tests.evaluate.tiny_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
 
 
 def bank(*seeds: int) -> dict:
