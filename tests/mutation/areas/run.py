@@ -240,7 +240,7 @@ ENTRIES = [
     ),
     *edits(
         "run/sources.py",
-        "e2e/test_files.py",
+        "e2e/test_changed_data.py",
         ('ours if key == "data" else {**ours, **its}', "{**ours, **its}"),
     ),
     *edits(
