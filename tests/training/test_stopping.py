@@ -19,6 +19,8 @@ from feddpa_jax.run.inputs import training_data
 from feddpa_jax.types import Client, Example
 from tests.e2e.small_runs import SETTINGS, write_data
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 NAMES = ("anna", "ben", "cleo")
 EPOCHS, RATE, RANK, ALPHA = 6, 0.08, 2, 4.0
 
