@@ -29,8 +29,8 @@ from tests.selection import (
 )
 
 # Tiny models compute for microseconds and compile for seconds, so the compiler does not optimize.
-# Without the emitters that it has for fusions, and with one piece of code a program, it takes half
-# as long again. `XLA_FLAGS= bash launch/test.sh` tests what users run.
+# Without its emitters for fusions, and with one piece of code a program, it takes half of the time.
+# `XLA_FLAGS= bash launch/test.sh` tests what users run.
 _FAST = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

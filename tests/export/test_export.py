@@ -6,23 +6,43 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from feddpa_jax.cli.program import main
+from feddpa_jax.config import to_yaml
 from feddpa_jax.export import export_folder
+from feddpa_jax.export.contents import Trained
 from feddpa_jax.files.escape import terminal
 from tests.export.tampering import TAMPERINGS
 from tests.export.tiny_run import SMALL, export, summary_of
+from tests.shared_steps import remembered
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weighed_once() -> Iterator[None]:
+    """Exports of one run with the same settings embed their supports once."""
+
+    def of(trained: Trained) -> tuple[Any, ...]:
+        leaves = jax.tree.leaves(trained.adapters)
+        return to_yaml(trained.config), *(np.asarray(leaf).tobytes() for leaf in leaves)
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = remembered(export_folder.make_weightings, of)
+        patch.setattr(export_folder, "make_weightings", once)
+        yield
 
 
 @pytest.fixture(scope="module")
