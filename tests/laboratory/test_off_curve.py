@@ -24,8 +24,6 @@ from feddpa_jax.progress import Progress
 from feddpa_jax.weighting.gathering import gather
 from feddpa_jax.weighting.settings import WeightingSettings
 
-pytestmark = pytest.mark.usefixtures("shared_steps")
-
 PAPER = WeightingSettings(support=3, seed=0)
 GRID = Grid(scales=(0.3, 0.6, 1.2), supports=(3,), layers=(2,))
 FEW = Grid(scales=(0.3, 0.6, 1.2), supports=(3,), layers=(2,), few=True)
