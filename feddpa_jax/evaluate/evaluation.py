@@ -29,26 +29,16 @@ from feddpa_jax.weighting.settings import WeightingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is evaluated on what.
+class Questions:
+    """Who answers what.
 
     Attributes:
       clients: their names and tasks.
-      training: each client's tokenized examples, the source of its support.
       instances: the test instances, I of them.
-      tokenized: the same, tokenized.
-      tokenizer: the model's.
-      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
-      held: each client's examples that the weighting rule learns from, where it does.
     """
 
     clients: Sequence[Client]
-    training: Sequence[tuple[TokenizedExample, ...]]
     instances: tuple[Example, ...]
-    tokenized: tuple[TokenizedExample, ...]
-    tokenizer: Tokenizer
-    dreams: tuple[TokenizedExample, ...] = ()
-    held: tuple[tuple[TokenizedExample, ...], ...] = ()
 
     def tasks(self) -> Tasks:
         """Which task each instance has, and whose own it is."""
@@ -58,6 +48,25 @@ class Setting:
             task_I=np.array([names.index(example.task) for example in self.instances]),
             own_CK=np.array([[task in client.tasks for task in names] for client in self.clients]),
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(Questions):
+    """What is evaluated on what.
+
+    Attributes:
+      training: each client's tokenized examples, the source of its support.
+      tokenized: the instances, tokenized.
+      tokenizer: the model's.
+      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
+      held: each client's examples that the weighting rule learns from, where it does.
+    """
+
+    training: Sequence[tuple[TokenizedExample, ...]]
+    tokenized: tuple[TokenizedExample, ...]
+    tokenizer: Tokenizer
+    dreams: tuple[TokenizedExample, ...] = ()
+    held: tuple[tuple[TokenizedExample, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from feddpa_jax.data.templates import alpaca_short
 from feddpa_jax.data.tokenize import encode_examples
-from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
+from feddpa_jax.evaluate.evaluation import Decoding, evaluate
 from feddpa_jax.evaluate.known_answers import known_answer
 from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Scorer
@@ -39,7 +39,7 @@ def test_answers_known_from_scores_are_what_decoding_gives():
     again = evaluate(
         MODEL,
         ADAPTERS,
-        Setting(setting().clients, setting().training, own, tokenize(own), TOKENIZER),
+        dataclasses.replace(setting(), instances=own, tokenized=tokenize(own)),
         modes=("global",),
         metrics=("rouge1", "exact_match"),
         weighting=WeightingSettings(support=3),
@@ -57,7 +57,7 @@ def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.n
         "fixed": 0.5,
         "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
     }
-    about = Setting(setting().clients, setting().training, instances, tokenized, TOKENIZER)
+    about = dataclasses.replace(setting(), instances=instances, tokenized=tokenized)
     return {
         metrics: evaluate(MODEL, ADAPTERS, about, metrics=metrics, **(options | changes))[
             "global"

@@ -47,7 +47,13 @@ def tokenize(examples):
 
 def setting() -> Setting:
     clients = (Client("anna", TRAIN[0]), Client("ben", TRAIN[1]))
-    return Setting(clients, tuple(map(tokenize, TRAIN)), TEST, tokenize(TEST), TOKENIZER)
+    return Setting(
+        clients,
+        TEST,
+        training=tuple(map(tokenize, TRAIN)),
+        tokenized=tokenize(TEST),
+        tokenizer=TOKENIZER,
+    )
 
 
 def run(**changes):
