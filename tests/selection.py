@@ -19,6 +19,7 @@ QUICK_TESTS = {
     "tests/comparison/test_estimates.py::test_students_interval_by_hand",
     "tests/docs/test_adding.py::test_adding_a_template",
     "tests/e2e/test_commands.py::test_a_run_leaves_what_the_contract_says",
+    "tests/models/test_attention.py::test_the_backend_suits_the_device",
     "tests/parity/test_merged.py::test_the_base_alone_is_the_base",
     "tests/plan/test_plan.py::test_collectives_are_read_off_the_text",
     "tests/plan/test_plan.py::test_work_of_many_clients",
