@@ -289,6 +289,12 @@ ENTRIES = [
         ("uniform(seed, np.array", "-uniform(seed, np.array"),
     ),
     *edits(
+        "evaluate/groups.py",
+        "evaluate/test_groups.py",
+        ("self._texts = self._texts or SpooledTexts", "self._texts = SpooledTexts"),
+        ('("global_CI", "local_CI", "similarity_CI")', '("global_CI", "local_CI")'),
+    ),
+    *edits(
         "training/prefetch.py",
         "training/test_rounds.py",
         (
