@@ -106,6 +106,10 @@ class ClientSequence(Sequence[Client]):
 class SomeClients(ClientSequence):
     """Some clients of a sequence, read as they are asked for.
 
+    Attributes:
+      whole: the sequence.
+      names: the names of those that are meant.
+
     >>> anna, ben = Client("anna", ()), Client("ben", ())
     >>> some = SomeClients((anna, ben), [1])
     >>> some.names, some[0].name, len(some)
@@ -115,7 +119,7 @@ class SomeClients(ClientSequence):
     def __init__(self, clients: Sequence[Client], members: Sequence[int] | np.ndarray):
         """Args: the clients, and the indexes of those that are meant."""
         names = names_of(clients)
-        self._clients, self._members = clients, [int(c) for c in members]
+        self.whole, self._members = clients, [int(c) for c in members]
         self.names = tuple(names[c] for c in self._members)
 
     def __len__(self) -> int:
@@ -132,7 +136,7 @@ class SomeClients(ClientSequence):
         """A client, or several."""
         if isinstance(place, slice):
             return tuple(self[i] for i in range(*place.indices(len(self))))
-        return self._clients[self._members[place]]
+        return self.whole[self._members[place]]
 
 
 def names_of(clients: Sequence[Client]) -> tuple[str, ...]:
