@@ -94,6 +94,7 @@ def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> 
         test=0.0 if known.test is None else known.test,
         seed=config.seed,
         label=known.label,
+        columns=config.data.columns,
     )
     reporter.show(render_partition(str(found.settings["partition"]), found.statistics))
     if known.out is None:
@@ -101,4 +102,6 @@ def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> 
         return
     place = found.write(known.out)
     reporter.say(f"clients: {known.out / 'clients.svg'}")
-    reporter.say(f"written to {known.out}; use --data.path {quote(place)}")
+    named = ", ".join(f"{ours}: {theirs}" for ours, theirs in config.data.columns.items())
+    columns = f" --data.columns {quote(f'{{{named}}}')}" if named else ""
+    reporter.say(f"written to {known.out}; use --data.path {quote(place)}{columns}")
