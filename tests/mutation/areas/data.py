@@ -41,6 +41,8 @@ ENTRIES = [
         ),
         ("str(sum(c.truncated for c in totals))", "str(sum(c.dropped for c in totals))"),
         ("tests.truncated} cut, {tests.dropped}", "tests.dropped} cut, {tests.truncated}"),
+        ("ordered[-ENDS:]", "ordered[:ENDS]"),
+        ("if every or len(clients)", "if len(clients)"),
     ),
     *edits(
         "training/packing.py",
