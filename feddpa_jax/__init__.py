@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from feddpa_jax.report import plot_scores as plot
     from feddpa_jax.report import write_report
     from feddpa_jax.run.answering import Answer
+    from feddpa_jax.run.rescoring import rescore
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
     from feddpa_jax.types import Client, Example, Federation, UserError
@@ -103,6 +104,7 @@ _HOMES = {
     "partition": "partitioning.partition",
     "partitioners": "partitioning.partitioner",
     "plot": "report",
+    "rescore": "run.rescoring",
     "rules": "weighting.rule",
     "templates": "data.templates",
     "write_population": "data.population_writer",
@@ -167,6 +169,7 @@ __all__ = [
     "partition",
     "partitioners",
     "plot",
+    "rescore",
     "rules",
     "templates",
     "write_population",

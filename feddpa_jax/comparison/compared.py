@@ -189,7 +189,7 @@ class Comparison:
         """One row per metric, method and mode: P, TTP, differences, intervals, costs.
 
         Columns such as `P_over_clients_low` are the ends of intervals, and those of `P_minus` the
-        ends of the difference's; NaN where there is no interval.
+        ends of the difference's to the method in `against`; NaN where there is no interval.
         """
         import pandas
 
@@ -204,6 +204,7 @@ class Comparison:
                     "mode": row.mode,
                     "answers": row.answers,
                     "seeds": len(self.seeds),
+                    "against": self.against,
                     **_columns(row.scores.get(metric, {}), ""),
                     **_columns(row.minus.get(metric, {}), "_minus"),
                     **costs[row.method],

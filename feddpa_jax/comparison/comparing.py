@@ -39,11 +39,19 @@ class _Run:
     instances: tuple[str, ...]
 
     @property
-    def done(self) -> int:
+    def saved(self) -> int:
         """How many rounds are saved."""
         run = self.experiment.run
         saved = [] if run is None else rounds_saved(run.checkpoints)
         return saved[-1] + 1 if saved else 0
+
+    @property
+    def done(self) -> int:
+        """The same, or how many there were before an evaluated run's checkpoints were removed."""
+        run = self.experiment.run
+        if self.saved or run is None or not (run.evaluation / "summary.json").exists():
+            return self.saved
+        return len(read_history(run.path))
 
 
 def compare(
@@ -209,7 +217,7 @@ def _finish(run: _Run, modes: Modes, pace: Pace) -> FinishedRun:
             every=modes == "all",
             instances=run.instances,
         )
-    pace.next("is done" if scores else "is trained" if run.done > last else "trains")
+    pace.next("is done" if scores else "is trained" if run.saved > last else "trains")
     lines: Sequence[Mapping[str, Any]] = ()
     if scores is None:
         # Of a trained run there is no round left, but perhaps something that a kill left behind.

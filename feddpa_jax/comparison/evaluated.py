@@ -10,7 +10,7 @@ from feddpa_jax.comparison.finished import Scores, read_scores
 from feddpa_jax.config import Config
 from feddpa_jax.evaluate.results import digest
 from feddpa_jax.files.disk import to_json
-from feddpa_jax.files.result_files import own_names
+from feddpa_jax.files.result_files import own_names, read_rules
 from feddpa_jax.run.folder import EVALUATION, RunFolder, results_of
 from feddpa_jax.run.history import parse_lines
 from feddpa_jax.run.inputs import Prepared, encode
@@ -56,7 +56,7 @@ def saved_scores(
         if summary is None:
             return None
         why = _unfit(run, summary, config, last, every)
-        if not why and _own_rules(run) != _own_rules_now(config, summary):
+        if not why and read_rules(run.evaluation) != _own_rules_now(config, summary):
             why = "weighting.rule has changed"
         if not why:
             scores = _read(run, summary)
@@ -96,13 +96,6 @@ def _unfit(
     if missing := [metric for metric in config.eval.metrics if metric not in known]:
         return f"without the metric {missing[0]}"
     return ""
-
-
-def _own_rules(run: RunFolder) -> dict[str, bytes]:
-    """The copies of the files that the evaluation's own rules came from."""
-    folder = run.evaluation / "rules"
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {file.name: file.read_bytes() for file in files if file.suffix == ".py"}
 
 
 def _own_rules_now(config: Config, summary: Mapping[str, Any]) -> dict[str, bytes]:

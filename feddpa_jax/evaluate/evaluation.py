@@ -37,26 +37,16 @@ from feddpa_jax.weighting.settings import WeightingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is evaluated on what.
+class Questions:
+    """Who answers what.
 
     Attributes:
       clients: their names and tasks.
-      training: each client's tokenized examples, the source of its support.
       instances: the test instances, I of them.
-      tokenized: the same, tokenized.
-      tokenizer: the model's.
-      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
-      held: each client's examples that the weighting rule learns from, where it does.
     """
 
     clients: Sequence[Client]
-    training: Sequence[tuple[TokenizedExample, ...]]
     instances: tuple[Example, ...]
-    tokenized: tuple[TokenizedExample, ...]
-    tokenizer: Tokenizer
-    dreams: tuple[TokenizedExample, ...] = ()
-    held: tuple[tuple[TokenizedExample, ...], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +69,25 @@ class Setting:
 
 def _among(own: Sequence[str], names: Sequence[str]) -> list[bool]:
     return [name in own for name in names]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(Questions):
+    """What is evaluated on what.
+
+    Attributes:
+      training: each client's tokenized examples, the source of its support.
+      tokenized: the instances, tokenized.
+      tokenizer: the model's.
+      dreams: made-up prompts, where the weighting rule asks for them (see `dreams`).
+      held: each client's examples that the weighting rule learns from, where it does.
+    """
+
+    training: Sequence[tuple[TokenizedExample, ...]]
+    tokenized: tuple[TokenizedExample, ...]
+    tokenizer: Tokenizer
+    dreams: tuple[TokenizedExample, ...] = ()
+    held: tuple[tuple[TokenizedExample, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

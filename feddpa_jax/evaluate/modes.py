@@ -108,7 +108,9 @@ class ModeWeights:
         """The same with layers averaged, [C, I]."""
         if self.local_CI.ndim == 2:
             return self
-        similarity = None if self.similarity_CI is None else self.similarity_CI.mean(axis=-1)
+        similarity = self.similarity_CI
+        if similarity is not None and similarity.ndim == 3:
+            similarity = similarity.mean(axis=-1)
         return ModeWeights(self.global_CI.mean(axis=-1), self.local_CI.mean(axis=-1), similarity)
 
 

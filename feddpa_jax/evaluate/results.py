@@ -11,7 +11,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.evaluate.estimating import Summary, summarize
-from feddpa_jax.evaluate.evaluation import ModeResult, Setting
+from feddpa_jax.evaluate.evaluation import ModeResult, Questions
 from feddpa_jax.evaluate.metrics import METRICS, about
 from feddpa_jax.evaluate.most_common import most_common_scores
 from feddpa_jax.evaluate.personalization import Tasks
@@ -68,7 +68,7 @@ class Evaluation:
     differences: Mapping[str, Mapping[str, Summary]]
     weights: Mapping[str, float]
     results: Mapping[str, ModeResult]
-    setting: Setting
+    setting: Questions
     most_common: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
     gains: Mapping[str, Mapping[str, Summary]] = dataclasses.field(default_factory=dict)
 
@@ -136,7 +136,7 @@ class Evaluation:
 
 def make_evaluation(
     results: Mapping[str, ModeResult],
-    setting: Setting,
+    setting: Questions,
     *,
     settings: Mapping[str, Any],
 ) -> Evaluation:
@@ -152,7 +152,9 @@ def make_evaluation(
     }
     differences = {
         f"{mode} - {other}": {
-            name: summary(name, scores_CI - results[other].scores_CI[name], paired=True)
+            name: summary(
+                name, scores_CI - results[other].scores_CI[name].astype(float), paired=True
+            )
             for name, scores_CI in results[mode].scores_CI.items()
         }
         for mode, other, _ in comparisons(settings.get("answers_with"))
@@ -229,6 +231,13 @@ def _summary(found: Evaluation) -> dict[str, Any]:
     }
 
 
+def settings_in(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What describes an evaluation (`Evaluation.settings`) in the content of its summary.json."""
+    made = ("tasks", "own_tasks", "modes", "differences", "mean_local_weight")
+    made += ("most_common_answer", "gains", "metrics")
+    return {name: value for name, value in summary.items() if name not in made}
+
+
 def _matrix(summary: Summary, clients: Sequence[str], tasks: Tasks) -> dict[str, dict[str, float]]:
     return {
         client: dict(zip(tasks.names, row.tolist(), strict=True))
@@ -251,7 +260,7 @@ def digest(example: Example) -> str:
 
 
 def _instance_lines(
-    results: Mapping[str, ModeResult], setting: Setting
+    results: Mapping[str, ModeResult], setting: Questions
 ) -> Iterator[dict[str, Any]]:
     digests = [digest(example) for example in setting.instances]
     for mode, result in results.items():

@@ -1,6 +1,7 @@
 """A round of any method: its phases, one after the other, and the server's step behind each."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,8 @@ from feddpa_jax.training.rows import Chunk
 from feddpa_jax.training.step import Frozen
 from feddpa_jax.training.stopping import train_until_best
 from feddpa_jax.types import client_id
+
+_log = logging.getLogger(__name__)
 
 
 class Federation(NamedTuple):
@@ -203,6 +206,11 @@ class _Phase(NamedTuple):
         """Finds a chunk's parts without gradients; told are the losses before and after."""
         engine, mesh = self.federation.engine, self.federation.engine.mesh
         chunk = chunk._replace(blocks=tuple(chunk.blocks))
+        # It trains on nothing, so the bar of trained tokens stands still meanwhile.
+        _log.info(
+            f"{self.phase.name}: searches without gradients, {len(chunk.members)} clients with at "
+            f"most {search.examples} examples each; this may take minutes"
+        )
 
         def losses(values_C: Any) -> np.ndarray:
             on_mesh = put(values_C, mesh, CLIENTS)

@@ -32,6 +32,13 @@ def write_results(
         manifest.write_set(folder, {**own, **files})
 
 
+def read_rules(folder: Path) -> dict[str, bytes]:
+    """The copies of the rules' files in a folder that `write_results` wrote, by name."""
+    place = folder / "rules"
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return {file.name: file.read_bytes() for file in files if file.suffix == ".py"}
+
+
 def own_names(paths: Iterable[str]) -> list[str]:
     """Names for copies of users' Python files, without the ending.
 

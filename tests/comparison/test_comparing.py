@@ -75,6 +75,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def numbers(found: fd.Comparison) -> list[Any]:
     """Everything in the table but the time that it took."""
     frame = found.to_pandas().drop(columns="seconds")
+    assert set(frame["against"]) == {found.against}
     return json.loads(str(frame.to_json(orient="records")))
 
 
@@ -101,6 +102,20 @@ def test_a_finished_comparison_is_only_read(
     few = fd.compare(config, "local,fedit", seeds=1, out=folder, base=base)
     assert (few.methods, few.seeds, trained) == (("local", "fedit"), (1,), [])
     assert few["nll"]["local"]["P"].by_seed == again["nll"]["local"]["P"].by_seed[1:]
+
+
+def test_evaluated_runs_need_no_checkpoints(
+    folder: Path, found: fd.Comparison, config: fd.Config, base, trained: list[str], tmp_path: Path
+):
+    """They may be removed to save space: what is compared is in the evaluations."""
+    leave = shutil.ignore_patterns("checkpoints", "clients")
+    shutil.copytree(folder, tmp_path / "small", ignore=leave)
+    again = fd.compare(config, METHODS, seeds=[0, 1], out=tmp_path / "small", base=base)
+    assert (numbers(again), trained) == (numbers(found), [])
+    # Without the evaluation there is nothing left of a run but to train it again.
+    shutil.rmtree(tmp_path / "small" / "fedit" / "seed_0" / "eval")
+    again = fd.compare(config, METHODS, seeds=[0, 1], out=tmp_path / "small", base=base)
+    assert (numbers(again), trained) == (numbers(found), ["rounds fedit 0", "evaluate fedit 0"])
 
 
 def test_memory_gives_the_same_numbers(found: fd.Comparison, config: fd.Config, base: fd.Base):

@@ -62,7 +62,13 @@ def tokenize(examples):
 
 def setting() -> Setting:
     clients = (Client("anna", TRAIN[0]), Client("ben", TRAIN[1]))
-    return Setting(clients, tuple(map(tokenize, TRAIN)), TEST, tokenize(TEST), TOKENIZER)
+    return Setting(
+        clients,
+        TEST,
+        training=tuple(map(tokenize, TRAIN)),
+        tokenized=tokenize(TEST),
+        tokenizer=TOKENIZER,
+    )
 
 
 def run(**changes):
@@ -187,7 +193,7 @@ def test_answers_known_from_scores_are_what_decoding_gives():
     again = evaluate(
         MODEL,
         ADAPTERS,
-        Setting(setting().clients, setting().training, own, tokenize(own), TOKENIZER),
+        dataclasses.replace(setting(), instances=own, tokenized=tokenize(own)),
         modes=("global",),
         metrics=("rouge1", "exact_match"),
         weighting=WeightingSettings(support=3),
@@ -205,7 +211,7 @@ def exact_matches(instances, tokenized, **changes) -> dict[tuple[str, ...], np.n
         "fixed": 0.5,
         "decoding": Decoding(max_new_tokens=4, batch_tokens=512),
     }
-    about = Setting(setting().clients, setting().training, instances, tokenized, TOKENIZER)
+    about = dataclasses.replace(setting(), instances=instances, tokenized=tokenized)
     return {
         metrics: evaluate(MODEL, ADAPTERS, about, metrics=metrics, **(options | changes))[
             "global"

@@ -1,0 +1,77 @@
+"""What a piece of the paper's schedule keeps for the next one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import pieces
+
+RUNS = ["d/first/seed_0", "d/second/seed_0", "d/half/seed_0", "d/not_begun/seed_0"]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Two evaluated runs and one with a round; a checkpoint has 30,000 bytes."""
+    work, rng = tmp_path / "work", np.random.default_rng(0)
+    for name in RUNS[:3]:
+        run = work / name
+        (run / "checkpoints" / "0").mkdir(parents=True)
+        (run / "checkpoints" / "0" / "state").write_bytes(rng.bytes(30_000))
+        (run / "config.yaml").write_text("seed: 0\n")
+        (run / "metrics.jsonl").write_text('{"round": 0}\n')
+    for name in RUNS[:2]:
+        (work / name / "eval").mkdir()
+        (work / name / "eval" / "summary.json").write_text(f'"{name}"')
+    return work
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("most", "without"), [(10**6, []), (70_000, ["d/second/seed_0"]), (0, RUNS[:2])]
+)
+def test_all_but_adapters_that_do_not_fit_comes_back(work, tmp_path, most, without):
+    pieces.pack(work, RUNS, tmp_path / "out", most)
+    kept = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert kept <= max(most, 35_000)
+    pieces.unpack(tmp_path / "out", tmp_path / "next")
+    lost = [f"{name}/checkpoints/0/state" for name in without]
+    expected = {name: what for name, what in content(work).items() if name not in lost}
+    assert content(tmp_path / "next") == expected
+
+
+def test_a_run_that_is_there_stays_and_a_finished_one_is_not_packed_over(work, tmp_path):
+    out = tmp_path / "out"
+    pieces.pack(work, RUNS, out)
+    half = work / RUNS[2]
+    (half / "metrics.jsonl").write_text('{"round": 0}\n{"round": 1}\n')
+    pieces.unpack(out, work)
+    assert (half / "metrics.jsonl").read_text().count("\n") == 2
+    pieces.pack(work, RUNS, out)
+    # What is left of a finished run that was damaged here does not replace what was kept.
+    (work / RUNS[0] / "eval" / "summary.json").unlink()
+    pieces.pack(work, RUNS, out)
+    pieces.unpack(out, tmp_path / "next")
+    assert (tmp_path / "next" / RUNS[2] / "metrics.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "next" / RUNS[0] / "eval" / "summary.json").exists()
+
+
+def test_the_plan_has_every_method_and_three_seeds_of_four(tmp_path):
+    from feddpa_jax import methods
+
+    runs = {name for case in pieces.paper_plan() for name in case.runs()}
+    assert len(runs) == 2 * (len(list(methods)) + 2 * 4)
+    for case in pieces.paper_plan():
+        assert (pieces.ROOT / case.config[0]).exists()
+        assert str(tmp_path / case.name) in case.command(tmp_path)
+
+
+def test_without_time_it_lists_what_is_left(tmp_path, capsys):
+    places = [str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert pieces.main([*places, "--tiny", "--seconds", "0"]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "left: tiny/fedit/seed_0, 0 rounds done"
+    assert shown[-1].startswith("0 of 2 runs are evaluated")
