@@ -35,7 +35,10 @@ TINY: dict[str, list[str]] = {
         *("--mesh.clients", "1"),
     ]
 }
-PARITY = ("tests/parity/test_transformers_logits.py", "tests/parity/test_feddpa_oracle.py")
+PARITY = (
+    *("tests/parity/test_transformers_logits.py", "tests/parity/test_feddpa_oracle.py"),
+    "tests/models/test_attention.py",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -73,6 +73,13 @@ class ModelSection:
         Literal["auto", "float32", "bfloat16"],
         doc("of products; auto: bfloat16 where the device computes it fast, else float32"),
     ] = "auto"
+    attention: Annotated[
+        Literal["auto", "explicit", "cudnn", "splash"],
+        doc(
+            "of training: the explicit form, or a fused kernel of NVIDIA (cudnn) or TPUs (splash); "
+            "auto: what suits the device"
+        ),
+    ] = "auto"
     remat: Annotated[bool, doc("recompute layers in the backward pass: less memory, slower")] = (
         False
     )

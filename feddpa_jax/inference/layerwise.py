@@ -252,6 +252,7 @@ def _layer(
         layer=0,  # Numbers dropout masks, and there is no dropout.
         position_BT=position_BT,
         **sight._asdict(),
+        backend="explicit",
         cache=cache,
         branches=branches,
     )

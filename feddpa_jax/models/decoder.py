@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from feddpa_jax.adapters.lora import Branch, layer_branches, weigh_tokens
 from feddpa_jax.devices.contraction import contract_frozen
+from feddpa_jax.models.attention import Backend
 from feddpa_jax.models.kv_cache import Cache, LayerCache
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
 from feddpa_jax.models.model_config import ModelConfig
@@ -82,10 +83,12 @@ class Sight(NamedTuple):
     Attributes:
       rotary: cosine and sine of every position's rotations, each [B, T, 1, H/2].
       mask_BTS: what each query sees.
+      segment_BT: packed rows' segments; None: the mask is all that is known.
     """
 
     rotary: tuple[jax.Array, jax.Array]
     mask_BTS: jax.Array
+    segment_BT: jax.Array | None
 
 
 class Sights(NamedTuple):
@@ -116,6 +119,7 @@ class Decoder(nnx.Module):
         position_BT: jax.Array,
         mask_BTS: jax.Array,
         slots: int | None,
+        segment_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, "Sights"]:
         """What the first layer is given, and what layers see.
 
@@ -134,7 +138,9 @@ class Decoder(nnx.Module):
             local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
             if config.local_rope is not None:
                 local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
-        return x_BTD, Sights(Sight(rotary, mask_BTS), Sight(local_rotary, local_mask_BTS))
+        return x_BTD, Sights(
+            Sight(rotary, mask_BTS, segment_BT), Sight(local_rotary, local_mask_BTS, segment_BT)
+        )
 
     def hidden(
         self,
@@ -143,15 +149,17 @@ class Decoder(nnx.Module):
         mask_BTS: jax.Array,
         branches: Sequence[Branch],
         cache: Cache | None,
+        segment_BT: jax.Array | None,
         remat: bool,
         gathered: bool,
+        backend: Backend,
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
         chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
         chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
         slots = None if cache is None else cache[0].k_BKSH.shape[2]
-        x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, slots)
+        x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, slots, segment_BT)
         caches, states = [], []
         for index, own in enumerate(layer_branches(branches, config.layers)):
             definition, parameters = nnx.split(self.layers[index])
@@ -162,6 +170,7 @@ class Decoder(nnx.Module):
                 layer=index,
                 position_BT=position_BT,
                 **sights.of_layer(index, config)._asdict(),
+                backend=backend,
                 cache=None if cache is None else cache[index],
             )
             if remat:
@@ -188,11 +197,13 @@ class Model:
       params: nested dictionary of arrays (see `parameter_shapes` for the paths).
       definition: the module's structure (static).
       config: its sizes (static).
+      attention: how packed rows are computed where their segments are given (static).
     """
 
     params: dict[str, Any]
     definition: Any = flax.struct.field(pytree_node=False)
     config: ModelConfig = flax.struct.field(pytree_node=False)
+    attention: Backend = flax.struct.field(pytree_node=False, default="explicit")
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -216,6 +227,7 @@ class Model:
         branches: Sequence[Branch] = (),
         cache: Cache | None = None,
         *,
+        segment_BT: Int[Array, "B T"] | None = None,
         remat: bool = False,
         gathered: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
@@ -227,6 +239,8 @@ class Model:
           mask_BTS: what each query may see: other tokens of the row, or the cache's slots.
           branches: adapters of the rows.
           cache: keys and values so far, or None to attend within the rows.
+          segment_BT: packed rows' segments, of which the mask is `causal_mask`: fused kernels need
+            them. None: attention is explicit.
           remat: keep no activations for the backward pass; compute each layer again.
           gathered: the parameters are split over the mesh, and a layer's are made whole where it is
             computed; with `remat` they are split again until the backward pass.
@@ -235,7 +249,8 @@ class Model:
           float32 hidden states, and the cache with these tokens added (None without a cache).
         """
         states, cache = self.module().hidden(
-            tokens_BT, position_BT, mask_BTS, branches, cache, remat, gathered
+            *(tokens_BT, position_BT, mask_BTS, branches, cache, segment_BT),
+            *(remat, gathered, self.attention),
         )
         return states[-1], cache
 
@@ -251,7 +266,7 @@ class Model:
         Args: as of `hidden`.
         """
         states, _ = self.module().hidden(
-            tokens_BT, position_BT, mask_BTS, branches, None, False, False
+            *(tokens_BT, position_BT, mask_BTS, branches, None, None, False, False, "explicit")
         )
         return states
 

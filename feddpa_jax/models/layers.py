@@ -1,20 +1,20 @@
 """The parts of a decoder: frozen linear map, RMS norm, rotary attention, gated MLP.
 
-Touvron et al., *LLaMA* (arXiv 2302.13971); grouped-query attention: Ainslie et al. (arXiv
-2305.13245); rotary embedding: Su et al. (arXiv 2104.09864). Products take operands in the weights'
-dtype and give float32; norms, rotations, softmax and the residual stream are float32.
+Touvron et al., *LLaMA* (arXiv 2302.13971); rotary embedding: Su et al. (arXiv 2104.09864). Products
+take operands in the weights' dtype and give float32; norms, rotations, softmax and the residual
+stream are float32.
 """
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from feddpa_jax.adapters.lora import Branch, delta
-from feddpa_jax.devices.contraction import contract, contract_frozen
+from feddpa_jax.devices.contraction import contract_frozen
+from feddpa_jax.models.attention import Backend, attend
 from feddpa_jax.models.kv_cache import LayerCache, write
 from feddpa_jax.models.model_config import ModelConfig, Rope
 
@@ -72,34 +72,6 @@ def rotate(x_BTNH: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
     )
 
 
-def attend(
-    q_BTNH: Float[Array, "B T N H"],
-    k_BKSH: Float[Array, "B K S H"],
-    v_BKSH: Float[Array, "B K S H"],
-    mask_BTS: Bool[Array, "B T S"],
-    *,
-    scale: float,
-) -> Float[Array, "B T N*H"]:
-    """Grouped-query attention; each key/value head serves G = N/K neighbouring query heads.
-
-    Scores are `scale` times the products of queries and keys. The products run on [B*K, G*T, H]
-    operands, the form that CPUs multiply fastest.
-    """
-    B, T, N, H = q_BTNH.shape
-    K, S = k_BKSH.shape[1:3]
-    chex.assert_shape([k_BKSH, v_BKSH], (B, K, S, H))
-    chex.assert_shape(mask_BTS, (B, T, S))
-    chex.assert_is_divisible(N, K)
-    G = N // K
-    dtype = k_BKSH.dtype
-    q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-    score_XQS = contract("XQH,XSH->XQS", q_XQH * scale, k_BKSH.reshape(B * K, S, H), dtype)
-    score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
-    weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
-    out_XQH = contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype)
-    return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
-
-
 class Attention(nnx.Module):
     """Causal self-attention with rotary positions."""
 
@@ -120,6 +92,8 @@ class Attention(nnx.Module):
         position_BT: jax.Array,
         rotary: tuple[jax.Array, jax.Array],
         mask_BTS: jax.Array,
+        segment_BT: jax.Array | None,
+        backend: Backend,
         branches: Sequence[Branch],
         layer: int,
         cache: LayerCache | None,
@@ -142,7 +116,13 @@ class Attention(nnx.Module):
             cache = write(cache, k_BTKH, v_BTKH, position_BT)
             k_BKSH, v_BKSH = cache
         scale = self.config.query_scale or self.config.head_dim**-0.5
-        out_BTE = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, scale=scale)
+        window = self.config.window if layer in self.config.local_layers else None
+        out_BTE = attend(
+            *(q_BTNH, k_BKSH, v_BKSH, mask_BTS, segment_BT),
+            scale=scale,
+            window=window,
+            backend=backend,
+        )
         return self.o_proj(out_BTE, branches, layer=layer), cache
 
 

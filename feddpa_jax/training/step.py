@@ -155,6 +155,7 @@ def client_losses(
         rows.position_BT,
         causal_mask(rows.segment_BT),
         branches,
+        segment_BT=rows.segment_BT,
         remat=remat,
         gathered=gathered,
     )
@@ -328,7 +329,9 @@ def make_step(
     step = functools.partial(_compute_block, losses, finish, splits_rows)
     own, all_ = PartitionSpec(CLIENTS), PartitionSpec()
     beside: Any = Frozen(*cast(Any, (all_, own)))
-    shards = {"mesh": mesh, "out_specs": own, "axis_names": {CLIENTS}, "check_vma": False}
+    # A kernel for TPUs wants every axis of the mesh to itself; an axis of one device costs nothing.
+    manual = {CLIENTS} if mesh.shape[MODEL] > 1 else {CLIENTS, MODEL}
+    shards = {"mesh": mesh, "out_specs": own, "axis_names": manual, "check_vma": False}
     return Step(
         start=jax.jit(
             functools.partial(start_training, init_moments=tx.init),

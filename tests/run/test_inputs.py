@@ -30,3 +30,11 @@ def test_the_widest_adapted_map_limits_the_rank():
     prepare(load_config(None, [*TINY, *targets, "--lora.rank", "64"]), weights=False)
     with pytest.raises(UserError, match=r"lora\.rank: 65 is more than the 64 rows"):
         prepare(load_config(None, [*TINY, *targets, "--lora.rank", "65"]), weights=False)
+
+
+def test_attention_that_the_devices_do_not_have_is_refused():
+    for asked in ("cudnn", "splash"):
+        with pytest.raises(UserError, match=f"model.attention: {asked} does not serve cpu devices"):
+            prepare(load_config(None, [*TINY, "--model.attention", asked]), weights=False)
+    prepared = prepare(load_config(None, [*TINY, "--model.attention", "explicit"]), weights=False)
+    assert prepared.base.model.attention == "explicit"

@@ -36,8 +36,7 @@ def run(tmp_path):
         "instance": ModeWeights(1 - local_CIL, local_CIL, similarity_CI),
     }
     texts_CI = [
-        [e.output if rng.random() < 0.5 else "no 😀\u2028" for e in DATA.test]
-        for _ in range(C)
+        [e.output if rng.random() < 0.5 else "no 😀\u2028" for e in DATA.test] for _ in range(C)
     ]
     results = {
         mode: ModeResult(

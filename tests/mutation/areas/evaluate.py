@@ -147,7 +147,7 @@ ENTRIES = [
             "ModeWeights(self.global_CI.mean(axis=-1), self.local_CI.mean(axis=-1), similarity)",
             "ModeWeights(self.local_CI.mean(axis=-1), self.global_CI.mean(axis=-1), similarity)",
         ),
-        ("self.similarity_CI.mean(axis=-1)", "self.similarity_CI[..., 0]"),
+        ("similarity.mean(axis=-1)", "similarity[..., 0]"),
     ),
     *edits(
         "evaluate/evaluation.py",

@@ -1,0 +1,189 @@
+"""Attention over rows: the explicit form, and fused kernels of NVIDIA's cuDNN and of TPUs.
+
+Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245; kernels that
+never form the scores: Dao et al., *FlashAttention*, arXiv 2205.14135. The explicit form is what
+CPUs run and what the others are tested against. Fused kernels serve packed rows, whose tokens see
+earlier tokens of their own segment; a step that reads a cache is always explicit.
+"""
+
+import functools
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from feddpa_jax.devices.contraction import contract
+
+Backend = Literal["explicit", "cudnn", "splash"]
+# The sides of a TPU kernel's blocks: a multiple of the first, at most the second.
+LANES, MOST_BLOCK = 128, 512
+
+
+def backend_for(platform: str, dtype: DTypeLike, head_dim: int, *, split: bool = False) -> Backend:
+    """The fastest backend that serves.
+
+    Args:
+      platform: of the devices: "cpu", "gpu" or "tpu".
+      dtype: of the model's kernels.
+      head_dim: size of a head.
+      split: whether the base or the rows are split over several devices; kernels are not.
+
+    >>> backend_for("gpu", jnp.bfloat16, 64), backend_for("cpu", jnp.bfloat16, 64)
+    ('cudnn', 'explicit')
+    """
+    short = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    if split or not short:
+        return "explicit"
+    if platform == "gpu" and head_dim % 8 == 0 and head_dim <= 128:
+        return "cudnn"
+    return "splash" if platform == "tpu" else "explicit"
+
+
+def attend(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BKSH: Float[Array, "B K S H"],
+    v_BKSH: Float[Array, "B K S H"],
+    mask_BTS: Bool[Array, "B T S"],
+    segment_BT: Int[Array, "B T"] | None = None,
+    *,
+    scale: float,
+    window: int | None = None,
+    backend: Backend = "explicit",
+) -> Float[Array, "B T N*H"]:
+    """Grouped-query attention; each key/value head serves G = N/K neighbouring query heads.
+
+    Scores are `scale` times the products of queries and keys. Queries that see nothing (padding)
+    give finite numbers, and gradients that are finite.
+
+    Args:
+      q_BTNH: queries, float32.
+      k_BKSH: keys, in the dtype of the products.
+      v_BKSH: values, likewise.
+      mask_BTS: what each query sees; in packed rows earlier tokens of its own segment and itself.
+      segment_BT: packed rows' segments, 0 for padding; None: the mask is all that is known.
+      scale: of the scores.
+      window: how many of the last positions a query sees, its own among them; None for all.
+      backend: that of the model; explicit wherever the segments are not known.
+    """
+    B, T, N, H = q_BTNH.shape
+    K, S = k_BKSH.shape[1:3]
+    chex.assert_shape([k_BKSH, v_BKSH], (B, K, S, H))
+    chex.assert_shape(mask_BTS, (B, T, S))
+    chex.assert_is_divisible(N, K)
+    q_BTNH = q_BTNH * scale
+    if segment_BT is None or backend == "explicit":
+        return _explicit(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
+    q_BTNH = q_BTNH.astype(k_BKSH.dtype)
+    if backend == "cudnn":
+        out_BTNH = cudnn(q_BTNH, k_BKSH, v_BKSH, mask_BTS)
+    else:
+        out_BTNH = splash(q_BTNH, k_BKSH, v_BKSH, segment_BT, window)
+    return out_BTNH.astype(jnp.float32).reshape(B, T, N * H)
+
+
+def _explicit(
+    q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: Bool[Array, "B T S"]
+) -> jax.Array:
+    """The products run on [B*K, G*T, H] operands, the form that CPUs multiply fastest."""
+    B, T, N, H = q_BTNH.shape
+    K, S = k_BKSH.shape[1:3]
+    G, dtype = N // K, k_BKSH.dtype
+    q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
+    score_XQS = contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype)
+    score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
+    weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
+    out_XQH = contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype)
+    return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
+
+
+def cudnn(
+    q_BTNH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    mask_BTS: jax.Array,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> jax.Array:
+    """The kernel of cuDNN, [B, T, N, H]; queries are scaled and in the keys' dtype.
+
+    Every token sees itself besides: rows of the mask that are empty (padding) gave values that are
+    not finite.
+    """
+    T = q_BTNH.shape[1]
+    mask_BTS = mask_BTS | jnp.eye(T, dtype=bool)[None]
+    return jax.nn.dot_product_attention(
+        q_BTNH,
+        k_BKSH.swapaxes(1, 2),
+        v_BKSH.swapaxes(1, 2),
+        mask=mask_BTS[:, None],
+        scale=1.0,
+        implementation=implementation,
+    )
+
+
+def splash(
+    q_BTNH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    segment_BT: jax.Array,
+    window: int | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """JAX's kernel for TPUs, [B, T, N, H]; queries are scaled and in the keys' dtype.
+
+    Rows are filled up to whole blocks with tokens of segment 0, which see each other alone.
+
+    Args:
+      q_BTNH: queries.
+      k_BKSH: keys.
+      v_BKSH: values.
+      segment_BT: the segments.
+      window: as of `attend`.
+      interpret: run the kernel's operations one by one, on any device: slow, for tests.
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BKSH.shape[1]
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
+    more = -T % LANES
+
+    def filled(x: jax.Array, axis: int) -> jax.Array:
+        widths = [(0, more if place == axis else 0) for place in range(x.ndim)]
+        return jnp.pad(x, widths)
+
+    kernel = _splash_kernel(T + more, N // K, window, interpret)
+    q_BKGTH = filled(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), 3)
+    segment_BT = filled(segment_BT, 1)
+    # One kernel call a row and key/value head, with the G query heads that it serves.
+    heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+    out_BKGTH = jax.vmap(heads)(
+        q_BKGTH, filled(k_BKSH, 2), filled(v_BKSH, 2), SegmentIds(segment_BT, segment_BT)
+    )
+    return out_BKGTH[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+@functools.lru_cache(maxsize=32)
+def _splash_kernel(length: int, group: int, window: int | None, interpret: bool) -> Any:
+    """The kernel of one key/value head and its queries: [G, T, H], [T, H], [T, H] -> [G, T, H]."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as tpu
+
+    shape = (length, length)
+    mask = tpu.CausalMask(shape)
+    if window is not None:
+        mask = tpu.LocalMask(shape, (window - 1, 0), 0)
+    side = max(block for block in range(LANES, MOST_BLOCK + 1, LANES) if length % block == 0)
+    blocks = tpu.BlockSizes(
+        block_q=side,
+        block_kv=side,
+        block_q_dkv=side,
+        block_kv_dkv=side,
+        block_q_dq=side,
+        block_kv_dq=side,
+    )
+    # Its tables of blocks are computed now, not within a program that is being traced.
+    with jax.ensure_compile_time_eval():
+        return tpu.make_splash_mqa_single_device(
+            tpu.MultiHeadMask([mask] * group), block_sizes=blocks, interpret=interpret
+        )
