@@ -89,8 +89,7 @@ def search(
     rules = _rules(options.rules)
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
-    prepared, chosen, drawn = _drawn(prepared, members, options.cells, config.seed)
-    own = adapters(chosen)
+    prepared, own, drawn = _drawn(prepared, adapters, members, options.cells, config.seed)
     given = find_material(
         config,
         prepared,
@@ -108,9 +107,8 @@ def search(
     grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
     tried = try_all(rules, options.by, grid, given, paper, options.keep, on_progress)
-    best = tried.best
+    best, exactly = tried.best, _run_exactly(tried.best, options.exact)
     references = find_references(given.collected, given.choosing, options.by)
-    exactly = _run_exactly(best, options.exact)
     findings = [
         _exact(config, prepared, own, given, found, on_progress)
         if found.candidate.settings and found.candidate.label in exactly
@@ -139,9 +137,13 @@ def search(
 
 
 def _drawn(
-    prepared: Prepared, members: np.ndarray | None, cells: int, seed: int
-) -> tuple[Prepared, np.ndarray | None, Drawn | None]:
-    """The part of a run that is looked at, its clients by index, and what was drawn of it.
+    prepared: Prepared,
+    adapters: Callable[[np.ndarray | None], Adapters],
+    members: np.ndarray | None,
+    cells: int,
+    seed: int,
+) -> tuple[Prepared, Adapters, Drawn | None]:
+    """The part of a run that is looked at, its clients' adapters, and what was drawn of it.
 
     Of all clients, or of these members; no others are read than those drawn.
     """
@@ -152,10 +154,10 @@ def _drawn(
         prompts_C = prompts_C[members]
     drawn = draw(federation, prompts_C.tolist(), most=cells, seed=seed)
     if drawn is None:
-        return (prepared if members is None else prepared.of(members)), members, None
+        return prepared if members is None else prepared.of(members), adapters(members), None
     _log.info(drawn.words())
     chosen = np.array(drawn.clients) if members is None else members[drawn.clients]
-    return part_of(prepared, drawn, chosen.tolist(), seed=seed), chosen, drawn
+    return part_of(prepared, drawn, chosen.tolist(), seed=seed), adapters(chosen), drawn
 
 
 def _content(

@@ -241,6 +241,19 @@ def decoding(config: Config, prepared: Prepared) -> Decoding:
     )
 
 
+def _disk_of(folder: Path | None) -> Path | None:
+    """The folder on a disk that a folder will be in; None if there is none."""
+    if folder is None or in_bucket(folder) or not folder.parent.is_dir():
+        return None
+    return folder.parent
+
+
+def _of_all(setting: Setting, prepared: Prepared, members: np.ndarray) -> Setting:
+    """That of all clients from that of a group; who they are is read when it is asked for."""
+    everyone = SomeClients(prepared.federation.clients, members)
+    return dataclasses.replace(setting, clients=everyone, training=(), held=())
+
+
 def evaluate_config(
     config: Config,
     prepared: Prepared,
@@ -279,9 +292,7 @@ def evaluate_config(
     dreams = made_up(config, prepared, weighting) if weighs else ()
     # Read before the work: a file may change, or go, meanwhile.
     files = RULES.sources([weighting.rule]) if weighs else {}
-    on_disk = folder is not None and not in_bucket(folder) and folder.parent.is_dir()
-    place = folder.parent if folder is not None and on_disk else None
-    joined, results, setting, counts = Joined(place), {}, None, TokenCounts()
+    joined, results, setting, counts = Joined(_disk_of(folder)), {}, None, TokenCounts()
     for number, group in enumerate(groups):
         some = prepared if group is None else prepared.of(group)
         held = learned_from(config, some, weighting) if weighs else ()
@@ -301,10 +312,7 @@ def evaluate_config(
             joined.add(results)
     assert setting is not None
     if members is not None and len(groups) > 1:
-        # Who they are is read when it is asked for.
-        everyone = SomeClients(prepared.federation.clients, members)
-        setting = dataclasses.replace(setting, clients=everyone, training=(), held=())
-        results = joined.results()
+        setting, results = _of_all(setting, prepared, members), joined.results()
     found = make_evaluation(
         results,
         setting,
