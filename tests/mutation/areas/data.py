@@ -41,6 +41,8 @@ ENTRIES = [
         ),
         ("str(sum(c.truncated for c in totals))", "str(sum(c.dropped for c in totals))"),
         ("tests.truncated} cut, {tests.dropped}", "tests.dropped} cut, {tests.truncated}"),
+        ("ordered[-ENDS:]", "ordered[:ENDS]"),
+        ("if every or len(clients)", "if len(clients)"),
     ),
     *edits(
         "training/packing.py",
@@ -287,6 +289,12 @@ ENTRIES = [
         "evaluate/groups.py",
         "run/test_populations.py",
         ("uniform(seed, np.array", "-uniform(seed, np.array"),
+    ),
+    *edits(
+        "evaluate/groups.py",
+        "evaluate/test_groups.py",
+        ("self._texts = self._texts or SpooledTexts", "self._texts = SpooledTexts"),
+        ('("global_CI", "local_CI", "similarity_CI")', '("global_CI", "local_CI")'),
     ),
     *edits(
         "training/prefetch.py",

@@ -108,7 +108,7 @@ ENTRIES = [
             '"local_weight": float(weights.global_CI[c, i])',
         ),
         ("float(weights.similarity_CI[c, i])", "float(weights.local_CI[c, i])"),
-        ("result.predictions_CI[c][i]", "result.predictions_CI[0][i]"),
+        ("result.predictions_CI[c] if", "result.predictions_CI[0] if"),
         ('"target": example.output', '"target": example.instruction'),
         ("{n: float(s[c, i])", "{n: float(s[0, i])"),
         (
