@@ -22,12 +22,12 @@ EXAMPLES, COHORT, ROUNDS = 30, 64, 20
 _WORDS = ("rain", "stone", "river", "paper", "green", "seven", "window", "letter", "small", "north")
 
 
-def write_file(file: Path, clients: int) -> None:
+def write_file(file: Path, clients: int, examples: int = EXAMPLES) -> None:
     """Writes JSON lines of so many clients, one after the other."""
     rng = np.random.default_rng(clients)
     with file.open("w") as text:
         for client in range(clients):
-            words = rng.integers(len(_WORDS), size=(EXAMPLES, 6))
+            words = rng.integers(len(_WORDS), size=(examples, 6))
             for row in words:
                 said = " ".join(_WORDS[word] for word in row)
                 record = {
@@ -39,7 +39,13 @@ def write_file(file: Path, clients: int) -> None:
                 text.write(json.dumps(record) + "\n")
 
 
-def configured(file: Path, clients: int, cohort: int = COHORT, rounds: int = ROUNDS) -> Any:
+def configured(
+    file: Path,
+    clients: int,
+    cohort: int = COHORT,
+    rounds: int = ROUNDS,
+    examples: int = EXAMPLES,
+) -> Any:
     """The configuration of the run."""
     from feddpa_jax import Config
 
@@ -50,7 +56,7 @@ def configured(file: Path, clients: int, cohort: int = COHORT, rounds: int = ROU
         fed={
             "rounds": rounds,
             "local_epochs": 1,
-            "batch_size": EXAMPLES,
+            "batch_size": examples,
             "micro_batch_size": None,
             "participation": cohort / clients,
             "clients_per_step": 16,
@@ -69,13 +75,13 @@ def memory(field: str) -> float:
     return int(fields[field].split()[0]) / 1024
 
 
-def one_run(file: Path, clients: int, out: Path) -> dict[str, Any]:
+def one_run(file: Path, clients: int, out: Path, examples: int) -> dict[str, Any]:
     """Trains in this process; says what it cost."""
     begun = time.perf_counter()
     from feddpa_jax import Experiment
 
     imported = time.perf_counter()
-    config = configured(file, clients)
+    config = configured(file, clients, examples=examples)
     run = Experiment.from_config(config, run_dir=out / "run")
     prepared = time.perf_counter()
     seconds, ends = [], []
@@ -99,40 +105,47 @@ def main() -> None:
     """Measures, and prints a line of JSON for each number of clients and turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", default="1000,100000")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="of each client")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps files and cache here")
     parser.add_argument("--one", nargs=3, metavar=("FILE", "CLIENTS", "OUT"))
     known = parser.parse_args()
     if known.one:
         file, clients, out = known.one
-        print(json.dumps(one_run(Path(file), int(clients), Path(out))))
+        print(json.dumps(one_run(Path(file), int(clients), Path(out), known.examples)))
         return
     with tempfile.TemporaryDirectory() as made:
         folder = known.folder or Path(made)
         folder.mkdir(exist_ok=True)
         numbers = [int(number) for number in known.clients.split(",")]
         for clients in numbers:
-            prepare(folder, clients)
+            prepare(folder, clients, known.examples)
         for turn in range(known.turns):
             for clients in numbers:
                 out = folder / f"run_{clients}_{turn}"
                 shutil.rmtree(out, ignore_errors=True)
                 command = [sys.executable, "-m", "benchmarks.populations", "--one"]
-                command += [str(folder / f"{clients}.jsonl"), str(clients), str(out)]
+                command += [str(file_of(folder, clients, known.examples)), str(clients), str(out)]
+                command += ["--examples", str(known.examples)]
                 print(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def prepare(folder: Path, clients: int) -> None:
+def file_of(folder: Path, clients: int, examples: int) -> Path:
+    """The flat file of so many clients."""
+    return folder / f"{clients}x{examples}.jsonl"
+
+
+def prepare(folder: Path, clients: int, examples: int) -> None:
     """Writes the file, and reads it into the cache; says how long the latter took."""
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.hf.load import load_base
     from feddpa_jax.run.inputs import prepare_values
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    file = folder / f"{clients}.jsonl"
+    file = file_of(folder, clients, examples)
     if not file.exists():
-        write_file(file, clients)
-    config = configured(file, clients)
+        write_file(file, clients, examples)
+    config = configured(file, clients, examples=examples)
     begun = time.perf_counter()
     data = load_federation(config.data.path, cache="on")
     read = time.perf_counter()

@@ -275,16 +275,17 @@ class Outcome(abc.ABC):
             parameters={} if parameters is None else dict(parameters),
         )
         members = evaluated_clients(self.config, self.prepared.names)
-        adapters, number = self._adapters(members)
+        _, number = self._adapters(None if members is None else members[:1])
         folder = None if self.run is None else self.run.path / LABORATORY
         with contextlib.ExitStack() as held:
             if folder is not None:
                 held.enter_context(hold(folder, "wait for it", _log.warning))
             return search(
                 self.config,
-                self.prepared if members is None else self.prepared.of(members),
-                adapters,
+                self.prepared,
+                lambda members: self._adapters(members)[0],
                 options,
+                members=members,
                 round_number=number,
                 folder=folder,
                 on_progress=self.on_progress,

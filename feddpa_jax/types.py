@@ -14,7 +14,7 @@ Trees carry their leading axes only: `local_C` is a tree whose leaves all start 
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -103,6 +103,49 @@ class ClientSequence(Sequence[Client]):
     names: tuple[str, ...]
 
 
+class SomeClients(ClientSequence):
+    """Some clients of a sequence, read as they are asked for.
+
+    Attributes:
+      whole: the sequence.
+      names: the names of those that are meant.
+
+    >>> anna, ben = Client("anna", ()), Client("ben", ())
+    >>> some = SomeClients((anna, ben), [1])
+    >>> some.names, some[0].name, len(some)
+    (('ben',), 'ben', 1)
+    """
+
+    def __init__(self, clients: Sequence[Client], members: Sequence[int] | np.ndarray):
+        """Args: the clients, and the indexes of those that are meant."""
+        names = names_of(clients)
+        self.whole, self._members = clients, [int(c) for c in members]
+        self.names = tuple(names[c] for c in self._members)
+
+    def __len__(self) -> int:
+        """The number of clients."""
+        return len(self._members)
+
+    @overload
+    def __getitem__(self, place: int) -> Client: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
+        """A client, or several."""
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        return self.whole[self._members[place]]
+
+
+def names_of(clients: Sequence[Client]) -> tuple[str, ...]:
+    """The clients' names; none that is not in memory is read."""
+    if isinstance(clients, ClientSequence):
+        return clients.names
+    return tuple(client.name for client in clients)
+
+
 def client_id(name: str) -> int:
     """A number that follows from a client's name alone; its randomness follows from it."""
     return zlib.crc32(name.encode())
@@ -151,9 +194,7 @@ class Federation:
     @property
     def names(self) -> tuple[str, ...]:
         """The clients' names."""
-        if isinstance(self.clients, ClientSequence):
-            return self.clients.names
-        return tuple(client.name for client in self.clients)
+        return names_of(self.clients)
 
 
 class TokenizedExample(NamedTuple):

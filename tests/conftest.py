@@ -29,8 +29,12 @@ from tests.selection import (
 )
 
 # Tiny models compute for microseconds and compile for seconds, so the compiler does not optimize.
+# Without its emitters for fusions, and with one piece of code a program, it takes half of the time.
 # `XLA_FLAGS= bash launch/test.sh` tests what users run.
-_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_FAST = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("XLA_FLAGS", _FAST)
 jax.config.update("jax_platforms", os.environ.setdefault("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
@@ -159,6 +163,15 @@ def _memory_ends_with_its_module() -> Iterator[None]:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+@pytest.fixture(scope="module")
+def shared_steps() -> Iterator[None]:
+    """Asked for by files with many alike experiments: the same phase is traced once."""
+    from tests.shared_steps import sharing_steps
+
+    with sharing_steps():
+        yield
 
 
 @pytest.fixture(scope="session")

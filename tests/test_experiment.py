@@ -17,6 +17,8 @@ from feddpa_jax.run import loop
 from feddpa_jax.run.folder import TRAINING
 from tests.small_experiment import Small, bits, saved, small
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Small:

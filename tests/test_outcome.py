@@ -20,6 +20,8 @@ import feddpa_jax as fd
 from feddpa_jax.hf.peft_format import read_adapter
 from tests.small_experiment import Small, bits, small
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 KINDS = ("instances", "clients", "all")
 
 

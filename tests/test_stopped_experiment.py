@@ -18,6 +18,8 @@ from feddpa_jax.run.trackers import of_round
 from feddpa_jax.types import Client, Example, Federation, UserError
 from feddpa_jax.weighting.settings import WeightingSettings
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 GREET = tuple(Example(f"Greet {name}.", f"Hi {name}!", task="greet") for name in ("Al", "Bo"))
 SUM = tuple(Example(f"1 + {n}?", str(n + 1), task="sum") for n in (1, 2, 3))
 DATA = Federation((Client("anna", GREET[:1]), Client("ben", SUM[:2])), (GREET[1], SUM[2]))

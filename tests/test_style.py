@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import graphlib
 import os
 import subprocess
@@ -56,10 +57,17 @@ def unit(module: str) -> str:
     return module.removeprefix("feddpa_jax").removeprefix(".").partition(".")[0]
 
 
+@functools.cache
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file."""
+    return tuple(ast.walk(ast.parse(path.read_text(), str(path))))
+
+
+@functools.cache
 def imported(path: Path) -> set[str]:
     """The dotted names that a module imports, wherever in its text."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -165,7 +173,7 @@ def test_functions_are_of_a_readable_size() -> None:
     long = {
         f"{path.relative_to(ROOT)}: {node.name}": lines_of_code(node)
         for path in [*MODULES, *BENCHMARKS]
-        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        for node in parsed(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of_code(node) > 60
     }
     assert long == {}
@@ -184,11 +192,7 @@ def test_only_the_command_line_talks_to_people() -> None:
         if name.startswith("cli/") or name == "__main__.py":
             continue
         found += [f"{name}: imports {root}" for root in roots(path) & {"argparse", "rich"}]
-        called = {
-            ast.unparse(node.func)
-            for node in ast.walk(ast.parse(path.read_text(), str(path)))
-            if isinstance(node, ast.Call)
-        }
+        called = {ast.unparse(node.func) for node in parsed(path) if isinstance(node, ast.Call)}
         found += [f"{name}: {what}()" for what in called & {"print", "sys.exit", "exit", "input"}]
     assert found == []
 

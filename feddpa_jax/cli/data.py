@@ -23,6 +23,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument("--make", type=path, metavar="DIR", help="write the sample data there")
     parser.add_argument(
+        "--every-client",
+        action="store_true",
+        help="print a line for every client, where there are more than 40",
+    )
+    parser.add_argument(
         "--partition",
         metavar="HOW",
         help="divide the flat file that --data.path names (JSON lines, CSV or Parquet): iid, "
@@ -69,7 +74,7 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
     federation = load_data(config)
     base = load_base(config.model.path, config.model.dtype, config.model.quantize)
     statistics = describe(federation, lambda own: encode(config, base.tokenizer, own))
-    reporter.show(render(statistics))
+    reporter.show(render(statistics, every=known.every_client))
 
 
 def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> None:
@@ -81,6 +86,8 @@ def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> 
 
     if known.make is not None:
         raise UserError("make: writes the sample; leave it or --partition out")
+    if known.every_client:
+        raise UserError("every_client: is for statistics of clients; leave it or --partition out")
     if known.out is not None:
         check_folder(known.out)
     file = PARTITIONERS.own_file(known.partition.partition("(")[0].strip())
@@ -94,6 +101,7 @@ def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> 
         test=0.0 if known.test is None else known.test,
         seed=config.seed,
         label=known.label,
+        columns=config.data.columns,
     )
     reporter.show(render_partition(str(found.settings["partition"]), found.statistics))
     if known.out is None:
@@ -101,4 +109,6 @@ def _divide(known: argparse.Namespace, config: "Config", reporter: Reporter) -> 
         return
     place = found.write(known.out)
     reporter.say(f"clients: {known.out / 'clients.svg'}")
-    reporter.say(f"written to {known.out}; use --data.path {quote(place)}")
+    named = ", ".join(f"{ours}: {theirs}" for ours, theirs in config.data.columns.items())
+    columns = f" --data.columns {quote(f'{{{named}}}')}" if named else ""
+    reporter.say(f"written to {known.out}; use --data.path {quote(place)}{columns}")

@@ -53,11 +53,9 @@ def cached(
     Raises:
       UserError: it cannot be written, or `build` finds something wrong.
     """
-    name = hashlib.sha256(json.dumps([version, key], sort_keys=True).encode()).hexdigest()[:24]
     try:
-        # A folder that several users share has one for each of them.
-        root = cache_root(environment) / f"data-{os.getuid()}"
-        place = root / f"{seal.partition('.')[0]}-{name}"
+        place = _place(seal, version, key, environment)
+        root = place.parent
         if _is_whole(place, seal, version):
             with contextlib.suppress(OSError):  # It may be there to be read alone.
                 os.utime(place)
@@ -86,6 +84,29 @@ def cached(
             aside.rename(place)
             _tidy(root, place, environment)
     return place
+
+
+def is_cached(
+    seal: str,
+    version: int,
+    key: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+) -> bool:
+    """Whether an entry is there; nothing is built.
+
+    Args: as of `cached`.
+    """
+    try:
+        return _is_whole(_place(seal, version, key, environment), seal, version)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _place(seal: str, version: int, key: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
+    """Where an entry is; a folder that several users share has one for each of them."""
+    name = hashlib.sha256(json.dumps([version, key], sort_keys=True).encode()).hexdigest()[:24]
+    root = cache_root(environment) / f"data-{os.getuid()}"
+    return root / f"{seal.partition('.')[0]}-{name}"
 
 
 class UnusableCacheError(UserError):

@@ -214,6 +214,22 @@ def _options(path: str, field: str = "data.path") -> tuple[str, dict[str, str]]:
     return name, options
 
 
+def client_column(path: str) -> str:
+    """The column of clients of "hf:NAME?...", whose split is the first.
+
+    Raises:
+      UserError: an unknown option.
+      KeyError: another split is asked for.
+
+    >>> client_column("hf:people.jsonl?client_column=user")
+    'user'
+    """
+    options = _OPTIONS | _options(path)[1]
+    if any(options[name] != _OPTIONS[name] for name in _OPTIONS if name != "client_column"):
+        raise KeyError(path)
+    return options["client_column"]
+
+
 def _client_name(value: Any, source: str, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise UserError(

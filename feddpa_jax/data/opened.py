@@ -16,7 +16,7 @@ from feddpa_jax.data.client_folders import (
     client_places,
     refuse_beside_clients,
 )
-from feddpa_jax.data.data_cache import UnusableCacheError, cached, telling
+from feddpa_jax.data.data_cache import UnusableCacheError, cached, is_cached, telling
 from feddpa_jax.data.hub import read_splits, user_path
 from feddpa_jax.data.population import (
     SEAL,
@@ -70,14 +70,32 @@ def open_population(
         if _files(path, only_large=False) != files:
             raise UserError(f"data.path: {path}: changed while it was read; start again")
 
-    key = {"files": files, "query": path.partition("?")[2], "columns": dict(columns or {})}
     try:
+        key = _key(files, path, columns)
         return Population(cached(SEAL, VERSION, key, build), cached=True)
     except UnusableCacheError as error:
         if cache == "on":
             raise
         _log.warning(f"{error}: the data are loaded into memory")
         return None
+
+
+def uncached_file(path: str, cache: Cache, columns: Mapping[str, str] | None) -> Path | None:
+    """The file of training records that would now be read into the cache; None if there is none.
+
+    Args: as of `open_population`.
+    """
+    if cache == "off" or not path.startswith("hf:"):
+        return None
+    files = _files(path, only_large=cache == "auto")
+    if files is None or is_cached(SEAL, VERSION, _key(files, path, columns)):
+        return None
+    return Path(files[0][0])
+
+
+def _key(files: list[list[Any]], path: str, columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """What an entry of the cache depends on."""
+    return {"files": files, "query": path.partition("?")[2], "columns": dict(columns or {})}
 
 
 def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:

@@ -28,7 +28,7 @@ from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import UnsealedError, unseal
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.files.disk import sha256
-from feddpa_jax.types import Client, ClientSequence, Example, Turn, UserError
+from feddpa_jax.types import Client, ClientSequence, Example, SomeClients, Turn, UserError
 
 SEAL = "population.json"
 VERSION = 1
@@ -147,6 +147,18 @@ class Population(ClientSequence):
         table = read_table(self.folder / "test.arrow")
         batches = table.to_batches()
         return tuple(_rows(batches, np.arange(table.num_rows)))
+
+
+def held_out_counts(clients: Sequence[Client]) -> list[int]:
+    """How many examples each client holds out; no client of a population is read.
+
+    >>> held_out_counts([Client("anna", (), [Example("Say yes.", "yes")])])
+    [1]
+    """
+    known: Any = clients.whole if isinstance(clients, SomeClients) else clients
+    if isinstance(known, Population):
+        return [known.selection.validation] * len(clients)
+    return [len(client.validation) for client in clients]
 
 
 def is_population(folder: Path) -> bool:

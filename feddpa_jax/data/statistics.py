@@ -20,6 +20,7 @@ class ClientStatistics:
       tokens: minimum, median, 95th percentile and maximum of an example's tokens.
       response_tokens: mean number of response tokens.
       own_tests: test instances of its own tasks.
+      all_tokens: of all its examples.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ClientStatistics:
     tokens: tuple[int, int, int, int]
     response_tokens: float
     own_tests: int
+    all_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ def describe(
                 tokens=(low, median, high, most),
                 response_tokens=float(np.mean(responses)),
                 own_tests=sum(tests.get(task, 0) for task in client.tasks),
+                all_tokens=sum(lengths),
             )
         )
     test_counts = TokenCounts()

@@ -80,6 +80,24 @@ def put(tree: Any, mesh: Mesh, *spec: str | None) -> Any:
     return jax.tree.map(one, tree)
 
 
+def mesh_of(params: Any) -> Mesh | None:
+    """The mesh that a base's parameters lie on, if it splits clients over devices of this process.
+
+    Args:
+      params: as of `put_base`.
+    """
+    sharding = getattr(next(iter(jax.tree.leaves(params)), None), "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.is_fully_addressable:
+        return None
+    mesh = sharding.mesh
+    return mesh if isinstance(mesh, Mesh) and mesh.shape.get(CLIENTS, 1) > 1 else None
+
+
+def shards_of(mesh: Mesh | None) -> int:
+    """How many devices share out the rows of all clients; 1 without a mesh."""
+    return 1 if mesh is None else mesh.shape[CLIENTS]
+
+
 def gather(tree: Any, mesh: Mesh) -> Any:
     """Arrays of the mesh as host arrays, on every process."""
     if jax.process_count() > 1:

@@ -1,6 +1,7 @@
 """Evaluation of a federation: every client, every test instance, every inference mode."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,14 @@ from feddpa_jax.inference.answerer import Answerer, Prompt
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.progress import OnProgress, follow
-from feddpa_jax.types import Client, Example, TokenizedExample, UserError, client_id
+from feddpa_jax.types import (
+    Client,
+    Example,
+    TokenizedExample,
+    UserError,
+    client_id,
+    names_of,
+)
 from feddpa_jax.weighting.gathering import gather
 from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -40,14 +48,27 @@ class Questions:
     clients: Sequence[Client]
     instances: tuple[Example, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names."""
+        return names_of(self.clients)
+
     def tasks(self) -> Tasks:
         """Which task each instance has, and whose own it is."""
+        return self._tasks
+
+    @functools.cached_property
+    def _tasks(self) -> Tasks:
         names = tuple(sorted({example.task for example in self.instances}))
         return Tasks(
             names=names,
             task_I=np.array([names.index(example.task) for example in self.instances]),
-            own_CK=np.array([[task in client.tasks for task in names] for client in self.clients]),
+            own_CK=np.array([_among(client.tasks, names) for client in self.clients]),
         )
+
+
+def _among(own: Sequence[str], names: Sequence[str]) -> list[bool]:
+    return [name in own for name in names]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +111,7 @@ class ModeResult:
 
     weights: ModeWeights
     scores_CI: dict[str, np.ndarray]
-    predictions_CI: list[list[str]] | None
+    predictions_CI: Sequence[Sequence[str]] | None
 
 
 class _Pass:

@@ -1,12 +1,16 @@
-"""Which clients are evaluated, and in what groups: memory holds the adapters of one group."""
+"""Which clients are evaluated, and in what groups: memory holds what belongs to one group.
 
-import dataclasses
+Answers, scores and weights of the groups before wait on the disk.
+"""
+
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from feddpa_jax.evaluate.evaluation import ModeResult, Setting
+from feddpa_jax.evaluate.evaluation import ModeResult
 from feddpa_jax.evaluate.modes import ModeWeights
+from feddpa_jax.files.spool import SpooledRows, SpooledTexts
 from feddpa_jax.training.draws import uniform
 from feddpa_jax.types import UserError, client_id
 
@@ -46,42 +50,49 @@ def in_groups(members: np.ndarray) -> list[np.ndarray]:
     return [members[first : first + AT_ONCE] for first in range(0, len(members), AT_ONCE)]
 
 
-def together_again(
-    found: Sequence[tuple[dict[str, ModeResult], Setting]],
-) -> tuple[dict[str, ModeResult], Setting]:
-    """The results of groups of clients as those of all, and what was evaluated.
+class Joined:
+    """The results of one group of clients after the other, as those of all."""
 
-    Args:
-      found: by group its results by mode, and its clients with the test instances, which are the
-        same for all.
-    """
-    results, setting = found[0]
-    if len(found) == 1:
-        return results, setting
-    clients = tuple(client for _, own in found for client in own.clients)
-    training = tuple(examples for _, own in found for examples in own.training)
-    held = tuple(examples for _, own in found for examples in own.held)
-    whole = dataclasses.replace(setting, clients=clients, training=training, held=held)
-    return {mode: _joined([own[mode] for own, _ in found]) for mode in results}, whole
+    def __init__(self, place: Path | None):
+        """Args: the folder whose disk they wait on; the system's for temporary files if None."""
+        self._place = place
+        self._modes: dict[str, _OneMode] = {}
 
+    def add(self, results: dict[str, ModeResult]) -> None:
+        """Takes the results of the next group, by mode.
 
-def _joined(parts: Sequence[ModeResult]) -> ModeResult:
-    names, predictions = parts[0].scores_CI, None
-    if parts[0].predictions_CI is not None:
-        predictions = [texts for part in parts for texts in part.predictions_CI or ()]
-    return ModeResult(
-        _weights([part.weights for part in parts]),
-        {name: np.concatenate([part.scores_CI[name] for part in parts]) for name in names},
-        predictions,
-    )
+        Raises:
+          UserError: the disk is full.
+        """
+        for mode, own in results.items():
+            self._modes.setdefault(mode, _OneMode(self._place)).add(own)
+
+    def results(self) -> dict[str, ModeResult]:
+        """All results, by mode; they are read from the disk as they are looked at."""
+        return {mode: own.result() for mode, own in self._modes.items()}
 
 
-def _weights(parts: Sequence[ModeWeights]) -> ModeWeights:
-    def joined(name: str) -> np.ndarray | None:
-        fields = [getattr(part, name) for part in parts]
-        return None if fields[0] is None else np.concatenate(fields)
+class _OneMode:
+    """What one mode gave, on the disk."""
 
-    global_CI, local_CI = joined("global_CI"), joined("local_CI")
-    assert global_CI is not None
-    assert local_CI is not None
-    return ModeWeights(global_CI, local_CI, joined("similarity_CI"), joined("gate_CI"))
+    def __init__(self, place: Path | None):
+        self._place = place
+        self._scores: dict[str, SpooledRows] = {}
+        self._weights: dict[str, SpooledRows] = {}
+        self._texts: SpooledTexts | None = None
+
+    def add(self, own: ModeResult) -> None:
+        for name, scores_CI in own.scores_CI.items():
+            self._scores.setdefault(name, SpooledRows(self._place)).add(scores_CI)
+        # Of gates their means over the prompts are left.
+        for name in ("global_CI", "local_CI", "similarity_CI"):
+            if (found := getattr(own.weights, name)) is not None:
+                self._weights.setdefault(name, SpooledRows(self._place)).add(found)
+        if own.predictions_CI is not None:
+            self._texts = self._texts or SpooledTexts(self._place)
+            self._texts.add(own.predictions_CI)
+
+    def result(self) -> ModeResult:
+        weights = ModeWeights(**{name: spool.whole() for name, spool in self._weights.items()})
+        scores_CI = {name: spool.whole() for name, spool in self._scores.items()}
+        return ModeResult(weights, scores_CI, self._texts)

@@ -4,7 +4,7 @@ Where a task has few answers (yes or no, a class), that alone may score as high 
 a score by exact match or ROUGE says something only beside it. The rule is known as ZeroR.
 """
 
-import collections
+from array import array
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -25,16 +25,28 @@ def most_common_answers(clients: Iterable[Client]) -> dict[str, tuple[str, ...]]
     >>> most_common_answers([Client("anna", (no, no, yes, yes))])
     {'even': ('no', 'yes')}
     """
-    counts: dict[str, collections.Counter[str]] = {}
+    clients = clients if isinstance(clients, Sequence) else tuple(clients)
+    # Clients are read twice, so that memory holds a number an answer instead of all texts.
+    hashes: dict[str, array[int]] = {}
     for client in clients:
         for example in client.train:
-            counts.setdefault(example.task, collections.Counter())[example.output] += 1
-    found = {}
-    for task, count in counts.items():
-        most = max(count.values())
-        answers = tuple(answer for answer, times in count.items() if times == most)
-        found[task] = answers if most > 1 else answers[:1]
-    return found
+            hashes.setdefault(example.task, array("q")).append(hash(example.output))
+    wanted = {task: _most_common(np.array(own)) for task, own in hashes.items()}
+    found: dict[str, list[str]] = {task: [] for task in wanted}
+    for client in clients:
+        if not any(wanted.values()):
+            break
+        for example in client.train:
+            if hash(example.output) in wanted[example.task]:
+                wanted[example.task].remove(hash(example.output))
+                found[example.task].append(example.output)
+    return {task: tuple(answers) for task, answers in found.items()}
+
+
+def _most_common(hashes: np.ndarray) -> set[int]:
+    """The most common ones, or the first if each occurs once."""
+    values, counts = np.unique(hashes, return_counts=True)
+    return set(values[counts == counts.max()].tolist()) if counts.max() > 1 else {int(hashes[0])}
 
 
 def most_common_scores(

@@ -95,8 +95,7 @@ class Evaluation:
 
     def matrix(self, metric: str, mode: str) -> dict[str, dict[str, float]]:
         """Mean scores by client and task."""
-        clients = [client.name for client in self.setting.clients]
-        return _matrix(self[metric][mode], clients, self.setting.tasks())
+        return _matrix(self[metric][mode], self.setting.names, self.setting.tasks())
 
     def by_task(self, metric: str, mode: str) -> dict[str, TaskScore]:
         """A metric by task: of the clients that train on it, of all, and the most common answer's.
@@ -200,13 +199,13 @@ def write_evaluation(
       UserError: they cannot be written.
     """
     lines = (json_text(line) + "\n" for line in _instance_lines(found.results, found.setting))
-    files = {"instances.jsonl": "".join(lines), "summary.json": to_json(_summary(found))}
+    files = {"instances.jsonl": lines, "summary.json": to_json(_summary(found))}
     write_results(folder, files, rules or {})
 
 
 def _summary(found: Evaluation) -> dict[str, Any]:
     tasks = found.setting.tasks()
-    clients = [client.name for client in found.setting.clients]
+    clients = found.setting.names
 
     def told(summaries: Mapping[str, Mapping[str, Summary]]) -> dict[str, Any]:
         return {
@@ -267,11 +266,12 @@ def _instance_lines(
     for mode, result in results.items():
         weights = result.weights.means()
         by_layer = result.weights.local_CI if result.weights.local_CI.ndim == 3 else None
-        for c, client in enumerate(setting.clients):
+        for c, client in enumerate(setting.names):
+            texts = result.predictions_CI[c] if result.predictions_CI else None
             for i, example in enumerate(setting.instances):
                 line = {
                     "mode": mode,
-                    "client": client.name,
+                    "client": client,
                     "task": example.task,
                     "index": i,
                     "instance": digests[i],
@@ -280,7 +280,7 @@ def _instance_lines(
                     else float(weights.similarity_CI[c, i]),
                     "global_weight": float(weights.global_CI[c, i]),
                     "local_weight": float(weights.local_CI[c, i]),
-                    "prediction": result.predictions_CI[c][i] if result.predictions_CI else None,
+                    "prediction": texts[i] if texts is not None else None,
                     "target": example.output,
                     "scores": {n: float(s[c, i]) for n, s in result.scores_CI.items()},
                 }

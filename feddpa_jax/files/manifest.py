@@ -8,11 +8,11 @@ replaced its entry names both states, so that a kill at any moment leaves a fold
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from feddpa_jax.files.disk import to_json, write_whole, writing
+from feddpa_jax.files.disk import to_json, write_through, write_whole, writing
 from feddpa_jax.types import UserError
 
 NAME = "manifest.json"
@@ -157,22 +157,38 @@ class Checked:
         raise UserError(f"{self.folder / name}: {what}; {self.remedy}")
 
 
-def write_set(folder: Path, files: Mapping[str, str | bytes]) -> None:
+def write_set(folder: Path, files: Mapping[str, str | bytes | Iterable[str]]) -> None:
     """Writes files that belong together, and the manifest that they must agree with.
 
     Args:
       folder: where they go; it is there.
-      files: their content, by name; a name may have folders, which are there.
+      files: their content, by name, as a whole or part by part; a name may have folders, which
+        are there.
 
     Raises:
       OSError: one cannot be written.
     """
     states: dict[str, tuple[State, ...]] = {}
     for name, content in files.items():
-        data = content.encode() if isinstance(content, str) else content
-        write_whole(folder / name, data)
-        states[name] = (_state(data),)
+        parts = [content] if isinstance(content, str | bytes) else content
+        states[name] = (_write_parts(folder / name, parts),)
     Manifest(states).write(folder)
+
+
+def _write_parts(path: Path, parts: Iterable[str | bytes]) -> State:
+    """Writes a file of some parts, of which memory need not hold all at once."""
+    size, digest = 0, hashlib.sha256()
+
+    def write(aside: Path) -> None:
+        nonlocal size
+        with aside.open("wb") as file:
+            for part in parts:
+                data = part.encode() if isinstance(part, str) else part
+                digest.update(data)
+                size += file.write(data)
+
+    write_through(path, write)
+    return size, digest.hexdigest()
 
 
 def write_one(folder: Path, name: str, content: str | bytes, remedy: str) -> None:

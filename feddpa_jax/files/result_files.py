@@ -9,12 +9,14 @@ from feddpa_jax.files import manifest
 from feddpa_jax.files.disk import clear_leftovers, discard, make_folder, writing
 
 
-def write_results(folder: Path, files: Mapping[str, str], rules: Mapping[str, bytes]) -> None:
+def write_results(
+    folder: Path, files: Mapping[str, str | Iterable[str]], rules: Mapping[str, bytes]
+) -> None:
     """Writes a command's results, and copies of the user's files that its rules came from.
 
     Args:
       folder: of the results; its folder `rules` then holds the rules' files and no others.
-      files: the results, by name.
+      files: the results, by name; a large one is written part by part.
       rules: the rules' files, by path.
 
     Raises:

@@ -1,19 +1,22 @@
 """Generated answers of many (client, instance, mix) requests, batched across clients."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from feddpa_jax.adapters.dual import Adapters, dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
+from feddpa_jax.devices.mesh import CLIENTS, mesh_of, put, shards_of
 from feddpa_jax.inference.beam import beam_search
 from feddpa_jax.inference.decode import Decoded, decode, prefill
-from feddpa_jax.inference.scorer import by_layer
+from feddpa_jax.inference.score_block import by_layer, spec_of
 from feddpa_jax.models.decoder import Model
 
 
@@ -75,6 +78,44 @@ def _answer(
     global_weight_B: jax.Array | TokenGate,
     local_weight_B: jax.Array | TokenGate,
     *,
+    mesh: Mesh | None,
+    **how: Any,
+) -> Decoded:
+    """Answers of the rows; each device of a mesh computes its own until they end."""
+    answer = functools.partial(_answer_rows, **how)
+    if mesh is not None:
+        all_, own = PartitionSpec(), PartitionSpec(CLIENTS)
+        weights = [spec_of(weight, 1) for weight in (global_weight_B, local_weight_B)]
+        answer = jax.shard_map(
+            answer,
+            mesh=mesh,
+            in_specs=(all_, all_, all_, own, own, own, *weights),
+            out_specs=own,
+            axis_names={CLIENTS},
+            check_vma=False,
+        )
+    return answer(
+        model,
+        global_C,
+        local_C,
+        tokens_BT,
+        length_B,
+        client_B,
+        global_weight_B,
+        local_weight_B,
+    )
+
+
+def _answer_rows(
+    model: Model,
+    global_C: Adapter | None,
+    local_C: Adapter | None,
+    tokens_BT: jax.Array,
+    length_B: jax.Array,
+    client_B: jax.Array,
+    global_weight_B: jax.Array | TokenGate,
+    local_weight_B: jax.Array | TokenGate,
+    *,
     scale: float,
     beams: int,
     max_new_tokens: int,
@@ -100,7 +141,7 @@ def _answer(
 
 
 class Answerer:
-    """Answers prompts in batches of a few fixed shapes."""
+    """Answers prompts in batches of a few fixed shapes, on all devices that the base lies on."""
 
     def __init__(
         self,
@@ -126,7 +167,10 @@ class Answerer:
             "stop_ids": stop_ids,
             "pad_id": pad_id,
         }
-        self._answer = jax.jit(_answer, static_argnames=tuple(self._settings))
+        self.mesh = mesh_of(model.params)
+        banks = adapters.global_C, adapters.local_C
+        self._banks = banks if self.mesh is None else put(banks, self.mesh)
+        self._answer = jax.jit(_answer, static_argnames=(*self._settings, "mesh"))
 
     def __call__(
         self, prompts: Sequence[Prompt], on_done: Callable[[int], None] = lambda done: None
@@ -143,7 +187,8 @@ class Answerer:
             start = bucket
             size = max(1, self.batch_tokens // (bucket + self.max_new_tokens))
             # A lone prompt must not pay for a full batch.
-            size = min(size, 1 << (len(members) - 1).bit_length())
+            shards = shards_of(self.mesh)
+            size = shards * min(size, 1 << (-(-len(members) // shards) - 1).bit_length())
             for first in range(0, len(members), size):
                 batch = members[first : first + size]
                 decoded = self._batch([prompts[i] for i in batch], size, bucket)
@@ -166,17 +211,18 @@ class Answerer:
         )
         decoded = self._answer(
             self.model,
-            self.adapters.global_C,
-            self.adapters.local_C,
-            jnp.asarray(tokens_BT),
-            jnp.asarray(length_B),
-            jnp.asarray(client_B),
-            jax.tree.map(jnp.asarray, global_weight_B),
-            jax.tree.map(jnp.asarray, local_weight_B),
+            *self._banks,
+            *(self._put(part, PartitionSpec(CLIENTS)) for part in (tokens_BT, length_B, client_B)),
+            *(self._put(own, spec_of(own, 1)) for own in (global_weight_B, local_weight_B)),
             **self._settings,
+            mesh=self.mesh,
         )
         tokens_BT, length_B = np.asarray(decoded.tokens_BT), np.asarray(decoded.length_B)
         return [tokens_BT[b, : length_B[b]] for b in range(len(prompts))]
+
+    def _put(self, part: Any, spec: PartitionSpec) -> Any:
+        """A batch's arrays on the device, or split over all."""
+        return jax.tree.map(jnp.asarray, part) if self.mesh is None else put(part, self.mesh, *spec)
 
     def _weights(self, own: list[Weight]) -> np.ndarray | TokenGate:
         """The weights of rows: [B], or [L, B], or their gates."""

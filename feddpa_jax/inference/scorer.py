@@ -8,22 +8,23 @@ answer's first token.
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from feddpa_jax.adapters.dual import Adapters, dual_branches
-from feddpa_jax.adapters.lora import Adapter, BranchWeight
+from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
-from feddpa_jax.inference.likelihood import likelihoods
-from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.devices.mesh import CLIENTS, mesh_of, put, shards_of
+from feddpa_jax.inference.score_block import Prompts, score_block, spec_of
+from feddpa_jax.models.decoder import Model
 from feddpa_jax.training.blocks import Placed, choose_shapes, fill, schedule
 from feddpa_jax.training.costs import Costs, costs_on
 from feddpa_jax.training.packing import PackedRow, Segment, pack_rows
-from feddpa_jax.training.rows import BlockShape, Rows
+from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import TokenizedExample
 
 # About how many examples block shapes are chosen on.
@@ -111,66 +112,11 @@ class Scoring(Protocol):
         ...
 
 
-class _Prompts(NamedTuple):
-    owner_BT: np.ndarray  # number of the example whose prompt a token belongs to; E for none
-    row_E: np.ndarray
-    place_E: np.ndarray  # the last prompt token
-    length_E: np.ndarray
-
-
-def by_layer(weight: jax.Array | TokenGate, axes: int) -> BranchWeight:
-    """Splits a leading layer axis into a tuple, if there is one."""
-    if isinstance(weight, TokenGate):
-        return weight.by_layer()
-    return weight if weight.ndim == axes else tuple(jnp.unstack(weight))
-
-
-def _score_block(
-    model: Model,
-    global_C: Adapter | None,
-    local_C: Adapter | None,
-    rows: Rows,
-    global_weight_BT: jax.Array | TokenGate,
-    local_weight_BT: jax.Array | TokenGate,
-    prompts: _Prompts,
-    *,
-    scale: float,
-    layers: tuple[int, ...],
-):
-    branches = dual_branches(
-        global_C,
-        local_C,
-        rows.client_B,
-        by_layer(local_weight_BT, 2),
-        scale=scale,
-        global_weight=by_layer(global_weight_BT, 2),
-    )
-    states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
-    logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
-    nll_P, correct_P, entropy_P = likelihoods(logits_PV, rows.target_P)
-    examples = prompts.row_E.shape[0]
-
-    def means(hidden_BTD: jax.Array) -> jax.Array:
-        sum_ED = jax.ops.segment_sum(
-            hidden_BTD.reshape(-1, hidden_BTD.shape[-1]),
-            prompts.owner_BT.reshape(-1),
-            num_segments=examples + 1,
-        )[:-1]
-        return sum_ED / jnp.maximum(prompts.length_E, 1)[:, None]
-
-    gates = local_weight_BT.by_layer() if isinstance(local_weight_BT, TokenGate) else ()
-    return (
-        nll_P,
-        correct_P,
-        entropy_P,
-        [states[layer][prompts.row_E, prompts.place_E] for layer in layers],
-        [means(states[layer]) for layer in layers],
-        [means(gate.weights(x)[..., None])[:, 0] for gate, x in zip(gates, states, strict=False)],
-    )
-
-
 class Scorer:
-    """Scores requests in blocks of a few shapes, so that all modes share their compilations."""
+    """Scores requests in blocks of a few shapes, so that all modes share their compilations.
+
+    All devices compute that the base lies on: each has a block of its own at a time.
+    """
 
     def __init__(
         self,
@@ -187,7 +133,8 @@ class Scorer:
         self.shapes = {shape.length: shape for shape in shapes}
         self.costs = costs
         self.shortest = shortest
-        self._block = jax.jit(_score_block, static_argnames=("scale", "layers"))
+        self.mesh = mesh_of(model.params)
+        self._block = jax.jit(score_block, static_argnames=("scale", "layers", "mesh"))
 
     @classmethod
     def for_examples(
@@ -203,8 +150,10 @@ class Scorer:
         lengths = [len(example.tokens_T) for example in examples]
         sample = examples[:: -(-len(examples) // SAMPLED)]
         costs = costs_on(jax.default_backend(), model.config)
+        segments = [Segment(e._replace(trained_T=None), 1.0) for e in sample]
+        shards = min(shards_of(mesh_of(model.params)), len(segments))
         shapes = choose_shapes(
-            [[[[Segment(e._replace(trained_T=None), 1.0) for e in sample]]]],
+            [[[segments[shard::shards]]] for shard in range(shards)],
             block_tokens=block_tokens,
             costs=costs,
             longest=max(lengths),
@@ -219,6 +168,7 @@ class Scorer:
             return self
         other = copy.copy(self)
         other.adapters = adapters
+        other.__dict__.pop("_banks", None)
         return other
 
     def __call__(
@@ -239,15 +189,18 @@ class Scorer:
         """
         layers = (self.model.config.layers,) if layers is None else tuple(layers)
         lengths = list(self.shapes)
-        work: list[list[list[PackedRow]]] = []
-        for client in sorted({request.client for request in requests}):
+        work: list[list[list[list[PackedRow]]]] = [[] for _ in range(shards_of(self.mesh))]
+        for place, client in enumerate(sorted({request.client for request in requests})):
             own = [
                 # Of a conversation, its last answer alone is scored.
                 Segment(request.example._replace(trained_T=None), 1.0, ident)
                 for ident, request in enumerate(requests)
                 if request.client == client
             ]
-            work.append([pack_rows(client, own, lengths, self.costs)])
+            rows = pack_rows(client, own, lengths, self.costs)
+            for shard, theirs in enumerate(work):
+                part = rows[(shard - place) % len(work) :: len(work)]
+                theirs.append([part] if part else [])
         config = self.model.config
         embedded = (len(requests), len(layers), config.width)
         gated = any(isinstance(request.local_weight, TokenGate) for request in requests)
@@ -260,43 +213,63 @@ class Scorer:
             np.zeros((len(requests), config.layers), np.float32) if gated else None,
             empty_token_nll(requests) if tokens else None,
         )
-        for planned in schedule([work], self.shapes):
-            (rows,) = planned.rows
-            self._run(rows, planned.shape, requests, scores, layers)
-            on_done(sum(len(row.segments) for row in rows))
+        for planned in schedule(work, self.shapes):
+            self._run(planned.rows, planned.shape, requests, scores, layers)
+            on_done(sum(len(row.segments) for rows in planned.rows for row in rows))
         return scores
+
+    @functools.cached_property
+    def _banks(self) -> tuple[Any, Any]:
+        """The adapters, whole on every device."""
+        banks = self.adapters.global_C, self.adapters.local_C
+        return banks if self.mesh is None else put(banks, self.mesh)
 
     def _run(
         self,
-        block: list[PackedRow],
+        blocks: Sequence[Sequence[PackedRow]],
         shape: BlockShape,
         requests: Sequence[Request],
         scores: Scores,
         layers: tuple[int, ...],
     ) -> None:
-        rows, placed = fill(block, shape)
-        global_weight_BT, local_weight_BT = self._weights(placed, shape, requests)
-        prompts = self._prompts(placed, shape, requests)
+        """Scores the rows of a block of each device."""
+        filled = [fill(block, shape) for block in blocks]
+        placed_S = [placed for _, placed in filled]
+        given = (
+            _joined([rows for rows, _ in filled]),
+            *(self._weights(placed_S, shape, requests)),
+            _joined([self._prompts(placed, shape, requests) for placed in placed_S]),
+        )
+        if self.mesh is not None:
+            specs = (
+                PartitionSpec(CLIENTS),
+                *(spec_of(w, 2) for w in given[1:3]),
+                PartitionSpec(CLIENTS),
+            )
+            given = [put(part, self.mesh, *spec) for part, spec in zip(given, specs, strict=True)]
         nll_P, correct_P, entropy_P, last_LED, mean_LED, gated_LE = jax.device_get(
             self._block(
                 self.model,
-                self.adapters.global_C,
-                self.adapters.local_C,
-                rows,
-                global_weight_BT,
-                local_weight_BT,
-                prompts,
+                *self._banks,
+                *given,
                 scale=self.adapters.scale,
                 layers=layers,
+                mesh=self.mesh,
             )
         )
-        for e, at in enumerate(placed):
+        most = len(given[-1].row_E) // len(blocks)
+        everywhere = [
+            (at, shard * shape.positions + at.first_position, shard * most + e)
+            for shard, placed in enumerate(placed_S)
+            for e, at in enumerate(placed)
+        ]
+        for at, first, e in everywhere:
             example = requests[at.ident].example
             count = len(example.tokens_T) - example.prompt_length
-            own = slice(at.first_position, at.first_position + count)
+            own = slice(first, first + count)
             scores.nll_I[at.ident] = nll_P[own].mean(dtype=np.float64)
             scores.greedy_I[at.ident] = correct_P[own].all()
-            scores.entropy_I[at.ident] = entropy_P[at.first_position]
+            scores.entropy_I[at.ident] = entropy_P[first]
             for place in range(len(layers)):
                 scores.last_ILD[at.ident, place] = last_LED[place][e]
                 scores.mean_ILD[at.ident, place] = mean_LED[place][e]
@@ -306,20 +279,26 @@ class Scorer:
                 scores.gated_IL[at.ident] = [own_E[e] for own_E in gated_LE]
 
     def _weights(
-        self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]
+        self,
+        placed_S: Sequence[Sequence[Placed]],
+        shape: BlockShape,
+        requests: Sequence[Request],
     ) -> tuple[Any, Any]:
-        """G and l of every token, or each row's gates of them."""
+        """G and l of every token, or each row's gates of them, of one device after the other."""
         B, T, _ = shape
-        config = self.model.config
+        config, rows = self.model.config, B * len(placed_S)
+        placed = [
+            at._replace(row=shard * B + at.row) for shard, own in enumerate(placed_S) for at in own
+        ]
         if any(isinstance(requests[at.ident].local_weight, TokenGate) for at in placed):
-            pairs: list[tuple[Weight, Weight]] = [(0.0, 0.0)] * B
+            pairs: list[tuple[Weight, Weight]] = [(0.0, 0.0)] * rows
             for at in placed:
                 pairs[at.row] = requests[at.ident][2:]
             of_rows = zip(*pairs, strict=True)
             g, l = (gates_of_rows(own, config.layers, config.width) for own in of_rows)
             return g, l
         layered = any(isinstance(requests[at.ident].local_weight, np.ndarray) for at in placed)
-        shape_of_weights = (config.layers, B, T) if layered else (B, T)
+        shape_of_weights = (config.layers, rows, T) if layered else (rows, T)
         global_weight_BT = np.zeros(shape_of_weights, np.float32)
         local_weight_BT = np.zeros(shape_of_weights, np.float32)
         for at in placed:
@@ -332,7 +311,7 @@ class Scorer:
 
     def _prompts(
         self, placed: list[Placed], shape: BlockShape, requests: Sequence[Request]
-    ) -> _Prompts:
+    ) -> Prompts:
         B, T, _ = shape
         E = B * max(1, T // self.shortest)  # no block holds more examples
         owner_BT = np.full((B, T), E, np.int32)
@@ -341,4 +320,11 @@ class Scorer:
             length = requests[at.ident].example.prompt_length
             owner_BT[at.row, at.start : at.start + length] = e
             row_E[e], place_E[e], length_E[e] = at.row, at.start + length - 1, length
-        return _Prompts(owner_BT, row_E, place_E, length_E)
+        return Prompts(owner_BT, row_E, place_E, length_E)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Trees of arrays, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -10,13 +10,14 @@ clients as there is room for with `LEAST` held-out examples of each and `LEAST` 
 each of their tasks; then as many of these as there is room for.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.data.population import held_out_counts
 from feddpa_jax.laboratory.choosing import AGREED
 from feddpa_jax.run.inputs import Prepared
 from feddpa_jax.types import Client, Example, Federation, client_id
@@ -63,28 +64,39 @@ class Drawn(NamedTuple):
 
 
 class _Sizes:
-    """All clients and tasks, and how many cells a part of them has."""
+    """All clients and tasks, and how many cells a part of them has.
+
+    Clients of a population are read where their tasks are asked for.
+    """
 
     def __init__(self, federation: Federation, prompts_C: Sequence[int]):
         self.clients = federation.clients
         self.prompts_C = prompts_C
         self.test = Counter(example.task for example in federation.test)
+        self._tasks = functools.cache(lambda c: frozenset(self.clients[c].tasks))
+        self.held_C = held_out_counts(self.clients)
 
     def tasks(self, clients: Sequence[int]) -> tuple[str, ...]:
         """The tests' tasks that count: all with all clients, else those of the clients drawn."""
-        own = {task for c in clients for task in self.clients[c].tasks} & self.test.keys()
-        everything = len(clients) == len(self.clients) or not own
-        return tuple(sorted(self.test if everything else own))
+        if len(clients) == len(self.clients):
+            return tuple(sorted(self.test))
+        own = {task for c in clients for task in self._tasks(c)} & self.test.keys()
+        return tuple(sorted(own or self.test))
 
     def cells(self, clients: Sequence[int], each: int) -> int:
-        held = sum(min(len(self.clients[c].validation), each) for c in clients)
-        test = sum(min(self.test[task], each) for task in self.tasks(clients))
+        return self.without_tests(clients, each) + len(clients) * sum(
+            min(self.test[task], each) for task in self.tasks(clients)
+        )
+
+    def without_tests(self, clients: Sequence[int], each: int) -> int:
+        """The cells of made-up prompts, held-out examples and training prompts."""
+        held = sum(min(self.held_C[c], each) for c in clients)
         prompts = _OF_PROMPT * sum(self.prompts_C[c] for c in clients)
-        return len(clients) * (AGREED + held + test) + prompts
+        return len(clients) * (AGREED + held) + prompts
 
     def largest(self) -> int:
         """The most held-out examples of a client, or test instances of a task."""
-        return max([*(len(own.validation) for own in self.clients), *self.test.values(), 1])
+        return max([*self.held_C, *self.test.values(), 1])
 
 
 def draw(federation: Federation, prompts_C: Sequence[int], *, most: int, seed: int) -> Drawn | None:
@@ -123,24 +135,24 @@ def draw(federation: Federation, prompts_C: Sequence[int], *, most: int, seed: i
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
         return low
 
-    clients = most_of(1, count, lambda n: sizes.cells(order[:n], LEAST) <= most)
+    # What does not even fit without its tests is not read for its tasks.
+    room = most_of(1, count, lambda n: sizes.without_tests(order[:n], LEAST) <= most)
+    clients = most_of(1, room, lambda n: sizes.cells(order[:n], LEAST) <= most)
     chosen = sorted(order[:clients])
     each = most_of(LEAST, max(largest, LEAST), lambda n: sizes.cells(chosen, n) <= most)
     return Drawn(chosen, each, sizes.tasks(chosen), count)
 
 
-def part_of(
-    prepared: Prepared, adapters: Adapters, drawn: Drawn, *, seed: int
-) -> tuple[Prepared, Adapters]:
+def part_of(prepared: Prepared, drawn: Drawn, places: Sequence[int], *, seed: int) -> Prepared:
     """What was drawn of a run, as if nothing else were there.
 
     Args:
       prepared: base, clients, tokenized training examples.
-      adapters: of all clients.
       drawn: which part.
+      places: its clients among those of `prepared`.
       seed: of the instances' draw.
     """
-    federation, places = prepared.federation, drawn.clients
+    federation = prepared.federation
 
     def some(examples: Sequence[Example], name: str, kind: int) -> tuple[Example, ...]:
         if len(examples) <= drawn.each:
@@ -149,7 +161,8 @@ def part_of(
         found = rng.choice(len(examples), drawn.each, replace=False)
         return tuple(examples[i] for i in sorted(found))
 
-    clients = [federation.clients[c] for c in places]
+    part = prepared.of(places)
+    clients = part.federation.clients
     smaller = Federation(
         tuple(Client(own.name, own.train, some(own.validation, own.name, 5)) for own in clients),
         tuple(
@@ -159,8 +172,4 @@ def part_of(
         ),
         federation.source,
     )
-
-    return (
-        prepared.of(places)._replace(federation=smaller),
-        adapters.of(np.array(places)),
-    )
+    return part._replace(federation=smaller)

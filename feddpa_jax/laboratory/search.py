@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ from feddpa_jax.laboratory.trying import try_all
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.evaluating import decoding, weighting_settings
 from feddpa_jax.run.inputs import Prepared
-from feddpa_jax.types import UserError
+from feddpa_jax.training.example_sizes import sizes_of
+from feddpa_jax.types import SomeClients, UserError
 from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.rule import RULES, learns, on_curve, sees
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -61,9 +62,10 @@ _log = logging.getLogger(__name__)
 def search(
     config: Config,
     prepared: Prepared,
-    adapters: Adapters,
+    adapters: Callable[[np.ndarray | None], Adapters],
     options: Options,
     *,
+    members: np.ndarray | None = None,
     round_number: int | None,
     folder: Path | None,
     on_progress: OnProgress | None = None,
@@ -73,8 +75,9 @@ def search(
     Args:
       config: the run's.
       prepared: base, clients, tokenized training examples.
-      adapters: of the checkpoint in question.
+      adapters: gives those of some clients, by index, or from None of all.
       options: what was asked for.
+      members: the clients that are looked at, by index, as far as there are cells; None: all.
       round_number: the checkpoint's.
       folder: where evidence and findings go; None to write none.
       on_progress: called as answers and rules are done.
@@ -82,15 +85,15 @@ def search(
     Raises:
       UserError: the run has no two adapters or held nothing out; the evidence there is another's.
     """
-    _check_adapters(config, adapters, round_number)
+    _check_adapters(config, adapters(None if members is None else members[:1]), round_number)
     rules = _rules(options.rules)
     files = RULES.sources(rules)
     layers = _layers(options.layers, prepared.base.model.config.layers)
-    prepared, adapters, drawn = _drawn(prepared, adapters, options.cells, config.seed)
+    prepared, own, drawn = _drawn(prepared, adapters, members, options.cells, config.seed)
     given = find_material(
         config,
         prepared,
-        adapters,
+        own,
         layers,
         fields=frozenset(name for rule in rules for name in sees(RULES.find(rule))),
         choose=options.choose,
@@ -104,11 +107,10 @@ def search(
     grid = _grid(options, given, layers, paper)
     _check_held(rules, given.collected.questions, prepared.names)
     tried = try_all(rules, options.by, grid, given, paper, options.keep, on_progress)
-    best = tried.best
+    best, exactly = tried.best, _run_exactly(tried.best, options.exact)
     references = find_references(given.collected, given.choosing, options.by)
-    exactly = _run_exactly(best, options.exact)
     findings = [
-        _exact(config, prepared, adapters, given, found, on_progress)
+        _exact(config, prepared, own, given, found, on_progress)
         if found.candidate.settings and found.candidate.label in exactly
         else found
         for found in _judge_all(given, paper, best, references, on_progress)
@@ -135,15 +137,27 @@ def search(
 
 
 def _drawn(
-    prepared: Prepared, adapters: Adapters, cells: int, seed: int
+    prepared: Prepared,
+    adapters: Callable[[np.ndarray | None], Adapters],
+    members: np.ndarray | None,
+    cells: int,
+    seed: int,
 ) -> tuple[Prepared, Adapters, Drawn | None]:
-    """The part of a run that is looked at: all of it, or what is drawn of it."""
-    prompts_C = list(map(len, prepared.training))
-    drawn = draw(prepared.federation, prompts_C, most=cells, seed=seed)
+    """The part of a run that is looked at, its clients' adapters, and what was drawn of it.
+
+    Of all clients, or of these members; no others are read than those drawn.
+    """
+    federation, prompts_C = prepared.federation, sizes_of(prepared.training).counts_C
+    if members is not None:
+        some = SomeClients(federation.clients, members)
+        federation = dataclasses.replace(federation, clients=some)
+        prompts_C = prompts_C[members]
+    drawn = draw(federation, prompts_C.tolist(), most=cells, seed=seed)
     if drawn is None:
-        return prepared, adapters, None
+        return prepared if members is None else prepared.of(members), adapters(members), None
     _log.info(drawn.words())
-    return *part_of(prepared, adapters, drawn, seed=seed), drawn
+    chosen = np.array(drawn.clients) if members is None else members[drawn.clients]
+    return part_of(prepared, drawn, chosen.tolist(), seed=seed), adapters(chosen), drawn
 
 
 def _content(

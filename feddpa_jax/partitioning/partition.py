@@ -11,7 +11,9 @@ import numpy as np
 from annotated_types import Ge, Le, Lt
 
 from feddpa_jax.checked_settings import Count, check_value
+from feddpa_jax.data.columns import Columns
 from feddpa_jax.data.records import check_client_name, to_example
+from feddpa_jax.files.escape import short
 from feddpa_jax.partitioning.flat_data import read_flat
 from feddpa_jax.partitioning.heterogeneity import PartitionStatistics, describe_partition
 from feddpa_jax.partitioning.partition_folder import write_partition
@@ -39,6 +41,7 @@ class Partition:
       names: of the C clients.
       settings: what made it: `partition`, `source`, `seed`, `minimum` and `test`.
       label: the column whose labels are counted and drawn; None for none.
+      columns: the data's name of a column by ours (`data.columns`).
     """
 
     table: "pyarrow.Table"
@@ -47,6 +50,7 @@ class Partition:
     names: tuple[str, ...]
     settings: Mapping[str, Any]
     label: str | None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def statistics(self) -> PartitionStatistics:
@@ -68,13 +72,13 @@ class Partition:
           UserError: a record without an instruction or output, or another bad field.
         """
         train: list[list[Example]] = [[] for _ in self.names]
-        tests = []
+        tests, columns = [], Columns(self.columns)
         for number, record in enumerate(self.table.to_pylist(), start=1):
             client = int(self.client_I[number - 1])
             if client < 0:
                 continue
             source = f"{self.settings['source']}, record {number}"
-            example = to_example(record, source, task=self.names[client])
+            example = to_example(record, source, task=self.names[client], columns=columns)
             if self.test_I[number - 1]:
                 tests.append(example)
             else:
@@ -142,6 +146,7 @@ def partition(
     test: float = 0.0,
     seed: int = 0,
     label: str | None = None,
+    columns: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Partition:
     """Divides flat data among clients.
@@ -158,6 +163,8 @@ def partition(
       seed: of everything random.
       label: the column whose labels are counted and drawn; by default the partitioner's own, or
         `task`, `category` or `label`.
+      columns: the data's name of a column by ours (`data.columns`), as {"task": "topic"}. Columns
+        keep their names: those of the partitioner and of `label` are the data's.
       **options: more settings of the partitioner.
 
     Returns:
@@ -180,10 +187,18 @@ def partition(
     check_value("seed", Annotated[int, Ge(0), Le(2**32 - 1)], seed)
     wanted = make_specification(partitioner, options)
     table, source = read_flat(data)
+    known = dict(columns or {})
+    for ours, theirs in known.items():
+        if theirs not in table.column_names:
+            raise UserError(
+                f"data.columns: {source} has no column {theirs!r}, which is named for {ours}; it "
+                f"has {short(', '.join(map(repr, table.column_names)))}"
+            )
     pool = Pool(table, clients, minimum)
     column = wanted.column if label is None else label
     if column is None or (label is None and wanted.name == "natural"):
-        column = next((name for name in _LABELS if name in table.column_names), None)
+        named = (known.get(name, name) for name in _LABELS)
+        column = next((name for name in named if name in table.column_names), None)
     if label is not None:
         pool.labels(label, field="label")
     client_I, names = assign(wanted, pool, np.random.default_rng([seed, 0]))
@@ -193,10 +208,11 @@ def partition(
         "seed": seed,
         "minimum": minimum,
         "test": test,
+        **({"columns": known} if known else {}),
     }
     tests_rng = np.random.default_rng([seed, 1])
     test_I = _held_out(client_I, len(names), test, minimum, tests_rng)
-    return Partition(table, client_I, test_I, _usable(names), settings, column)
+    return Partition(table, client_I, test_I, _usable(names), settings, column, known)
 
 
 def _held_out(

@@ -1,6 +1,7 @@
 """How long the examples are: of all clients, or of a sample of many."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -76,6 +77,19 @@ class Lengths:
         return tuple(found)
 
 
+def in_order(names: Sequence[str], seed: int) -> list[int]:
+    """The clients in the order in which they are looked at, by name and seed."""
+    ids = np.array([client_id(name) for name in names], np.uint32)
+    return np.argsort(uniform(seed, ids, _MEASURED), kind="stable").tolist()
+
+
+def looked_at(names: Sequence[str], counts_C: np.ndarray, seed: int) -> list[int]:
+    """The clients that `measure_lengths` looks at, of whom it is known how much they have."""
+    order = in_order(names, seed)
+    before = np.cumsum(counts_C[order]) - counts_C[order]
+    return order[: int(np.searchsorted(before, MOST_EXAMPLES))]
+
+
 def measure_lengths(config: Config, tokenizer: Tokenizer, federation: Federation) -> Lengths:
     """The lengths of the training examples, and of the test instances.
 
@@ -85,19 +99,18 @@ def measure_lengths(config: Config, tokenizer: Tokenizer, federation: Federation
       UserError: a text that cannot be tokenized; names its client.
     """
     clients = federation.clients
-    ids = np.array([client_id(name) for name in federation.names], np.uint32)
     training: dict[int, tuple[TokenizedExample, ...]] = {}
     empty: list[int] = []
-    counts, looked_at = [], 0
-    for place in np.argsort(uniform(config.seed, ids, _MEASURED), kind="stable").tolist():
-        if looked_at >= MOST_EXAMPLES:
+    counts, count = [], 0
+    for place in in_order(federation.names, config.seed):
+        if count >= MOST_EXAMPLES:
             break
         client = clients[place]
         try:
             found = encode(config, tokenizer, client.train)
         except UserError as error:
             raise UserError(f"client {client.name!r}: {error}") from None
-        looked_at += len(client.train)
+        count += len(client.train)
         counts.append(found.counts)
         if found.examples:
             training[place] = found.examples

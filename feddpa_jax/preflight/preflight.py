@@ -16,9 +16,10 @@ from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
 from feddpa_jax.preflight.lengths import Lengths, measure_lengths
 from feddpa_jax.preflight.shown_example import ShownExample, show_example
+from feddpa_jax.preflight.some_data import NOT_ALL_READ, look_at
 from feddpa_jax.run.evaluating import check_learning, check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import load_data, who_takes_part
+from feddpa_jax.run.inputs import who_takes_part
 from feddpa_jax.run.loop import resolved
 from feddpa_jax.run.opening import check_availability, check_modes, folder_of
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
@@ -90,7 +91,8 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     dtype = problems.tried(lambda: resolved(config))
     config = config if dtype is None else dtype
     run = problems.tried(lambda: folder_of(run_dir, config))
-    federation = problems.tried(lambda: load_data(config))
+    found = problems.tried(lambda: look_at(config))
+    federation, part = (None, False) if found is None else found
     model = config.model
     base = problems.tried(lambda: load_base(model.path, model.dtype, model.quantize, weights=False))
     sizes = [] if base is None else size_problems(config, base.model.config)
@@ -106,6 +108,8 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     if lengths.empty:
         problems.add(lengths.nothing_left(config.data.max_length))
     remarks = lengths.remarks(config.data.max_length)
+    if part:
+        remarks += (NOT_ALL_READ,)
     shown, work = None, None
     if lengths.training:
         name = federation.clients[lengths.measured[0]].name

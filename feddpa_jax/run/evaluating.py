@@ -13,16 +13,17 @@ from feddpa_jax.config import Config
 from feddpa_jax.data.templates import bound
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
-from feddpa_jax.evaluate.groups import evaluated, in_groups, together_again
+from feddpa_jax.evaluate.groups import Joined, evaluated, in_groups
 from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
 from feddpa_jax.federated.method import METHODS
+from feddpa_jax.files.bucket import in_bucket
 from feddpa_jax.inference.base_prompts import DREAMS, dream
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.run.own_code import announce
-from feddpa_jax.types import TokenizedExample, UserError, client_id
+from feddpa_jax.types import SomeClients, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import support_draw
 from feddpa_jax.weighting.rule import RULES, is_transductive, learns
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -240,6 +241,19 @@ def decoding(config: Config, prepared: Prepared) -> Decoding:
     )
 
 
+def _disk_of(folder: Path | None) -> Path | None:
+    """The folder on a disk that a folder will be in; None if there is none."""
+    if folder is None or in_bucket(folder) or not folder.parent.is_dir():
+        return None
+    return folder.parent
+
+
+def _of_all(setting: Setting, prepared: Prepared, members: np.ndarray) -> Setting:
+    """That of all clients from that of a group; who they are is read when it is asked for."""
+    everyone = SomeClients(prepared.federation.clients, members)
+    return dataclasses.replace(setting, clients=everyone, training=(), held=())
+
+
 def evaluate_config(
     config: Config,
     prepared: Prepared,
@@ -258,7 +272,8 @@ def evaluate_config(
       prepared: base, clients, tokenized training examples.
       adapters: gives those to evaluate of some clients, by index, or from None of all.
       members: the clients that are evaluated, by index; None: all, at once. More than `AT_ONCE` are
-        evaluated in groups, so that memory does not grow with their adapters.
+        evaluated in groups, so that memory does not grow with their number: what was answered waits
+        in temporary files, beside `folder` if it is on a disk.
       answers_with: the mode that the method is judged by.
       round_number: the round of the checkpoint that they come from; None if from elsewhere.
       folder: where the results go; None to write none.
@@ -277,7 +292,7 @@ def evaluate_config(
     dreams = made_up(config, prepared, weighting) if weighs else ()
     # Read before the work: a file may change, or go, meanwhile.
     files = RULES.sources([weighting.rule]) if weighs else {}
-    found_G, counts = [], TokenCounts()
+    joined, results, setting, counts = Joined(_disk_of(folder)), {}, None, TokenCounts()
     for number, group in enumerate(groups):
         some = prepared if group is None else prepared.of(group)
         held = learned_from(config, some, weighting) if weighs else ()
@@ -293,8 +308,11 @@ def evaluate_config(
             decoding=decoding(config, prepared),
             on_progress=on_progress,
         )
-        found_G.append((results, setting))
-    results, setting = together_again(found_G)
+        if len(groups) > 1:
+            joined.add(results)
+    assert setting is not None
+    if members is not None and len(groups) > 1:
+        setting, results = _of_all(setting, prepared, members), joined.results()
     found = make_evaluation(
         results,
         setting,

@@ -33,6 +33,8 @@ from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.types import Federation, UserError
 
 _log = logging.getLogger(__name__)
+# At most so many clients draw before the first round, to say how much there is to do: a second.
+MOST_DRAWS = 4_000_000
 
 
 def resolved(config: Config) -> Config:
@@ -107,7 +109,7 @@ def play(
         f"{listed} (rows x tokens)"
     )
     report_memory(config, prepared, data, method, federation, shapes)
-    amount = sum(round_tokens(config, method, data, number) for number in left)
+    amount = tokens_of_rounds(config, method, data, left)
     with (
         follow("training", amount, "tokens", on_progress) as advance,
         saving(run, keep=config.fed.keep_checkpoints) as saver,
@@ -220,7 +222,36 @@ def participants(config: Config, data: TrainingData, number: int) -> np.ndarray:
 
 def round_tokens(config: Config, method: Method, data: TrainingData, number: int) -> int:
     """Real tokens that a round will train on, in all its phases."""
-    some = sum(map(data.tokens, participants(config, data, number).tolist()))
+    return int(_in_phases(config, method, data, number, _by_participants(config, data, number)))
+
+
+def tokens_of_rounds(config: Config, method: Method, data: TrainingData, rounds: range) -> float:
+    """Real tokens of some rounds.
+
+    Every client draws a number in every round. Where these are more than `MOST_DRAWS`, the
+    participants of some rounds alone are drawn, and their mean stands for all.
+    """
+    most = max(1, MOST_DRAWS // len(data.names))
+    if len(rounds) <= most:
+        return sum(round_tokens(config, method, data, number) for number in rounds)
+    sampled = [n for n in rounds[:: -(-len(rounds) // most)] if n != config.fed.rounds]
+    mean = float(np.mean([_by_participants(config, data, number) for number in sampled]))
+    everybody = float(_by_participants(config, data, config.fed.rounds))
+    return sum(
+        _in_phases(config, method, data, n, everybody if n == config.fed.rounds else mean)
+        for n in rounds
+    )
+
+
+def _by_participants(config: Config, data: TrainingData, number: int) -> int:
+    """Tokens of one local training of all who train in a round."""
+    return data.epochs * int(data.sizes.tokens_C[participants(config, data, number)].sum())
+
+
+def _in_phases(
+    config: Config, method: Method, data: TrainingData, number: int, some: float
+) -> float:
+    """Tokens of all phases of a round, from those of one local training of all participants."""
     everybody = data.epochs * int(data.sizes.tokens_C.sum())
     phases = [p for p in method.phases_of(number, config.fed.rounds) if p.search is None]
     return sum(everybody if phase.everybody else some for phase in phases)

@@ -17,6 +17,8 @@ from feddpa_jax.report.content import read_runs
 from feddpa_jax.report.paired import differences
 from tests.e2e.small_runs import SETTINGS, write_data
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 METHODS = "fedit,feddpa_t,local"
 
 

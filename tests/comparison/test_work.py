@@ -14,6 +14,8 @@ from feddpa_jax.hf.load import load_base
 from feddpa_jax.run.inputs import training_data
 from feddpa_jax.types import Client, Example, Federation
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 GREET = tuple(Example(f"Greet {name}.", f"Hi {name}!", task="greet") for name in "ABC")
 SUM = tuple(Example(f"1 + {n}?", str(n + 1), task="sum") for n in range(6))
 DATA = Federation((Client("anna", GREET[:2]), Client("ben", SUM[:5])), (GREET[2], SUM[5]))

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from feddpa_jax.data.sample import sample_federation, write_sample
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.sample import TASKS, sample_federation, write_sample
 from feddpa_jax.types import Example, UserError
 
 
@@ -90,3 +91,50 @@ def test_more_than_the_rules_make(tmp_path):
     with pytest.raises(UserError):
         write_sample(tmp_path / "data", 0, train=500)
     assert not (tmp_path / "data").exists()
+
+
+def test_sample_is_deterministic_disjoint_and_balanced():
+    federation = sample_federation(3)
+    assert federation == sample_federation(3)
+    assert federation != sample_federation(4)
+    assert len(federation.clients) == 8
+    for client, (task, _, labels, _) in zip(federation.clients, TASKS, strict=True):
+        assert client.tasks == (task,)
+        trained = {example.instruction for example in client.train}
+        assert len(trained) == 96
+        tests = [example for example in federation.test if example.task == task]
+        assert len(tests) == 24
+        assert trained.isdisjoint(example.instruction for example in tests)
+        answers = {example.output for example in client.train}
+        if len(answers) == labels:
+            counts = [sum(e.output == a for e in client.train) for a in answers]
+            assert max(counts) - min(counts) <= 1
+        assert max(len(e.instruction + e.output) for e in client.train) < 170
+
+
+def test_sample_answers_are_right():
+    """Checked against the words of the question by other rules than those that made it."""
+    by_task = {client.tasks[0]: client.train for client in sample_federation(0).clients}
+    for example in by_task["fit_coreference"]:
+        item, box = (part.split()[0] for part in example.instruction.split(" the ")[0:2])
+        words = example.instruction.replace(".", "").replace("?", "").split()
+        item, box = words[1], words[words.index("because") - 1]
+        big = words[words.index("too") + 1] in ("big", "large", "wide")
+        assert example.output == f"the {item if big else box}"
+    for example in by_task["has_entailment"]:
+        premise, rest = example.instruction.split(". Does it follow that ")
+        claim = rest.rstrip("?").split()
+        thing = claim[-1]
+        expected = "it is not possible to tell"
+        if thing == premise.split()[-1]:
+            expected = "no" if claim[2] == "no" else "yes"
+        assert example.output == expected
+    for example in by_task["fix_punctuation"]:
+        plain = "".join(c for c in example.output if c not in ".,?").lower()
+        assert example.instruction.endswith(f": {plain}")
+        assert example.output[-1] in ".?"
+
+
+def test_written_sample_loads_equal(tmp_path):
+    write_sample(tmp_path / "data", 5)
+    assert load_federation(str(tmp_path / "data")) == sample_federation(5)

@@ -116,6 +116,30 @@ def test_statistics_tell_apart_what_they_count():
     assert "3 test instances of 3 tasks: 1 cut, 0 dropped." in text
 
 
+def test_statistics_of_many_clients():
+    """Client c has c + 1 examples of 40 tokens: quantiles by hand, and three at either end."""
+    example = Example("Say", "hey", task="t")
+    clients = [Client(f"c{c:02}", (example,) * (c + 1)) for c in range(41)]
+    statistics = describe(
+        Federation(clients), lambda own: encode_examples(own, TOKENIZER, alpaca_short, 60)
+    )
+
+    def lines(**given) -> list[list[str]]:
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(render(statistics, **given))
+        text = console.export_text().replace("│", " ")
+        return [line.split() for line in text.splitlines()]
+
+    told = lines()
+    assert ["examples", "1", "3", "21", "39", "41", "21.0"] in told
+    assert ["tokens", "40", "120", "840", "1,560", "1,640", "840.0"] in told
+    named = [line[0] for line in told if line and line[0].startswith("c")]
+    assert named == ["c00", "c01", "c02", "c38", "c39", "c40"]
+    assert ["all", "861", "0", "0"] in told
+    named = [line[0] for line in lines(every=True) if line and line[0].startswith("c")]
+    assert named == [f"c{c:02}" for c in range(41)]
+
+
 def test_statistics():
     train = (Example("Say", "hey", task="t"), Example("Say", "x" * 50, task="t"))
     federation = Federation((Client("anna", train),), (Example("a", "b", task="t"),))

@@ -1,7 +1,6 @@
 """Runs that take a third of a second, for tests of what commands do with their files."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 import pytest
 
 from feddpa_jax import experiment
+from feddpa_jax.cli.program import main
 from feddpa_jax.config import Config, to_yaml
 from feddpa_jax.export import export_folder
 from feddpa_jax.laboratory import candidates, collect, trying
 from feddpa_jax.run import evaluating as evaluation
 from feddpa_jax.run import loop as train
-from feddpa_jax.training import engine
+from tests.shared_steps import remembered, sharing_steps
 
 SETTINGS = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--lora.rank", "2"),
@@ -27,30 +27,6 @@ SETTINGS = [
     *("--fed.learning_rate", "1e-2", "--fed.keep_checkpoints", "1"),
     *("--eval.metrics", "[nll]", "--weighting.support", "2"),
 ]
-
-
-def remembered(function: Callable, key: Callable[..., Any]) -> Callable:
-    """A pure function that computes each value once."""
-    values: dict[Any, Any] = {}
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        at = key(*arguments, **named)
-        if at not in values:
-            values[at] = function(*arguments, **named)
-        return values[at]
-
-    return call
-
-
-def likeness(value: Any) -> Any:
-    """What a function does, as far as its name and what it encloses tell: runs make it anew."""
-    if isinstance(value, tuple):
-        return tuple(map(likeness, value))
-    if not callable(value):
-        return repr(value)
-    cells = getattr(value, "__closure__", None) or ()
-    return (value.__qualname__, *(likeness(cell.cell_contents) for cell in cells))
 
 
 @contextlib.contextmanager
@@ -70,18 +46,13 @@ def quick() -> Iterator[None]:
         files = sorted(Path(config.data.path).rglob("*.jsonl"))
         return (to_yaml(config), *named.items(), *(file.read_bytes() for file in files))
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, sharing_steps():
 
         def remember(owner: Any, name: str, key: Callable[..., Any]) -> None:
             patch.setattr(owner, name, remembered(getattr(owner, name), key))
 
         for name in ("prepare", "prepare_together"):
             remember(experiment, name, lambda config, *rest, **named: what_is_read(config, **named))
-        remember(
-            engine,
-            "make_step",
-            lambda mesh, objective, **named: (mesh, likeness(objective), *named.items()),
-        )
         remember(evaluation, "evaluate", of_adapters)
         remember(collect, "_look", of_scorer)
         remember(collect, "_at_weight", of_scorer)
@@ -136,3 +107,14 @@ def command_of(name: str, root: Path, data: Path) -> list[str]:
         "report": ["report", str(root / "run"), "--out", str(root / "pages" / "page.html")],
         "export": ["export", *run, "--out", str(root / "exports" / "one"), "--mixed", "0.5"],
     }[name]
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: list[str], *words: str) -> None:
+    """A command ends with exit code 2, and one line with these words."""
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("feddpa: error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error

@@ -5,7 +5,7 @@ A sample of the operations is tried; FEDDPA_ALL_KILLS=1 tries all of them.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
@@ -16,22 +16,13 @@ from feddpa_jax.cli.program import main
 from feddpa_jax.files.disk import is_leftover
 from feddpa_jax.run import saver
 from tests.e2e.kills import watched
-from tests.e2e.small_runs import command_of, quick, write_data
+from tests.e2e.small_runs import command_of
+
+pytestmark = pytest.mark.usefixtures("computed_once")
 
 ALL = os.environ.get("FEDDPA_ALL_KILLS") == "1"
 # By command: how many operations are tried, if not all.
 SAMPLES = {"train": 20, "eval": 10, "weigh": 8, "report": 10, "export": 14}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def computed_once() -> Iterator[None]:
-    with quick():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def bits(root: Path) -> dict[str, bytes | None]:
@@ -87,7 +78,7 @@ def in_order(done: list[str]) -> list[str]:
 
 
 # A checkpoint is written beside the next round: before everything that this does to files, or after
-# it. What lies between is tried by time in `test_checkpoint.py`.
+# it. What lies between is tried by time in `test_killed_saves.py`.
 ORDERS = {"first": at_once, "last": Late}
 
 

@@ -13,6 +13,8 @@ from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.escape import terminal
 from tests.e2e.small_runs import SETTINGS, write_data
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 ROOT = Path(__file__).parents[2]
 METHOD = '''
 """One's own adapter beside the frozen global one, shared out by a trained gate."""

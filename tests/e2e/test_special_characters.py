@@ -22,6 +22,8 @@ from feddpa_jax.cli.program import main
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.progress import follow
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 NASTY = (
     "=1+1 <script>alert('1')</script>|`x`\"q\"\\input{x}$x$[red]b[/red][/] &amp; *c* ]]>-->--\n"
     "\n| a | b |\n# h \u2028\u2029\x85\0\x1b[31m\x07\x9b\u202e{0} %s \ufffe\U0001f600 \r\x0b :x: "

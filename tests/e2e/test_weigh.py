@@ -9,6 +9,9 @@ import pytest
 
 from feddpa_jax.cli.program import main
 from feddpa_jax.run.folder import RunFolder
+from tests.e2e.small_runs import refused
+
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 SMALL = [
     *("--model.path", "tiny", "--model.dtype", "float32", "--fed.method", "feddpa_f"),
@@ -25,14 +28,6 @@ def run_dir(tmp_path_factory):
     train = ["train", "--no-eval", "--run-dir", str(folder), *SMALL]
     assert main([*train, "--data.validation", "2"]) == 0
     return folder
-
-
-def refused(capsys, command: list[str], *words: str) -> None:
-    assert main(command) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    for word in words:
-        assert word in error
 
 
 def test_weigh(run_dir, tmp_path, monkeypatch, capsys):

@@ -1,40 +1,48 @@
 """Exports as users take them away: cards, weights, answers, tampering, and the way back in."""
 
 import json
-import os
 import re
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from feddpa_jax.cli.program import main
-from feddpa_jax.config import load_config
+from feddpa_jax.config import to_yaml
 from feddpa_jax.export import export_folder
 from feddpa_jax.export.contents import Trained
 from feddpa_jax.files.escape import terminal
-from feddpa_jax.run.checkpoint import rounds_saved
+from tests.export.tampering import TAMPERINGS
+from tests.export.tiny_run import SMALL, export, summary_of
+from tests.shared_steps import remembered
+
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    *("--model.path", "tiny", "--model.dtype", "float32"),
-    *("--data.max_length", "256", "--data.max_train", "3", "--data.max_test", "1"),
-    *("--lora.rank", "2", "--lora.alpha", "32", "--lora.targets", "[q_proj, v_proj, down_proj]"),
-    *("--fed.rounds", "3", "--fed.local_epochs", "1", "--fed.keep_checkpoints", "1"),
-    *("--fed.batch_size", "2", "--fed.micro_batch_size", "null", "--fed.learning_rate", "0.05"),
-    *("--eval.max_new_tokens", "6", "--weighting.support", "2"),
-]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weighed_once() -> Iterator[None]:
+    """Exports of one run with the same settings embed their supports once."""
+
+    def of(trained: Trained) -> tuple[Any, ...]:
+        leaves = jax.tree.leaves(trained.adapters)
+        return to_yaml(trained.config), *(np.asarray(leaf).tobytes() for leaf in leaves)
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = remembered(export_folder.make_weightings, of)
+        patch.setattr(export_folder, "make_weightings", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +50,6 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert main(["train", "--run-dir", str(folder), *SMALL]) == 0
     return folder
-
-
-def export(run_dir: Path, out: Path, *more: str) -> int:
-    return main(["export", "--run-dir", str(run_dir), "--out", str(out), *more])
 
 
 @pytest.fixture(scope="module")
@@ -87,31 +91,6 @@ def test_what_a_client_learned_alone_is_for_its_owner_alone(exported: Path):
     readable = (exported / "README.md").stat().st_mode
     for place in ("global/adapter_model.safetensors", "base/model.safetensors"):
         assert (exported / place).stat().st_mode == readable
-
-
-def trained_on(path: str, folder: Path | None) -> Trained:
-    config = load_config(None, ["--model.path", json.dumps(path)])
-    base: Any = SimpleNamespace(folder=folder)
-    return Trained(config, cast(Any, SimpleNamespace(base=base)), cast(Any, None), 0, None)
-
-
-def test_no_path_of_this_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models/mine").mkdir(parents=True)
-    (tmp_path / "models/mine.gguf").touch()
-    hub = Path("cache/snapshots/0")
-    cases = {
-        ("org/model", hub): ("org/model", "org/model", "org/model"),
-        ("models/mine", tmp_path / "models/mine"): (None, "mine", "path/to/mine"),
-        (str(tmp_path / "models/mine"), tmp_path / "models/mine"): (None, "mine", "path/to/mine"),
-        ("models/mine.gguf", None): (None, "mine.gguf", "base"),
-        ("tiny", None): (None, "tiny", "base"),
-    }
-    for (path, folder), expected in cases.items():
-        found = trained_on(path, folder)
-        assert (found.base_hub_id, found.base_name, found.base_reference) == expected
-    monkeypatch.chdir(tmp_path / "models/mine")
-    assert trained_on(".", Path(".")).base_name == "mine"
 
 
 def test_a_rule_that_an_export_cannot_carry(run_dir: Path, tmp_path: Path, capsys):
@@ -207,119 +186,6 @@ def test_example_script_needs_nothing_of_ours():
     )
 
 
-def change_tensors(file: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-def change_json(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
-def scale_one(tensors: dict[str, np.ndarray]) -> None:
-    name = next(name for name in tensors if "layers.1" in name and "lora_B" in name)
-    tensors[name] = tensors[name] * np.float32(1.001)
-
-
-def rename_one(tensors: dict[str, np.ndarray]) -> None:
-    name = sorted(tensors)[3]
-    tensors[name.replace("base_model.model.", "base_model.")] = tensors.pop(name)
-
-
-def scale_first(tensors: dict[str, np.ndarray]) -> None:
-    name = sorted(tensors)[0]
-    tensors[name] = np.asarray(tensors[name] * 1.001, tensors[name].dtype)
-
-
-def transpose_one(tensors: dict[str, np.ndarray]) -> None:
-    name = next(name for name in tensors if "v_proj.lora_A" in name)
-    tensors[name] = np.ascontiguousarray(tensors[name].T)
-
-
-TAMPERINGS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "scaled": (
-        lambda out: change_tensors(out / "clients/client_4/adapter_model.safetensors", scale_one),
-        r"client_4: lora_B of \w+ differs from the run's \(by up to",
-    ),
-    "renamed": (
-        lambda out: change_tensors(out / "global/adapter_model.safetensors", rename_one),
-        "unknown tensor 'base_model.model.layers",
-    ),
-    "transposed": (
-        lambda out: change_tensors(out / "global/adapter_model.safetensors", transpose_one),
-        r"v_proj.lora_A.weight' has shape \[32, 2\], not \[2, 32\]",
-    ),
-    "alpha": (
-        lambda out: change_json(out / "clients/client_4-mixed/adapter_config.json", lora_alpha=63),
-        "lora_alpha is 63.0, the run's is 64.0",
-    ),
-    "rank": (
-        lambda out: change_json(out / "global/adapter_config.json", r=4),
-        "adapter_config.json says r = 4",
-    ),
-    "base_name": (
-        lambda out: change_json(
-            out / "global/adapter_config.json", base_model_name_or_path="other"
-        ),
-        'base_model_name_or_path is "other"',
-    ),
-    "targets": (
-        lambda out: change_json(out / "global/adapter_config.json", target_modules=["q_proj"]),
-        "has tensors for 'model.layers.0.mlp.down_proj', which target_modules",
-    ),
-    "merged": (
-        lambda out: change_tensors(out / "merged/model.safetensors", scale_first),
-        "merged: .* differs from the run's",
-    ),
-    "merged_config": (
-        lambda out: change_json(out / "merged/config.json", rms_norm_eps=1e-3),
-        "config.json: describes another model",
-    ),
-    "base": (
-        lambda out: change_tensors(out / "base/model.safetensors", scale_first),
-        "base: .* differs from the run's",
-    ),
-    "weighting": (
-        lambda out: change_json(out / "clients/client_4/weighting.json", scale=0.6),
-        r"the weighting's \['scale'\] differ",
-    ),
-    "support": (
-        lambda out: change_tensors(
-            out / "clients/client_4/weighting.safetensors",
-            lambda tensors: tensors.update(support=tensors["support"] * np.float32(1.1)),
-        ),
-        "support embeddings differ",
-    ),
-    "missing": (
-        lambda out: (out / "clients/client_4/adapter_model.safetensors").unlink(),
-        "client_4: no adapter_model.safetensors",
-    ),
-    "cut": (
-        lambda out: os.truncate(out / "global/adapter_model.safetensors", 900),
-        "damaged or cut short",
-    ),
-    "tokenizer": (
-        lambda out: flip(out / "base/tokenizer.json"),
-        "base/tokenizer.json: has changed since it was written; export again,",
-    ),
-    "generation": (
-        lambda out: (out / "merged/generation_config.json").unlink(),
-        "merged/generation_config.json: is missing; export again,",
-    ),
-    "record_of_an_adapter": (
-        lambda out: change_json(out / "clients/client_4/feddpa.json", base={}),
-        "client_4/feddpa.json: has changed since it was written; export again,",
-    ),
-    "files": (lambda out: change_json(out / "feddpa.json", files=[]), "its files are damaged"),
-    "options": (lambda out: change_json(out / "feddpa.json", options=5), "options are damaged"),
-    "another_run": (
-        lambda out: change_json(out / "feddpa.json", seed=3),
-        "seed is 3, the run's is 0",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_a_tampered_export_is_caught(run_dir: Path, copied: Path, capsys, name: str):
     tamper, message = TAMPERINGS[name]
@@ -328,13 +194,6 @@ def test_a_tampered_export_is_caught(run_dir: Path, copied: Path, capsys, name: 
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert error.count("\n") == 1
-
-
-def flip(file: Path) -> None:
-    """Changes a bit in the middle of a tokenizer: another token's text."""
-    content = bytearray(file.read_bytes())
-    content[int(len(content) * 0.3)] ^= 1
-    file.write_bytes(content)
 
 
 def test_cards_may_be_edited_and_older_exports_list_no_files(run_dir: Path, copied: Path):
@@ -438,24 +297,6 @@ def test_bad_targets(run_dir: Path, tmp_path: Path, capsys):
     assert "no feddpa.json" in capsys.readouterr().err
 
 
-def test_methods_with_one_kind_of_adapter(tmp_path: Path, capsys):
-    for method, places in (("fedit", {"global"}), ("local", {"clients"})):
-        run, out = tmp_path / method, tmp_path / f"{method}-out"
-        more = ["--fed.method", method, "--fed.rounds", "1", "--no-eval"]
-        assert main(["train", "--run-dir", str(run), *SMALL, *more]) == 0
-        assert export(run, out) == 0
-        assert {p.name for p in out.iterdir()} == {"README.md", "feddpa.json", "base", *places}
-        assert not list(out.rglob("weighting.json"))
-        assert "was not evaluated" in (out / "README.md").read_text()
-        capsys.readouterr()
-        assert export(run, tmp_path / "no", "--mixed", "0.5") == 2
-        assert f"{method} has not both" in capsys.readouterr().err
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "eval/summary.json").read_text())
-
-
 def test_exported_adapters_evaluate_as_the_run_does(exported: Path, run_dir: Path, tmp_path: Path):
     """From PEFT folders, as if they had been trained elsewhere: the same table."""
     (tmp_path / "config.yaml").write_text(
@@ -496,22 +337,3 @@ def test_eval_of_folders_needs_folders_and_a_new_run(exported: Path, tmp_path: P
     assert "eval.modes" in capsys.readouterr().err
     assert main([*evaluate, "--run-dir", str(new), *remedy, "--data.max_test", "2"]) == 0
     assert list(summary_of(new)["modes"]) == ["base", "global"]
-
-
-def test_steps(tmp_path: Path, capsys):
-    """The best checkpoint stays beside the last, and every command can name either."""
-    run = tmp_path / "run"
-    held = ["--data.validation", "1"]
-    assert main(["train", "--run-dir", str(run), *SMALL, *held, "--no-eval"]) == 0
-    losses = [
-        json.loads(line)["validation_loss"]
-        for line in (run / "metrics.jsonl").read_text().splitlines()
-    ]
-    best = int(np.argmin(losses))
-    kept = rounds_saved(run / "checkpoints")
-    assert kept == sorted({best, 2})
-    assert export(run, tmp_path / "best", "--step", "best") == 0
-    assert json.loads((tmp_path / "best/feddpa.json").read_text())["round"] == best
-    assert export(run, tmp_path / "last", "--step", "2") == 0
-    assert main(["eval", "--run-dir", str(run), "--step", "best", "--eval.metrics", "[nll]"]) == 0
-    assert summary_of(run)["round"] == best

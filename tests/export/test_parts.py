@@ -28,6 +28,8 @@ from feddpa_jax.run.inputs import prepare_values
 from feddpa_jax.run.opening import checked, settled
 from feddpa_jax.types import Client, Example, UserError
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 EXAMPLE = Path(__file__).parents[2] / "examples/routed_adapter.py"
 RANK, ALPHA = 4, 6.0
 NAMES = ("anna", "ben", "cleo")

@@ -27,6 +27,8 @@ from tests.federated.three_clients import (
     spied,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 def test_ffa_moves_b_alone_and_its_mean_of_products_is_exact():
     with spied("ffa_lora") as (name, seen):

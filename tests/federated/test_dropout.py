@@ -25,6 +25,8 @@ from feddpa_jax.types import TokenizedExample
 from tests.federated.player import Player, lora_for, player_for
 from tests.federated.three_clients import bits, experiment
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 CONFIG = ModelConfig(31, 8, 1, 2, 1, 4, 12)
 NEW = functools.partial(
     init_adapter, sizes={"q_proj": CONFIG.target_sizes()["q_proj"]}, layers=1, rank=2

@@ -23,6 +23,8 @@ from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample, UserError
 from tests.federated.player import Player, player_for
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 CONFIG = ModelConfig(31, 8, 2, 2, 1, 4, 12)
 SIZES = {target: CONFIG.target_sizes()[target] for target in ("q_proj", "up_proj")}
 NEW = functools.partial(init_adapter, sizes=SIZES, layers=2, rank=2)

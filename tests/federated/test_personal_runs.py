@@ -10,6 +10,8 @@ import pytest
 import feddpa_jax as fd
 from feddpa_jax.cli.program import main
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "ditto": {"strength": 0.5},
     "fedalt": {},

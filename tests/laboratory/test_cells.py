@@ -1,5 +1,6 @@
 """The laboratory's cost stays bounded as clients grow: what is drawn, and what is in memory."""
 
+import dataclasses
 import mmap
 from typing import Any, cast
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from feddpa_jax.adapters.dual import Adapters
+from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.population import Population
+from feddpa_jax.data.population_writer import write_population
 from feddpa_jax.evaluate.estimating import MIN_PER_TASK
 from feddpa_jax.inference.scorer import Scorer
 from feddpa_jax.laboratory import collect as collecting
@@ -20,7 +24,7 @@ from feddpa_jax.laboratory.grid import Grid, make_curves, score_rule
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.parts import parts_of
 from feddpa_jax.run.inputs import Prepared
-from feddpa_jax.types import Client, Example, Federation
+from feddpa_jax.types import Client, Example, Federation, SomeClients
 from feddpa_jax.weighting.rule import RULES
 
 
@@ -65,7 +69,8 @@ def test_cells_stay_below_the_limit(clients, tasks):
         assert whole <= most
         return
     assert whole > most
-    smaller, adapters = part_of(prepared_of(data), banks(clients), drawn, seed=3)
+    smaller = part_of(prepared_of(data), drawn, drawn.clients, seed=3)
+    adapters = banks(clients).of(np.array(drawn.clients))
     found = smaller.federation
     held = sum(len(client.validation) for client in found.clients)
     C = len(found.clients)
@@ -91,7 +96,7 @@ def test_the_seed_decides_what_is_drawn():
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] is not None
     found = [
-        part_of(prepared_of(data), banks(60), drawn[0], seed=seed)[0].federation
+        part_of(prepared_of(data), drawn[0], drawn[0].clients, seed=seed).federation
         for seed in (0, 0, 1)
     ]
     assert found[0] == found[1] != found[2]
@@ -103,6 +108,29 @@ def test_one_client_is_left():
     drawn = draw(federation(3, 3), [10_000] * 3, most=100, seed=0)
     assert drawn is not None
     assert (len(drawn.clients), drawn.each, len(drawn.tasks)) == (1, LEAST, 1)
+
+
+def test_no_others_are_read_than_those_that_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
+    data = federation(300, 300)
+    records = ((own.name, e) for own in data.clients for e in (*own.train, *own.validation))
+    write_population(tmp_path / "people", records, data.test)
+    opened = load_federation(str(tmp_path / "people"), validation=16)
+    read = []
+    whole = Population.__getitem__
+    monkeypatch.setattr(
+        Population, "__getitem__", lambda self, place: read.append(place) or whole(self, place)
+    )
+    some = SomeClients(opened.clients, np.arange(299, -1, -1))
+    drawn = draw(dataclasses.replace(opened, clients=some), [5] * 300, most=20_000, seed=3)
+    assert drawn is not None and 10 < len(drawn.clients) < 60
+    # Those drawn, which are last of all by name, and a few for which there was no room.
+    assert {299 - c for c in drawn.clients} <= set(read)
+    assert len(set(read)) < 2 * len(drawn.clients)
+    # In memory the same are drawn.
+    by_name = {client.name: client for client in data.clients}
+    loaded = Federation([by_name[name] for name in reversed(opened.names)], data.test)
+    assert draw(loaded, [5] * 300, most=20_000, seed=3) == drawn
 
 
 class Watched:

@@ -145,7 +145,7 @@ def test_fedsa_does_not_carry_a_private_leaf_to_others(setting, rounds):
 
 
 def test_flexlora_at_full_rank_is_the_exact_mean_of_the_scaled_products(setting, rounds):
-    starts = [random_adapter(setting.model, seed, rank) for seed, rank in enumerate(RANKS)]
+    starts = [random_adapter(setting.model, seed, rank=rank) for seed, rank in enumerate(RANKS)]
     scales = [ALPHA / rank for rank in RANKS]
     trace = run_flexlora(setting, starts, rounds)
     for number in range(len(rounds)):
@@ -157,7 +157,7 @@ def test_flexlora_at_full_rank_is_the_exact_mean_of_the_scaled_products(setting,
 
 
 def test_flexlora_gives_each_client_the_nearest_update_of_its_rank(setting, rounds):
-    starts = [random_adapter(setting.model, seed, rank) for seed, rank in enumerate(RANKS)]
+    starts = [random_adapter(setting.model, seed, rank=rank) for seed, rank in enumerate(RANKS)]
     trace = run_flexlora(setting, starts, rounds)
     for client, rank in enumerate(RANKS):
         held = trace.clients[-1][client]

@@ -30,6 +30,8 @@ from tests.parity.reference_aggregation import (
 )
 from tests.parity.reference_loop import Adapter
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:

@@ -22,6 +22,8 @@ from feddpa_jax.types import TokenizedExample
 from tests.federated.player import Player, player_for, state_of
 from tests.parity.reference_loop import hf_to_parameters, run_feddpa_f, run_feddpa_t
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 LAYERS, RANK, ALPHA, RATE, LOCAL_WEIGHT = 3, 4, 8.0, 3e-3, 0.3
 TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj")
 COUNTS = (5, 9, 7)

@@ -16,6 +16,8 @@ from tests.parity.reference_aggregation import Setting, plain, run_shared
 from tests.parity.reference_options import ServerOptimizer, cosine
 from tests.parity.tiny_federation import gap
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 ROUNDS = 3
 # The leaves that methods of one common adapter train in each round.
 LEAVES = {

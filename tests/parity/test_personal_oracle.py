@@ -29,6 +29,8 @@ from tests.parity.reference_personal import (
     run_fedalt,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 RATES = {"alpha": ALPHA, "learning_rate": RATE}
 CLIENTS = range(len(NAMES))
 

@@ -7,107 +7,32 @@ import peft
 import pytest
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
+from tests.parity.random_examples import collate, random_examples, seven_examples
 from tests.parity.reference_loop import (
-    BLOCKS,
     Adapter,
     DualLlama,
-    MicroBatch,
-    Update,
     hf_to_parameters,
     linear_decay,
-    run_feddpa_f,
-    run_feddpa_t,
     train,
 )
-
-LAYERS, RANK, ALPHA, VOCABULARY = 2, 4, 8.0, 40
-ATTENTION = ("q_proj", "v_proj")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keeps threads from waiting for each other over tensors of a few numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tiny_llama(*, tied: bool = False) -> LlamaForCausalLM:
-    """A random Llama in float64, with weights large enough for gradients of norm above 1."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.3,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config).double()
+from tests.parity.tiny_federation import (
+    ALPHA,
+    LAYERS,
+    RANK,
+    TARGETS,
+    VOCABULARY,
+    gap,
+    random_adapter,
+    tiny_llama,
+)
 
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     """The untied tiny Llama, which no test changes."""
     return tiny_llama()
-
-
-def random_adapter(
-    model: LlamaForCausalLM, seed: int, targets: Sequence[str] = ATTENTION
-) -> Adapter:
-    """An adapter whose A and B are both random."""
-    draw = np.random.default_rng(seed)
-    adapter = {}
-    for target in targets:
-        linear = model.get_submodule(f"model.layers.0.{BLOCKS[target]}.{target}")
-        assert isinstance(linear, torch.nn.Linear)
-        adapter[target] = {
-            "a": 0.3 * draw.normal(size=(LAYERS, linear.in_features, RANK)),
-            "b": 0.3 * draw.normal(size=(LAYERS, RANK, linear.out_features)),
-        }
-    return adapter
-
-
-def random_examples(count: int, seed: int) -> list[tuple[np.ndarray, int]]:
-    """Token sequences of 4 to 9 tokens, with prompts of 1 to 3."""
-    draw = np.random.default_rng(seed)
-    return [
-        (
-            draw.integers(1, VOCABULARY, draw.integers(4, 10), dtype=np.int32),
-            int(draw.integers(1, 4)),
-        )
-        for _ in range(count)
-    ]
-
-
-def updates_of(
-    examples: Sequence[tuple[np.ndarray, int]], *, micro: int, accumulate: int, epochs: int = 1
-) -> Sequence[Update]:
-    """Micro-batches in order, and so many of them to an update; the last ones may be smaller."""
-    parts = [list(examples[start : start + micro]) for start in range(0, len(examples), micro)]
-    return epochs * [
-        parts[start : start + accumulate] for start in range(0, len(parts), accumulate)
-    ]
-
-
-def collate(micro_batch: MicroBatch) -> dict[str, torch.Tensor]:
-    """A right-padded batch with labels, as `transformers` takes it."""
-    length = max(len(tokens) for tokens, _ in micro_batch)
-    batch = {"input_ids": [], "attention_mask": [], "labels": []}
-    for tokens, prompt_length in micro_batch:
-        padding = length - len(tokens)
-        response = tokens[prompt_length:].tolist()
-        batch["input_ids"].append(tokens.tolist() + [0] * padding)
-        batch["attention_mask"].append([1] * len(tokens) + [0] * padding)
-        batch["labels"].append([-100] * prompt_length + response + [-100] * padding)
-    return {name: torch.tensor(rows) for name, rows in batch.items()}
 
 
 def factors(
@@ -124,7 +49,7 @@ def factors(
 def peft_llama(**adapters: Adapter) -> peft.PeftModel:
     """`peft`'s own model of the tiny Llama with these adapters, all of them trainable."""
     config = peft.LoraConfig(
-        r=RANK, lora_alpha=int(ALPHA), target_modules=list(ATTENTION), lora_dropout=0.0
+        r=RANK, lora_alpha=int(ALPHA), target_modules=list(TARGETS), lora_dropout=0.0
     )
     first, *others = adapters
     model = peft.PeftModel(tiny_llama(), config, adapter_name=first)
@@ -151,12 +76,6 @@ def peft_adapter(model: torch.nn.Module, name: str, *, gradient: bool = False) -
     return {
         t: {name: np.stack(stack) for name, stack in pair.items()} for t, pair in layers.items()
     }
-
-
-def gap(first: Adapter, second: Adapter) -> float:
-    """The largest difference of two adapters."""
-    assert first.keys() == second.keys()
-    return max(np.abs(first[t][name] - second[t][name]).max() for t in first for name in "ab")
 
 
 def local_gradients(
@@ -197,7 +116,7 @@ def test_one_adapter_is_peft(model: LlamaForCausalLM):
     assert our_loss.item() == pytest.approx(their_loss.item(), abs=1e-6)
     gradient = peft_adapter(theirs, "only", gradient=True)
     assert gap(dual.adapter("global", gradient=True), gradient) < 1e-6
-    assert min(np.abs(gradient[t][name]).max() for t in ATTENTION for name in "ab") > 1e-2
+    assert min(np.abs(gradient[t][name]).max() for t in TARGETS for name in "ab") > 1e-2
 
 
 def test_exact_mix_is_peft_with_two_active_adapters(model: LlamaForCausalLM):
@@ -208,7 +127,7 @@ def test_exact_mix_is_peft_with_two_active_adapters(model: LlamaForCausalLM):
         if isinstance(module, peft.tuners.lora.LoraLayer):
             module.scaling = {"global_": 0.7 * ALPHA / RANK, "local_": 0.3 * ALPHA / RANK}
     theirs(**collate(random_examples(4, 0))).loss.backward()
-    ours = local_gradients(model, ATTENTION, global_weight=0.7, local_weight=0.3)
+    ours = local_gradients(model, TARGETS, global_weight=0.7, local_weight=0.3)
     assert gap(ours, peft_adapter(theirs, "local_", gradient=True)) < 1e-6
 
 
@@ -218,7 +137,7 @@ def test_detached_gradient_misses_the_paths_through_later_global_branches(model:
     With q and v adapted, no adapted map follows the last layer's. With o adapted too, the last
     layer's v feeds o, and only o has none after it.
     """
-    for targets, untouched in ((ATTENTION, ATTENTION), ((*ATTENTION, "o_proj"), ("o_proj",))):
+    for targets, untouched in ((TARGETS, TARGETS), ((*TARGETS, "o_proj"), ("o_proj",))):
         exact = local_gradients(model, targets, global_weight=0.5, local_weight=0.5)
         detached = local_gradients(
             model, targets, global_weight=0.5, local_weight=0.5, detach_global=True
@@ -265,11 +184,6 @@ class Listed(torch.utils.data.Dataset):
         return len(self.items)
 
 
-def seven_examples(*, epochs: int) -> Sequence[Update]:
-    """Micro-batches of 2, 2, 2 and 1 examples, which are two updates an epoch."""
-    return updates_of(random_examples(7, 3), micro=2, accumulate=2, epochs=epochs)
-
-
 class InOrder(transformers.Trainer):
     """The trainer on seven examples in micro-batches of two, without shuffling."""
 
@@ -314,119 +228,6 @@ def test_local_training_is_the_trainer_of_transformers(model: LlamaForCausalLM, 
     assert gap(dual.adapter("global"), adapter) > 1e-2
     norms = [line["grad_norm"] for line in log]
     assert max(norms) > 1.5, "clipping has nothing to do"
-
-
-def test_rounds_of_t_have_the_order_of_the_reference(model: LlamaForCausalLM):
-    """Each local phase starts from the round's incoming global and the client's own last local."""
-    start, fresh = random_adapter(model, 1), [random_adapter(model, seed) for seed in (2, 3)]
-    own = [
-        updates_of(random_examples(size, size), micro=2, accumulate=1, epochs=1) for size in (3, 5)
-    ]
-    settings = {
-        "alpha": ALPHA,
-        "learning_rate": 0.02,
-        "local_weight": 0.3,
-        "detached": False,
-    }
-    batches = [[{"global": updates} for updates in own]] + 2 * [
-        [{"local": updates, "global": updates} for updates in own]
-    ]
-    two = run_feddpa_t(model, start, fresh, batches[:2], **settings)
-    three = run_feddpa_t(model, start, fresh, batches, **settings)
-
-    dual = DualLlama(model, start, ALPHA)
-    for round_, globals_, locals_ in (
-        (1, three.global_by_round[0], fresh),
-        (2, two.global_, two.locals_),
-    ):
-        for client in range(2):
-            dual.load("global", globals_)
-            dual.load("local", locals_[client])
-            dual.start("local", global_weight=0.7, local_weight=0.3)
-            first = own[client][0]
-            losses = three.losses[round_][client]
-            assert losses["local"][0] == pytest.approx(dual.loss(first[0]).item(), abs=1e-9)
-            dual.start("global", global_weight=1.0, local_weight=0.0)
-            assert losses["global"][0] == pytest.approx(dual.loss(first[0]).item(), abs=1e-9)
-            assert len(losses["local"]) == len(losses["global"]) == len(own[client])
-    assert list(three.losses[0][0]) == ["global"]
-    assert min(gap(three.locals_[k], two.locals_[k]) for k in range(2)) > 1e-3
-    assert gap(two.global_by_round[1], three.global_by_round[1]) == 0.0
-
-
-@pytest.mark.parametrize("detached", [False, True])
-def test_local_phase_of_t_takes_the_gradient_asked_for(model: LlamaForCausalLM, detached: bool):
-    start, fresh = random_adapter(model, 1), random_adapter(model, 2)
-    own = updates_of(random_examples(5, 5), micro=2, accumulate=1)
-    batches = [[{"global": own}], [{"local": own, "global": own}]]
-    settings = {"alpha": ALPHA, "learning_rate": 0.02, "local_weight": 0.3}
-    result = run_feddpa_t(model, start, [fresh], batches, **settings, detached=detached)
-    gaps = []
-    for detach_global in (detached, not detached):
-        dual = DualLlama(model, start, ALPHA)
-        dual.load("global", result.global_by_round[0])
-        dual.load("local", fresh)
-        trained = dual.start(
-            "local", global_weight=0.7, local_weight=0.3, detach_global=detach_global
-        )
-        train(dual, trained, own, 0.02)
-        gaps.append(gap(dual.adapter("local"), result.locals_[0]))
-    assert gaps[0] < 1e-12
-    assert gaps[1] > 1e-3
-
-
-def test_clients_of_t_do_not_touch_each_other(model: LlamaForCausalLM):
-    start, fresh = random_adapter(model, 1), [random_adapter(model, seed) for seed in (2, 3)]
-    own = [updates_of(random_examples(size, size), micro=2, accumulate=2) for size in (3, 5)]
-    batches = [
-        [{"global": updates} for updates in own],
-        [{"local": updates, "global": updates} for updates in own],
-    ]
-    settings = {"alpha": ALPHA, "learning_rate": 0.02, "local_weight": 0.5, "detached": True}
-    result = run_feddpa_t(model, start, fresh, batches, **settings)
-    turned = run_feddpa_t(model, start, fresh[::-1], [row[::-1] for row in batches], **settings)
-    assert result.losses == [row[::-1] for row in turned.losses]
-    assert gap(result.global_, turned.global_) < 1e-12
-    assert gap(result.locals_[0], turned.locals_[1]) == 0.0
-    assert gap(result.locals_[0], result.locals_[1]) > 1e-2
-
-
-def test_server_takes_the_plain_mean_of_a_and_of_b(model: LlamaForCausalLM):
-    start = random_adapter(model, 1)
-    own = [updates_of(random_examples(size, size), micro=2, accumulate=1) for size in (1, 5)]
-    settings = {"alpha": ALPHA, "learning_rate": 0.02}
-    both = run_feddpa_f(model, start, [[{"global": updates} for updates in own]], [], **settings)
-    alone = [
-        run_feddpa_f(model, start, [[{"global": updates}]], [], **settings).global_
-        for updates in own
-    ]
-    halves = {
-        target: {name: 0.5 * alone[0][target][name] + 0.5 * alone[1][target][name] for name in "ab"}
-        for target in ATTENTION
-    }
-    assert gap(both.global_, halves) < 1e-12
-    assert gap(both.global_, alone[0]) > 1e-3
-
-
-def test_global_of_t_is_that_of_f_and_personalization_starts_there(model: LlamaForCausalLM):
-    start = random_adapter(model, 1)
-    own = [updates_of(random_examples(size, size), micro=2, accumulate=1) for size in (3, 5)]
-    t_batches = [
-        [{"global": updates} for updates in own],
-        [{"local": updates, "global": updates} for updates in own],
-    ]
-    f_batches = 2 * [[{"global": updates} for updates in own]]
-    settings = {"alpha": ALPHA, "learning_rate": 0.02}
-    f = run_feddpa_f(model, start, f_batches, own, **settings)
-    t = run_feddpa_t(
-        model, start, [start, start], t_batches, **settings, local_weight=0.5, detached=True
-    )
-    assert gap(f.global_, t.global_) == 0.0
-
-    third = run_feddpa_f(model, start, [*f_batches, [{"global": own[1]}]], [], **settings)
-    assert gap(f.locals_[1], third.global_) == 0.0
-    assert f.personalization_losses[1] == third.losses[2][0]["global"]
-    assert gap(f.locals_[0], f.locals_[1]) > 1e-2
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -8,13 +8,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.parity.reference_loop import BLOCKS, Adapter, Update
 
-LAYERS, ALPHA, VOCABULARY, TARGETS = 2, 8.0, 40, ("q_proj", "v_proj")
+LAYERS, RANK, ALPHA, VOCABULARY, TARGETS = 2, 4, 8.0, 40, ("q_proj", "v_proj")
 COUNTS = (3, 5, 4)
 # Who takes part in each round: everybody, two of the three, and another two.
 PARTICIPANTS = ((0, 1, 2), (0, 2), (1, 2))
 
 
-def tiny_llama() -> LlamaForCausalLM:
+def tiny_llama(*, tied: bool = False) -> LlamaForCausalLM:
     """A random Llama in float64, with weights large enough for gradients of norm above 1."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -27,16 +27,19 @@ def tiny_llama() -> LlamaForCausalLM:
         num_key_value_heads=2,
         head_dim=8,
         initializer_range=0.3,
+        tie_word_embeddings=tied,
         pad_token_id=0,
     )
     return LlamaForCausalLM(config).double()
 
 
-def random_adapter(model: LlamaForCausalLM, seed: int, rank: int = 4) -> Adapter:
+def random_adapter(
+    model: LlamaForCausalLM, seed: int, targets: Sequence[str] = TARGETS, *, rank: int = RANK
+) -> Adapter:
     """An adapter whose A and B are both random."""
     draw = np.random.default_rng(seed)
     adapter = {}
-    for target in TARGETS:
+    for target in targets:
         linear = model.get_submodule(f"model.layers.0.{BLOCKS[target]}.{target}")
         assert isinstance(linear, torch.nn.Linear)
         adapter[target] = {

@@ -9,6 +9,7 @@ import pandas
 import pytest
 
 import feddpa_jax as fd
+from feddpa_jax.cli.program import main
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.types import UserError
 from tests.partitioning.flat_examples import examples, flat
@@ -190,3 +191,24 @@ def test_files_that_cannot_be_divided(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             fd.partition(tmp_path / name, "iid", clients=1)
+
+
+def test_columns_of_other_names(tmp_path, capsys):
+    rows = [
+        {"question": row["instruction"], "answer": row["output"], "topic": row["task"]}
+        for row in flat()
+    ]
+    file = write_flat(tmp_path, ".jsonl", rows)
+    columns = {"instruction": "question", "output": "answer", "task": "topic"}
+    named = "{instruction: question, output: answer, task: topic}"
+    options = ["--data.path", str(file), "--data.columns", named, "--clients", "5"]
+    out = tmp_path / "out"
+    assert main(["data", *options, "--partition", "iid", "--out", str(out)]) == 0
+    assert f"use --data.path hf:{out} --data.columns '{named}'" in capsys.readouterr().out
+    found = fd.partition(file, "iid", clients=5, columns=columns)
+    assert told(load_federation(f"hf:{out}", columns=columns)) == told(found.federation())
+    about = json.loads((out / "partition.json").read_text())
+    assert about["columns"] == columns and found.label == "topic"
+    message = "data.columns: flat.jsonl has no column 'ask', which is named for instruction; it has"
+    with pytest.raises(UserError, match=message):
+        fd.partition(file, "iid", clients=5, columns={"instruction": "ask"})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas
 import pytest
 
 import feddpa_jax as fd
@@ -12,6 +13,7 @@ from feddpa_jax.adapters.lora import init_adapter
 from feddpa_jax.adapters.mix import alone
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import load_config
+from feddpa_jax.data import opened
 from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.models.decoder import random_model
@@ -21,6 +23,7 @@ from feddpa_jax.preflight.lengths import measure_lengths
 from feddpa_jax.preflight.preflight import Preflight, check
 from feddpa_jax.preflight.product_rate import product_rate
 from feddpa_jax.preflight.shown_example import show_example, trained_tokens
+from feddpa_jax.preflight.some_data import NOT_ALL_READ
 from feddpa_jax.run.beginning import total_rounds
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round
@@ -131,6 +134,40 @@ def test_many_clients_are_sampled(monkeypatch: pytest.MonkeyPatch):
     assert works[1].tokens == pytest.approx(works[0].tokens, rel=0.3)
     other = check(dataclasses.replace(config, seed=3)).lengths
     assert other is not None and other.measured != some.lengths.measured
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_large_data_are_not_read_into_the_cache(tmp_path, monkeypatch, ending: str):
+    """All is told as of data in the cache; but what is wrong with others is not seen."""
+    monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(opened, "LARGE_FILE", 10)
+    monkeypatch.setattr(lengths_module, "MOST_EXAMPLES", 9)
+    rows = [
+        {"who": f"u{n % 6}", "instruction": f"Say {n}.", "output": f"{n}" * (1 + n % 3)}
+        for n in range(30)
+    ]
+    file = tmp_path / f"flat.{ending}"
+    table = pandas.DataFrame(rows)
+    if ending == "parquet":
+        table.to_parquet(file)
+    elif ending == "csv":
+        table.to_csv(file, index=False)
+    else:
+        table.to_json(file, orient="records", lines=True)
+    path = f"hf:{file}?client_column=who"
+    config = config_of("--data.path", path, "--data.validation", "1", "--fed.cohort", "3")
+    some = check(config)
+    assert not list((tmp_path / "cache").glob("*/population-*"))
+    assert some.problems == () and NOT_ALL_READ in some.remarks
+    (over,) = check(dataclasses.replace(config, fed={"cohort": 7})).problems
+    assert over == "fed.cohort: 7 of 6 clients; give at most 6"
+    load_data(config)
+    whole = check(config)
+    assert whole.remarks == tuple(one for one in some.remarks if one != NOT_ALL_READ)
+    assert (some.example, work_of(some).tokens) == (whole.example, work_of(whole).tokens)
+    assert some.lengths is not None and whole.lengths is not None
+    assert some.lengths.measured == whole.lengths.measured and some.lengths.sampled
+    assert some.lengths.tokens.tolist() == whole.lengths.tokens.tolist()
 
 
 def test_lengths_by_hand():

@@ -196,3 +196,14 @@ def ys(line: Line2D) -> list[float]:
 def corners(path: MatplotlibPath) -> list[list[float]]:
     """The x and y of a shape's corners."""
     return np.asarray(path.vertices, float).tolist()
+
+
+@pytest.fixture
+def small_run(make_run) -> Path:
+    """A run of one mode and one metric."""
+    folder = make_run("small", weighed=False)
+    file = folder / "eval" / "summary.json"
+    content = json.loads(file.read_text())
+    content["modes"] = {"instance": {"nll": content["modes"]["instance"]["nll"]}}
+    file.write_text(json.dumps(content))
+    return folder

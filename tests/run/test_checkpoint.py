@@ -1,79 +1,27 @@
 """Checkpoints: exact bits, damage refused with its reason, and kills at any moment survived."""
 
-import hashlib
-import multiprocessing
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
-from feddpa_jax.run import checkpoint, round_state, saver
+from feddpa_jax.run import checkpoint
 from feddpa_jax.run.checkpoint import (
     at_step,
     best_round,
-    find_damage,
     latest,
     rounds_saved,
     tidy,
 )
 from feddpa_jax.types import UserError
+from tests.run.small_checkpoints import IDENTITY, same_bits, tree
 from tests.saved import save
-
-IDENTITY = {"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"], "clients": ["anna", "ben"]}
-ROOT = Path(__file__).parents[2]
-
-
-def tree(value: int = 0) -> dict[str, Any]:
-    """Small arrays of every dtype in use, with the bit patterns that a conversion would lose."""
-    odd = np.array([0x7FC00123, 0xFF800001, 0x80000000, 0x00000001], np.uint32)
-    half = np.arange(2**16 - 300, 2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
-    return {
-        "global_": {
-            "q_proj": {"a": odd.view(np.float32), "b": jnp.full((2, 3), value, jnp.float32)}
-        },
-        "local_C": {"q_proj": {"a": half.reshape(3, 100), "b": np.array([-(2**31), 7], np.int32)}},
-    }
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two trees have the same structure, dtypes, shapes and bits."""
-    same = jax.tree.map(
-        lambda x, y: (
-            (x.dtype, x.shape, np.asarray(x).tobytes())
-            == (y.dtype, y.shape, np.asarray(y).tobytes())
-        ),
-        a,
-        b,
-    )
-    return jax.tree.all(same)
-
-
-@pytest.fixture(scope="module")
-def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with rounds 0 and 1, which tests copy before they damage it."""
-    folder = tmp_path_factory.mktemp("two_rounds") / "checkpoints"
-    for number in (0, 1):
-        save(folder, number, tree(number), {**IDENTITY, "validation_loss": number / 4}, keep=3)
-    return folder
-
-
-@pytest.fixture
-def folder(two_rounds: Path, tmp_path: Path) -> Path:
-    """A copy of rounds 0 and 1."""
-    return Path(shutil.copytree(two_rounds, tmp_path / "checkpoints"))
 
 
 def test_round_trip_keeps_every_bit(two_rounds: Path) -> None:
@@ -274,152 +222,3 @@ def test_of_long_values_the_difference_is_named(tmp_path: Path) -> None:
     shapes = checkpoint.leaf_shapes({**tree(), "global_": {"q_proj": {"a": np.ones(5, np.int32)}}})
     with pytest.raises(UserError, match=r'\["float32", 4\], this run\'s is \["int32", 5\]'):
         latest(tmp_path, {"shapes": shapes})
-
-
-def test_a_failing_disk_keeps_the_last_good_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(self: Path, target: Path) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail)
-        with pytest.raises(UserError) as caught:
-            save(folder, 2, tree(2), IDENTITY, keep=1)
-    assert str(caught.value) == (
-        f"{folder / '00002'}: the checkpoint of round 2 could not be written (Input/output error); "
-        "the checkpoint of round 1 is kept; make room and start the same command again"
-    )
-    assert sorted(os.listdir(folder)) == ["00000", "00001"]
-
-
-def test_other_errors_are_not_hidden(folder: Path) -> None:
-    with pytest.raises(TypeError):
-        save(folder, 2, tree(2), {"not JSON": object()}, keep=1)
-    assert sorted(os.listdir(folder)) == ["00000", "00001"]
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from feddpa_jax.run import saver
-from feddpa_jax.types import UserError
-from tests.saved import save
-
-folder = Path(sys.argv[1])
-state = {"x": np.random.default_rng(0).normal(size=50_000)}
-for foreseen in (True, False):
-    if not foreseen:
-        print("unforeseen", file=sys.stderr)
-        saver.check_room = lambda folder, size: None
-    for limit in (100, 5_000, 200_000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        try:
-            save(folder, 2, state, {}, keep=1)
-        except UserError as error:
-            print(error)
-"""
-
-
-def test_a_full_disk_is_one_line(folder: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    # Libraries may print more where the space ends while they write.
-    assert ran.stderr.startswith("unforeseen\n")
-    lines = ran.stdout.splitlines()
-    assert len(lines) == 6
-    for line in lines:
-        assert "the checkpoint of round 2 could not be written (File too large)" in line
-        assert "the checkpoint of round 1 is kept" in line
-    assert sorted(os.listdir(folder)) == ["00000", "00001"]
-    found = latest(folder, IDENTITY, warn=pytest.fail)
-    assert found is not None
-    assert same_bits(found.state(), tree(1))
-
-
-def die(*arguments: Any, **keywords: Any) -> None:
-    """What a power cut does to a process."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-# What is called at each moment of a save, and the last whole round when the process dies there.
-MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "before the arrays": (os, "posix_fallocate", 1),
-    "while Orbax writes": (round_state.Save, "wait", 1),
-    "before the record": (saver, "to_json", 1),
-    "before the sums": (hashlib, "file_digest", 1),
-    "before the flush": (os, "fsync", 1),
-    "before the name": (Path, "rename", 1),
-    "before older ones go": (checkpoint, "rounds_saved", 2),
-    "while older ones go": (os, "rmdir", 2),
-}
-
-
-def save_and_die(folder: Path, moment: str) -> None:
-    """Saves round 2, and is killed at a moment of it."""
-    owner, name, _ = MOMENTS[moment]
-    setattr(owner, name, die)
-    save(folder, 2, tree(2), IDENTITY, keep=1)
-
-
-def all_whole(folder: Path) -> bool:
-    """Whether nothing half-written, and nothing half-deleted, is to be seen."""
-    return all(find_damage(folder / f"{number:05d}") == "" for number in rounds_saved(folder))
-
-
-def save_for_ever(folder: Path, last: Any) -> None:
-    """Saves round after round, telling which was the last to be whole."""
-    for number in range(2, 10_000):
-        save(folder, number, tree(number), IDENTITY, keep=2)
-        last.value = number
-
-
-@pytest.fixture(scope="module")
-def processes() -> Any:
-    """Starts processes that have imported everything but share no thread with this one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["feddpa_jax.run.saver", "orbax.checkpoint.v1"])
-    return context
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_moment_of_a_save(folder: Path, processes: Any, moment: str) -> None:
-    process = processes.Process(target=save_and_die, args=(folder, moment))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    found = latest(folder, IDENTITY, warn=pytest.fail)
-    assert found is not None
-    assert found.round_number == MOMENTS[moment][2]
-    assert all_whole(folder)
-    assert same_bits(found.state(), tree(found.round_number))
-    save(folder, 3, tree(3), IDENTITY, keep=1)
-    # Round 0 has the lowest loss.
-    assert sorted(os.listdir(folder)) == ["00000", "00003"]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_any_time(folder: Path, processes: Any, seed: int) -> None:
-    last = processes.Value("i", 1)
-    process = processes.Process(target=save_for_ever, args=(folder, last))
-    process.start()
-    deadline = time.monotonic() + 60
-    while last.value == 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(random.Random(seed).uniform(0, 0.2))
-    process.kill()
-    process.join(60)
-    assert last.value > 1
-    found = latest(folder, IDENTITY, warn=pytest.fail)
-    assert found is not None
-    assert found.round_number in (last.value, last.value + 1)
-    assert same_bits(found.state(), tree(found.round_number))
-    # The last two, the one of the lowest loss, and perhaps one that was to go.
-    assert len(rounds_saved(folder)) in (3, 4)
-    assert all_whole(folder)

@@ -13,6 +13,7 @@ from feddpa_jax.config import Config, load_config
 from feddpa_jax.federated.clients import ClientParts, MemoryStore
 from feddpa_jax.federated.method import FedState, Method, Part, Phase
 from feddpa_jax.federated.traffic import traffic
+from feddpa_jax.run import loop
 from feddpa_jax.run.beginning import (
     make_federation,
     never_played,
@@ -24,7 +25,7 @@ from feddpa_jax.run.client_files import ClientFiles
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.identity import identity
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, prepare, training_data
-from feddpa_jax.run.loop import play_round, round_rate, round_tokens
+from feddpa_jax.run.loop import play_round, round_rate, round_tokens, tokens_of_rounds
 from feddpa_jax.run.round import metrics_line
 from feddpa_jax.training.engine import PhaseMetrics
 
@@ -130,7 +131,9 @@ def test_phases_that_no_round_has(prepared: Prepared, method: str, rounds: int, 
     assert [phase.train for phase in found] == expected
 
 
-def test_only_participants_count_except_in_a_personalization(prepared: Prepared):
+def test_only_participants_count_except_in_a_personalization(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+):
     config = config_of("--fed.method", "feddpa_f", "--fed.participation", "0.25")
     data, method = training_data(config, prepared), make_method(config, prepared)
     for number in range(4):
@@ -139,6 +142,13 @@ def test_only_participants_count_except_in_a_personalization(prepared: Prepared)
         assert round_tokens(config, method, data, number) == sum(data.tokens(int(c)) for c in there)
     everybody = sum(data.tokens(c) for c in range(8))
     assert round_tokens(config, method, data, 4) == everybody
+    amount = sum(round_tokens(config, method, data, number) for number in range(5))
+    assert tokens_of_rounds(config, method, data, range(5)) == amount
+    # Where all of them would be too many draws, two rounds stand for all but the last one.
+    monkeypatch.setattr(loop, "MOST_DRAWS", 2 * 8 + 7)
+    mean = sum(round_tokens(config, method, data, number) for number in (0, 3)) / 2
+    assert 4 * mean + everybody != amount
+    assert tokens_of_rounds(config, method, data, range(5)) == 4 * mean + everybody
     config = dataclasses.replace(config, fed=dataclasses.replace(config.fed, method="fedlease"))
     some = sum(data.tokens(int(c)) for c in data.participants(0))
     method = make_method(config, prepared)

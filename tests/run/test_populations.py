@@ -1,5 +1,6 @@
 """Runs among a population's clients: the bits of a run in memory, and folders that stay small."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,8 @@ from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.evaluate import groups
 from feddpa_jax.run import client_files
 from feddpa_jax.types import UserError, client_id
+
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 CLIENTS = 9
 # Files of a checkpoint with a time or a path.
@@ -227,9 +230,10 @@ def test_a_sample_of_clients_is_evaluated(tmp_path, monkeypatch):
     run = fd.Experiment(base, data, fd.Config(fed=fed, eval={"metrics": ["nll"]}))
     run.train()
     everyone = run.evaluate()
-    some = fd.Experiment(base, data, fd.Config(fed=fed, eval={"metrics": ["nll"], "clients": 3}))
-    some.train()
-    found = some.evaluate()
+    config = run.config
+    run.config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, clients=3))
+    found = run.evaluate()
+    run.config = config
     members = groups.evaluated(data.names, 3, 0)
     draws = {name: np.random.default_rng([0, client_id(name), 4]).random() for name in data.names}
     assert members is not None

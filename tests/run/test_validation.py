@@ -12,6 +12,8 @@ from feddpa_jax.run.validation import JUDGES, judges
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import TokenizedExample, UserError
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 FED = {"rounds": 2, "local_epochs": 1, "batch_size": 2, "learning_rate": 0.05}
 
 

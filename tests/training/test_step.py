@@ -24,6 +24,8 @@ from feddpa_jax.types import TokenizedExample
 from tests.training.objectives import ALONE, NOTHING, beside, frozen_of
 from tests.training.test_engine import CONFIG, new_adapter, random_bank
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 SHAPE = BlockShape(2, 8, 8)
 EXAMPLES = [
     TokenizedExample(np.array(tokens, np.int32), prompt)
@@ -99,6 +101,19 @@ def test_the_loss_is_the_weighted_nll_of_the_responses(base: Model):
     np.testing.assert_allclose(metrics.losses["anna"], [expected], rtol=1e-5)
 
 
+@jax.jit
+def gradient(base: Model, adapters_C: Adapter, rows: Rows) -> Adapter:
+    """Of the losses of a block's clients, summed."""
+    keys = jnp.zeros((SHAPE.rows, 2), jnp.uint32)
+
+    def total(bank: Adapter) -> jax.Array:
+        parts = {"local": bank}
+        settings = {**PLAIN, "mix": ALONE.mix}
+        return client_losses(base, parts, NOTHING, rows, keys, **settings).sum()
+
+    return jax.grad(total)(adapters_C)
+
+
 @pytest.mark.parametrize("max_grad_norm", [1e-7, 1.5, 1e3])
 def test_updates_are_adam_on_clipped_gradients_at_a_falling_rate(base: Model, max_grad_norm: float):
     """Three updates in numpy. Gradients of 1e-7 are no larger than epsilon; 1.5 cuts some."""
@@ -107,22 +122,11 @@ def test_updates_are_adam_on_clipped_gradients_at_a_falling_rate(base: Model, ma
     start = random_bank(1)
     trained, _ = train(engine, start, chunk_of(*updates))
 
-    @jax.jit
-    def gradient(adapters_C: Adapter, rows: Rows) -> Adapter:
-        keys = jnp.zeros((SHAPE.rows, 2), jnp.uint32)
-
-        def total(bank: Adapter) -> jax.Array:
-            parts = {"local": bank}
-            settings = {**PLAIN, "mix": ALONE.mix}
-            return client_losses(base, parts, NOTHING, rows, keys, **settings).sum()
-
-        return jax.grad(total)(adapters_C)
-
     flat_X, unravel = ravel_pytree(start)
     p_X = np.asarray(flat_X, np.float64)
     m_X, v_X, norms = np.zeros_like(p_X), np.zeros_like(p_X), []
     for u, rows in enumerate(updates):
-        grads = gradient(unravel(jnp.asarray(p_X, jnp.float32)), rows_of(*rows))
+        grads = gradient(base, unravel(jnp.asarray(p_X, jnp.float32)), rows_of(*rows))
         g_X = np.asarray(ravel_pytree(grads)[0], np.float64)
         norms.append(np.linalg.norm(g_X))
         g_X *= min(1.0, max_grad_norm / norms[-1])

@@ -14,10 +14,12 @@ import pytest
 import feddpa_jax as fd
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.cli.program import main
-from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.run.inputs import training_data
 from feddpa_jax.types import Client, Example
 from tests.e2e.small_runs import SETTINGS, write_data
+
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 NAMES = ("anna", "ben", "cleo")
 EPOCHS, RATE, RANK, ALPHA = 6, 0.08, 2, 4.0
@@ -48,6 +50,22 @@ def experiment(base: fd.Base, clients: Any = CLIENTS, **given: Any) -> fd.Experi
     return fd.Experiment(base, fd.Federation(clients, ()), config, run_dir=run_dir)
 
 
+@functools.partial(jax.jit, static_argnums=3)  # Examples of one length are one program.
+def total(model: Model, adapter: Any, tokens_T: jax.Array, prompt: int) -> jax.Array:
+    """The sum over an example's response tokens."""
+    bank = jax.tree.map(lambda leaf: leaf[None], adapter)
+    tokens_1T, one = tokens_T[None], jnp.zeros(1, jnp.int32)
+    branches = dual_branches(None, bank, one, jnp.ones(1), scale=ALPHA / RANK)
+    position = jnp.arange(tokens_1T.shape[1])[None]
+    mask = causal_mask(jnp.ones_like(tokens_1T))
+    hidden, _ = model.hidden(tokens_1T, position, mask, branches)
+    logits = jax.nn.log_softmax(model.logits(hidden[0, prompt - 1 : -1]))
+    return -logits[jnp.arange(logits.shape[0]), tokens_1T[0, prompt:]].sum()
+
+
+slope = jax.jit(jax.grad(total, argnums=1), static_argnums=3)
+
+
 def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
     """A client's best adapter; its epochs, best epoch and validation loss."""
     model, config = made.prepared.base.model, made.config
@@ -57,25 +75,14 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(0.9, 0.999, 1e-8))
     moments = tx.init(adapter)
 
-    @functools.partial(jax.jit, static_argnums=2)  # Examples of one length are one program.
-    def total(adapter: Any, tokens_T: jax.Array, prompt: int) -> jax.Array:
-        """The sum over an example's response tokens."""
-        bank = jax.tree.map(lambda leaf: leaf[None], adapter)
-        tokens_1T, one = tokens_T[None], jnp.zeros(1, jnp.int32)
-        branches = dual_branches(None, bank, one, jnp.ones(1), scale=ALPHA / RANK)
-        position = jnp.arange(tokens_1T.shape[1])[None]
-        mask = causal_mask(jnp.ones_like(tokens_1T))
-        hidden, _ = model.hidden(tokens_1T, position, mask, branches)
-        logits = jax.nn.log_softmax(model.logits(hidden[0, prompt - 1 : -1]))
-        return -logits[jnp.arange(logits.shape[0]), tokens_1T[0, prompt:]].sum()
-
     def mean(of: Any, adapter: Any, examples: Any) -> Any:
         """Over all response tokens, one example at a time; of the loss, or of its gradient."""
-        found = [of(adapter, jnp.asarray(tokens_T), prompt) for tokens_T, prompt, _ in examples]
+        found = [
+            of(model, adapter, jnp.asarray(tokens_T), prompt) for tokens_T, prompt, _ in examples
+        ]
         count = sum(len(tokens_T) - prompt for tokens_T, prompt, _ in examples)
         return jax.tree.map(lambda *leaves: sum(leaves) / count, *found)
 
-    slope = jax.jit(jax.grad(total), static_argnums=2)
     updates = data.updates_of(place, 0, "local")
     size = len(updates) // EPOCHS
     held = data.held_out(place)

@@ -31,7 +31,7 @@ from feddpa_jax.weighting.gathering import (
 from feddpa_jax.weighting.rule import RULES
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.support import draw_support, draw_support_per_instance
-from tests.evaluate.test_evaluation import ADAPTERS, LOCAL_C, MODEL, SCALE
+from tests.evaluate.tiny_evaluation import ADAPTERS, LOCAL_C, MODEL, SCALE
 
 IDS = (11, 12)
 MIXES = {"base": (0.0, 0.0), "global": (1.0, 0.0), "local": (0.0, 1.0), "mixed": (0.5, 0.5)}

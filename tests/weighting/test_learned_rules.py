@@ -23,7 +23,7 @@ from feddpa_jax.weighting.rules.learned_layers import learned_layers
 from feddpa_jax.weighting.rules.least_entropy import least_entropy
 from feddpa_jax.weighting.rules.tokens import token_gate
 from feddpa_jax.weighting.weights import make_weighting
-from tests.evaluate.test_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
+from tests.evaluate.tiny_evaluation import MODEL, SCALE, TEST, TRAIN, tokenize
 
 
 def bank(*seeds: int) -> dict:
@@ -129,10 +129,19 @@ def log_probabilities(tokens_T, client, l) -> jax.Array:
     return jax.nn.log_softmax(MODEL.logits(hidden_BTD[0]))
 
 
-def plain_entropy(example, client: int, l) -> jax.Array:
-    prompt_T = example.tokens_T[: example.prompt_length]
-    logp_V = log_probabilities(prompt_T, jnp.int32(client), l)[-1]
+@jax.jit
+def entropy_after(prompt_T, client, l) -> jax.Array:
+    """Of the first answer token, in nats."""
+    logp_V = log_probabilities(prompt_T, client, l)[-1]
     return -(jnp.exp(logp_V) * logp_V).sum()
+
+
+slope_after = jax.jit(jax.grad(entropy_after, argnums=2))
+
+
+def plain(of, example, client: int, l) -> jax.Array:
+    """An entropy, or its slope, of an example's prompt alone."""
+    return of(example.tokens_T[: example.prompt_length], jnp.int32(client), l)
 
 
 def plain_loss(example, client: int, l) -> float:
@@ -161,9 +170,9 @@ def test_losses_and_entropies_as_functions_of_weights(monkeypatch):
         for i, example in enumerate(examples):
             l = np.asarray(weight[i])
             assert loss_I[i] == pytest.approx(plain_loss(example, client, l), abs=3e-5)
-            expected = plain_entropy(example, client, weight[i])
+            expected = plain(entropy_after, example, client, weight[i])
             assert entropy_I[i] == pytest.approx(float(expected), abs=3e-5)
-            slope = jax.grad(lambda w, e=example, c=client: plain_entropy(e, c, w))(weight[i])
+            slope = plain(slope_after, example, client, weight[i])
             np.testing.assert_allclose(slopes[i], slope, atol=3e-5)
 
 
@@ -186,12 +195,15 @@ def test_the_least_entropy_of_each_instance(rate: float, steps: int):
     found_B = jax.jit(lambda of: least_entropy(of, rate=rate, steps=steps))(seen)
     assert np.ptp(found_B) > 0.01
     for example, found in zip(examples, found_B, strict=True):
-        slope = jax.grad(lambda u, e=example: plain_entropy(e, 1, jax.nn.sigmoid(u)))
-        u = jnp.float32(0.0)
+        u = 0.0
         for _ in range(steps):
-            u = u - rate * slope(u)
-        assert found == pytest.approx(float(jax.nn.sigmoid(u)), abs=1e-4)
-        before, after = (float(plain_entropy(example, 1, jnp.float32(w))) for w in (0.5, found))
+            w = 1.0 / (1.0 + np.exp(-u))
+            slope = float(plain(slope_after, example, 1, jnp.float32(w)))
+            u -= rate * slope * w * (1.0 - w)  # The sigmoid's own slope.
+        assert found == pytest.approx(1.0 / (1.0 + np.exp(-u)), abs=1e-4)
+        before, after = (
+            float(plain(entropy_after, example, 1, jnp.float32(w))) for w in (0.5, found)
+        )
         assert after < before
     # Whatever stands beside an instance.
     for b in (0, 3):

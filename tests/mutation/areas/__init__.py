@@ -68,7 +68,8 @@ AREAS = {
     "report": _area("report", "report"),
     "checkpoint": _area(
         "run/checkpoint.py run/saver.py run/round_state.py run/client_files.py",
-        "federated/test_clients.py run/test_saver.py run/test_checkpoint.py",
+        "federated/test_clients.py run/test_saver.py run/test_checkpoint.py "
+        "run/test_killed_saves.py",
     ),
     "export": _area("export hf/peft_format.py", "hf/test_peft_format.py export"),
     "inference": _area("inference", "inference"),

@@ -5,7 +5,7 @@ from tests.mutation.mutant import edits
 ENTRIES = [
     *edits(
         "adapters/lora.py",
-        "adapters/test_lora.py",
+        "adapters/test_lora.py adapters/test_dropout_masks.py",
         ("bound = size_in**-0.5", "bound = size_in**-1.0"),
         ("bound = size_in**-0.5", "bound = size_out**-0.5"),
         ("minval=-bound", "minval=0.0"),
@@ -69,7 +69,7 @@ ENTRIES = [
     ),
     *edits(
         "adapters/mix.py",
-        "adapters/test_lora.py",
+        "adapters/test_lora.py adapters/test_dropout_masks.py",
         ("part[target][leaf] for leaf, part", "0.5 * part[target][leaf] for leaf, part"),
         ('joined(target, "a", -1)', 'joined(target, "a", -1)[..., ::-1]'),
         ("leaf] for expert in experts]", "leaf] for expert in experts[::-1]]"),
@@ -142,7 +142,7 @@ ENTRIES = [
     ),
     *edits(
         "adapters/dropout.py",
-        "adapters/test_lora.py",
+        "adapters/test_dropout_masks.py adapters/test_lora.py",
         ("bits_BTD >= ", "bits_BTD < "),
         ("1.0 / (1.0 - rate)", "1.0"),
         ("1.0 / (1.0 - rate)", "1.0 / rate"),

@@ -6,7 +6,7 @@ ENTRIES = [
     *edits("run/sources.py", "run/test_checkpoint.py", ("record.get(key) != wanted", "False")),
     *edits(
         "run/checkpoint.py",
-        "federated/test_clients.py run/test_checkpoint.py",
+        "federated/test_clients.py run/test_checkpoint.py run/test_killed_saves.py",
         ("or sha256(path) != digest:", ":"),
         (
             "size_of(path) != size or",
@@ -39,7 +39,7 @@ ENTRIES = [
     ),
     *edits(
         "run/saver.py",
-        "run/test_saver.py run/test_checkpoint.py",
+        "run/test_saver.py run/test_checkpoint.py run/test_killed_saves.py",
         ("self.wait()\n        arrays", "arrays"),
         ("        discard(final)", "        pass"),
         ("under_way=True", "under_way=False"),

@@ -41,6 +41,8 @@ ENTRIES = [
         ),
         ("str(sum(c.truncated for c in totals))", "str(sum(c.dropped for c in totals))"),
         ("tests.truncated} cut, {tests.dropped}", "tests.dropped} cut, {tests.truncated}"),
+        ("ordered[-ENDS:]", "ordered[:ENDS]"),
+        ("if every or len(clients)", "if len(clients)"),
     ),
     *edits(
         "training/packing.py",
@@ -172,7 +174,7 @@ ENTRIES = [
     ),
     *edits(
         "data/selection.py",
-        "data/test_folders.py",
+        "data/test_limits.py",
         ("default_rng([seed, client_id(name)])", "default_rng([0, client_id(name)])"),
         ("default_rng([seed, client_id(name)])", "default_rng([seed, 0])"),
         ("[self.seed, client_id(name), 1]", "[0, client_id(name), 1]"),
@@ -195,7 +197,7 @@ ENTRIES = [
     ),
     *edits(
         "data/folders.py",
-        "data/test_folders.py",
+        "data/test_folders.py data/test_limits.py",
         ("Selection(max_train, validation, seed)", "Selection(max_test, validation, seed)"),
         ("sample_federation(seed)", "sample_federation(0)"),
         ("client.name.lower()", "client.name"),
@@ -207,7 +209,7 @@ ENTRIES = [
     ),
     *edits(
         "data/client_folders.py",
-        "data/test_folders.py data/test_formats.py",
+        "data/test_folders.py data/test_stray_files.py data/test_formats.py",
         ('place / f"{part}.jsonl"', 'place / "test.jsonl"'),
     ),
     *edits(
@@ -289,6 +291,12 @@ ENTRIES = [
         ("uniform(seed, np.array", "-uniform(seed, np.array"),
     ),
     *edits(
+        "evaluate/groups.py",
+        "evaluate/test_groups.py",
+        ("self._texts = self._texts or SpooledTexts", "self._texts = SpooledTexts"),
+        ('("global_CI", "local_CI", "similarity_CI")', '("global_CI", "local_CI")'),
+    ),
+    *edits(
         "training/prefetch.py",
         "training/test_rounds.py",
         (
@@ -298,7 +306,7 @@ ENTRIES = [
     ),
     *edits(
         "data/sample.py",
-        "data/test_folders.py data/test_sample.py",
+        "data/test_sample.py data/test_limits.py",
         ("default_rng([seed, client_id(name)])", "default_rng([0, client_id(name)])"),
         (
             "default_rng([seed, client_id(name)])",
@@ -378,7 +386,7 @@ ENTRIES = [
     ),
     *edits(
         "data/records.py",
-        "data/test_folders.py data/test_hub.py",
+        "data/test_folders.py data/test_stray_files.py data/test_hub.py",
         ('optional["task"] or task', 'task or optional["task"]'),
         ('input=optional["input"]', 'input=""'),
         ('category=optional["category"]', 'category=""'),
@@ -396,7 +404,7 @@ ENTRIES = [
     ),
     *edits(
         "files/strict_json.py",
-        "data/test_folders.py",
+        "data/test_folders.py data/test_stray_files.py",
         ('decode("utf-8-sig")', 'decode("utf-8")'),
     ),
 ]

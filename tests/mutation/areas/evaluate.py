@@ -108,7 +108,7 @@ ENTRIES = [
             '"local_weight": float(weights.global_CI[c, i])',
         ),
         ("float(weights.similarity_CI[c, i])", "float(weights.local_CI[c, i])"),
-        ("result.predictions_CI[c][i]", "result.predictions_CI[0][i]"),
+        ("result.predictions_CI[c] if", "result.predictions_CI[0] if"),
         ('"target": example.output', '"target": example.instruction'),
         ("{n: float(s[c, i])", "{n: float(s[0, i])"),
         (
@@ -147,7 +147,7 @@ ENTRIES = [
             "ModeWeights(self.global_CI.mean(axis=-1), self.local_CI.mean(axis=-1), similarity)",
             "ModeWeights(self.local_CI.mean(axis=-1), self.global_CI.mean(axis=-1), similarity)",
         ),
-        ("self.similarity_CI.mean(axis=-1)", "self.similarity_CI[..., 0]"),
+        ("similarity = similarity.mean(axis=-1)", "similarity = similarity[..., 0]"),
     ),
     *edits(
         "evaluate/evaluation.py",

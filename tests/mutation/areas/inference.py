@@ -24,6 +24,13 @@ ENTRIES = [
         ),
     ),
     *edits(
+        "inference/scorer.py",
+        "inference/test_several_devices.py",
+        ("shard * shape.positions + at.first_position", "at.first_position"),
+        ("at._replace(row=shard * B + at.row)", "at"),
+        ("rows[(shard - place) % len(work) :: len(work)]", "rows if shard == 0 else []"),
+    ),
+    *edits(
         "inference/beam.py",
         "inference/test_beam.py",
         ("count**length_penalty\n    # Only", "1.0\n    # Only"),

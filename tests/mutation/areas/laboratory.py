@@ -88,7 +88,6 @@ ENTRIES = [
         ("_OF_PROMPT = 2", "_OF_PROMPT = 1"),
         ("sizes.cells(order[:n], LEAST) <= most", "sizes.cells(order[:n], 1) <= most"),
         ("sizes.cells(chosen, n) <= most", "True"),
-        ("adapters.of(np.array(places))", "adapters.of(np.arange(len(places)))"),
         ("for task in drawn.tasks\n", "for task in {e.task for e in federation.test}\n"),
         ("default_rng([seed, 4])", "default_rng([0, 4])"),
         ("default_rng([seed, client_id(name), kind])", "default_rng([0, client_id(name), kind])"),

@@ -93,7 +93,8 @@ ENTRIES = [
         (
             "known = expected if init is None",
             "known = {} if init is None",
-            "e2e/test_files.py::test_adapters_at_the_start_are_known_even_without_their_folder",
+            "e2e/test_changed_data.py::"
+            "test_adapters_at_the_start_are_known_even_without_their_folder",
         ),
     ),
     *edits(

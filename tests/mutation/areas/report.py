@@ -152,13 +152,13 @@ ENTRIES = [
     *edits(
         "report/page.py",
         " ".join(
-            f"report/test_page.py::test_{name}"
+            f"report/test_page_words.py::test_{name}"
             for name in ("main_numbers", "what_is_said_of_comparisons")
         ),
         (
             "pick = min if told.lower_is_better else max",
             "pick = max if told.lower_is_better else min",
-            "report/test_page.py::test_the_best_of_several_runs",
+            "report/test_page_words.py::test_the_best_of_several_runs",
         ),
         (
             "{span.low:.{digits}f} to {span.high",

@@ -206,11 +206,18 @@ ENTRIES = [
     *edits(
         "preflight/lengths.py",
         f"{_CHECK}::test_lengths_by_hand {_CHECK}::test_many_clients_are_sampled",
-        ("if looked_at >= MOST_EXAMPLES:", "if False:"),
+        ("if count >= MOST_EXAMPLES:", "if False:"),
         ("measured = tuple(sorted(training))", "measured = tuple(training)"),
         ("len(self.measured) + len(self.empty) < self.clients", "False"),
-        ("uniform(config.seed, ids, _MEASURED)", "uniform(0, ids, _MEASURED)"),
+        ("uniform(seed, ids, _MEASURED)", "uniform(0, ids, _MEASURED)"),
         ("if own.truncated or own.dropped:", "if own.dropped:"),
+    ),
+    *edits(
+        "data/glimpse.py",
+        f"{_CHECK}::test_large_data_are_not_read_into_the_cache",
+        ("key=given.__getitem__)", "key=len)"),
+        ("if wanted_I[number]:", "if True:"),
+        ("selection.of(names[place], examples", "Selection().of(names[place], examples"),
     ),
     *edits(
         "config/loading.py",
@@ -240,7 +247,7 @@ ENTRIES = [
     ),
     *edits(
         "run/sources.py",
-        "e2e/test_files.py",
+        "e2e/test_changed_data.py",
         ('ours if key == "data" else {**ours, **its}', "{**ours, **its}"),
     ),
     *edits(

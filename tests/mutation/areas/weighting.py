@@ -116,7 +116,7 @@ ENTRIES = [
     ),
     *edits(
         "weighting/support.py",
-        "weighting/test_rules.py",
+        "weighting/test_support.py",
         ("replace=False", "replace=True"),
         ("[seed, client, 2]", "[0, client, 2]"),
         ("[seed, client, 2]", "[seed, 0, 2]"),
@@ -140,7 +140,7 @@ ENTRIES = [
     ),
     *edits(
         "weighting/rule.py",
-        "weighting/test_rules.py",
+        "weighting/test_own_rules.py",
         (
             "if name not in names and parameter.default is inspect.Parameter.empty:",
             "if False:",
@@ -152,7 +152,7 @@ ENTRIES = [
     ),
     *edits(
         "hyperparameters.py",
-        "weighting/test_rules.py",
+        "weighting/test_own_rules.py",
         ("if kind is float and type(value) is int:", "if False:"),
         ("if type(value) is not kind:", "if False:"),
         ("if type(default) not in KINDS:", "if False:"),
