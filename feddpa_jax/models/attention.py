@@ -22,24 +22,39 @@ Backend = Literal["explicit", "cudnn", "splash"]
 LANES, MOST_BLOCK = 128, 512
 
 
-def backend_for(platform: str, dtype: DTypeLike, head_dim: int, *, split: bool = False) -> Backend:
+def backend_for(
+    platform: str,
+    dtype: DTypeLike,
+    head_dim: int,
+    *,
+    capability: str | None = None,
+    split: bool = False,
+) -> Backend:
     """The fastest backend that serves.
 
     Args:
       platform: of the devices: "cpu", "gpu" or "tpu".
       dtype: of the model's kernels.
       head_dim: size of a head.
+      capability: a GPU's compute capability, as "9.0"; cuDNN's kernel asks for 8.0 (Ampere). Those
+        of AMD have names instead, as "gfx942". None: not known.
       split: whether the base or the rows are split over several devices; kernels are not.
 
-    >>> backend_for("gpu", jnp.bfloat16, 64), backend_for("cpu", jnp.bfloat16, 64)
-    ('cudnn', 'explicit')
+    >>> [backend_for("gpu", jnp.bfloat16, 64, capability=name) for name in ("9.0", "7.5")]
+    ['cudnn', 'explicit']
     """
     short = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
     if split or not short:
         return "explicit"
-    if platform == "gpu" and head_dim % 8 == 0 and head_dim <= 128:
-        return "cudnn"
+    if platform == "gpu":
+        serves = _at_least_ampere(capability) and head_dim % 8 == 0 and head_dim <= 128
+        return "cudnn" if serves else "explicit"
     return "splash" if platform == "tpu" else "explicit"
+
+
+def _at_least_ampere(capability: str | None) -> bool:
+    major = (capability or "").partition(".")[0]
+    return major.isdecimal() and int(major) >= 8
 
 
 def attend(

@@ -165,15 +165,21 @@ def attention_on(mesh: Mesh, config: Config, model: Model) -> Backend:
     Raises:
       UserError: `model.attention` asks for a kernel that they do not have.
     """
-    asked, platform = config.model.attention, mesh.devices.flat[0].platform
-    sizes = model.config
-    suited = backend_for(platform, model.dtype, sizes.head_dim, split=mesh.shape[MODEL] > 1)
+    asked, device = config.model.attention, mesh.devices.flat[0]
+    capability = getattr(device, "compute_capability", None)
+    suited = backend_for(
+        *(device.platform, model.dtype, model.config.head_dim),
+        capability=capability,
+        split=mesh.shape[MODEL] > 1,
+    )
     if asked == "auto":
         return suited
     if asked not in ("explicit", suited):
         raise UserError(
-            f"model.attention: {asked} does not serve {platform} devices in {model.dtype} with "
-            f"mesh.model {mesh.shape[MODEL]} and heads of {sizes.head_dim}; use auto or explicit"
+            f"model.attention: {asked} does not serve {device.platform} devices"
+            f"{f' of compute capability {capability}' if capability else ''} in {model.dtype} with "
+            f"mesh.model {mesh.shape[MODEL]} and heads of {model.config.head_dim}; use auto or "
+            "explicit"
         )
     return asked
 

@@ -85,19 +85,24 @@ def test_without_segments_it_is_explicit():
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "head_dim", "split", "expected"),
+    ("platform", "capability", "dtype", "head_dim", "split", "expected"),
     [
-        ("gpu", "bfloat16", 64, False, "cudnn"),
-        ("gpu", "bfloat16", 256, False, "explicit"),
-        ("gpu", "float32", 64, False, "explicit"),
-        ("gpu", "bfloat16", 64, True, "explicit"),
-        ("tpu", "bfloat16", 64, False, "splash"),
-        ("tpu", "float32", 64, False, "explicit"),
-        ("cpu", "bfloat16", 64, False, "explicit"),
+        ("gpu", "9.0", "bfloat16", 64, False, "cudnn"),
+        ("gpu", "10.0", "bfloat16", 64, False, "cudnn"),
+        ("gpu", "7.5", "bfloat16", 64, False, "explicit"),
+        ("gpu", "gfx942", "bfloat16", 64, False, "explicit"),
+        ("gpu", None, "bfloat16", 64, False, "explicit"),
+        ("gpu", "9.0", "bfloat16", 256, False, "explicit"),
+        ("gpu", "9.0", "float32", 64, False, "explicit"),
+        ("gpu", "9.0", "bfloat16", 64, True, "explicit"),
+        ("tpu", None, "bfloat16", 64, False, "splash"),
+        ("tpu", None, "float32", 64, False, "explicit"),
+        ("cpu", None, "bfloat16", 64, False, "explicit"),
     ],
 )
-def test_the_backend_suits_the_device(platform, dtype, head_dim, split, expected):
-    assert backend_for(platform, dtype, head_dim, split=split) == expected
+def test_the_backend_suits_the_device(platform, capability, dtype, head_dim, split, expected):
+    found = backend_for(platform, dtype, head_dim, capability=capability, split=split)
+    assert found == expected
 
 
 def test_the_kernel_is_lowered_for_tpus():

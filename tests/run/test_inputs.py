@@ -1,9 +1,15 @@
 """Sizes that the base cannot have are refused before anything is made of them."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 
 from feddpa_jax.config import load_config
-from feddpa_jax.run.inputs import prepare
+from feddpa_jax.models.model_shapes import model_shapes
+from feddpa_jax.run.inputs import attention_on, prepare
+from feddpa_jax.testing import tiny_config
 from feddpa_jax.types import UserError
 
 TINY = ("--model.path", "tiny", "--model.dtype", "float32", "--data.max_train", "2")
@@ -38,3 +44,17 @@ def test_attention_that_the_devices_do_not_have_is_refused():
             prepare(load_config(None, [*TINY, "--model.attention", asked]), weights=False)
     prepared = prepare(load_config(None, [*TINY, "--model.attention", "explicit"]), weights=False)
     assert prepared.base.model.attention == "explicit"
+
+
+def test_gpus_older_than_ampere_have_no_kernel():
+    def mesh(capability: str) -> Any:
+        device = SimpleNamespace(platform="gpu", compute_capability=capability)
+        return SimpleNamespace(devices=np.array([[device]]), shape={"clients": 1, "model": 1})
+
+    model = model_shapes(tiny_config(), "bfloat16")
+    auto, asked = (load_config(None, ["--model.attention", a]) for a in ("auto", "cudnn"))
+    for capability, found in (("8.6", "cudnn"), ("7.5", "explicit"), ("gfx942", "explicit")):
+        assert attention_on(mesh(capability), auto, model) == found
+    assert attention_on(mesh("8.6"), asked, model) == "cudnn"
+    with pytest.raises(UserError, match=r"cudnn does not serve gpu devices of compute capa.* 7\.5"):
+        attention_on(mesh("7.5"), asked, model)
