@@ -23,7 +23,7 @@ from feddpa_jax.preflight.product_rate import product_rate
 from feddpa_jax.run.beginning import fresh_state, total_rounds
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import read_history
-from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
+from feddpa_jax.run.inputs import Prepared, attention_on, make_lora, make_method, training_data
 from feddpa_jax.run.starting_adapters import check_start
 from feddpa_jax.training.memory import MemoryPlan, estimate_memory
 from feddpa_jax.training.participation import how_many
@@ -93,7 +93,7 @@ def expect_work(
       run: the run's folder; its pace is used if it has begun.
 
     Raises:
-      UserError: the method, its options, `init` or the mesh does not fit.
+      UserError: the method, its options, `init`, the mesh or `model.attention` does not fit.
     """
     prepared, few = _prepared(config, base, federation, lengths)
     data, method = training_data(few, prepared), make_method(few, prepared)
@@ -148,7 +148,9 @@ def _prepared(
     clients = tuple(federation.clients[place] for place in lengths.measured)
     mesh = make_mesh(config.mesh.clients, config.mesh.model)
     params = put_base(base.model.params, mesh, config.mesh.base)
-    placed = base._replace(model=dataclasses.replace(base.model, params=params))
+    attention = attention_on(mesh, config, base.model)
+    model = dataclasses.replace(base.model, params=params, attention=attention)
+    placed = base._replace(model=model)
     some = dataclasses.replace(federation, clients=clients)
     prepared = Prepared(placed, some, lengths.training, (lengths.counts,), mesh)
     make_lora(config, prepared._replace(federation=federation))  # Ranks are of all clients.

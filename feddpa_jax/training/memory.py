@@ -16,7 +16,8 @@ from feddpa_jax.training.step import Frozen, Tree
 
 # Which setting to change where a part takes the most.
 _REMEDIES = {
-    "base": "set model.quantize nf4, or raise mesh.model, so that devices share it",
+    "base": "use fewer bits (model.dtype bfloat16, model.quantize int8 or nf4), or raise "
+    "mesh.model, so that devices share it",
     "adapters": "lower fed.clients_per_step",
     "optimizer": "lower fed.clients_per_step",
     "activations": "lower fed.block_tokens, or set model.remat true",
@@ -162,9 +163,9 @@ def estimate_memory(
 ) -> MemoryPlan:
     """The memory of a step that is not compiled, from sizes alone.
 
-    Activations are what layers keep of each token (see `tokens_at_once`), the attention's weights,
-    logits three times, and of quantized maps the largest twice, made floating point. With SmolLM2
-    on a CPU this is 6 to 7 % below what the compiler says.
+    Activations are what layers keep of each token (see `tokens_at_once`), the weights of explicit
+    attention, logits three times, and of quantized maps the largest twice, made floating point.
+    With SmolLM2 on a CPU this is 6 to 7 % below what the compiler says.
 
     Args:
       model: the base, or its shapes, on the mesh.
@@ -180,7 +181,8 @@ def estimate_memory(
     beside = _size(frozen.shared) + slots * _size(frozen.own_C)
     itemsize = 4 if on_cpu else jnp.dtype(model.dtype).itemsize
     tokens = shape.rows * shape.length
-    layer = itemsize * (_kept(config) * tokens + config.heads * tokens * shape.length)
+    scores = config.heads * tokens * shape.length if model.attention == "explicit" else 0
+    layer = itemsize * (_kept(config) * tokens + scores)
     layers = config.layers * layer
     if remat and not on_cpu:
         layers = layer + config.layers * 4 * config.width * tokens

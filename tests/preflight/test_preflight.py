@@ -246,7 +246,7 @@ def test_the_rate_of_products_is_no_guess():
 
 
 WRONG = """
-model: {path: tiny, dtyp: float32}
+model: {path: tiny, dtyp: float32, attention: cudnn}
 data: {max_length: 99, template: nothing}
 fed: {rounds: -3, method: fedit, options: {foo: 1}, early_stopping: 2, cohort: 5}
 lora: {rank: 100, ranks: [1, 2]}
@@ -257,7 +257,8 @@ mesh: {clients: 64}
 FOUND = [
     *("unknown key 'model.dtyp'", "data.template: 'nothing'", "fed.rounds: -3", "seed: -4"),
     *("fed.cohort: 5 and fed.participation", "eval.max_new_tokens: 9999", "lora.rank: 100"),
-    *("client 'client_0': no example is left", "mesh: 64 x 1", "lora.ranks:"),
+    *("client 'client_0': no example is left", "mesh: 64 x 1"),
+    *("model.attention: cudnn does not serve cpu", "lora.ranks:"),
     *("fed.early_stopping: client", "fed.options: 'foo'"),
 ]
 
@@ -268,11 +269,11 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["check", "--config", str(tmp_path / "wrong.yaml"), *options]) == 2
     out, err = capsys.readouterr()
     told = [line for line in out.splitlines() if line.startswith("problem ")]
-    assert len(told) == len(FOUND) == 12
+    assert len(told) == len(FOUND) == 13
     for number, (line, text) in enumerate(zip(told, FOUND, strict=True), start=1):
         assert line.startswith(f"problem {number}: ") and text in line
     assert err.count("\n") == 1
-    assert err.startswith("feddpa: error: 12 problems, of which the first: ") and FOUND[0] in err
+    assert err.startswith("feddpa: error: 13 problems, of which the first: ") and FOUND[0] in err
     # What was right is shown all the same.
     assert "8 clients: 768 training examples" in out and "« »" in out
 

@@ -121,6 +121,10 @@ def test_seven_billion_weights_by_count(layout: str, remat: bool, size: float, t
     found = estimate_memory(*given, **options)
     assert found.base == bytes_on_one(model)
     assert found.total / 1e9 == pytest.approx(total, abs=0.1)
+    # A fused kernel keeps no weights of 32 heads, in all layers or, recomputed, in one.
+    fused = dataclasses.replace(model, attention="cudnn")
+    fewer = estimate_memory(fused, *given[1:], **options)
+    assert found.total - fewer.total == 2 * 32 * 1024 * 512 * (1 if remat else 32)
 
 
 _MAPS = [
