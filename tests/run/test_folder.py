@@ -50,6 +50,17 @@ def test_a_field_that_an_older_version_had_is_skipped_in_its_folder_alone(tmp_pa
         run.read_config()
 
 
+def test_a_run_is_read_and_goes_on_where_its_attention_has_no_kernel(tmp_path: Path):
+    """It is of the devices, which may be others; what was explicit stays so."""
+    run = RunFolder(tmp_path / "run")
+    for asked, found in (("cudnn", "auto"), ("explicit", "explicit"), ("auto", "auto")):
+        run.start(load_config(None, ["--fed.rounds", "3", "--model.attention", asked]))
+        run.check_same_training(FIRST)
+        assert reread(run.path, [])[1].model.attention == found
+    with pytest.raises(UserError, match=r"model.quantize: None -> nf4"):
+        run.check_same_training(load_config(None, ["--fed.rounds", "3", "--model.quantize", "nf4"]))
+
+
 @pytest.mark.parametrize("result", ["checkpoints/00000", "eval/summary.json"])
 def test_a_run_with_results_is_kept(tmp_path: Path, result: str):
     run = RunFolder(tmp_path / "run")
