@@ -72,7 +72,8 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
         reporter.say(f"sample data written to {known.make}; use --data.path {place}")
         return
     federation = load_data(config)
-    base = load_base(config.model.path, config.model.dtype, config.model.quantize)
+    # Its tokenizer is all that is wanted.
+    base = load_base(config.model.path, config.model.dtype, weights=False)
     statistics = describe(federation, lambda own: encode(config, base.tokenizer, own))
     reporter.show(render(statistics, every=known.every_client))
 

@@ -75,7 +75,9 @@ class ModelSection:
     ] = "auto"
     quantize: Annotated[
         Literal["int8", "nf4"] | None,
-        doc("hold the layers' maps in 8 or 4 bits: less memory, nearly the same; null: in dtype"),
+        doc(
+            "hold the layers' maps in 8 or 4 bits: less memory, less exact, slower; null: in dtype"
+        ),
     ] = None
     attention: Annotated[
         Literal["auto", "explicit", "cudnn", "splash"],
