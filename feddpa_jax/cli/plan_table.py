@@ -78,6 +78,11 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         f"computed; a client receives {in_words(plan['client_bytes_received'])} and sends "
         f"{in_words(plan['client_bytes_sent'])}",
     ]
+    if plan["attention"] != "explicit":
+        lines.append(
+            f"attention is a fused kernel ({plan['attention']}), whose FLOPs the compiler does not "
+            "count: they are in none of these numbers"
+        )
     if work["seconds"] is not None:
         lines.append(
             f"at best {work['seconds']:,.3g} s a round, {work['tokens_per_second']:,.0f} real "

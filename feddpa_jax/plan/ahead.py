@@ -94,6 +94,7 @@ def plan(config: Config, options: Options) -> dict[str, Any]:
         "topology": options.topology,
         "devices": {"kind": device.device_kind, "count": prepared.mesh.size},
         "mesh": dict(prepared.mesh.shape),
+        "attention": prepared.base.model.attention,
         "clients": len(data.names),
         "participants": participants,
         "slots": slots,

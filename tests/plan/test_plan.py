@@ -46,7 +46,8 @@ def plan(tmp_path: Path, *more: str) -> dict:
 
 
 def test_a_slice_that_is_not_at_hand(tmp_path):
-    told = plan(tmp_path, "--topology", "v5e:2x4", "--clients", "24", "--fed.method", "fedit")
+    options = ["--clients", "24", "--fed.method", "fedit", "--model.dtype", "bfloat16"]
+    told = plan(tmp_path, "--topology", "v5e:2x4", *options)
     assert told["devices"] == {"kind": "TPU v5 lite", "count": 8}
     assert told["mesh"] == {"clients": 8, "model": 1} and told["slots"] == 24
     *steps, average = told["programs"]
@@ -65,6 +66,7 @@ def test_a_slice_that_is_not_at_hand(tmp_path):
     )
     assert told["round"]["tokens_per_second"] > 0
     assert "an upper bound" in told["shown"] and "1 all-reduce" in told["shown"]
+    assert told["attention"] == "splash" and "fused kernel (splash)" in told["shown"]
 
 
 def test_client_state_is_split_on_a_slice():
