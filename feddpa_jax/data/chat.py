@@ -8,6 +8,7 @@ are marked before the template is rendered, with characters that no text may hol
 import dataclasses
 import functools
 import re
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from feddpa_jax.hf.render import render_chat
@@ -18,6 +19,13 @@ from feddpa_jax.types import Example, Turn, UserError
 # an answer of the assistant.
 _TEXT, _TEXT_END, _ANSWER, _ANSWER_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 _MARKS = re.compile("([\ufdd0-\ufdd3])")
+# What a Jinja template may look up besides what Jinja itself has.
+_GIVEN = frozenset(
+    [
+        *("instruction", "input", "messages", "add_generation_prompt", "bos_token", "eos_token"),
+        *("enable_thinking", "raise_exception", "strftime_now", "tools", "documents"),
+    ]
+)
 
 
 class Piece(NamedTuple):
@@ -117,11 +125,22 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
         source = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", self.source)
         try:
-            return frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            found = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except TemplateSyntaxError as error:
             raise UserError(
                 f"data.template: {self.name}, line {error.lineno}: {error.message}; correct it"
             ) from None
+        # Jinja writes nothing for a name that it does not know. Templates of models test names that
+        # only others give them; a file of one's own that writes no messages has no reason to.
+        strange = sorted(found - _GIVEN - environment.globals.keys())
+        if "messages" in found:
+            strange = [name for name in strange if get_close_matches(name, _GIVEN, cutoff=0.85)]
+        if strange:
+            raise UserError(
+                f"data.template: {self.name} writes {strange[0]!r}, which nothing gives it; it may "
+                f"write {', '.join(sorted(_GIVEN))}"
+            )
+        return found
 
     @functools.cached_property
     def _answers(self) -> "_Answers":

@@ -155,7 +155,7 @@ def _is_whole(place: Path, seal: str, version: int) -> bool:
         unseal(place / seal, version)
     except UnsealedError as error:
         if place.exists():
-            _log.warning(f"{place}: {error}; it is built again")
+            _log.warning(f"{place}: {error}; these prepared data are built again")
         return False
     return True
 

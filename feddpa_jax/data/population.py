@@ -116,7 +116,7 @@ class Population(ClientSequence):
         try:
             examples = list(_rows(self._batches, rows))
             whole = functools.reduce(add_to_sum, examples, 0) == self._sum_C[at]
-        except (ValueError, IndexError, TypeError):  # No text, JSON or row any more.
+        except (ValueError, IndexError, TypeError, SystemError):  # No text, JSON or row any more.
             examples, whole = [], False
         if not whole:
             what = f"the examples of client {self.names[at]!r} are damaged or changed"
@@ -132,8 +132,8 @@ class Population(ClientSequence):
         return UserError(f"{self.folder}: {what}; start the command again, which makes it anew")
 
     @functools.cached_property
-    def _batches(self) -> list[Any]:
-        return self._table.to_batches()
+    def _batches(self) -> "_Batches":
+        return _Batches(self._table)
 
     def choosing(self, selection: Selection) -> "Population":
         """The same population with another choice among each client's examples."""
@@ -145,8 +145,10 @@ class Population(ClientSequence):
     def test(self) -> tuple[Example, ...]:
         """The test instances."""
         table = read_table(self.folder / "test.arrow")
-        batches = table.to_batches()
-        return tuple(_rows(batches, np.arange(table.num_rows)))
+        try:
+            return tuple(_rows(_Batches(table), np.arange(table.num_rows)))
+        except (ValueError, IndexError, TypeError, SystemError):
+            raise self._damaged("the test instances are damaged") from None
 
 
 def held_out_counts(clients: Sequence[Client]) -> list[int]:
@@ -177,7 +179,27 @@ def read_table(file: Path) -> Any:
         raise UserError(f"{file}: damaged ({error}); write it again") from None
 
 
-def _rows(batches: Sequence[Any], rows: np.ndarray) -> Iterator[Example]:
+class _Batches:
+    """A table's batches, each checked when it is first looked at."""
+
+    def __init__(self, table: Any):
+        self._all = table.to_batches()
+        self._checked: set[int] = set()
+
+    def __getitem__(self, place: int) -> Any:
+        """A batch.
+
+        Raises:
+          ValueError: its offsets point outside of it, or a text is no UTF-8: Arrow would not look.
+        """
+        found = self._all[place]
+        if place not in self._checked:
+            found.validate(full=True)
+            self._checked.add(place)
+        return found
+
+
+def _rows(batches: _Batches, rows: np.ndarray) -> Iterator[Example]:
     """The examples of some rows, whose numbers ascend."""
     begin = 0
     while begin < len(rows):

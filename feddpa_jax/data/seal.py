@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from feddpa_jax.files.disk import to_json, write_new
+from feddpa_jax.files.problems import reason
 from feddpa_jax.files.strict_json import read_object
 from feddpa_jax.types import UserError
 
@@ -41,7 +42,9 @@ def unseal(file: Path, version: int) -> dict[str, Any]:
             raise UnsealedError(f"{file.name} is of version {found['version']}, not {version}")
         sizes = {name: (file.parent / name).stat().st_size for name in found["files"]}
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
-        raise UnsealedError(f"{type(error).__name__}: {error}") from None
+        if not file.exists():
+            raise UnsealedError(f"{file.name} is missing") from None
+        raise UnsealedError(f"{file.name} cannot be read ({reason(error)})") from None
     for name, size in sizes.items():
         if size != found["files"][name]:
             raise UnsealedError(f"{name} has {size} bytes, not {found['files'][name]}")

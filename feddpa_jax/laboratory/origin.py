@@ -49,7 +49,7 @@ def identify(
     return {
         "checkpoint": digest_of_parts([np.asarray(leaf).tobytes() for leaf in leaves]),
         "model": digest_of_parts([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
-        "data": digest_of_parts(
+        "data (or the part that --cells and eval.clients choose)": digest_of_parts(
             [json.dumps(names).encode()]
             + [bytes([0]) + np.append(e.tokens_T, e.prompt_length).tobytes() for e in examples]
         ),

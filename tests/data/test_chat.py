@@ -233,6 +233,9 @@ def test_jinja_files(tmp_path: Path):
         ("{% if %}", r"my\.jinja, line 1: Expected an expression"),
         ("{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", r"SecurityError|unsafe|append"),
         ("{{ instruction.nothing.at_all }}", r"my\.jinja: the template refuses .*or fails"),
+        ("Q: {{ instrution }}", r"my\.jinja writes 'instrution', which nothing gives it; it may"),
+        ("{{ question }}", r"my\.jinja writes 'question', which nothing gives it"),
+        ("{{ mesages }}{{ messages }}", r"my\.jinja writes 'mesages', which nothing gives it"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=words):

@@ -222,6 +222,25 @@ def test_damage_is_refused(tmp_path):
         Population(tmp_path / "people")
 
 
+def test_damage_anywhere_is_refused_or_changes_nothing(tmp_path):
+    """Offsets, lengths and texts of Arrow: what they point at may be anywhere, or no text."""
+    a_population(tmp_path / "people")
+    file = tmp_path / "people" / "train.arrow"
+    content, refused = file.read_bytes(), 0
+    for place in range(0, len(content), max(1, len(content) // 60)):
+        damaged = bytearray(content)
+        damaged[place : place + 64] = (255 - byte for byte in content[place : place + 64])
+        file.write_bytes(damaged)
+        try:
+            people = Population(tmp_path / "people")
+            for c, name in enumerate(people.names):
+                assert people[c].train == tuple(an_example(name, n) for n in range(4))
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path))
+    assert refused > 40
+
+
 def test_changed_data_are_read_anew(tmp_path, cache):
     file = flat_file(tmp_path)
     running = load_federation(f"hf:{file}", cache="on")
