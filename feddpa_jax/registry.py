@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from feddpa_jax.files.own_files import load_own, split_name
+from feddpa_jax.files.problems import with_home
 from feddpa_jax.types import UserError
 
 _logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ class Registry(Mapping[str, T], Generic[T]):
         found = split_name(name)
         if found is not None:
             return found[0]
-        return Path(name).expanduser() if name.endswith(tuple(self._files)) else None
+        return with_home(name) if name.endswith(tuple(self._files)) else None
 
     def own_file(self, name: str) -> Path | None:
         """The user's own file that a name is from, which is neither looked for nor run here.

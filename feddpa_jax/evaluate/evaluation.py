@@ -37,7 +37,7 @@ from feddpa_jax.weighting.settings import WeightingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Questions:
+class Asked:
     """Who answers what.
 
     Attributes:
@@ -72,7 +72,7 @@ def _among(own: Sequence[str], names: Sequence[str]) -> list[bool]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(Questions):
+class Setting(Asked):
     """What is evaluated on what.
 
     Attributes:

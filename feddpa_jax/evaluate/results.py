@@ -11,7 +11,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import MODES
 from feddpa_jax.evaluate.estimating import Summary, summarize
-from feddpa_jax.evaluate.evaluation import ModeResult, Questions
+from feddpa_jax.evaluate.evaluation import Asked, ModeResult
 from feddpa_jax.evaluate.metrics import METRICS, about
 from feddpa_jax.evaluate.most_common import most_common_scores
 from feddpa_jax.evaluate.personalization import Tasks
@@ -68,7 +68,7 @@ class Evaluation:
     differences: Mapping[str, Mapping[str, Summary]]
     weights: Mapping[str, float]
     results: Mapping[str, ModeResult]
-    setting: Questions
+    setting: Asked
     most_common: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
     gains: Mapping[str, Mapping[str, Summary]] = dataclasses.field(default_factory=dict)
 
@@ -136,7 +136,7 @@ class Evaluation:
 
 def make_evaluation(
     results: Mapping[str, ModeResult],
-    setting: Questions,
+    setting: Asked,
     *,
     settings: Mapping[str, Any],
 ) -> Evaluation:
@@ -259,9 +259,7 @@ def digest(example: Example) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _instance_lines(
-    results: Mapping[str, ModeResult], setting: Questions
-) -> Iterator[dict[str, Any]]:
+def _instance_lines(results: Mapping[str, ModeResult], setting: Asked) -> Iterator[dict[str, Any]]:
     digests = [digest(example) for example in setting.instances]
     for mode, result in results.items():
         weights = result.weights.means()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from feddpa_jax.evaluate.evaluation import ModeResult, Questions
+from feddpa_jax.evaluate.evaluation import Asked, ModeResult
 from feddpa_jax.evaluate.metrics import METRICS, score_texts
 from feddpa_jax.evaluate.modes import ModeWeights
 from feddpa_jax.evaluate.results import digest
@@ -17,7 +17,7 @@ def read_answers(
     clients: Mapping[str, Client],
     tests: Iterable[Example],
     metrics: Sequence[str],
-) -> tuple[dict[str, ModeResult], Questions]:
+) -> tuple[dict[str, ModeResult], Asked]:
     """What an evaluation found, from the lines that it wrote.
 
     Args:
@@ -62,7 +62,7 @@ def read_answers(
                 "saved; evaluate again"
             )
     instances = tuple(known[asked[i]["instance"]] for i in range(len(asked)))
-    questions = Questions([clients[name] for name in names], instances)
+    questions = Asked([clients[name] for name in names], instances)
     results = {
         mode: _result([[by_client[n][i] for i in range(len(asked))] for n in names], metrics)
         for mode, by_client in by_mode.items()

@@ -1,6 +1,5 @@
 """A trained federation, as what is exported."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from feddpa_jax.adapters.dual import Adapters, is_shared
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.config import Config
+from feddpa_jax.files.problems import with_home
 from feddpa_jax.run.inputs import Prepared
 
 # Where the base lies in an export, if `transformers` can load it from nowhere else.
@@ -37,12 +37,12 @@ class Trained(NamedTuple):
     def base_hub_id(self) -> str | None:
         """The base's hub id; None if it is from elsewhere: paths of this machine say nothing."""
         base, path = self.prepared.base, self.config.model.path
-        return None if base.folder is None or Path(path).expanduser().exists() else path
+        return None if base.folder is None or with_home(path).exists() else path
 
     @property
     def base_name(self) -> str:
         """What the base is called: hub id, alias, or the name of its folder or file."""
-        place = Path(self.config.model.path).expanduser()
+        place = with_home(self.config.model.path)
         return place.resolve().name if place.exists() else self.config.model.path
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from feddpa_jax.files.problems import with_home
 from feddpa_jax.types import UserError
 
 
@@ -17,7 +18,7 @@ def split_name(name: str) -> tuple[Path, str] | None:
     ('gate', None)
     """
     file, colon, inner = name.rpartition(":")
-    return (Path(file).expanduser(), inner) if colon and file.endswith(".py") else None
+    return (with_home(file), inner) if colon and file.endswith(".py") else None
 
 
 def load_own(name: str, field: str) -> Any:

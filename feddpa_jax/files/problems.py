@@ -55,6 +55,18 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def with_home(path: str) -> Path:
+    """A path with `~` resolved; as it is if there is no such home folder.
+
+    >>> with_home("~nobody_at_all/a").as_posix()
+    '~nobody_at_all/a'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def check_path(name: str, path: Path) -> None:
     """Refuses a path that can be neither read nor made.
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from feddpa_jax.files.problems import with_home
 from feddpa_jax.types import UserError
 
 
@@ -39,4 +40,4 @@ def place_of(path: str) -> Path:
     Raises:
       UserError: the alias's file is not on this machine.
     """
-    return ALIASES[path]() if path in ALIASES else Path(path).expanduser()
+    return ALIASES[path]() if path in ALIASES else with_home(path)

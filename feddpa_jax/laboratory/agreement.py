@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from feddpa_jax.evaluate.estimating import summarize
-from feddpa_jax.evaluate.evaluation import Setting
+from feddpa_jax.evaluate.evaluation import Asked
 from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.most_common import most_common_scores
@@ -62,7 +62,7 @@ def _given_up(findings: Sequence[Finding]) -> list[Estimate]:
     ]
 
 
-def note_on_the_most_common_answer(setting: Setting) -> str:
+def note_on_the_most_common_answer(setting: Asked) -> str:
     """What exact match is worth: what each task's most common training answer scores on the test.
 
     Args:

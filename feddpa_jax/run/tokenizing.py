@@ -13,6 +13,7 @@ from feddpa_jax.data.population import Population
 from feddpa_jax.data.templates import bound
 from feddpa_jax.data.token_file import SEAL, VERSION, TokenizedClients, write_tokens
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized
+from feddpa_jax.files.problems import with_home
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
 
@@ -105,7 +106,7 @@ def _of_tokenizer(tokenizer: Tokenizer) -> str:
 def _of_template(name: str, tokenizer: Tokenizer) -> str:
     """A digest of a template: its name, the file that it is in, and what it makes of an example."""
     template: Any = bound(name, tokenizer)[0]
-    place = Path(name.partition(".py:")[0]).expanduser()
+    place = with_home(name.partition(".py:")[0])
     try:
         own = place if place.is_file() else inspect.getfile(inspect.unwrap(template))
         code = Path(own).read_bytes()

@@ -11,7 +11,7 @@ from rich.console import Console
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.scores_table import render
 from feddpa_jax.evaluate.estimating import summarize
-from feddpa_jax.evaluate.evaluation import ModeResult, Questions
+from feddpa_jax.evaluate.evaluation import Asked, ModeResult
 from feddpa_jax.evaluate.modes import ModeWeights, fixed_weights
 from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
 from feddpa_jax.types import Client, Example
@@ -27,7 +27,7 @@ INSTANCES = (
     Example("two", "2\u2028", "other", task="a"),
     Example("one", "4", task="b"),
 )
-SETTING = Questions(CLIENTS, INSTANCES)
+SETTING = Asked(CLIENTS, INSTANCES)
 NLL = {
     # P of global: anna's a (2 + 6) / 2 = 4, ben's (3 + 4) / 2 = 3.5: 3.75.
     # TTP: anna (4 + 9 + 1) / 3, ben (8 + 4 + 3) / 3: 29 / 6.
@@ -120,7 +120,7 @@ def test_intervals_are_those_of_summarize(tmp_path):
     """Of four clients and six instances of each of four tasks; differences are paired."""
     rng = np.random.default_rng(0)
     tasks = [name for name in "abcd" for _ in range(6)]
-    setting = Questions(
+    setting = Asked(
         tuple(Client(f"client {name}", (Example("x", "y", task=name),)) for name in "abcd"),
         tuple(Example(str(i), "y", task=name) for i, name in enumerate(tasks)),
     )
@@ -174,13 +174,13 @@ def test_lines_by_hand(folder):
     assert len(set(digests)) == 4 and all(len(digest) == 16 for digest in digests)
     assert [line["instance"] for line in lines] == digests * 6
     again = Example("one", "1", task="of another name")
-    other = Questions(CLIENTS, (again, *INSTANCES[1:]))
+    other = Asked(CLIENTS, (again, *INSTANCES[1:]))
     write_evaluation(folder / "again", _of(other))
     (first, *_) = (folder / "again" / "instances.jsonl").read_text().split("\n")
     assert json.loads(first)["instance"] == digests[0]
 
 
-def _of(setting: Questions):
+def _of(setting: Asked):
     return make_evaluation(RESULTS, setting, settings=SETTINGS)
 
 
@@ -230,7 +230,7 @@ def test_screen_by_hand(report):
 def test_no_own_task_in_the_tests(tmp_path):
     """P of nothing is null in the file and a dash on the screen."""
     clients = (Client("anna", (Example("x", "y", task="z"),)), CLIENTS[1])
-    none = Questions(clients[:1], INSTANCES)
+    none = Asked(clients[:1], INSTANCES)
     results = {
         "global": ModeResult(
             fixed_weights("global", 1, 4, fixed=0.5), {"nll": NLL["global"][:1]}, None

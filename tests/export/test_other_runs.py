@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("shared_steps")
 
 def trained_on(path: str, folder: Path | None) -> Trained:
     config = load_config(None, ["--model.path", json.dumps(path)])
-    base: Any = SimpleNamespace(folder=folder)
+    base: Any = SimpleNamespace(folder=folder, quantize=None)
     return Trained(config, cast(Any, SimpleNamespace(base=base)), cast(Any, None), 0, None)
 
 

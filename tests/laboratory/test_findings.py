@@ -12,9 +12,8 @@ from rich.console import Console
 from feddpa_jax.cli.console import Reporter
 from feddpa_jax.cli.findings_table import render
 from feddpa_jax.evaluate.estimating import summarize
-from feddpa_jax.evaluate.evaluation import Setting
+from feddpa_jax.evaluate.evaluation import Asked
 from feddpa_jax.evaluate.personalization import Tasks
-from feddpa_jax.hf.load import load_base
 from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
 from feddpa_jax.laboratory.candidates import Candidate, bounds
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
@@ -390,6 +389,6 @@ def test_what_the_most_common_answer_scores_is_told():
         *(Example("?", answer, task="a") for answer in ("yes", "no")),
         Example("?", "maybe", task="b"),
     )
-    setting = Setting(clients, ((), ()), instances, (), load_base("tiny", "float32").tokenizer)
+    setting = Asked(clients, instances)
     note = note_on_the_most_common_answer(setting)
     assert note.endswith("in exact match %, P 25.0 and TTP 25.0.")

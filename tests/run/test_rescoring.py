@@ -7,7 +7,7 @@ import pytest
 
 from feddpa_jax import Config, UserError, load_federation, rescore
 from feddpa_jax.cli.program import main
-from feddpa_jax.evaluate.evaluation import ModeResult, Questions
+from feddpa_jax.evaluate.evaluation import Asked, ModeResult
 from feddpa_jax.evaluate.modes import ModeWeights, fixed_weights
 from feddpa_jax.evaluate.results import make_evaluation, write_evaluation
 from feddpa_jax.files import manifest
@@ -53,7 +53,7 @@ def run(tmp_path):
     run = RunFolder(tmp_path / "run")
     data = {"path": "sample", "max_train": 6, "max_test": 4}
     run.start(Config(data=data, eval={"metrics": METRICS}))
-    questions = Questions(DATA.clients, DATA.test)
+    questions = Asked(DATA.clients, DATA.test)
     write_evaluation(run.evaluation, make_evaluation(results, questions, settings=SETTINGS))
     return run
 
