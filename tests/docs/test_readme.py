@@ -14,7 +14,7 @@ CALLS = [
 # All that is replaced, because SmolLM2 takes minutes.
 SMALLER = {
     '"smollm2-135m"': '"tiny"',
-    "max_train=24, validation=4, max_test=3": "max_train=6, validation=1, max_test=1",
+    "max_train=24, validation=4, max_test=4": "max_train=6, validation=1, max_test=1",
     "scales=[0.5, 1.0]": "scales=[0.5, 1.0], layers=[2], exact=0",
 }
 
