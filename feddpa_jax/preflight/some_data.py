@@ -11,7 +11,7 @@ from feddpa_jax.run.inputs import load_data
 from feddpa_jax.types import Federation
 
 NOT_ALL_READ = (
-    "data.path: the data are large and not in the cache yet, so the examples of a sample of the "
+    "data.path: the data are not in the cache yet (data.cache), so the examples of a sample of the "
     "clients alone were read; the first run reads all, and may find an error in others"
 )
 
