@@ -20,10 +20,11 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.plan.round_work import count_work
 from feddpa_jax.preflight.lengths import Lengths
 from feddpa_jax.preflight.product_rate import product_rate
+from feddpa_jax.run.backend import attention_on
 from feddpa_jax.run.beginning import fresh_state, total_rounds
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import read_history
-from feddpa_jax.run.inputs import Prepared, attention_on, make_lora, make_method, training_data
+from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
 from feddpa_jax.run.starting_adapters import check_start
 from feddpa_jax.training.memory import MemoryPlan, estimate_memory
 from feddpa_jax.training.participation import how_many

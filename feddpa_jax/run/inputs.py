@@ -16,7 +16,7 @@ from feddpa_jax.data.population import Population
 from feddpa_jax.data.templates import TEMPLATES, bound
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
-from feddpa_jax.devices.mesh import CLIENTS, MODEL, make_mesh, put_base
+from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
 from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.federated.build import build
 from feddpa_jax.federated.leaves import trains_own
@@ -24,8 +24,7 @@ from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.files.escape import some_names
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.models.attention import Backend, backend_for
-from feddpa_jax.models.decoder import Model
+from feddpa_jax.run.backend import attention_on
 from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.tokenizing import tokenize_clients
 from feddpa_jax.training.costs import costs_on
@@ -152,36 +151,6 @@ def prepare_values(
         base.model, params=params, attention=attention_on(mesh, config, base.model)
     )
     return Prepared(base._replace(model=model), federation, training, counts, mesh)
-
-
-def attention_on(mesh: Mesh, config: Config, model: Model) -> Backend:
-    """How a mesh's devices compute attention in training.
-
-    Args:
-      mesh: the devices.
-      config: the configuration.
-      model: the base.
-
-    Raises:
-      UserError: `model.attention` asks for a kernel that they do not have.
-    """
-    asked, device = config.model.attention, mesh.devices.flat[0]
-    capability = getattr(device, "compute_capability", None)
-    suited = backend_for(
-        *(device.platform, model.dtype, model.config.head_dim),
-        capability=capability,
-        split=mesh.shape[MODEL] > 1,
-    )
-    if asked == "auto":
-        return suited
-    if asked not in ("explicit", suited):
-        raise UserError(
-            f"model.attention: {asked} does not serve {device.platform} devices"
-            f"{f' of compute capability {capability}' if capability else ''} in {model.dtype} with "
-            f"mesh.model {mesh.shape[MODEL]} and heads of {model.config.head_dim}; use auto or "
-            "explicit"
-        )
-    return asked
 
 
 def prepare_together(config: Config, make: Callable[[Config], Prepared] = prepare) -> Prepared:

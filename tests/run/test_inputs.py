@@ -8,7 +8,8 @@ import pytest
 
 from feddpa_jax.config import load_config
 from feddpa_jax.models.model_shapes import model_shapes
-from feddpa_jax.run.inputs import attention_on, prepare
+from feddpa_jax.run.backend import attention_on
+from feddpa_jax.run.inputs import prepare
 from feddpa_jax.testing import tiny_config
 from feddpa_jax.types import UserError
 
