@@ -30,7 +30,7 @@ def backend_for(
     capability: str | None = None,
     split: bool = False,
 ) -> Backend:
-    """The fastest backend that serves.
+    """The fused backend that serves, else the explicit one.
 
     Args:
       platform: of the devices: "cpu", "gpu" or "tpu".

@@ -4,7 +4,7 @@ from jax.sharding import Mesh
 
 from feddpa_jax.config import Config
 from feddpa_jax.devices.mesh import MODEL
-from feddpa_jax.models.attention import Backend, backend_for
+from feddpa_jax.models.attention import LANES, Backend, backend_for
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.types import UserError
 
@@ -28,7 +28,10 @@ def attention_on(mesh: Mesh, config: Config, model: Model) -> Backend:
         split=mesh.shape[MODEL] > 1,
     )
     if asked == "auto":
-        return suited
+        # Heads that do not fill a TPU's lanes are padded, which costs more than the scores do
+        # (BENCHMARKS.md, plans for TPU v5p).
+        padded = suited == "splash" and model.config.head_dim % LANES > 0
+        return "explicit" if padded else suited
     if asked not in ("explicit", suited):
         raise UserError(
             f"model.attention: {asked} does not serve {device.platform} devices"

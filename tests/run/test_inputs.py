@@ -1,5 +1,6 @@
 """Sizes that the base cannot have are refused before anything is made of them."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,3 +60,14 @@ def test_gpus_older_than_ampere_have_no_kernel():
     assert attention_on(mesh("8.6"), asked, model) == "cudnn"
     with pytest.raises(UserError, match=r"cudnn does not serve gpu devices of compute capa.* 7\.5"):
         attention_on(mesh("7.5"), asked, model)
+
+
+def test_heads_that_a_tpu_pads_are_explicit_unless_asked():
+    device = SimpleNamespace(platform="tpu")
+    mesh: Any = SimpleNamespace(devices=np.array([[device]]), shape={"clients": 1, "model": 1})
+    auto, asked = (load_config(None, ["--model.attention", a]) for a in ("auto", "splash"))
+    for head_dim, found in ((64, "explicit"), (128, "splash")):
+        sizes = dataclasses.replace(tiny_config(), head_dim=head_dim)
+        model = model_shapes(sizes, "bfloat16")
+        assert attention_on(mesh, auto, model) == found
+        assert attention_on(mesh, asked, model) == "splash"
