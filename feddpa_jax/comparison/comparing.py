@@ -220,7 +220,7 @@ def _finish(run: _Run, modes: Modes, pace: Pace) -> FinishedRun:
     pace.next("is done" if scores else "is trained" if run.saved > last else "trains")
     lines: Sequence[Mapping[str, Any]] = ()
     if scores is None:
-        # Of a trained run there is no round left, but perhaps something that a kill left behind.
+        # Of a trained run there is no round left, but perhaps leftovers of a killed run.
         lines = [done.line for done in experiment.rounds()]
         found = experiment.evaluate(modes=None if modes == "all" else [experiment.answers_with])
         scores = read_scores(found.summary(), found.instances)

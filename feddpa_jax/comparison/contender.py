@@ -67,7 +67,7 @@ class Contender:
                 for section, fields in sections.items()
             }
             found = dataclasses.replace(config, seed=seed, **made)
-            if METHODS.own_file(self.method) is None:  # Files of one's own are run later.
+            if METHODS.own_file(self.method) is None:  # Users' files are run later.
                 check_options(self.method, self.options, vars(found.fed))
             return found
         except UserError as error:

@@ -131,7 +131,7 @@ class ChatTemplate:
                 f"data.template: {self.name}, line {error.lineno}: {error.message}; correct it"
             ) from None
         # Jinja writes nothing for a name that it does not know. Templates of models test names that
-        # only others give them; a file of one's own that writes no messages has no reason to.
+        # only others give them; a user's file that writes no messages has no reason to.
         strange = sorted(found - _GIVEN - environment.globals.keys())
         if "messages" in found:
             strange = [name for name in strange if get_close_matches(name, _GIVEN, cutoff=0.85)]

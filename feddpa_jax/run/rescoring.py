@@ -38,7 +38,7 @@ def rescore(run_dir: Path | str, overrides: Sequence[str] = ()) -> Evaluation:
         the answers have.
 
     Raises:
-      UserError: there is no evaluation, it is damaged, the data are others than those of the
+      UserError: there is no evaluation, it is damaged, the data differ from those of the
         answers, or a metric needs the model.
 
     Example:
