@@ -11,6 +11,7 @@ Arrays carry their dimensions as a suffix, and einsums use the same letters:
 Trees carry their leading axes only: `local_C` is a tree whose leaves all start with a client axis.
 """
 
+import abc
 import dataclasses
 import zlib
 from collections.abc import Sequence
@@ -102,6 +103,33 @@ class ClientSequence(Sequence[Client]):
 
     names: tuple[str, ...]
 
+    @abc.abstractmethod
+    def read(self, place: int) -> Client:
+        """The client at a place, counted from 0.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+
+    def __len__(self) -> int:
+        """The number of clients."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Client: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
+        """A client, or several.
+
+        Raises: as of `read`.
+        """
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        return self.read(range(len(self))[place])
+
 
 class SomeClients(ClientSequence):
     """Some clients of a sequence, read as they are asked for.
@@ -122,20 +150,8 @@ class SomeClients(ClientSequence):
         self.whole, self._members = clients, [int(c) for c in members]
         self.names = tuple(names[c] for c in self._members)
 
-    def __len__(self) -> int:
-        """The number of clients."""
-        return len(self._members)
-
-    @overload
-    def __getitem__(self, place: int) -> Client: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
-
-    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
-        """A client, or several."""
-        if isinstance(place, slice):
-            return tuple(self[i] for i in range(*place.indices(len(self))))
+    def read(self, place: int) -> Client:
+        """A client."""
         return self.whole[self._members[place]]
 
 

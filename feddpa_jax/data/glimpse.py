@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,21 +35,9 @@ class FewClients(ClientSequence):
         """Args: the names, and the clients that were read."""
         self.names, self.some = names, some
 
-    def __len__(self) -> int:
-        """The number of all clients."""
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, place: int) -> Client: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
-
-    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
-        """A client that was read, or several."""
-        if isinstance(place, slice):
-            return tuple(self[i] for i in range(*place.indices(len(self))))
-        return self.some[range(len(self))[place]]
+    def read(self, place: int) -> Client:
+        """A client that was read."""
+        return self.some[place]
 
 
 class Glimpse(NamedTuple):

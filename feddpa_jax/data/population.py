@@ -20,7 +20,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -93,35 +93,22 @@ class Population(ClientSequence):
         # Refuses at once what no client may hold out.
         self.counts_C = selection.counts(self.names, np.diff(self._first))
 
-    def __len__(self) -> int:
-        """The number of clients."""
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, place: int) -> Client: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> tuple[Client, ...]: ...
-
-    def __getitem__(self, place: int | slice) -> Client | tuple[Client, ...]:
-        """A client with its examples, or several.
+    def read(self, place: int) -> Client:
+        """A client with its examples.
 
         Raises:
           UserError: its examples are damaged, or were changed since the population was written.
         """
-        if isinstance(place, slice):
-            return tuple(self[i] for i in range(*place.indices(len(self))))
-        at = range(len(self))[place]
-        rows = self._rows[self._first[at] : self._first[at + 1]]
+        rows = self._rows[self._first[place] : self._first[place + 1]]
         try:
             examples = list(_rows(self._batches, rows))
-            whole = functools.reduce(add_to_sum, examples, 0) == self._sum_C[at]
+            whole = functools.reduce(add_to_sum, examples, 0) == self._sum_C[place]
         except (ValueError, IndexError, TypeError, SystemError):  # No text, JSON or row any more.
             examples, whole = [], False
         if not whole:
-            what = f"the examples of client {self.names[at]!r} are damaged or changed"
+            what = f"the examples of client {self.names[place]!r} are damaged or changed"
             raise self._damaged(what)
-        return self.selection.of(self.names[at], examples)
+        return self.selection.of(self.names[place], examples)
 
     def _damaged(self, what: str) -> UserError:
         """The error that says so; what is cached is not opened again."""

@@ -215,7 +215,7 @@ ENTRIES = [
     *edits(
         "data/population.py",
         "data/test_population.py",
-        ("functools.reduce(add_to_sum, examples, 0) == self._sum_C[at]", "True"),
+        ("functools.reduce(add_to_sum, examples, 0) == self._sum_C[place]", "True"),
         ("if sha256(folder / name) != digest", "if False"),
         ("check_client_name(name, str(folder))", "pass"),
         ("(batch + 1) * BATCH", "(batch + 2) * BATCH"),
