@@ -227,6 +227,7 @@ class Outcome(abc.ABC):
         embed_with: Model | Sequence[Model] | None = None,
         by: str | Sequence[str] = ("nll",),
         choose: How = "client",
+        foreign: str = Options().foreign,
         keep: Keep | None = None,
         exact: int = 2,
         cells: int = Options().cells,
@@ -244,8 +245,10 @@ class Outcome(abc.ABC):
             and "mixed"; None: all of them.
           by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
           choose: "client": settings are chosen on each client's own held-out examples, and on
-            prompts made up by the base, where answers should agree with the shared adapter's;
+            stand-ins for foreign prompts, where answers should agree with the shared adapter's;
             "pooled": on all clients' held-out examples, which no federation has.
+          foreign: where the stand-ins are from: "base", which makes them up; "sample", the built-in
+            sample's prompts; or a file of public examples, whose answers are not read.
           keep: "p": each rule's setting is the one with the best TTP (with "client": the best
             agreement) of those that lose nothing on P beyond the 95 % interval over instances
             against the setting with the best P; None: the one with the best mean of both.
@@ -268,6 +271,7 @@ class Outcome(abc.ABC):
             embed_with=None if embed_with is None else listed(embed_with),
             by=listed(by),
             choose=choose,
+            foreign=foreign,
             keep=keep,
             exact=exact,
             cells=cells,

@@ -63,6 +63,13 @@ def _add_choosing(parser: Parser) -> None:
         "examples together, which no federation has (client)",
     )
     parser.add_argument(
+        "--foreign",
+        default="base",
+        metavar="base|sample|FILE",
+        help="with --choose client, what stands for foreign prompts: those that the base makes up, "
+        "the built-in sample's, or a file of public examples, whose answers are not read (base)",
+    )
+    parser.add_argument(
         "--keep",
         metavar="P",
         help="choose the best TTP among settings that lose nothing on P beyond its 95 %% interval "
@@ -114,7 +121,7 @@ def read_options(known: argparse.Namespace) -> dict[str, Any]:
         "layers": (int, 0, 10_000),
     }
     found: dict[str, Any] = {"exact": known.exact, "fresh": known.fresh, "choose": known.choose}
-    found["cells"] = known.cells
+    found["cells"], found["foreign"] = known.cells, known.foreign
     if known.keep is not None:
         found["keep"] = known.keep.lower()
     for name, (kind, lowest, most) in limits.items():

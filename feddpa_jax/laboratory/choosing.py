@@ -1,9 +1,9 @@
 """What weighting settings are chosen by: what each client can know, or everybody's examples.
 
 A client has examples of its own that it held out, with their answers. Of other tasks it has neither
-prompts nor answers; but it has the base, which makes up prompts when it is given the template, and
-the adapter that all clients share, which is what it would best answer foreign prompts with. So for
-C clients, H_c held-out examples of client c, and N made-up prompts whose answers are the shared
+prompts nor answers; but it has stand-ins for them, prompts that the base makes up or public ones,
+and the adapter that all clients share, which is what it would best answer foreign prompts with. So
+for C clients, H_c held-out examples of client c, and N stand-ins whose answers are the shared
 adapter's own (greedy):
 
     own     = mean over c of the mean over the H_c of their scores
@@ -22,7 +22,7 @@ import numpy as np
 from feddpa_jax.evaluate.personalization import Tasks, shares
 
 How = Literal["client", "pooled"]
-# How many made-up prompts settings are chosen on. The rules see others (see `DREAMS`).
+# How many stand-ins settings are chosen on. Rules see other prompts (see `DREAMS`).
 AGREED = 16
 # What settings are scored by, in the places of P and TTP.
 HEADINGS: dict[How, tuple[str, str]] = {"client": ("own", "foreign"), "pooled": ("P", "TTP")}
@@ -35,11 +35,21 @@ OTHER: dict[How, str] = {
     "client": "agreement with the shared adapter",
     "pooled": "TTP",
 }
-WORDS: dict[How, str] = {
-    "client": "each client's own held-out examples, and agreement with the shared adapter on "
-    "prompts made up by the base",
-    "pooled": "the pooled held-out examples of all clients, which no federation has",
-}
+
+
+def words(how: How, stand_ins: str) -> str:
+    """What settings are chosen on.
+
+    Args:
+      how: see above.
+      stand_ins: what the stand-ins are, in words.
+
+    >>> words("client", "public prompts")
+    "each client's own held-out examples, and agreement with the shared adapter on public prompts"
+    """
+    if how == "client":
+        return f"{OWN[how]}, and {OTHER[how]} on {stand_ins}"
+    return "the pooled held-out examples of all clients, which no federation has"
 
 
 class Choosing(NamedTuple):
@@ -50,8 +60,9 @@ class Choosing(NamedTuple):
       rows: the instances that count, among all.
       share_CIZ: each one's part in the two scores whose mean decides, by client.
       group_I: the place of the client that held an instance out, or of its task if all clients'
-        are pooled: what is drawn anew where P has an interval. -1 for made-up prompts.
+        are pooled: what is drawn anew where P has an interval. -1 for stand-ins.
       names: of these clients, or tasks.
+      stand_ins: what the stand-ins are, in words; "" if there are none.
     """
 
     how: How
@@ -59,6 +70,12 @@ class Choosing(NamedTuple):
     share_CIZ: np.ndarray
     group_I: np.ndarray
     names: Sequence[str]
+    stand_ins: str = ""
+
+    @property
+    def words(self) -> str:
+        """What settings are chosen on."""
+        return words(self.how, self.stand_ins)
 
 
 def pooled(tasks: Tasks, rows: slice) -> Choosing:
@@ -72,18 +89,23 @@ def pooled(tasks: Tasks, rows: slice) -> Choosing:
 
 
 def by_client(
-    own: Sequence[np.ndarray], made_up: slice, rows: slice, names: Sequence[str]
+    own: Sequence[np.ndarray],
+    foreign: slice,
+    rows: slice,
+    names: Sequence[str],
+    stand_ins: str,
 ) -> Choosing:
-    """Each client on its own held-out examples, and on made-up prompts.
+    """Each client on its own held-out examples, and on stand-ins for foreign prompts.
 
     Args:
       own: where each client's own are among all instances; clients without any do not count.
-      made_up: where the made-up prompts are.
+      foreign: where the stand-ins are.
       rows: which holds both.
       names: of the clients.
+      stand_ins: what the stand-ins are, in words.
 
     >>> own = [np.array([2]), np.array([3, 4])]
-    >>> by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben"]).share_CIZ[..., 0]
+    >>> by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben"], "").share_CIZ[..., 0]
     array([[0.  , 0.  , 0.5 , 0.  , 0.  ],
            [0.  , 0.  , 0.  , 0.25, 0.25]], dtype=float32)
     """
@@ -94,9 +116,9 @@ def by_client(
         if len(held_H):
             share_CIZ[c, held_H - rows.start, 0] = 1 / (able * len(held_H))
             group_I[held_H - rows.start] = c
-    count = made_up.stop - made_up.start
-    share_CIZ[:, made_up.start - rows.start : made_up.stop - rows.start, 1] = 1 / (len(own) * count)
-    return Choosing("client", rows, share_CIZ, group_I, names)
+    count = foreign.stop - foreign.start
+    share_CIZ[:, foreign.start - rows.start : foreign.stop - rows.start, 1] = 1 / (len(own) * count)
+    return Choosing("client", rows, share_CIZ, group_I, names, stand_ins)
 
 
 def shares_of(tasks: Tasks) -> np.ndarray:

@@ -1,10 +1,11 @@
 """What all rules together may ask for, of every client and instance; and every answer's scores.
 
 One pass scores all instances at one mixing weight. The passes at 0, 1/2 and 1 are those of the
-global adapter, the even mix and the local one, and embed the prompts too, as does one of the base.
-Where prompts are to be embedded at another mix, the pass at 1/2 is one of its own.
-Likelihoods by token, and under the adapters that other clients had a part in, are computed only if
-a rule asks for them.
+global adapter, the even mix and the local one, and embed the prompts too if a rule may ask for
+that, as does one of the base. Where prompts are to be embedded at another mix, the pass at 1/2 is
+one of its own. What few rules ask for is computed only if one does: prompts that the base makes up,
+likelihoods of the prompts, whole and by token, and under the adapters that other clients had a part
+in.
 """
 
 import dataclasses
@@ -17,11 +18,11 @@ import numpy as np
 
 from feddpa_jax.inference.scorer import Request, Scorer, Scores
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts, Part
-from feddpa_jax.laboratory.questions import AT_WEIGHT, BETWEEN, HALF, Questions
+from feddpa_jax.laboratory.questions import Questions, dreams_of
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS, Evidence
 from feddpa_jax.weighting.gathering import prompt_alone, support_draw
-from feddpa_jax.weighting.looking import MIXES, by_token, look, same_for_all, side_by_side
+from feddpa_jax.weighting.looking import by_token, look, same_for_all, side_by_side
 from feddpa_jax.weighting.settings import Model, Pooling, WeightingSettings
 
 POOLINGS: tuple[Pooling, ...] = ("last", "mean")
@@ -36,23 +37,20 @@ class Collected:
     Attributes:
       nll_CJW: response NLL of every client and instance at each of `WEIGHTS`.
       greedy_CJW: whether greedy decoding gives the target there.
-      entropy_CJA: entropy of the first answer token under each of `MODELS`.
-      entropy_CJW: the same at each of `WEIGHTS`.
-      query_nll_CJA: prompt NLL under each of `MODELS`.
-      support_nll_A: by client, the training prompts' [S, A].
-      embeddings: by model of `MIXES` and client: instances, training and dreams, [.., Y, Q, D].
-      asked: fields of `Evidence` that few rules ask for, [C, J, ...].
+      entropy_CJW: entropy of the first answer token at each of `WEIGHTS`.
+      embeddings: by model and client: instances, training and dreams, [.., Y, Q, D].
+      asked: fields of `Evidence` that not all rules ask for, [C, J, ...].
+      support_nll_A: by client, the training prompts' NLL under each of `MODELS`, [S, A]; None if no
+        rule asks for it.
     """
 
     questions: Questions
     nll_CJW: np.ndarray
     greedy_CJW: np.ndarray
-    entropy_CJA: np.ndarray
     entropy_CJW: np.ndarray
-    query_nll_CJA: np.ndarray
-    support_nll_A: list[np.ndarray]
     embeddings: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
     asked: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    support_nll_A: list[np.ndarray] | None = None
 
     def evidence(
         self,
@@ -87,14 +85,13 @@ class Collected:
             if name in own.fields
         }
         asked |= {name: values_CJ[client, rows] for name, values_CJ in self.asked.items()}
+        if self.support_nll_A is not None:
+            asked["support_nll_MA"] = self.support_nll_A[client][draw_M]
         return Evidence(
             **asked,
             query_BD=query[at][rows],
             support_MD=support[at][draw_M],
             dream_ND=dream[at],
-            query_nll_BA=self.query_nll_CJA[client, rows],
-            support_nll_MA=self.support_nll_A[client][draw_M],
-            entropy_BA=self.entropy_CJA[client, rows],
             entropy_BW=self.entropy_CJW[client, rows],
             length_B=length_B,
             held_HD=query[at][held_H],
@@ -123,41 +120,54 @@ def collect(
       on_done: called with the number of requests that were scored.
     """
     C, J = len(questions.ids), len(questions.instances)
-    counts = [len(own) for own in questions.training]
+    parts = questions.parts()
     looked = {
         model: cache.part(
             questions.name_of(model), lambda model=model: _look(scorer, questions, model, on_done)
         )
-        for model in MIXES
+        for model in questions.models
     }
-    at_weight = {AT_WEIGHT[model]: looked[model] for model in AT_WEIGHT}
-    half = {0.5: HALF} if HALF in questions.parts() else {}
-    for weight, name in {**BETWEEN, **half}.items():
-        at_weight[weight] = cache.part(
-            name, lambda weight=weight: _at_weight(scorer, questions, weight, on_done)
-        )
-    prompts = cache.part("prompts", lambda: _prompts(scorer, questions, on_done))
+    of_look = {questions.name_of(model): part for model, part in looked.items()}
+    at_weight = {
+        weight: of_look[name]
+        if name in of_look
+        else cache.part(name, lambda weight=weight: _at_weight(scorer, questions, weight, on_done))
+        for weight, name in questions.passes().items()
+    }
 
     def everywhere(values: np.ndarray) -> np.ndarray:
         return np.broadcast_to(values, (C, *values.shape[1:]))
 
-    bounds = np.cumsum(counts)[:-1]
+    bounds = np.cumsum([len(own) for own in questions.training])[:-1]
     embeddings = {}
     for model, part in looked.items():
-        query, dream = everywhere(part["query"]), everywhere(part["dream"])
+        query = everywhere(part["query"])
+        dream = query[:, :0]
+        if dreams_of(questions.name_of(model)) in parts:
+            found = cache.part(
+                dreams_of(questions.name_of(model)),
+                lambda model=model: _dreamt(scorer, questions, model, on_done),
+            )
+            dream = everywhere(found["dream"])
         supports = np.split(part["support"], bounds)
         embeddings[model] = [(query[c], supports[c], dream[c]) for c in range(C)]
-    chex.assert_shape(prompts["query_nll"], (C, J, len(MODELS)))
+    asked, support_nll = _asked(scorer, questions, cache, on_done), None
+    if "prompts" in parts:
+        prompts = cache.part("prompts", lambda: _prompts(scorer, questions, on_done))
+        chex.assert_shape(prompts["query_nll"], (C, J, len(MODELS)))
+        asked["query_nll_BA"] = prompts["query_nll"]
+        support_nll = np.split(prompts["support_nll"], bounds)
+    if "entropy_BA" in questions.fields:
+        by_model = [everywhere(looked[model]["entropy"]) for model in MODELS]
+        asked["entropy_BA"] = np.stack(by_model, axis=-1)
     return Collected(
         questions,
         np.stack([everywhere(at_weight[w]["nll"]) for w in WEIGHTS], axis=-1),
         np.stack([everywhere(at_weight[w]["greedy"]) for w in WEIGHTS], axis=-1),
-        np.stack([everywhere(looked[m]["entropy"]) for m in MODELS], axis=-1),
         np.stack([everywhere(at_weight[w]["entropy"]) for w in WEIGHTS], axis=-1),
-        prompts["query_nll"],
-        np.split(prompts["support_nll"], bounds),
         embeddings,
-        _asked(scorer, questions, cache, on_done),
+        asked,
+        support_nll,
     )
 
 
@@ -169,11 +179,10 @@ def _embedded(scores: Scores) -> np.ndarray:
 def _look(
     scorer: Scorer, questions: Questions, model: Model, on_done: Callable[[int], None]
 ) -> Part:
-    """Instances, training prompts and dreams; one row where all clients have the same model."""
+    """Instances and training prompts; one row where all clients have the same model."""
     clients = 1 if same_for_all(model, scorer.adapters) else len(questions.ids)
-
     J, S = len(questions.instances), list(map(len, questions.training))
-    sizes = (len(questions.layers), len(POOLINGS), scorer.model.config.width)
+    sizes = _sizes(scorer, questions)
     at_once = max(1, BLOCK // (4 * max(J, *S) * math.prod(sizes)))
 
     def see(examples: Sequence[Sequence[TokenizedExample]]) -> Iterator[tuple[int, Scores]]:
@@ -193,25 +202,46 @@ def _look(
         "greedy": np.empty((clients, J), bool),
         "entropy": np.empty((clients, J), np.float32),
         "query": np.empty((clients, J, *sizes), np.float32),
-        "dream": np.empty((clients, len(questions.dreams), *sizes), np.float32),
         "support": np.empty((sum(S), *sizes), np.float32),
     }
     for c, scores in see([questions.instances] * clients):
         found["nll"][c], found["greedy"][c] = scores.nll_I, scores.greedy_I
         found["entropy"][c], found["query"][c] = scores.entropy_I, _embedded(scores)
-    for c, scores in see([questions.dreams] * clients):
-        found["dream"][c] = _embedded(scores)
     ends = np.cumsum(S)
     for c, scores in see(questions.training):
         found["support"][ends[c] - S[c] : ends[c]] = _embedded(scores)
     return found
 
 
+def _dreamt(
+    scorer: Scorer, questions: Questions, model: Model, on_done: Callable[[int], None]
+) -> Part:
+    """The embeddings of made-up prompts; one row where all clients have the same model."""
+    clients = 1 if same_for_all(model, scorer.adapters) else len(questions.ids)
+    shape = (clients, len(questions.dreams), *_sizes(scorer, questions))
+    at_once = max(1, BLOCK // (4 * max(1, math.prod(shape[1:]))))
+    found_C = np.empty(shape, np.float32)
+    for first in range(0, clients, at_once):
+        some = [*[()] * first, *[questions.dreams] * min(at_once, clients - first)]
+        scores = look(
+            *(scorer, some, model), mixed=questions.mixed, layers=questions.layers, on_done=on_done
+        )
+        for c, own in list(enumerate(scores))[first:]:
+            found_C[c] = _embedded(own)
+    return {"dream": found_C}
+
+
+def _sizes(scorer: Scorer, questions: Questions) -> tuple[int, int, int]:
+    """Y, Q and D."""
+    return len(questions.layers), len(POOLINGS), scorer.model.config.width
+
+
 def _at_weight(
     scorer: Scorer, questions: Questions, weight: float, on_done: Callable[[int], None]
 ) -> Part:
-    """All clients' scores of all instances at a local weight."""
-    C, J = len(questions.ids), len(questions.instances)
+    """All clients' scores of all instances at a local weight; one row where they are the same."""
+    shared = weight == 0 and same_for_all("global", scorer.adapters)
+    C, J = 1 if shared else len(questions.ids), len(questions.instances)
     requests = [
         Request(c, example, 1.0 - weight, weight)
         for c in range(C)

@@ -9,24 +9,23 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters, is_shared
 from feddpa_jax.config import Config
-from feddpa_jax.data.templates import bound
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
-from feddpa_jax.inference.answerer import Answerer, Prompt
-from feddpa_jax.inference.base_prompts import dream
 from feddpa_jax.inference.scorer import Scorer
-from feddpa_jax.laboratory.choosing import AGREED, Choosing, How, by_client, pooled
+from feddpa_jax.laboratory.choosing import Choosing, How, by_client, pooled
 from feddpa_jax.laboratory.collect import Collected, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
 from feddpa_jax.laboratory.keeping import check_enough
 from feddpa_jax.laboratory.origin import identify
 from feddpa_jax.laboratory.questions import Questions
+from feddpa_jax.laboratory.stand_ins import StandIns, stand_ins
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting, weighting_settings
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import prompt_alone
+from feddpa_jax.weighting.settings import Model
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +60,9 @@ def find_material(
     layers: tuple[int, ...],
     *,
     fields: frozenset[str],
+    embed_with: tuple[Model, ...],
     choose: How,
+    foreign: str,
     keep: bool,
     fresh: bool,
     folder: Path | None,
@@ -75,7 +76,9 @@ def find_material(
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
       fields: of `Evidence`, those that rules ask for.
+      embed_with: the models that rules embed prompts under.
       choose: what settings are chosen by.
+      foreign: where stand-ins for foreign prompts are from, see `stand_ins`.
       keep: whether an interval of P is asked for: refused first if too little is held out.
       fresh: compute evidence again that is there.
       folder: where evidence goes; None to write none.
@@ -88,19 +91,20 @@ def find_material(
     dreams = base_prompts(config, prepared)
     own_tokens = tuple(tuple(held_tokens[j] for j in held_H) for held_H in own_held)
     setting, _ = make_setting(config, prepared, dreams, own_tokens)
-    agreed, agreed_tokens = _agreed(config, prepared, adapters) if choose == "client" else ((), ())
-    first = len(agreed)
+    agreed = _agreed(config, prepared, adapters, choose, foreign)
+    first = len(agreed.examples)
     own_held = [held_H + first for held_H in own_held]
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
-        [*agreed_tokens, *held_tokens, *setting.tokenized],
+        [*agreed.tokenized, *held_tokens, *setting.tokenized],
         dreams,
         layers,
         own_held,
         fields,
         prepared.base.tokenizer.decode,
         weighting_settings(config).mixed_at,
+        embed_with,
     )
 
     def split(instances: tuple[Example, ...], start: int) -> Split:
@@ -109,15 +113,18 @@ def find_material(
 
     validation = split(held, first)
     choosing = (
-        by_client(own_held, slice(0, first), slice(0, validation.rows.stop), prepared.names)
-        if agreed
+        by_client(
+            *(own_held, slice(0, first), slice(0, validation.rows.stop), prepared.names),
+            agreed.words,
+        )
+        if agreed.examples
         else pooled(validation.tasks, validation.rows)
     )
     if keep:
         check_enough(choosing)
     collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
     can_J = can_match(
-        [*agreed, *held, *setting.instances],
+        [*agreed.examples, *held, *setting.instances],
         questions.instances,
         prepared.base.tokenizer,
         config.eval.max_new_tokens,
@@ -134,50 +141,18 @@ def find_material(
 
 
 def _agreed(
-    config: Config, prepared: Prepared, adapters: Adapters
-) -> tuple[tuple[Example, ...], tuple[TokenizedExample, ...]]:
-    """Prompts that the base made up, with the shared adapter's answers; rules see other ones.
-
-    None where clients do not share an adapter: the server sends each its own.
-    """
+    config: Config, prepared: Prepared, adapters: Adapters, choose: How, foreign: str
+) -> StandIns:
+    """Stand-ins for foreign prompts; none where they do not count or clients share no adapter."""
+    if choose != "client":
+        return StandIns()
     if adapters.global_C is None or not is_shared(adapters.global_C):
         _log.warning(
             f"choose: the clients of {config.fed.method} share no adapter to agree with; settings "
             "are chosen on the pooled held-out examples, which no federation has"
         )
-        return (), ()
-    prompts = dream(
-        prepared.base.model,
-        prepared.base.tokenizer,
-        bound(config.data.template, prepared.base.tokenizer)[0],
-        count=AGREED,
-        seed=(config.seed + 1) % 2**32,
-        max_length=config.data.max_length,
-    )
-    tokenizer, how = prepared.base.tokenizer, decoding(config, prepared)
-    answerer = Answerer(
-        prepared.base.model,
-        adapters,
-        stop_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-        max_new_tokens=how.max_new_tokens,
-        batch_tokens=how.batch_tokens,
-    )
-    answers = answerer(
-        [
-            Prompt(0, own.tokens_T[: own.prompt_length], 1.0, 0.0, how.max_new_tokens)
-            for own in prompts
-        ]
-    )
-    examples, tokenized = [], []
-    for own, answer_T in zip(prompts, answers, strict=True):
-        prompt_T = own.tokens_T[: own.prompt_length]
-        # An answer of as many tokens as there may be need not have ended.
-        end = [tokenizer.eos_id] if len(answer_T) < how.max_new_tokens else []
-        tokens_T = np.concatenate([prompt_T, answer_T, end]).astype(np.int32)
-        tokenized.append(TokenizedExample(tokens_T, own.prompt_length))
-        examples.append(Example("", tokenizer.decode_continuation(answer_T)))
-    return tuple(examples), tuple(tokenized)
+        return StandIns()
+    return stand_ins(config, prepared, adapters, foreign)
 
 
 def _validation(

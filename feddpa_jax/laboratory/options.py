@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from feddpa_jax.files.escape import short
 from feddpa_jax.hyperparameters import Value
-from feddpa_jax.laboratory.choosing import WORDS, How
+from feddpa_jax.laboratory.choosing import HEADINGS, How
 from feddpa_jax.laboratory.grid import CURVE_METRICS
+from feddpa_jax.laboratory.stand_ins import BASE, check_source
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import Model
@@ -30,8 +31,9 @@ class Options:
       embed_with: the models that prompts are embedded under; None: all, and of rules that are run
         exactly the local one.
       by: the metrics that settings are chosen by.
-      choose: "client": on what each client can know, its own held-out examples and made-up prompts;
-        "pooled": on all clients' held-out examples, which no federation has.
+      choose: "client": on what each client can know, its own held-out examples and stand-ins for
+        foreign prompts; "pooled": on all clients' held-out examples, which no federation has.
+      foreign: where the stand-ins are from: "base", "sample", or a file (see `stand_ins`).
       keep: "p": of the settings that lose nothing on P beyond its interval, the one with the best
         TTP is chosen; None: the best mean of both.
       exact: how many of the best rules are run exactly, beside the paper's.
@@ -48,6 +50,7 @@ class Options:
     embed_with: tuple[Model, ...] | None = None
     by: tuple[str, ...] = ("nll",)
     choose: How = "client"
+    foreign: str = BASE
     keep: Keep | None = None
     exact: int = 2
     cells: int = 32_768
@@ -81,8 +84,9 @@ class Options:
         if not self.by or not set(self.by) <= set(CURVE_METRICS):
             known = " or ".join(CURVE_METRICS)
             raise UserError(f"by: {','.join(self.by)!r} is unknown; give {known}, or both")
-        if self.choose not in WORDS:
-            raise UserError(f"choose: {self.choose!r} is unknown; give {' or '.join(WORDS)}")
+        if self.choose not in HEADINGS:
+            raise UserError(f"choose: {self.choose!r} is unknown; give {' or '.join(HEADINGS)}")
+        check_source(self.foreign)
         if self.keep not in (None, "p"):
             raise UserError(f"keep: {self.keep!r} is unknown; give p, or leave it out")
         if not 100 <= self.cells <= 1_000_000_000:

@@ -9,14 +9,13 @@ from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.types import TokenizedExample
 from feddpa_jax.weighting.evidence import MODELS, WEIGHTS
 from feddpa_jax.weighting.looking import MIXES, same_for_all
+from feddpa_jax.weighting.settings import Model
 
-AT_WEIGHT = {"global": 0.0, "mixed": 0.5, "local": 1.0}
-BETWEEN = {w: f"weight_{w:.3f}" for w in WEIGHTS if w not in AT_WEIGHT.values()}
-# The scores at 1/2, where prompts are mixed at another weight.
-HALF = "weight_0.500"
-_PARTS = (*MIXES, *BETWEEN.values(), "prompts")
+# The models whose passes score answers too, at these weights.
+AT_WEIGHT: dict[Model, float] = {"global": 0.0, "mixed": 0.5, "local": 1.0}
 # Parts that are computed only for rules that see these fields.
 _ASKED = {
+    "prompts": ("query_nll_BA", "support_nll_MA"),
     "tokens": ("query_nll_BTA", "query_mask_BT"),
     "others": ("query_nll_BE", "entropy_BE"),
 }
@@ -36,6 +35,7 @@ class Questions:
       fields: of `Evidence`, those that rules ask for.
       read: the text of tokens.
       mixed: the local weight of the model "mixed", which prompts are embedded under.
+      embed_with: the models that rules embed prompts under; the paper's rule has "local".
     """
 
     ids: Sequence[int]
@@ -47,12 +47,28 @@ class Questions:
     fields: frozenset[str] = frozenset()
     read: Callable[[np.ndarray], str] = repr
     mixed: float = 0.5
+    embed_with: tuple[Model, ...] = tuple(MIXES)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Those that prompts are looked at under: rules embed with them, or see their entropy."""
+        seen = MODELS if "entropy_BA" in self.fields else ()
+        return tuple(model for model in MIXES if model in {"local", *self.embed_with, *seen})
+
+    def passes(self) -> dict[float, str]:
+        """The parts that hold the answers' scores, by the weights of `WEIGHTS`."""
+        found = {weight: f"weight_{weight:.3f}" for weight in WEIGHTS}
+        for model in self.models:
+            if model in AT_WEIGHT and (model != "mixed" or self.mixed == 0.5):
+                found[AT_WEIGHT[model]] = self.name_of(model)
+        return found
 
     def parts(self) -> tuple[str, ...]:
         """The parts of the evidence that are needed."""
+        looked = [self.name_of(model) for model in self.models]
+        dreamt = map(dreams_of, looked) if "dream_ND" in self.fields else ()
         asked = (name for name, own in _ASKED.items() if self.fields & set(own))
-        half = () if self.mixed == 0.5 else (HALF,)
-        return (*(self.name_of(part) for part in _PARTS), *half, *asked)
+        return (*dict.fromkeys([*looked, *dreamt, *self.passes().values(), *asked]),)
 
     def name_of(self, part: str) -> str:
         """A part's name; prompts that are mixed at another weight than 1/2 are another part."""
@@ -61,13 +77,24 @@ class Questions:
     def requests(self, adapters: Adapters) -> int:
         """How many requests `collect` scores under some adapters."""
         C, J, S = len(self.ids), len(self.instances), sum(map(len, self.training))
-        of = {model: 1 if same_for_all(model, adapters) else C for model in MIXES}
-        looks = sum(S + clients * (J + len(self.dreams)) for clients in of.values())
-        prompts = sum(of[model] * J + S for model in MODELS)
-        found = looks + (len(BETWEEN) + (HALF in self.parts())) * C * J + prompts
-        if "tokens" in self.parts():
+        of: dict[Model, int] = {m: 1 if same_for_all(m, adapters) else C for m in MIXES}
+        parts = self.parts()
+        found = sum(S + of[model] * J for model in self.models)
+        found += sum(
+            of[model] * len(self.dreams)
+            for model in self.models
+            if dreams_of(self.name_of(model)) in parts
+        )
+        found += sum(
+            J * (of["global"] if weight == 0 else C)
+            for weight, name in self.passes().items()
+            if name.startswith("weight")
+        )
+        if "prompts" in parts:
+            found += sum(of[model] * J + S for model in MODELS)
+        if "tokens" in parts:
             found += sum(of[model] * J for model in MODELS)
-        if "others" in self.parts():
+        if "others" in parts:
             others = [same_for_all("global", own) for own in adapters.of_others()]
             found += sum(2 * J * (1 if shared else C) for shared in others)
         return found
@@ -88,3 +115,8 @@ class Questions:
         """Where a client's own held-out examples are that are not in a fold."""
         own_H = self.held[client] if self.held else np.zeros(0, int)
         return own_H[self.folds()[client, own_H] != fold] if fold >= 0 else own_H
+
+
+def dreams_of(look: str) -> str:
+    """The name of the part that holds the made-up prompts' embeddings, by that of a look's."""
+    return f"{look}_dreams"

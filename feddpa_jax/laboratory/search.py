@@ -91,12 +91,11 @@ def search(
     layers = _layers(options.layers, prepared.base.model.config.layers)
     prepared, own, drawn = _drawn(prepared, adapters, members, options.cells, config.seed)
     given = find_material(
-        config,
-        prepared,
-        own,
-        layers,
+        *(config, prepared, own, layers),
         fields=frozenset(name for rule in rules for name in sees(RULES.find(rule))),
+        embed_with=options.embed_with or tuple(MIXES),
         choose=options.choose,
+        foreign=options.foreign,
         keep=options.keep is not None,
         fresh=options.fresh,
         folder=folder,
@@ -166,6 +165,7 @@ def _content(
     """The content of summary.json."""
     counts = {
         "chosen_on": given.choosing.how,
+        "stand_ins": given.choosing.stand_ins,
         "validation_instances": len(given.validation.tasks.task_I),
         "test_instances": len(given.setting.instances),
     }
@@ -244,9 +244,8 @@ def _check_adapters(config: Config, adapters: Adapters, round_number: int | None
 def _rules(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The rules to try."""
     rules = wanted or tuple(RULES)
-    for rule in rules:
-        file = RULES.own_file(rule)
-        if file is not None and file.is_file():
+    for file in filter(None, map(RULES.own_file, rules)):
+        if file.is_file():
             _log.info(f"rules: running the code in {file}")
     return rules
 

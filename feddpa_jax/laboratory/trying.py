@@ -9,7 +9,7 @@ import numpy as np
 
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.laboratory import candidates
-from feddpa_jax.laboratory.choosing import HEADINGS, OTHER, OWN, WORDS, Choosing
+from feddpa_jax.laboratory.choosing import HEADINGS, OTHER, OWN, Choosing
 from feddpa_jax.laboratory.findings import describe, to_csv
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, Scored, curves_of, score_rule
 from feddpa_jax.laboratory.keeping import Kept, Parts, best_that_keep
@@ -73,7 +73,7 @@ def try_all(
     best = kept.best if kept else candidates.best_of_each(settings, scored.score_NXZ, by)
     note = (
         f"{len(settings):,} settings of {len(rules)} rules tried in {seconds:.1f} s; chosen on "
-        f"{WORDS[choosing.how]}, {_how(by, choosing, kept)}; the best rule comes first."
+        f"{choosing.words}, {_how(by, choosing, kept)}; the best rule comes first."
     )
     table = to_csv(settings, scored.score_NXZ, HEADINGS[choosing.how])
     return Tried([(_label(own), own) for own in best], [note, *_note_on(kept)], table, kept)

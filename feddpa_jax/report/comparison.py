@@ -6,7 +6,7 @@ from typing import Any
 
 from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.evaluate.metrics import METRICS
-from feddpa_jax.laboratory.choosing import WORDS
+from feddpa_jax.laboratory.choosing import words
 from feddpa_jax.report.scores import MEASURES, QUANTILES, finite, to_estimate
 
 # By metric and measure.
@@ -94,8 +94,11 @@ def read_comparison(summary: Mapping[str, Any]) -> Comparison:
             if metric in METRICS
         },
         [name for name in summary["chosen_by"] if name in METRICS],
-        # Earlier versions had one way.
-        WORDS[summary.get("chosen_on", "pooled")],
+        # Earlier versions had one way, and one kind of stand-in.
+        words(
+            summary.get("chosen_on", "pooled"),
+            summary.get("stand_ins", "prompts made up by the base"),
+        ),
         int(summary["validation_instances"]),
         int(summary["test_instances"]),
         {measure: one["words"] for measure, one in (summary.get("references") or {}).items()},

@@ -40,7 +40,7 @@ def quick() -> Iterator[None]:
         return (of_adapters(None, scorer.adapters), *rest[:-1])
 
     def of_evidence(collected: Any) -> tuple[bytes, ...]:
-        return (collected.nll_CJW.tobytes(), *map(bytes, collected.support_nll_A))
+        return (collected.nll_CJW.tobytes(), *map(bytes, collected.support_nll_A or ()))
 
     def what_is_read(config: Config, **named: Any) -> tuple[Any, ...]:
         files = sorted(Path(config.data.path).rglob("*.jsonl"))

@@ -135,7 +135,7 @@ def test_the_shared_adapter_agrees_with_itself(run, monkeypatch: pytest.MonkeyPa
 
 def test_shares_by_hand():
     own = [np.array([2]), np.zeros(0, int), np.array([3, 4])]
-    found = by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben", "carl"])
+    found = by_client(own, slice(0, 2), slice(0, 5), ["anna", "ben", "carl"], "")
     assert found.group_I.tolist() == [-1, -1, 0, 2, 2]
     assert found.share_CIZ[:, :, 0].tolist() == [
         [0, 0, 0.5, 0, 0],

@@ -172,6 +172,34 @@ def test_prompts_may_be_mixed_at_another_weight(laboratory):
     assert np.abs(gathered(laboratory, half, instances=instances) - expected_CJ).max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("fields", "embed_with", "parts"),
+    [
+        ((), ("local",), {"local"}),
+        (("dream_ND",), ("global",), {"local", "global", "local_dreams", "global_dreams"}),
+        (("entropy_BA", "support_nll_MA"), ("mixed",), {"base", "global", "mixed", "prompts"}),
+    ],
+)
+def test_only_what_rules_may_ask_for_is_computed(laboratory, fields, embed_with, parts):
+    """What is computed is as if all were, and the count told beforehand is right."""
+    few = dataclasses.replace(laboratory.questions, fields=frozenset(fields), embed_with=embed_with)
+    done = []
+    found = collect(laboratory.scorer, few, MemoryParts(), done.append)
+    assert sum(done) == few.requests(laboratory.scorer.adapters)
+    assert sum(done) < 0.8 * laboratory.questions.requests(laboratory.scorer.adapters)
+    looked = {name for name in few.parts() if not name.startswith("weight")}
+    assert looked == {"local", *parts} and len(found.embeddings) == len(few.models)
+    whole = laboratory.collected
+    np.testing.assert_allclose(found.nll_CJW, whole.nll_CJW, atol=1e-4)
+    np.testing.assert_allclose(found.entropy_CJW, whole.entropy_CJW, atol=1e-4)
+    settings = WeightingSettings(embed_with=embed_with[0], support=4)
+    ours, theirs = (own.evidence(1, settings)._asdict() for own in (found, whole))
+    for name in {"query_BD", "support_MD", "held_nll_HW", *fields}:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
+    left_out = {"entropy_BA", "support_nll_MA", "query_nll_BTA"} - set(fields)
+    assert all(ours[name] is None and theirs[name] is not None for name in left_out)
+
+
 def test_scores_are_those_of_plain_requests(laboratory):
     instances = laboratory.questions.instances
     for c, w in ((0, 0), (1, 3), (0, 8), (1, 4)):

@@ -103,7 +103,7 @@ def test_intervals_are_those_of_paired_summaries():
 
 def test_a_clients_examples_are_its_own_group():
     own = [np.arange(2 + 6 * c, 8 + 6 * c) for c in range(4)]
-    choosing = by_client(own, slice(0, 2), slice(0, 26), NAMES)
+    choosing = by_client(own, slice(0, 2), slice(0, 26), NAMES, "")
     one_CI, other_CI = DRAW.gamma(2.0, size=(2, 4, 26))
     minus_CI = (one_CI - other_CI)[:, 2:]
     tasks = Tasks(NAMES, np.repeat(np.arange(4), 6), np.eye(4, dtype=bool))
@@ -138,7 +138,7 @@ def test_rules_on_no_curve_tell_instances_too(monkeypatch):
 def held(*counts: int) -> Choosing:
     ends = np.cumsum([2, *counts])
     own = [np.arange(low, high) for low, high in itertools.pairwise(ends)]
-    return by_client(own, slice(0, 2), slice(0, int(ends[-1])), NAMES)
+    return by_client(own, slice(0, 2), slice(0, int(ends[-1])), NAMES, "")
 
 
 def test_too_few_for_an_interval():

@@ -41,7 +41,7 @@ def given(laboratory) -> Material:
         np.ones(7, bool),
         Split(slice(0, 3), tasks),
         Split(laboratory.test, laboratory.tasks),
-        by_client(own, slice(0, 1), slice(0, 3), ["anna", "ben"]),
+        by_client(own, slice(0, 1), slice(0, 3), ["anna", "ben"], ""),
     )
 
 

@@ -15,7 +15,14 @@ def given(**values: str | int) -> argparse.Namespace:
     left_out = dict.fromkeys(
         ("rules", "scales", "supports", "layers", "parameters", "keep", "embed_with")
     )
-    others = {"by": "nll", "choose": "client", "exact": 2, "fresh": False, "cells": 32_768}
+    others = {
+        "by": "nll",
+        "choose": "client",
+        "foreign": "base",
+        "exact": 2,
+        "fresh": False,
+        "cells": 32_768,
+    }
     return argparse.Namespace(**{**left_out, **others, **values})
 
 
