@@ -10,6 +10,7 @@ from typing import Annotated, Optional, get_args
 from annotated_types import Ge
 
 from feddpa_jax.checked_settings import Count, check_value
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.client_folders import (
     FOLDER,
     client_folders,
@@ -17,6 +18,7 @@ from feddpa_jax.data.client_folders import (
     refuse_beside_clients,
     with_tests,
 )
+from feddpa_jax.data.columns import of_tests
 from feddpa_jax.data.conversations import check_history
 from feddpa_jax.data.hub import load_hub, load_tests, user_path
 from feddpa_jax.data.opened import Cache, open_population
@@ -204,7 +206,7 @@ def _paper_layout(folder: Path, columns: Mapping[str, str] | None) -> Federation
 
 
 def _tests(file: Path, columns: Mapping[str, str] | None) -> tuple[Example, ...]:
-    examples = read_json_lines(file, columns=columns)
+    examples = read_json_lines(file, columns=of_tests(columns))
     for number, example in enumerate(examples, start=1):
         if not example.task:
             raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
@@ -227,6 +229,7 @@ def check_made(federation: Federation) -> None:
             raise UserError(f"{where} has no training example; add some")
         _check_examples(client.train, f"{where}, training example")
         _check_examples(client.validation, f"{where}, held-out example")
+        read_available(client.available, where)
     _check(federation, "federation")
     _check_examples(federation.test, "federation: test instance")
     for number, example in enumerate(federation.test, start=1):
@@ -240,7 +243,8 @@ def _check_examples(examples: Sequence[Example], what: str) -> None:
             raise UserError(f"{what} {number} is {example!r}; make it with Example")
         check_history(example.history, f"{what} {number}")
         found = to_example(dataclasses.asdict(example), f"{what} {number}")
-        if dataclasses.replace(found, history=example.history) != example:
+        kept = {"history": example.history, "available": example.available}
+        if None in kept.values() or dataclasses.replace(found, **kept) != example:
             raise UserError(f"{what} {number} has a field that is None; leave it out")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from feddpa_jax.data.columns import Columns
+from feddpa_jax.data.available import spread
+from feddpa_jax.data.columns import Columns, of_tests
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.data.tables import KINDS, Table, read_tables, stream_table
 from feddpa_jax.files.problems import reason
@@ -51,7 +52,7 @@ def load_hub(path: str, columns: Mapping[str, str] | None = None) -> Federation:
     for client, example in found.training():
         by_client.setdefault(client, []).append(example)
     test = tuple(found.tests())
-    clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
+    clients = tuple(Client(name, spread(name, by_client[name])) for name in sorted(by_client))
     return Federation(clients, test)
 
 
@@ -182,7 +183,7 @@ def load_tests(path: str, columns: Mapping[str, str] | None = None) -> tuple[Exa
 def _tests(
     table: Table, source: str, column: str, columns: Mapping[str, str] | None
 ) -> Iterator[Example]:
-    own = Columns(columns)
+    own = Columns(of_tests(columns))
     for number, record in enumerate(table.records, start=1):
         where = f"{source}, record {number}"
         example = to_example(record, where, columns=own)

@@ -1,18 +1,19 @@
 """Writes populations (`data/population.py`), from examples that come in any order and number."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.digest import digest_of_parts
 from feddpa_jax.data.population import BATCH, FIELDS, SEAL, VERSION, add_to_sum, as_text
 from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import seal
 from feddpa_jax.files.disk import aside_of, discard, sha256, sync_tree, writing
 from feddpa_jax.files.escape import short
-from feddpa_jax.types import Example, UserError
+from feddpa_jax.types import Example, UserError, differ
 
 
 def write_population(
@@ -34,7 +35,8 @@ def write_population(
 
     Raises:
       UserError: the folder is not empty or cannot be written, there is no client, one has a name
-        that is no folder's, or two have names that differ in case alone.
+        that is no folder's or examples that disagree on when it can take part, or two have names
+        that differ in case alone.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
@@ -70,6 +72,7 @@ def fill(
     """
     codes: dict[str, int] = {}
     sums: list[int] = []
+    said: dict[int, str] = {}  # By client that says when it can take part.
     code_B: list[int] = []
     parts: list[np.ndarray] = []
 
@@ -80,6 +83,10 @@ def fill(
                 check_client_name(name, "client")
                 sums.append(0)
             sums[code] = add_to_sum(sums[code], example)
+            if example.available:
+                text = read_available(example.available, f"client {name!r}")
+                if said.setdefault(code, text) != text:
+                    raise differ(name, said[code], text)
             code_B.append(code)
             if len(code_B) == BATCH:
                 parts.append(np.array(code_B, np.int32))
@@ -101,8 +108,14 @@ def fill(
     first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
     np.save(folder / "rows.npy", rows.astype(np.int64))
     np.save(folder / "first.npy", first.astype(np.int64))
-    ordered = [(given[code], sums[code]) for code in order_C]
-    _write_clients(folder / "clients.arrow", ordered)
+    columns = {
+        "name": given,
+        "sum": sums,
+        "available": [said.get(c, "") for c in range(len(given))],
+    }
+    if not said:
+        del columns["available"]
+    _write_clients(folder / "clients.arrow", columns, order_C)
     tests = _write(folder / "test.arrow", test)
     files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
     sums_of = {name: sha256(folder / name) for name in files}
@@ -177,10 +190,18 @@ def _write(file: Path, examples: Iterable[Example]) -> int:
     return count
 
 
-def _write_clients(file: Path, clients: Sequence[tuple[str, int]]) -> None:
+def _write_clients(
+    file: Path, columns: Mapping[str, Sequence[Any]], order_C: Sequence[int]
+) -> None:
+    """Writes what is known of the clients, in an order."""
     import pyarrow as pa
 
-    names, sums = zip(*clients, strict=True)
-    table = pa.table({"name": pa.array(names, pa.string()), "sum": pa.array(sums, pa.uint32())})
+    kinds = {"name": pa.string(), "sum": pa.uint32(), "available": pa.string()}
+    table = pa.table(
+        {
+            name: pa.array([own[code] for code in order_C], kinds[name])
+            for name, own in columns.items()
+        }
+    )
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.columns import Columns
 from feddpa_jax.data.conversations import read_turns
 from feddpa_jax.data.tables import KINDS, read_tables
@@ -63,6 +64,7 @@ def to_example(
         task=optional["task"] or task,
         category=optional["category"],
         history=history,
+        available=read_available(fields.get("available"), source),
     )
 
 
