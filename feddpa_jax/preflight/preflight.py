@@ -18,7 +18,13 @@ from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
 from feddpa_jax.preflight.lengths import Lengths, measure_lengths
 from feddpa_jax.preflight.shown_example import ShownExample, show_example
-from feddpa_jax.preflight.some_data import NOT_ALL_READ, NOT_COUNTED, knows_who_is_there, look_at
+from feddpa_jax.preflight.some_data import (
+    NOT_ALL_READ,
+    NOT_COUNTED,
+    knows_who_is_there,
+    look_at,
+    more_problems,
+)
 from feddpa_jax.run.evaluating import check_learning, check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.loop import resolved
@@ -96,6 +102,9 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     config = config if dtype is None else dtype
     run = problems.tried(lambda: folder_of(run_dir, config))
     found = problems.tried(lambda: look_at(config))
+    if found is None:
+        for problem in more_problems(config):
+            problems.add(problem)
     federation, part = (None, False) if found is None else found
     model = config.model
     base = problems.tried(lambda: load_base(model.path, model.dtype, model.quantize, weights=False))
