@@ -25,6 +25,7 @@ from feddpa_jax.files.escape import some_names
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.run.backend import attention_on
+from feddpa_jax.run.pooled_examples import pooled_examples
 from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.taking_part import who_takes_part
 from feddpa_jax.run.tokenizing import tokenize_clients
@@ -221,7 +222,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     opened = isinstance(clients, Population) and config.data.validation > 0
     pooled = METHODS.find(config.fed.method).pooled
     if pooled:
-        names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
+        names, examples = ("pooled",), (pooled_examples(examples, config.fed.local_epochs),)
     fed = config.fed
 
     # A federation that was made in memory says itself what is held out.
