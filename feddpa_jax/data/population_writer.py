@@ -70,52 +70,21 @@ def fill(
       UserError: as there.
       OSError: something cannot be written.
     """
-    codes: dict[str, int] = {}
-    sums: list[int] = []
-    said: dict[int, str] = {}  # By client that says when it can take part.
-    code_B: list[int] = []
-    parts: list[np.ndarray] = []
-
-    def noted() -> Iterator[Example]:
-        for name, example in map(_checked, examples):
-            code = codes.setdefault(name, len(codes))
-            if code == len(sums):
-                check_client_name(name, "client")
-                sums.append(0)
-            sums[code] = add_to_sum(sums[code], example)
-            if example.available:
-                text = read_available(example.available, f"client {name!r}")
-                if said.setdefault(code, text) != text:
-                    raise differ(name, said[code], text)
-            code_B.append(code)
-            if len(code_B) == BATCH:
-                parts.append(np.array(code_B, np.int32))
-                code_B.clear()
-                told(BATCH)
-            yield example
-
-    count = _write(folder / "train.arrow", noted())
-    told(len(code_B))
+    noted = _Noted(told)
+    count = _write(folder / "train.arrow", noted.passed(examples))
     if not count:
         raise UserError("data.path: there is no client; name data with examples")
-    given = list(codes)
+    given = list(noted.codes)
     _refuse_twice(given)
     order_C = sorted(range(len(given)), key=given.__getitem__) if by_name else range(len(given))
     place_C = np.empty(len(given), np.int32)
     place_C[list(order_C)] = np.arange(len(given), dtype=np.int32)
-    place_I = place_C[np.concatenate([*parts, np.array(code_B, np.int32)])]
+    place_I = place_C[noted.code_of_each()]
     rows = np.argsort(place_I, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
     np.save(folder / "rows.npy", rows.astype(np.int64))
     np.save(folder / "first.npy", first.astype(np.int64))
-    columns = {
-        "name": given,
-        "sum": sums,
-        "available": [said.get(c, "") for c in range(len(given))],
-    }
-    if not said:
-        del columns["available"]
-    _write_clients(folder / "clients.arrow", columns, order_C)
+    _write_clients(folder / "clients.arrow", noted.columns(), order_C)
     tests = _write(folder / "test.arrow", test)
     files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
     sums_of = {name: sha256(folder / name) for name in files}
@@ -128,6 +97,63 @@ def fill(
         "sha256": {name: sums_of[name] for name in ("clients.arrow", "test.arrow", "first.npy")},
     }
     seal(folder / SEAL, VERSION, files, about)
+
+
+class _Noted:
+    """What is noted of examples while they are written.
+
+    Attributes:
+      codes: the clients' numbers, in the order of their first examples.
+      sums: by client, a checksum of its examples.
+      said: by client that says it, when it can take part.
+    """
+
+    def __init__(self, told: Callable[[int], None]):
+        """Args: what is called with the number of examples of every batch."""
+        self.codes: dict[str, int] = {}
+        self.sums: list[int] = []
+        self.said: dict[int, str] = {}
+        self._told = told
+        self._parts: list[np.ndarray] = []
+        self._code_B: list[int] = []
+
+    def passed(self, examples: Iterable[tuple[str, Example]]) -> Iterator[Example]:
+        """The examples, each noted when it is asked for.
+
+        Raises:
+          UserError: as of `write_population`.
+        """
+        for name, example in map(_checked, examples):
+            code = self.codes.setdefault(name, len(self.codes))
+            if code == len(self.sums):
+                check_client_name(name, "client")
+                self.sums.append(0)
+            self.sums[code] = add_to_sum(self.sums[code], example)
+            if example.available and self.said.get(code) != example.available:
+                text = read_available(example.available, f"client {name!r}")
+                if self.said.setdefault(code, text) != text:
+                    raise differ(name, self.said[code], text)
+            self._code_B.append(code)
+            if len(self._code_B) == BATCH:
+                self._end_batch()
+            yield example
+        self._end_batch()
+
+    def _end_batch(self) -> None:
+        self._parts.append(np.array(self._code_B, np.int32))
+        self._told(len(self._code_B))
+        self._code_B.clear()
+
+    def code_of_each(self) -> np.ndarray:
+        """Each example's client, int32 [I]."""
+        return np.concatenate(self._parts)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """What is kept of each client."""
+        found: dict[str, Sequence[Any]] = {"name": list(self.codes), "sum": self.sums}
+        if self.said:
+            found["available"] = [self.said.get(code, "") for code in range(len(self.sums))]
+        return found
 
 
 def _checked(given: Any) -> tuple[str, Example]:
