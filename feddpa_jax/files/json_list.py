@@ -47,7 +47,7 @@ def glance_at_list(file: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _values(file: Path, decoder: json.JSONDecoder) -> Iterator[tuple[Any, str]]:
-    scan = decoder.scan_once
+    scan = decoder.raw_decode
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     with file.open("rb") as raw:
         text, at, more = "", 0, True
@@ -62,7 +62,8 @@ def _values(file: Path, decoder: json.JSONDecoder) -> Iterator[tuple[Any, str]]:
         def next_mark() -> str:
             nonlocal at
             while True:
-                at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+                space = _SPACE.match(text, at)
+                at = at if space is None else space.end()
                 if at < len(text) or not fill():
                     return text[at : at + 1]
 
@@ -96,7 +97,7 @@ def _scanned(scan: Callable[[str, int], tuple[Any, int]], text: str, at: int) ->
     """The value that begins there, and where it ends; -1 if it is not whole."""
     try:
         return scan(text, at)
-    except (json.JSONDecodeError, StopIteration):
+    except json.JSONDecodeError:
         return None, -1
     except (ValueError, RecursionError):  # What the reader of whole files says in its own words.
         raise _BrokenError from None

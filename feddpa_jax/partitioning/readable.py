@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -81,6 +81,8 @@ def _suspects(table: "pyarrow.Table", columns: Mapping[str, str]) -> np.ndarray:
     import pyarrow
     import pyarrow.compute
 
+    # Its functions are made as it is imported.
+    compute: Any = pyarrow.compute
     every = np.arange(table.num_rows)
     column_of = {name: name for name in table.column_names if name not in columns.values()}
     column_of |= columns
@@ -94,7 +96,7 @@ def _suspects(table: "pyarrow.Table", columns: Mapping[str, str]) -> np.ndarray:
         return every
     seen_I = np.ones(table.num_rows, bool)
     for name in forms[0]:
-        found = pyarrow.compute.match_substring_regex(table.column(column_of[name]), _VISIBLE)
+        found = compute.match_substring_regex(table.column(column_of[name]), _VISIBLE)
         seen_I &= found.fill_null(False).to_numpy()
     seen_I[0] = False
     return every[~seen_I]

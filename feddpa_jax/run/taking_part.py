@@ -19,8 +19,10 @@ def check_availability(config: Config) -> None:
       UserError: names the field.
     """
     fed = config.fed
-    unused = {"always": ("availability_share", "availability_period")}
-    unused["column"] = ("availability_share",)
+    unused: dict[str, tuple[str, ...]] = {
+        "always": ("availability_share", "availability_period"),
+        "column": ("availability_share",),
+    }
     for name in unused.get(fed.availability, ()):
         if getattr(fed, name) != getattr(type(fed), name):
             why = "all clients are always available"

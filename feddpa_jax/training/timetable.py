@@ -66,7 +66,7 @@ def make_timetable(said: AvailableTexts, names: Sequence[str], period: int) -> T
     ranges: list[tuple[int, int, int]] = []
     code_U, client_U, code_C = np.unique(said.code_C, return_index=True, return_inverse=True)
     for number, (code, client) in enumerate(zip(code_U.tolist(), client_U.tolist(), strict=True)):
-        text, name = said.texts[code], names[client]
+        text, name = said.texts[code], names[int(client)]
         if not text:
             raise _silent(name, anybody=any(said.texts))
         given = ranges_of(read_available(text, f"client {name!r}"))

@@ -21,7 +21,7 @@ COLUMNS = {"instruction": "q", "output": "a"}
 
 
 def test_they_are_left_out_with_a_count(tmp_path, caplog, capsys):
-    rows = [dict(row) for row in ROWS]
+    rows: list[dict] = [dict(row) for row in ROWS]
     rows[3]["a"], rows[7]["a"], rows[8]["q"] = "", None, "  "
     with caplog.at_level(logging.WARNING):
         found = fd.partition(rows, "iid", clients=4, test=0.2, columns=COLUMNS)

@@ -160,7 +160,7 @@ def test_a_client_says_one_thing(tmp_path):
     for cache in ("off", "on"):
         with pytest.raises(UserError, match=r"client 'u0' is available '0' in one record and '2'"):
             fd.load_federation(f"hf:{file}", cache=cache, columns={"available": "hours"})
-    other = fd.Client("u", [fd.Example("a", "b", available=text) for text in ("0", "2")])
+    other = fd.Client("u", tuple(fd.Example("a", "b", available=text) for text in ("0", "2")))
     with pytest.raises(UserError, match=r"client 'u' is available '0' in one record and '2'"):
         fd.Experiment(fd.load_base("tiny"), fd.Federation((other,)), fd.Config())
 
