@@ -53,6 +53,8 @@ class Example:
       task: name of the task; scores are averaged within a task.
       category: the task's family, for reports.
       history: the turns before the instruction, in their order; the assistant's are trained on too.
+      available: when its client can take part, such as "8-17,20" (`data/available.py`); all of a
+        client's examples say the same, or nothing.
 
     >>> Example("Add.", "3", input="1 and 2", task="sums").task
     'sums'
@@ -64,6 +66,19 @@ class Example:
     task: str = ""
     category: str = ""
     history: tuple[Turn, ...] = ()
+    available: str = ""
+
+
+class AvailableTexts(NamedTuple):
+    """What clients' examples say of when the clients can take part.
+
+    Attributes:
+      texts: U texts that differ; one that is empty says nothing.
+      code_C: each client's text, an index into these, int32.
+    """
+
+    texts: tuple[str, ...]
+    code_C: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +108,27 @@ class Client:
         """The tasks of the client's own training data, sorted."""
         return tuple(sorted({example.task for example in self.train}))
 
+    @property
+    def available(self) -> str:
+        """When the client can take part, as its examples say it; empty if none does.
+
+        Raises:
+          UserError: two of them say different things.
+        """
+        own = (*self.train, *self.validation)
+        said = list(dict.fromkeys(one.available for one in own if one.available))
+        if len(said) > 1:
+            raise differ(self.name, *said[:2])
+        return said[0] if said else ""
+
+
+def differ(name: str, one: str, other: str) -> UserError:
+    """The error of a client whose examples disagree on when it can take part."""
+    return UserError(
+        f"data.columns: client {name!r} is available {one!r} in one record and {other!r} in "
+        "another; give all of a client's records the same value"
+    )
+
 
 class ClientSequence(Sequence[Client]):
     """Clients that are read as they are asked for.
@@ -110,6 +146,10 @@ class ClientSequence(Sequence[Client]):
         Raises:
           UserError: it cannot be read any more.
         """
+
+    def available(self) -> AvailableTexts:
+        """What is said of when the clients can take part; here, all of them are read."""
+        return texts_of([client.available for client in self])
 
     def __len__(self) -> int:
         """The number of clients."""
@@ -153,6 +193,34 @@ class SomeClients(ClientSequence):
     def read(self, place: int) -> Client:
         """A client."""
         return self.whole[self._members[place]]
+
+    def available(self) -> AvailableTexts:
+        """As of the sequence."""
+        texts, code_C = available_of(self.whole)
+        return AvailableTexts(texts, code_C[self._members])
+
+
+def texts_of(said: Sequence[str]) -> AvailableTexts:
+    """Each client's text, as an index into those that differ.
+
+    >>> texts, code_C = texts_of(["8-17", "", "8-17"])
+    >>> texts, code_C.tolist()
+    (('8-17', ''), [0, 1, 0])
+    """
+    codes: dict[str, int] = {}
+    found = [codes.setdefault(text, len(codes)) for text in said]
+    return AvailableTexts(tuple(codes), np.array(found, np.int32))
+
+
+def available_of(clients: Sequence[Client]) -> AvailableTexts:
+    """What clients' examples say of when the clients can take part.
+
+    Raises:
+      UserError: those of one client disagree.
+    """
+    if isinstance(clients, ClientSequence):
+        return clients.available()
+    return texts_of([client.available for client in clients])
 
 
 def names_of(clients: Sequence[Client]) -> tuple[str, ...]:

@@ -46,9 +46,10 @@ def run(known: argparse.Namespace, overrides: Sequence[str], reporter: Reporter)
         reporter.answer(f"{shown.marked()}\n")
     reporter.show(render(found))
     problems = [*wrong, *(own for own in found.problems if own not in wrong)]
+    if len(problems) == 1:
+        raise UserError(problems[0])
     for number, problem in enumerate(problems, start=1):
         reporter.say(f"problem {number}: {problem}")
     if problems:
-        more = f"{len(problems)} problems, of which the first: " if len(problems) > 1 else ""
-        raise UserError(f"{more}{problems[0]}")
+        raise UserError(f"{len(problems)} problems, of which the first: {problems[0]}")
     reporter.say("no problem found")

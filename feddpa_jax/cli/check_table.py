@@ -21,6 +21,8 @@ def render(found: Preflight) -> Group:
     parts: list[RenderableType] = []
     if found.lengths is not None:
         parts += [_of_clients(found.lengths), *_lengths(found.lengths)]
+    if found.there_N is not None:
+        parts.append(_there(found.there_N))
     if found.work is not None:
         parts += _work(found.work)
     return Group(*parts, *(f"remark: {remark}" for remark in found.remarks))
@@ -56,6 +58,16 @@ def _of_clients(lengths: Lengths) -> str:
         f"{who}: {counts.examples:,} training examples, {counts.truncated:,} cut, "
         f"{counts.dropped:,} dropped; clients with nothing left: {len(lengths.empty):,}; "
         f"{lengths.tests.examples:,} test instances"
+    )
+
+
+def _there(there_N: np.ndarray) -> str:
+    """How many clients are available: the fewest and the most."""
+    least, most = int(there_N.min()), int(there_N.max())
+    rounds = "round" if len(there_N) == 1 else f"{len(there_N):,} rounds"
+    return (
+        f"clients that are available in a round: at least {least:,}, at most {most:,}, on average "
+        f"{there_N.mean():,.1f} (of the first {rounds})"
     )
 
 

@@ -34,7 +34,7 @@ def check_known(made: Any, field: str, module: str, inner: str) -> None:
 # What a column of the data may be.
 _COLUMNS = (
     *("instruction", "output", "prompt", "completion", "messages", "conversations"),
-    *("input", "task", "category", "system"),
+    *("input", "task", "category", "system", "available"),
 )
 
 
@@ -188,19 +188,26 @@ class FedSection:
         Count | None, doc("number of clients in a round, instead of fed.participation; null: none")
     ] = None
     availability: Annotated[
-        Literal["always", "daily", "markov"],
+        Literal["always", "daily", "markov", "column"],
         doc(
             "when clients can take part; daily: in the same rounds of each day, every client in "
-            "its own; markov: on and off by chance"
+            "its own; markov: on and off by chance; column: as the data say, in the column that "
+            "data.columns names as available"
         ),
     ] = "always"
     availability_share: Annotated[
-        float, Gt(0), Le(1), doc("share of the rounds in which a client is available")
+        float,
+        Gt(0),
+        Le(1),
+        doc("daily and markov: share of the rounds in which a client is available"),
     ] = 0.5
     availability_period: Annotated[
         Count,
         Le(10_000),
-        doc("daily: rounds in a day; markov: rounds between draws of a client's state, on average"),
+        doc(
+            "daily and column: rounds in a day; markov: rounds between draws of a client's state, "
+            "on average"
+        ),
     ] = 24
     dropout: Annotated[
         float,

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from feddpa_jax.data.available import spread
+from feddpa_jax.data.columns import of_tests
 from feddpa_jax.data.records import check_client_name, read_file
 from feddpa_jax.data.strays import is_of_system, refuse_strays
 from feddpa_jax.data.tables import KINDS
@@ -27,12 +29,12 @@ def read_client(
       columns: the data's name of a column by ours (`data.columns`).
 
     Raises:
-      UserError: it has none, or one is bad.
+      UserError: it has none, one is bad, or they disagree on when the client is available.
     """
     train = read(file, task=name, columns=columns)
     if not train:
         raise UserError(f"{file}: client {name!r} has no training example; add some or remove it")
-    return Client(name, train)
+    return Client(name, spread(name, train))
 
 
 def with_tests(file: Path, examples: tuple[Example, ...]) -> tuple[Example, ...]:
@@ -66,22 +68,47 @@ def client_folders(
     """
     refuse_beside_clients(folder, ("train", "test"), all_lines=True)
     for place in client_places(folder):
-        name = check_client_name(place.name, str(folder))
-        train, tests = (_of_client(place, part) for part in ("train", "test"))
-        refuse_strays(
-            place,
-            lambda file, read=(train.name, tests.name): file in read,
-            "a client's files are train.jsonl and test.jsonl; rename or remove it",
-            words=("train", "test"),
-            all_lines=True,
-        )
-        if not os.path.lexists(train):
-            raise UserError(f"{place}: no train.jsonl; every client needs one")
-        test: tuple[Example, ...] = ()
-        client = read_client(name, train, read_file, columns)
-        if os.path.lexists(tests):
-            test = with_tests(tests, read_file(tests, task=name, columns=columns))
-        yield client, test
+        yield client_folder(place, columns)
+
+
+def client_folder(
+    place: Path, columns: Mapping[str, str] | None = None
+) -> tuple[Client, tuple[Example, ...]]:
+    """The client of one folder, and its test instances.
+
+    Args:
+      place: the client's folder.
+      columns: the data's name of a column by ours (`data.columns`).
+
+    Raises:
+      UserError: a file is missing, bad or looks like data that is not read.
+    """
+    name = check_client_name(place.name, str(place.parent))
+    train, tests = client_files(place)
+    client = read_client(name, train, read_file, columns)
+    test: tuple[Example, ...] = ()
+    if os.path.lexists(tests):
+        test = with_tests(tests, read_file(tests, task=name, columns=of_tests(columns)))
+    return client, test
+
+
+def client_files(place: Path) -> tuple[Path, Path]:
+    """The files of a client's training examples and of its test instances, which may be absent.
+
+    Raises:
+      UserError: the first is missing, there are several, or a file looks like data not read.
+    """
+    train, tests = (_of_client(place, part) for part in ("train", "test"))
+    refuse_strays(
+        place,
+        lambda file: file in (train.name, tests.name),
+        "a client's files are train.jsonl and test.jsonl; rename or remove it",
+        words=("train", "test"),
+        all_lines=True,
+    )
+    if not os.path.lexists(train):
+        raise UserError(f"{place}: no train.jsonl; every client needs one")
+    return train, tests
 
 
 def _of_client(place: Path, part: str) -> Path:

@@ -13,9 +13,18 @@ FORMATS = {
     "messages": ("messages",),
     "conversations": ("conversations",),
 }
-# What a record of any format may have; `system` is read only where `data.columns` names it.
-OPTIONAL = ("input", "task", "category", "system")
+# What a record of any format may have; the last two are read only where `data.columns` names them.
+OPTIONAL = ("input", "task", "category", "system", "available")
 _READ = ("instruction", "output", "input", "task", "category")
+
+
+def of_tests(names: Mapping[str, str] | None) -> dict[str, str]:
+    """The map of columns for test instances, which say of no client when it is available.
+
+    >>> of_tests({"output": "answer", "available": "hours"})
+    {'output': 'answer'}
+    """
+    return {ours: theirs for ours, theirs in (names or {}).items() if ours != "available"}
 
 
 class Columns:
@@ -61,7 +70,11 @@ class Columns:
                 "one format"
             )
         self._format = form
-        wanted = [*FORMATS[form], *OPTIONAL[:3], *(["system"] if "system" in self.names else [])]
+        wanted = [
+            *FORMATS[form],
+            *OPTIONAL[:3],
+            *(name for name in OPTIONAL[3:] if name in self.names),
+        ]
         return {name: known.get(name) for name in wanted}
 
     def _form(self, known: Mapping[str, Any], record: Mapping[str, Any], source: str) -> str:

@@ -22,7 +22,10 @@ def digest_of_parts(parts: Iterable[bytes]) -> str:
 
 
 def client_digest(client: Client, training: Sequence[TokenizedExample]) -> str:
-    """A digest of a client's examples: order, tokens, prompts, tasks; and what is held out."""
+    """A digest of a client's examples: order, tokens, prompts, tasks; and what is held out.
+
+    When it can take part is in it too, if they say it.
+    """
 
     def parts() -> Iterable[bytes]:
         for tokens_T, prompt_length, trained_T in training:
@@ -36,6 +39,8 @@ def client_digest(client: Client, training: Sequence[TokenizedExample]) -> str:
                 yield text.encode()
             for turn in example.history:
                 yield f"{turn.role} {turn.text}".encode()
+        if client.available:
+            yield f"available {client.available}".encode()
 
     return digest_of_parts(parts())
 

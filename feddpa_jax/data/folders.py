@@ -1,8 +1,6 @@
 """Loads federations: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
 import dataclasses
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Optional, get_args
@@ -10,15 +8,17 @@ from typing import Annotated, Optional, get_args
 from annotated_types import Ge
 
 from feddpa_jax.checked_settings import Count, check_value
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.client_folders import (
     FOLDER,
     client_folders,
     read_client,
-    refuse_beside_clients,
     with_tests,
 )
+from feddpa_jax.data.columns import of_tests
 from feddpa_jax.data.conversations import check_history
 from feddpa_jax.data.hub import load_hub, load_tests, user_path
+from feddpa_jax.data.layouts import check_test, find_layout
 from feddpa_jax.data.opened import Cache, open_population
 from feddpa_jax.data.records import (
     check_client_name,
@@ -28,7 +28,6 @@ from feddpa_jax.data.records import (
 )
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.selection import Selection, some_per_task
-from feddpa_jax.data.strays import refuse_strays
 from feddpa_jax.files.escape import short
 from feddpa_jax.types import Client, Example, Federation, Source, UserError
 
@@ -121,93 +120,24 @@ def load_federation(
 
 
 def _load_folder(folder: Path, columns: Mapping[str, str] | None) -> Federation:
-    if not folder.exists():
-        raise UserError(f"data.path: {folder} does not exist; name a folder, sample, or hf:NAME")
-    if not folder.is_dir():
-        raise UserError(
-            f"data.path: {folder} is not a folder; a file with a column of clients is named as "
-            f"hf:{folder}?client_column=COLUMN, and one without is divided with --partition"
-        )
-    numbered = [p for p in folder.iterdir() if p.is_dir() and _is_number(p.name)]
-    if (folder / FOLDER).is_dir():
-        refuse_beside_clients(folder, ("test", "local"), all_lines=False)
-        found = list(client_folders(folder / FOLDER, columns))
-        test = tuple(example for _, tests in found for example in tests)
-        return Federation(tuple(client for client, _ in found), test)
-    if os.path.lexists(folder / "local_training_0.json"):
-        if inner := [p for p in numbered if (p / "local_training_0.json").is_file()]:
-            raise UserError(
-                f"data.path: {folder} holds clients' files, and so does {inner[0]}; name the one "
-                "that you mean, and move the other elsewhere"
-            )
-        return _paper_layout(folder, columns)
-    if len(numbered) > 1:
-        names = ", ".join(sorted(p.name for p in numbered))
-        raise UserError(f"data.path: {folder} holds several federations ({names}); name one")
-    if numbered:
-        return _paper_layout(numbered[0], columns)
-    if (folder / "train.parquet").is_file():
-        raise UserError(f"data.path: {folder} holds train.parquet; name it as hf:{folder}")
-    raise UserError(
-        f"data.path: {folder} has no <N>/local_training_0.json and no clients/<name>/train.jsonl; "
-        "name another folder"
-    )
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
-
-
-_TRAINING = re.compile(r"local_training_(0|[1-9][0-9]*)\.json")
-
-
-def _is_test(name: str) -> bool:
-    return "test" in name and name.endswith(".jsonl") and not name.startswith(".")
-
-
-def _paper_layout(folder: Path, columns: Mapping[str, str] | None) -> Federation:
-    numbers = sorted(
-        int(match[1]) for path in folder.iterdir() if (match := _TRAINING.fullmatch(path.name))
-    )
-    # "." and ".." are called what they stand for.
-    named = Path(os.path.abspath(folder))
-    remedy = "files are local_training_<k>.json and *test*.jsonl; rename or remove it"
-    refuse_strays(
-        folder,
-        lambda name: bool(_TRAINING.fullmatch(name)) or _is_test(name),
-        remedy,
-        words=("test", "local"),
-        all_lines=True,
-    )
-    expected = int(named.name) if _is_number(named.name) else len(numbers)
-    for k in range(max(expected, len(numbers))):
-        if k not in numbers:
-            raise UserError(
-                f"{folder}: no local_training_{k}.json, though the folder is for {expected} clients"
-            )
-    if len(numbers) > expected:
-        raise UserError(
-            f"{folder}: holds {len(numbers)} clients, though the folder is for {expected}; "
-            "rename the folder or take the others out"
-        )
+    found = find_layout(folder)
+    if found is None:
+        pairs = list(client_folders(folder / FOLDER, columns))
+        test = tuple(example for _, tests in pairs for example in tests)
+        return Federation(tuple(client for client, _ in pairs), test)
+    training, tests = found
     clients = tuple(
-        read_client(f"client_{k}", folder / f"local_training_{k}.json", read_json_list, columns)
-        for k in numbers
+        read_client(name, file, read_json_list, columns) for name, file in training.items()
     )
-    # Only an <N> folder has its tests beside it; another folder's neighbours are strangers.
-    places = (named.parent, named) if _is_number(named.name) else (named,)
-    refuse_strays(places[0], _is_test, remedy, words=("test",), all_lines=False)
-    files = sorted(file for place in places for file in place.iterdir() if _is_test(file.name))
     return Federation(
-        clients, tuple(example for file in files for example in _tests(file, columns))
+        clients, tuple(example for file in tests for example in _tests(file, columns))
     )
 
 
 def _tests(file: Path, columns: Mapping[str, str] | None) -> tuple[Example, ...]:
-    examples = read_json_lines(file, columns=columns)
+    examples = read_json_lines(file, columns=of_tests(columns))
     for number, example in enumerate(examples, start=1):
-        if not example.task:
-            raise UserError(f"{file}: test instance {number} names no 'task'; add the field")
+        check_test(example, number, file)
     return with_tests(file, examples)
 
 
@@ -227,6 +157,7 @@ def check_made(federation: Federation) -> None:
             raise UserError(f"{where} has no training example; add some")
         _check_examples(client.train, f"{where}, training example")
         _check_examples(client.validation, f"{where}, held-out example")
+        read_available(client.available, where)
     _check(federation, "federation")
     _check_examples(federation.test, "federation: test instance")
     for number, example in enumerate(federation.test, start=1):
@@ -240,7 +171,8 @@ def _check_examples(examples: Sequence[Example], what: str) -> None:
             raise UserError(f"{what} {number} is {example!r}; make it with Example")
         check_history(example.history, f"{what} {number}")
         found = to_example(dataclasses.asdict(example), f"{what} {number}")
-        if dataclasses.replace(found, history=example.history) != example:
+        kept = {"history": example.history, "available": example.available}
+        if None in kept.values() or dataclasses.replace(found, **kept) != example:
             raise UserError(f"{what} {number} has a field that is None; leave it out")
 
 

@@ -1,16 +1,15 @@
 """Hugging Face data sets with a client column, from the hub or from disk."""
 
-import dataclasses
 import glob
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
-from feddpa_jax.data.columns import Columns
-from feddpa_jax.data.records import check_client_name, to_example
+from feddpa_jax.data.available import spread
+from feddpa_jax.data.splits import RecordsOfTests, Splits
 from feddpa_jax.data.tables import KINDS, Table, read_tables, stream_table
 from feddpa_jax.files.problems import reason
 from feddpa_jax.types import Client, Example, Federation, UserError
@@ -51,65 +50,8 @@ def load_hub(path: str, columns: Mapping[str, str] | None = None) -> Federation:
     for client, example in found.training():
         by_client.setdefault(client, []).append(example)
     test = tuple(found.tests())
-    clients = tuple(Client(client, tuple(by_client[client])) for client in sorted(by_client))
+    clients = tuple(Client(name, spread(name, by_client[name])) for name in sorted(by_client))
     return Federation(clients, test)
-
-
-class Splits(NamedTuple):
-    """The records of a data set, before they are examples.
-
-    Attributes:
-      path: as the user wrote it.
-      options: split, test_split and client_column.
-      train: training records.
-      test: test records; None where there is no such split.
-      columns: the data's name of a column by ours (`data.columns`).
-    """
-
-    path: str
-    options: dict[str, str]
-    train: Table
-    test: Table | None
-    columns: Mapping[str, str] | None = None
-
-    def training(self) -> Iterator[tuple[str, Example]]:
-        """Each record's client and example.
-
-        Raises:
-          UserError: there is none, or one is bad.
-        """
-        split, column = self.options["split"], self.options["client_column"]
-        number, own = 0, Columns(self.columns)
-        for number, record in enumerate(self.train.records, start=1):
-            source = f"{self.path}, split {split}, record {number}"
-            if not isinstance(record, dict):
-                raise UserError(f"{source}: not an object with instruction and output")
-            client = check_client_name(_client_name(record.get(column), source, column), source)
-            yield client, to_example(record, source, task=client, columns=own)
-        if not number:
-            raise UserError(
-                f"data.path: {self.path}: split {split!r} has no record; name another data set or "
-                "split"
-            )
-
-    def tests(self) -> Iterator[Example]:
-        """The test instances.
-
-        Raises:
-          UserError: the split is there and has none, or one is bad.
-        """
-        if self.test is None:
-            return
-        split, column = self.options["test_split"], self.options["client_column"]
-        found = _tests(self.test, f"{self.path}, split {split}", column, self.columns)
-        number = 0
-        for number, example in enumerate(found, start=1):  # noqa: B007 - it is looked at below.
-            yield example
-        if not number:
-            raise UserError(
-                f"data.path: {self.path}: split {split!r} has no record; leave it out, or name "
-                "another as test_split"
-            )
 
 
 def read_splits(
@@ -158,6 +100,21 @@ def load_tests(path: str, columns: Mapping[str, str] | None = None) -> tuple[Exa
     Raises:
       UserError: an unknown option, no such data set or split, a bad record, or one without a task.
     """
+    found = read_tests(path, columns)
+    test = tuple(found.examples())
+    if not test:
+        raise UserError(
+            f"data.test_path: {path} holds no test instance; add some or name other data"
+        )
+    return test
+
+
+def read_tests(path: str, columns: Mapping[str, str] | None = None) -> RecordsOfTests:
+    """The records of test instances, as of `load_tests`, before they are examples.
+
+    Raises:
+      UserError: an unknown option, or no such data set or split.
+    """
     field = "data.test_path"
     name, options = _options(path, field) if path.startswith("hf:") else (path, {})
     if "test_split" in options:
@@ -173,28 +130,7 @@ def load_tests(path: str, columns: Mapping[str, str] | None = None) -> tuple[Exa
             "hf:NAME?split=SPLIT"
         )
     column = options.get("client_column", _OPTIONS["client_column"])
-    test = tuple(_tests(splits[split], f"{path}, split {split}", column, columns))
-    if not test:
-        raise UserError(f"{field}: {path} holds no test instance; add some or name other data")
-    return test
-
-
-def _tests(
-    table: Table, source: str, column: str, columns: Mapping[str, str] | None
-) -> Iterator[Example]:
-    own = Columns(columns)
-    for number, record in enumerate(table.records, start=1):
-        where = f"{source}, record {number}"
-        example = to_example(record, where, columns=own)
-        if not example.task:
-            if record.get(column) is None:
-                raise UserError(
-                    f"{where}: names no 'task', and no client in column {column!r}; add one, or "
-                    "name the column of tasks with data.columns"
-                )
-            task = _client_name(record.get(column), where, column)
-            example = dataclasses.replace(example, task=task)
-        yield example
+    return RecordsOfTests(splits[split], f"{path}, split {split}", column, columns)
 
 
 def _options(path: str, field: str = "data.path") -> tuple[str, dict[str, str]]:
@@ -228,14 +164,6 @@ def client_column(path: str) -> str:
     if any(options[name] != _OPTIONS[name] for name in _OPTIONS if name != "client_column"):
         raise KeyError(path)
     return options["client_column"]
-
-
-def _client_name(value: Any, source: str, column: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise UserError(
-            f"{source}: column {column!r} is {value!r}, not a client's name or whole number"
-        )
-    return str(value)
 
 
 def _load(

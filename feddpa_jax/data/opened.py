@@ -80,12 +80,15 @@ def open_population(
         return None
 
 
-def uncached_file(path: str, cache: Cache, columns: Mapping[str, str] | None) -> Path | None:
-    """The file of training records that would now be read into the cache; None if there is none.
+def uncached(path: str, cache: Cache, columns: Mapping[str, str] | None) -> Path | None:
+    """The file of training records, or folder of clients, that would now be read into the cache.
 
     Args: as of `open_population`.
+
+    Returns:
+      None if there is none.
     """
-    if cache == "off" or not path.startswith("hf:"):
+    if cache == "off" or (not path.startswith("hf:") and is_population(user_path(path))):
         return None
     files = _files(path, only_large=cache == "auto")
     if files is None or is_cached(SEAL, VERSION, _key(files, path, columns)):

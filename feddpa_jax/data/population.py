@@ -4,7 +4,8 @@ A population's folder holds
 
 - `train.arrow`, `test.arrow`: examples, a column a field, in batches of `BATCH` rows, in the order
   in which they came (`datasets.Dataset.from_file` reads them too);
-- `clients.arrow`: the clients' names, in order, and a checksum of each client's examples;
+- `clients.arrow`: the clients' names, in order, a checksum of each client's examples, and, if any
+  says it, when the client can take part (`data/available.py`);
 - `rows.npy`, `first.npy`: the numbers of the rows by client, and where each client's begin;
 - `population.json`: counts, digest and sizes of the others. It is written last.
 
@@ -28,14 +29,22 @@ from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import UnsealedError, unseal
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.files.disk import sha256
-from feddpa_jax.types import Client, ClientSequence, Example, SomeClients, Turn, UserError
+from feddpa_jax.types import (
+    AvailableTexts,
+    Client,
+    ClientSequence,
+    Example,
+    SomeClients,
+    Turn,
+    UserError,
+)
 
 SEAL = "population.json"
 VERSION = 1
 # Rows of an Arrow batch: a row's batch follows from its number.
 BATCH = 2**14
-# The turns of a conversation come last.
-FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+# The turns of a conversation come last; when a client can take part is said once a client.
+FIELDS = tuple(one.name for one in dataclasses.fields(Example) if one.name != "available")
 assert FIELDS[-1] == "history"
 
 
@@ -82,6 +91,7 @@ class Population(ClientSequence):
             clients = read_table(folder / "clients.arrow")
             self.names = tuple(clients.column("name").to_pylist())
             self._sum_C = clients.column("sum").to_numpy()
+            self._available = _available(clients)
             self._rows = np.load(folder / "rows.npy", mmap_mode="r")
             self._first = np.load(folder / "first.npy", mmap_mode="r")
         except UserError:
@@ -103,12 +113,18 @@ class Population(ClientSequence):
         try:
             examples = list(_rows(self._batches, rows))
             whole = functools.reduce(add_to_sum, examples, 0) == self._sum_C[place]
+            if said := self._available.texts[self._available.code_C[place]]:
+                examples = [dataclasses.replace(one, available=said) for one in examples]
         except (ValueError, IndexError, TypeError, SystemError):  # No text, JSON or row any more.
             examples, whole = [], False
         if not whole:
             what = f"the examples of client {self.names[place]!r} are damaged or changed"
             raise self._damaged(what)
         return self.selection.of(self.names[place], examples)
+
+    def available(self) -> AvailableTexts:
+        """What is said of when the clients can take part; no client is read."""
+        return self._available
 
     def _damaged(self, what: str) -> UserError:
         """The error that says so; what is cached is not opened again."""
@@ -136,6 +152,14 @@ class Population(ClientSequence):
             return tuple(_rows(_Batches(table), np.arange(table.num_rows)))
         except (ValueError, IndexError, TypeError, SystemError):
             raise self._damaged("the test instances are damaged") from None
+
+
+def _available(clients: Any) -> AvailableTexts:
+    """The column of a table of clients; without it, nothing is said."""
+    if "available" not in clients.column_names:
+        return AvailableTexts(("",), np.zeros(clients.num_rows, np.int32))
+    found = clients.column("available").combine_chunks().dictionary_encode()
+    return AvailableTexts(tuple(found.dictionary.to_pylist()), found.indices.to_numpy())
 
 
 def held_out_counts(clients: Sequence[Client]) -> list[int]:

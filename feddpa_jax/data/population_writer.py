@@ -1,18 +1,19 @@
 """Writes populations (`data/population.py`), from examples that come in any order and number."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.digest import digest_of_parts
 from feddpa_jax.data.population import BATCH, FIELDS, SEAL, VERSION, add_to_sum, as_text
 from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import seal
 from feddpa_jax.files.disk import aside_of, discard, sha256, sync_tree, writing
 from feddpa_jax.files.escape import short
-from feddpa_jax.types import Example, UserError
+from feddpa_jax.types import Example, UserError, differ
 
 
 def write_population(
@@ -34,7 +35,8 @@ def write_population(
 
     Raises:
       UserError: the folder is not empty or cannot be written, there is no client, one has a name
-        that is no folder's, or two have names that differ in case alone.
+        that is no folder's or examples that disagree on when it can take part, or two have names
+        that differ in case alone.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
@@ -68,41 +70,21 @@ def fill(
       UserError: as there.
       OSError: something cannot be written.
     """
-    codes: dict[str, int] = {}
-    sums: list[int] = []
-    code_B: list[int] = []
-    parts: list[np.ndarray] = []
-
-    def noted() -> Iterator[Example]:
-        for name, example in map(_checked, examples):
-            code = codes.setdefault(name, len(codes))
-            if code == len(sums):
-                check_client_name(name, "client")
-                sums.append(0)
-            sums[code] = add_to_sum(sums[code], example)
-            code_B.append(code)
-            if len(code_B) == BATCH:
-                parts.append(np.array(code_B, np.int32))
-                code_B.clear()
-                told(BATCH)
-            yield example
-
-    count = _write(folder / "train.arrow", noted())
-    told(len(code_B))
+    noted = _Noted(told)
+    count = _write(folder / "train.arrow", noted.passed(examples))
     if not count:
         raise UserError("data.path: there is no client; name data with examples")
-    given = list(codes)
+    given = list(noted.codes)
     _refuse_twice(given)
     order_C = sorted(range(len(given)), key=given.__getitem__) if by_name else range(len(given))
     place_C = np.empty(len(given), np.int32)
     place_C[list(order_C)] = np.arange(len(given), dtype=np.int32)
-    place_I = place_C[np.concatenate([*parts, np.array(code_B, np.int32)])]
+    place_I = place_C[noted.code_of_each()]
     rows = np.argsort(place_I, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(place_I, minlength=len(given)))])
     np.save(folder / "rows.npy", rows.astype(np.int64))
     np.save(folder / "first.npy", first.astype(np.int64))
-    ordered = [(given[code], sums[code]) for code in order_C]
-    _write_clients(folder / "clients.arrow", ordered)
+    _write_clients(folder / "clients.arrow", noted.columns(), order_C)
     tests = _write(folder / "test.arrow", test)
     files = ("train.arrow", "test.arrow", "clients.arrow", "rows.npy", "first.npy")
     sums_of = {name: sha256(folder / name) for name in files}
@@ -115,6 +97,63 @@ def fill(
         "sha256": {name: sums_of[name] for name in ("clients.arrow", "test.arrow", "first.npy")},
     }
     seal(folder / SEAL, VERSION, files, about)
+
+
+class _Noted:
+    """What is noted of examples while they are written.
+
+    Attributes:
+      codes: the clients' numbers, in the order of their first examples.
+      sums: by client, a checksum of its examples.
+      said: by client that says it, when it can take part.
+    """
+
+    def __init__(self, told: Callable[[int], None]):
+        """Args: what is called with the number of examples of every batch."""
+        self.codes: dict[str, int] = {}
+        self.sums: list[int] = []
+        self.said: dict[int, str] = {}
+        self._told = told
+        self._parts: list[np.ndarray] = []
+        self._code_B: list[int] = []
+
+    def passed(self, examples: Iterable[tuple[str, Example]]) -> Iterator[Example]:
+        """The examples, each noted when it is asked for.
+
+        Raises:
+          UserError: as of `write_population`.
+        """
+        for name, example in map(_checked, examples):
+            code = self.codes.setdefault(name, len(self.codes))
+            if code == len(self.sums):
+                check_client_name(name, "client")
+                self.sums.append(0)
+            self.sums[code] = add_to_sum(self.sums[code], example)
+            if example.available and self.said.get(code) != example.available:
+                text = read_available(example.available, f"client {name!r}")
+                if self.said.setdefault(code, text) != text:
+                    raise differ(name, self.said[code], text)
+            self._code_B.append(code)
+            if len(self._code_B) == BATCH:
+                self._end_batch()
+            yield example
+        self._end_batch()
+
+    def _end_batch(self) -> None:
+        self._parts.append(np.array(self._code_B, np.int32))
+        self._told(len(self._code_B))
+        self._code_B.clear()
+
+    def code_of_each(self) -> np.ndarray:
+        """Each example's client, int32 [I]."""
+        return np.concatenate(self._parts)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """What is kept of each client."""
+        found: dict[str, Sequence[Any]] = {"name": list(self.codes), "sum": self.sums}
+        if self.said:
+            found["available"] = [self.said.get(code, "") for code in range(len(self.sums))]
+        return found
 
 
 def _checked(given: Any) -> tuple[str, Example]:
@@ -177,10 +216,18 @@ def _write(file: Path, examples: Iterable[Example]) -> int:
     return count
 
 
-def _write_clients(file: Path, clients: Sequence[tuple[str, int]]) -> None:
+def _write_clients(
+    file: Path, columns: Mapping[str, Sequence[Any]], order_C: Sequence[int]
+) -> None:
+    """Writes what is known of the clients, in an order."""
     import pyarrow as pa
 
-    names, sums = zip(*clients, strict=True)
-    table = pa.table({"name": pa.array(names, pa.string()), "sum": pa.array(sums, pa.uint32())})
+    kinds = {"name": pa.string(), "sum": pa.uint32(), "available": pa.string()}
+    table = pa.table(
+        {
+            name: pa.array([own[code] for code in order_C], kinds[name])
+            for name, own in columns.items()
+        }
+    )
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from feddpa_jax.data.available import read_available
 from feddpa_jax.data.columns import Columns
 from feddpa_jax.data.conversations import read_turns
 from feddpa_jax.data.tables import KINDS, read_tables
@@ -63,6 +64,7 @@ def to_example(
         task=optional["task"] or task,
         category=optional["category"],
         history=history,
+        available=read_available(fields.get("available"), source),
     )
 
 
@@ -151,7 +153,10 @@ def read_json_lines(
     Raises:
       UserError: broken JSON or a bad record, with its line.
     """
-    numbered = ((f"{path}, line {number}", record) for number, record in _json_lines(path))
+    numbered = (
+        (f"{path}, line {number}", parse_json(line, str(path), line=number, finite=False))
+        for number, line in json_lines(path)
+    )
     return to_examples(numbered, task=task, columns=columns)
 
 
@@ -169,9 +174,13 @@ def read_file(path: Path, *, task: str = "", columns: Names | None = None) -> tu
     return to_examples(numbered, task=task, columns=columns)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers.
+
+    Raises:
+      UserError: it is missing, or no UTF-8 text.
+    """
     # Only line feeds end a line: JSON texts may hold other separators, such as U+2028.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        yield number, parse_json(line, str(path), line=number, finite=False)
+        if line.strip():
+            yield number, line

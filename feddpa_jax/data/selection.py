@@ -35,6 +35,8 @@ class Selection:
         """
         chosen = some(examples, self.max_train, self.seed, name)
         check_held_out(name, len(chosen), self.validation)
+        if not self.validation:
+            return Client(name, chosen)
         # 1 sets this draw apart from that of `max_train`.
         rng = np.random.default_rng([self.seed, client_id(name), 1])
         held = set(rng.permutation(len(chosen))[: self.validation].tolist())

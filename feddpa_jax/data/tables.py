@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from feddpa_jax.files.json_list import stream_list
 from feddpa_jax.files.problems import reason
 from feddpa_jax.files.strict_json import parse_json, read_json, read_text
 from feddpa_jax.types import UserError
@@ -70,7 +71,7 @@ def read_tables(files: Sequence[Path], kind: str, *, separator: str = ",") -> Ta
 def stream_table(file: Path, kind: str, *, separator: str = ",") -> Table:
     """As `read_tables` of one file, which is read record by record as the records are asked for.
 
-    The columns of JSON lines are those of the first record. A file with a JSON list is read whole.
+    The columns of a JSON file are those of the first record.
 
     Args:
       file: the file.
@@ -82,19 +83,21 @@ def stream_table(file: Path, kind: str, *, separator: str = ",") -> Table:
     """
     if kind == "parquet":
         return _parquet_rows(file)
-    with file.open(encoding="utf-8", errors="replace") as text:
-        start = text.read(4096).lstrip("\ufeff \t\r\n")
-    if kind == "json" and start.startswith("["):
-        return read_tables([file], kind)
     if kind == "csv":
         columns, records = _csv_rows(file, separator)
         return Table(columns, records)
-    records = _json_lines(file)
+    records = stream_list(file) if holds_list(file) else _json_lines(file)
     first = next(records, None)
     if first is None:
         return Table((), ())
     columns = list(first) if isinstance(first, dict) else []
     return Table(columns, itertools.chain([first], records))
+
+
+def holds_list(file: Path) -> bool:
+    """Whether a JSON file begins as a list does, not as lines of objects."""
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(4096).lstrip("\ufeff \t\r\n").startswith("[")
 
 
 def _lines(file: Path) -> Iterator[str]:

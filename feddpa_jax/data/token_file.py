@@ -6,6 +6,7 @@ client's examples begin), `trained.bin` and `masked.npy` (which tokens are train
 examples that is said), `sums.npy` (a checksum of each client's) and `tokens.json`, written last.
 """
 
+import functools
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,11 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
         self._sum_C = np.load(folder / "sums.npy")
         self.counts_C = np.diff(self._first_C)
         self.tokens_C = np.diff(self._first_I[self._first_C])
+
+    @functools.cached_property
+    def pooled(self) -> tuple[TokenizedExample, ...]:
+        """All clients' examples, which stay in memory."""
+        return tuple(example for own in self for example in own)
 
     def __len__(self) -> int:
         """The number of clients."""

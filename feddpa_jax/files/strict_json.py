@@ -71,6 +71,26 @@ def parse_json(text: str, source: str, *, line: int | None = None, finite: bool 
         raise UserError(f"{where}: broken JSON: {error}; correct the file") from None
     except RecursionError:
         raise UserError(f"{where}: {_DEEP}") from None
+    check_value(value, text, where)
+    return value
+
+
+def strict_decoder() -> json.JSONDecoder:
+    """What `parse_json` decodes with, NaN and Infinity allowed; `check_value` is the rest of it."""
+    return json.JSONDecoder(object_pairs_hook=_once, parse_int=_integer)
+
+
+def check_value(value: Any, text: str, where: str) -> None:
+    """Refuses what decoding allows: deep nesting and halves of surrogate pairs.
+
+    Args:
+      value: what was decoded.
+      text: of what.
+      where: for messages.
+
+    Raises:
+      UserError: as of `parse_json`.
+    """
     _check_depth(value, where)
     if _SURROGATE.search(text):
         for place, found in _texts(value):
@@ -79,7 +99,6 @@ def parse_json(text: str, source: str, *, line: int | None = None, finite: bool 
                     f"{where}: {place or 'its text'} holds half of a surrogate pair, which is no "
                     "text; correct the file"
                 )
-    return value
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:

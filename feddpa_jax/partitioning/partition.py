@@ -18,6 +18,7 @@ from feddpa_jax.partitioning.flat_data import read_flat
 from feddpa_jax.partitioning.heterogeneity import PartitionStatistics, describe_partition
 from feddpa_jax.partitioning.partition_folder import write_partition
 from feddpa_jax.partitioning.pool import Labels, Pool
+from feddpa_jax.partitioning.readable import Readable, readable
 from feddpa_jax.partitioning.specification import assign, make_specification
 from feddpa_jax.types import Client, Example, Federation, UserError
 
@@ -39,9 +40,11 @@ class Partition:
       client_I: each example's client, a place in `names`; -1 for one that belongs to none.
       test_I: whether an example is a test instance of its client.
       names: of the C clients.
-      settings: what made it: `partition`, `source`, `seed`, `minimum` and `test`.
+      settings: what made it: `partition`, `source`, `seed`, `minimum` and `test`; and `left_out`,
+        how many records are no examples, if there are such.
       label: the column whose labels are counted and drawn; None for none.
       columns: the data's name of a column by ours (`data.columns`).
+      read: which of the data's records the examples are, if that is known.
     """
 
     table: "pyarrow.Table"
@@ -51,6 +54,7 @@ class Partition:
     settings: Mapping[str, Any]
     label: str | None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    read: Readable | None = None
 
     @functools.cached_property
     def statistics(self) -> PartitionStatistics:
@@ -63,7 +67,10 @@ class Partition:
     @functools.cached_property
     def labels(self) -> Labels | None:
         """The examples' labels; None if there is no such column."""
-        return None if self.label is None else Pool(self.table, None, 1).labels(self.label)
+        if self.label is None:
+            return None
+        number_I = None if self.read is None else self.read.number_I
+        return Pool(self.table, None, 1, number_I).labels(self.label)
 
     def federation(self) -> Federation:
         """The clients and all test instances, in memory.
@@ -120,10 +127,13 @@ class Partition:
           The data's path, for `load_federation` and `data.path`.
 
         Raises:
-          UserError: the folder is not empty or cannot be written, or the data have another column
-            that is called `client`.
+          UserError: the folder is not empty or cannot be written, no record is an example, or the
+            data have another column that is called `client`.
         """
         from feddpa_jax.report.plot_style import to_svg
+
+        if self.read is not None and self.read.wrong:
+            raise UserError(f"data.path: no record can be trained on: {self.read.wrong}")
 
         write_partition(
             Path(out),
@@ -150,6 +160,8 @@ def partition(
     **options: Any,
 ) -> Partition:
     """Divides flat data among clients.
+
+    Records that are no examples, such as those without an output, are left out, with a warning.
 
     Args:
       data: the path of a JSON-lines, JSON, CSV, TSV or Parquet file; or a list of `Example`s or
@@ -194,7 +206,9 @@ def partition(
                 f"data.columns: {source} has no column {theirs!r}, which is named for {ours}; it "
                 f"has {short(', '.join(map(repr, table.column_names)))}"
             )
-    pool = Pool(table, clients, minimum)
+    found = readable(table, source, known)
+    table = found.table
+    pool = Pool(table, clients, minimum, found.number_I)
     column = wanted.column if label is None else label
     if column is None or (label is None and wanted.name == "natural"):
         named = (known.get(name, name) for name in _LABELS)
@@ -209,10 +223,11 @@ def partition(
         "minimum": minimum,
         "test": test,
         **({"columns": known} if known else {}),
+        **({"left_out": found.left_out} if found.left_out else {}),
     }
     tests_rng = np.random.default_rng([seed, 1])
     test_I = _held_out(client_I, len(names), test, minimum, tests_rng)
-    return Partition(table, client_I, test_I, _usable(names), settings, column, known)
+    return Partition(table, client_I, test_I, _usable(names), settings, column, known, found)
 
 
 def _held_out(

@@ -37,11 +37,13 @@ class Pool:
       table: all columns, in the order of the examples.
       clients: how many clients are asked for; None if nobody said.
       minimum: fewest examples that a client may have.
+      number_I: the examples' numbers among all records, from 0, where some were left out.
     """
 
     table: "pyarrow.Table"
     clients: int | None
     minimum: int
+    number_I: np.ndarray | None = None
 
     @property
     def examples(self) -> int:
@@ -101,8 +103,10 @@ class Pool:
         if "" in names:
             missing_I = missing_I | (coded.indices.to_numpy() == names.index(""))
         if missing_I.any():
+            place = int(missing_I.argmax())
+            number = place if self.number_I is None else int(self.number_I[place])
             raise UserError(
-                f"{field}: record {missing_I.argmax() + 1} has no value in column {column!r}; "
+                f"{field}: record {number + 1} has no value in column {column!r}; "
                 "give all records one, or name another column"
             )
         order = sorted(range(len(names)), key=names.__getitem__)

@@ -33,6 +33,7 @@ def many_clients(data: TrainingData, clients: int) -> TrainingData:
         data,
         names=tuple(f"client_{client}" for client in range(clients)),
         examples=tuple(data.examples[lender] for lender in lenders),
+        availability=data.availability.of(np.array(lenders)),
     )
 
 

@@ -83,6 +83,7 @@ def expect_work(
     federation: Federation,
     lengths: Lengths,
     run: RunFolder | None = None,
+    there_N: np.ndarray | None = None,
 ) -> ExpectedWork:
     """The work of a run.
 
@@ -92,6 +93,7 @@ def expect_work(
       federation: all clients.
       lengths: of the clients' examples, or of a sample of the clients.
       run: the run's folder; its pace is used if it has begun.
+      there_N: how many clients are available in each of the first rounds, where the data say it.
 
     Raises:
       UserError: the method, its options, `init`, the mesh or `model.attention` does not fit.
@@ -102,8 +104,11 @@ def expect_work(
         check_start(few, prepared, fresh_state(few, prepared, None))
     clients = 1 if len(data.names) == 1 else lengths.clients
     wanted = how_many(clients, data.participation, config.fed.cohort)
-    there = clients if data.availability.kind == "always" else data.availability.share * clients
-    participants = min(float(wanted), max(1.0, there))
+    participants = float(wanted)
+    if there_N is not None:
+        participants = float(np.minimum(there_N, wanted).mean())
+    elif data.availability.kind != "always":
+        participants = min(participants, max(1.0, data.availability.share * clients))
     returning = participants * (1.0 - data.dropout)
     shapes = data.shapes(config.fed.rounds)
     rounds, mean = (
@@ -157,11 +162,13 @@ def _prepared(
     make_lora(config, prepared._replace(federation=federation))  # Ranks are of all clients.
     if len(clients) == lengths.clients:
         return prepared, config
+    # Who is available when is counted of all clients, not of these.
+    availability = "always" if config.fed.availability == "column" else config.fed.availability
     cohort = None if config.fed.cohort is None else min(config.fed.cohort, len(clients))
     ranks = config.lora.ranks and tuple(config.lora.ranks[c] for c in lengths.measured)
     return prepared, dataclasses.replace(
         config,
-        fed=dataclasses.replace(config.fed, cohort=cohort),
+        fed=dataclasses.replace(config.fed, cohort=cohort, availability=availability),
         lora=dataclasses.replace(config.lora, ranks=ranks),
     )
 

@@ -83,13 +83,6 @@ def in_order(names: Sequence[str], seed: int) -> list[int]:
     return np.argsort(uniform(seed, ids, _MEASURED), kind="stable").tolist()
 
 
-def looked_at(names: Sequence[str], counts_C: np.ndarray, seed: int) -> list[int]:
-    """The clients that `measure_lengths` looks at, of whom it is known how much they have."""
-    order = in_order(names, seed)
-    before = np.cumsum(counts_C[order]) - counts_C[order]
-    return order[: int(np.searchsorted(before, MOST_EXAMPLES))]
-
-
 def measure_lengths(config: Config, tokenizer: Tokenizer, federation: Federation) -> Lengths:
     """The lengths of the training examples, and of the test instances.
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.federated.method import METHODS
@@ -16,14 +18,20 @@ from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
 from feddpa_jax.preflight.lengths import Lengths, measure_lengths
 from feddpa_jax.preflight.shown_example import ShownExample, show_example
-from feddpa_jax.preflight.some_data import NOT_ALL_READ, look_at
+from feddpa_jax.preflight.some_data import (
+    NOT_ALL_READ,
+    NOT_COUNTED,
+    knows_who_is_there,
+    look_at,
+    more_problems,
+)
 from feddpa_jax.run.evaluating import check_learning, check_metrics, check_rule, weighs_instances
 from feddpa_jax.run.folder import RunFolder
-from feddpa_jax.run.inputs import who_takes_part
 from feddpa_jax.run.loop import resolved
-from feddpa_jax.run.opening import check_availability, check_modes, folder_of
+from feddpa_jax.run.opening import check_modes, folder_of
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.size_check import size_problems
+from feddpa_jax.run.taking_part import check_availability, clients_there
 from feddpa_jax.run.trackers import check_installed
 from feddpa_jax.types import Federation, UserError
 
@@ -40,6 +48,7 @@ class Preflight:
       lengths: the examples' numbers of tokens.
       example: one training example as the model sees it.
       work: rounds, tokens, bytes, memory and time.
+      there_N: how many clients are available in each of the first rounds; where that varies.
     """
 
     problems: tuple[str, ...]
@@ -47,6 +56,7 @@ class Preflight:
     lengths: Lengths | None = None
     example: ShownExample | None = None
     work: ExpectedWork | None = None
+    there_N: np.ndarray | None = None
 
 
 class Problems:
@@ -92,24 +102,27 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     config = config if dtype is None else dtype
     run = problems.tried(lambda: folder_of(run_dir, config))
     found = problems.tried(lambda: look_at(config))
+    if found is None:
+        for problem in more_problems(config):
+            problems.add(problem)
     federation, part = (None, False) if found is None else found
     model = config.model
     base = problems.tried(lambda: load_base(model.path, model.dtype, model.quantize, weights=False))
     sizes = [] if base is None else size_problems(config, base.model.config)
     for problem in sizes:
         problems.add(problem)
-    if federation is not None:
-        problems.tried(lambda: who_takes_part(config, len(federation.clients)))
+    there_N, counted = None, True
+    if federation is not None and (counted := knows_who_is_there(config, federation)):
+        there_N = problems.tried(lambda: clients_there(config, federation.clients))
     if federation is None or base is None:
-        return Preflight(tuple(problems.found))
+        return Preflight(tuple(problems.found), there_N=there_N)
     lengths = problems.tried(lambda: measure_lengths(config, base.tokenizer, federation))
     if lengths is None:
-        return Preflight(tuple(problems.found))
+        return Preflight(tuple(problems.found), there_N=there_N)
     if lengths.empty:
         problems.add(lengths.nothing_left(config.data.max_length))
     remarks = lengths.remarks(config.data.max_length)
-    if part:
-        remarks += (NOT_ALL_READ,)
+    remarks += ((NOT_ALL_READ,) if part else ()) + (() if counted else (NOT_COUNTED,))
     shown, work = None, None
     if lengths.training:
         name = federation.clients[lengths.measured[0]].name
@@ -117,9 +130,10 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
         fitting = config
         for problem in sizes:
             fitting = without(fitting, problem) or fitting
-        work = _work(fitting, base, federation, lengths, run, problems)
+        said_N = there_N if config.fed.availability == "column" else None
+        work = _work(fitting, base, federation, lengths, run, problems, said_N)
         work = None if sizes else work
-    return Preflight(tuple(problems.found), remarks, lengths, shown, work)
+    return Preflight(tuple(problems.found), remarks, lengths, shown, work, there_N)
 
 
 def without(config: Config, problem: str) -> Config | None:
@@ -151,6 +165,7 @@ def _work(
     lengths: Lengths,
     run: RunFolder | None,
     problems: Problems,
+    there_N: np.ndarray | None,
 ) -> ExpectedWork | None:
     """The expected work; None where something is wrong, of which all is noted.
 
@@ -159,7 +174,7 @@ def _work(
     tried: Config | None = config
     while tried is not None:
         try:
-            work = expect_work(tried, base, federation, lengths, run)
+            work = expect_work(tried, base, federation, lengths, run, there_N)
         except UserError as error:
             problems.add(str(error))
             tried = without(tried, str(error))

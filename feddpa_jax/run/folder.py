@@ -15,6 +15,7 @@ from feddpa_jax.files.manifest import Checked
 from feddpa_jax.files.strict_json import parse_json
 from feddpa_jax.run.checkpoint import knows_sources, rounds_saved
 from feddpa_jax.run.environment import describe_environment
+from feddpa_jax.run.longer import without_more_rounds
 from feddpa_jax.run.own_code import FOLDER as OWN_CODE
 from feddpa_jax.run.own_code import copies
 from feddpa_jax.types import UserError
@@ -60,7 +61,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def check(self, config: Config) -> None:
-        """Refuses a folder that is another run's, or no run's.
+        """Refuses a folder that is another run's, or no run's; the run may have more rounds now.
 
         What a killed command left there before it wrote the configuration is no obstacle.
 
@@ -69,7 +70,9 @@ class RunFolder:
         """
         if self.config_file.is_file():
             if self.has_results():
-                self.check_same_training(config)
+                old = self.read_config()
+                saved = rounds_saved(self.checkpoints)
+                self.check_same_training(without_more_rounds(old, config, saved, self.path))
             else:
                 # A run that came to nothing blocks no other; what is no run's is not overwritten.
                 self.read_config()

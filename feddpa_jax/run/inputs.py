@@ -25,11 +25,12 @@ from feddpa_jax.files.escape import some_names
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.run.backend import attention_on
+from feddpa_jax.run.pooled_examples import pooled_examples
 from feddpa_jax.run.size_check import check_sizes
+from feddpa_jax.run.taking_part import who_takes_part
 from feddpa_jax.run.tokenizing import tokenize_clients
 from feddpa_jax.training.costs import costs_on
 from feddpa_jax.training.memory import tokens_at_once
-from feddpa_jax.training.participation import Availability
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.types import Example, Federation, TokenizedExample, UserError
 
@@ -213,14 +214,15 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
     """The clients' trainings; of a centralized method, one client with everybody's examples.
 
     Raises:
-      UserError: early stopping is asked for, and a client has no held-out example.
+      UserError: early stopping is asked for, and a client has no held-out example; or as of
+        `who_takes_part`.
     """
     names, examples = prepared.names, prepared.training
     clients = prepared.federation.clients
     opened = isinstance(clients, Population) and config.data.validation > 0
     pooled = METHODS.find(config.fed.method).pooled
     if pooled:
-        names, examples = ("pooled",), (tuple(e for own in examples for e in own),)
+        names, examples = ("pooled",), (pooled_examples(examples, config.fed.local_epochs),)
     fed = config.fed
 
     # A federation that was made in memory says itself what is held out.
@@ -249,7 +251,7 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         batch_size=fed.batch_size,
         micro_batch_size=fed.micro_batch_size or fed.batch_size,
         shuffle=config.data.shuffle,
-        **who_takes_part(config, len(names)),
+        **who_takes_part(config, clients),
         clients_per_step=fed.clients_per_step,
         block_tokens=fed.block_tokens or prepared.tokens_at_once,
         shards=prepared.mesh.shape[CLIENTS],
@@ -258,26 +260,6 @@ def training_data(config: Config, prepared: Prepared) -> TrainingData:
         held_out=held_out,
         nothing_held=not any_held,
     )
-
-
-def who_takes_part(config: Config, clients: int) -> dict[str, Any]:
-    """What `TrainingData` knows of a round's clients; a centralized method's one is always there.
-
-    Raises:
-      UserError: `fed.cohort` is more than there are clients.
-    """
-    fed = config.fed
-    if METHODS.find(fed.method).pooled:
-        return {}
-    if fed.cohort is not None and fed.cohort > clients:
-        raise UserError(f"fed.cohort: {fed.cohort} of {clients} clients; give at most {clients}")
-    found = Availability(fed.availability, fed.availability_share, fed.availability_period)
-    return {
-        "participation": fed.participation,
-        "cohort": fed.cohort,
-        "availability": found,
-        "dropout": fed.dropout,
-    }
 
 
 def make_lora(config: Config, prepared: Prepared) -> Lora:

@@ -25,6 +25,7 @@ from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, make_lora, make_method, training_data
 from feddpa_jax.run.recording import record, saving
 from feddpa_jax.run.round import Round, metrics_line, told_losses
+from feddpa_jax.run.taking_part import count_there
 from feddpa_jax.run.validation import judges, validation_loss
 from feddpa_jax.training.engine import NonFiniteError
 from feddpa_jax.training.memory import plan_memory
@@ -92,7 +93,7 @@ def play(
 
     Raises:
       UserError: a loss or update is not finite, or nothing can be written; the last good
-        checkpoint is kept.
+        checkpoint is kept. Or the data say that nobody is available in some round.
     """
     state, first, known = start
     left = range(first, total_rounds(config))
@@ -102,6 +103,8 @@ def play(
     federation = make_federation(config, prepared, run, lambda real, computed: progress[-1](real))
     method, lora = make_method(config, prepared), make_lora(config, prepared)
     data = training_data(config, prepared)
+    if data.availability.kind == "column":
+        count_there(config, data.ids, data.availability)
     shapes, judging = data.shapes(config.fed.rounds), judges(data, config.seed)
     listed = ", ".join(f"{shape.rows} x {shape.length}" for shape in shapes)
     _log.info(

@@ -30,6 +30,7 @@ from feddpa_jax.run.loop import resolved
 from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.starting_adapters import global_adapter, local_adapters
+from feddpa_jax.run.taking_part import check_availability
 from feddpa_jax.types import Federation, UserError
 from feddpa_jax.weighting.rule import RULES, check_parameters
 
@@ -50,21 +51,6 @@ def checked(config: Config) -> Config:
     check_availability(config)
     TEMPLATES.find(config.data.template)
     return resolved(config)
-
-
-def check_availability(config: Config) -> None:
-    """Refuses settings of an availability that is not asked for.
-
-    Raises:
-      UserError: names the field.
-    """
-    fed = config.fed
-    for name in ("availability_share", "availability_period"):
-        if fed.availability == "always" and getattr(fed, name) != getattr(type(fed), name):
-            raise UserError(
-                f"fed.{name}: all clients are always available; set fed.availability to daily or "
-                "markov, or leave it out"
-            )
 
 
 def check_modes(config: Config, asked: str | None = None) -> None:

@@ -3,7 +3,8 @@
 Every draw follows from the seed, the round and the client's own id (`draws.py`), so a cohort
 depends neither on the clients' order nor on the rounds before it, and a resumed run draws the same.
 
-Two models say when a client is available, for a share a of the rounds:
+When a client is available, its data may say (`timetable.py`), or one of two models, for a share a
+of the rounds:
 
     daily   A client is on in the first a T rounds of its day of T rounds, and its day begins at a
             round of its own, as in another time zone. So the population changes over the day and
@@ -24,25 +25,36 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from feddpa_jax.training.draws import uniform
+from feddpa_jax.training.timetable import Timetable
 
 # The last word of what a client draws: one for each purpose.
 _PARTICIPATION, _DROPOUT, _STATE, _DAY = 1, 4, 5, 6
 # Of how many clients the availability is found at once: bounds the memory.
 _AT_ONCE = 4096
+# How many draws of Markov chains are made to count clients.
+_MOST_STATES = 30_000_000
 
 
 class Availability(NamedTuple):
     """When clients can take part.
 
     Attributes:
-      kind: "always", or a model of the module's: "daily" or "markov".
-      share: a, of the rounds in which a client is available.
+      kind: "always", "column" for a timetable, or a model of the module's: "daily" or "markov".
+      share: a, of the rounds in which a client is available, in a model.
       period: T, in rounds: a day; or between draws of a client's state, on average.
+      timetable: of all clients; with "column" alone.
     """
 
-    kind: Literal["always", "daily", "markov"] = "always"
+    kind: Literal["always", "daily", "markov", "column"] = "always"
     share: float = 0.5
     period: int = 24
+    timetable: Timetable | None = None
+
+    def of(self, places: np.ndarray) -> "Availability":
+        """The same of some clients."""
+        if self.timetable is None:
+            return self
+        return self._replace(timetable=self.timetable.of(places))
 
 
 ALWAYS = Availability()
@@ -104,7 +116,7 @@ def _sample(
     size = count if availability.kind == "always" else max(256, 2 * count)
     for first in range(0, len(ids), size):
         some = order[first : first + size]
-        chosen += some[available(id_C[some], availability, seed, round_number)].tolist()
+        chosen += some[available(id_C[some], availability.of(some), seed, round_number)].tolist()
         if len(chosen) >= count:
             break
     found = np.sort(np.array(chosen[:count] or order[:1], np.int32))
@@ -119,7 +131,7 @@ def available(
 
     Args:
       id_C: a number for each client, from its name.
-      availability: when they can.
+      availability: when they can; a timetable is of these clients alone.
       seed: the run's seed.
       round_number: from 0.
 
@@ -127,14 +139,41 @@ def available(
     >>> [int(available(np.array([7]), day, 0, number)[0]) for number in range(8)]
     [1, 0, 0, 0, 1, 0, 0, 0]
     """
-    kind, share, period = availability
+    kind, share, period, timetable = availability
     if kind == "always":
         return np.ones(len(id_C), bool)
+    if timetable is not None:
+        return timetable.there(round_number)
     if kind == "daily":
         begins_C = (uniform(seed, id_C, _DAY) * period).astype(np.int64)
         return (round_number - begins_C) % period < max(1, round(share * period))
     parts = [id_C[first : first + _AT_ONCE] for first in range(0, len(id_C), _AT_ONCE)]
     return np.concatenate([_chain(part, share, period, seed, round_number) for part in parts])
+
+
+def how_many_there(
+    id_C: np.ndarray, availability: Availability, seed: int, rounds: int
+) -> np.ndarray:
+    """How many clients are available in each of the first rounds: int64 [rounds].
+
+    What is repeated after a period is counted once. Of Markov chains so many rounds are counted as
+    take a second or so, at least one.
+
+    Args:
+      id_C: a number for each client, from its name.
+      availability: when they can take part.
+      seed: the run's seed.
+      rounds: of the run.
+    """
+    kind, _, period, timetable = availability
+    if kind == "always":
+        return np.full(rounds, len(id_C))
+    if timetable is not None:
+        return timetable.counts()[np.arange(rounds) % period]
+    counted = max(1, min(rounds, _MOST_STATES // (period * len(id_C))))
+    if kind == "daily":
+        counted = min(rounds, period)
+    return np.array([available(id_C, availability, seed, n).sum() for n in range(counted)])
 
 
 def _chain(id_C: np.ndarray, share: float, period: int, seed: int, round_number: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`feddpa check`: what it expects is what a run does, and all that is wrong is told at once."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -14,16 +15,18 @@ from feddpa_jax.adapters.mix import alone
 from feddpa_jax.cli.program import main
 from feddpa_jax.config import load_config
 from feddpa_jax.data import opened
+from feddpa_jax.data.glimpse import FewClients
 from feddpa_jax.federated.traffic import traffic
 from feddpa_jax.hf.tokenizer import byte_tokenizer
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.preflight import lengths as lengths_module
+from feddpa_jax.preflight import some_data
 from feddpa_jax.preflight.expected_work import ExpectedWork
 from feddpa_jax.preflight.lengths import measure_lengths
 from feddpa_jax.preflight.preflight import Preflight, check
 from feddpa_jax.preflight.product_rate import product_rate
 from feddpa_jax.preflight.shown_example import show_example, trained_tokens
-from feddpa_jax.preflight.some_data import NOT_ALL_READ
+from feddpa_jax.preflight.some_data import NOT_ALL_READ, look_at
 from feddpa_jax.run.beginning import total_rounds
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import append_round
@@ -136,29 +139,37 @@ def test_many_clients_are_sampled(monkeypatch: pytest.MonkeyPatch):
     assert other is not None and other.measured != some.lengths.measured
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "folder"])
 def test_large_data_are_not_read_into_the_cache(tmp_path, monkeypatch, ending: str):
     """All is told as of data in the cache; but what is wrong with others is not seen."""
     monkeypatch.setenv("FEDDPA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(opened, "LARGE_FILE", 10)
-    monkeypatch.setattr(lengths_module, "MOST_EXAMPLES", 9)
+    monkeypatch.setattr(opened, "MANY_CLIENTS", 6)
+    for module in (lengths_module, some_data):
+        monkeypatch.setattr(module, "MOST_EXAMPLES", 9)
     rows = [
         {"who": f"u{n % 6}", "instruction": f"Say {n}.", "output": f"{n}" * (1 + n % 3)}
         for n in range(30)
     ]
     file = tmp_path / f"flat.{ending}"
+    path = str(file) if ending == "folder" else f"hf:{file}?client_column=who"
     table = pandas.DataFrame(rows)
     if ending == "parquet":
         table.to_parquet(file)
     elif ending == "csv":
         table.to_csv(file, index=False)
+    elif ending == "folder":
+        for name, own in table.groupby("who"):
+            (file / "clients" / str(name)).mkdir(parents=True)
+            own.to_json(file / "clients" / str(name) / "train.jsonl", orient="records", lines=True)
     else:
-        table.to_json(file, orient="records", lines=True)
-    path = f"hf:{file}?client_column=who"
+        table.to_json(file, orient="records", lines=ending == "jsonl")
     config = config_of("--data.path", path, "--data.validation", "1", "--fed.cohort", "3")
     some = check(config)
     assert not list((tmp_path / "cache").glob("*/population-*"))
     assert some.problems == () and NOT_ALL_READ in some.remarks
+    looked, part = look_at(config)
+    assert part and isinstance(looked.clients, FewClients) and 0 < len(looked.clients.some) < 6
     (over,) = check(dataclasses.replace(config, fed={"cohort": 7})).problems
     assert over == "fed.cohort: 7 of 6 clients; give at most 6"
     load_data(config)
@@ -276,6 +287,30 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert err.startswith("feddpa: error: 13 problems, of which the first: ") and FOUND[0] in err
     # What was right is shown all the same.
     assert "8 clients: 768 training examples" in out and "« »" in out
+
+
+def test_problems_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """All of them, of which ten are told, and others beside; a single one is told once."""
+    file = tmp_path / "flat.jsonl"
+
+    def write(wrong: int) -> list[str]:
+        rows = [
+            {"client": "u", "instruction": "Say.", "output": "" if n < wrong else "it"}
+            for n in range(14)
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return ["check", "--model.path", "tiny", "--data.path", f"hf:{file}"]
+
+    assert main([*write(13), "--model.dtype", "float64"]) == 2
+    out, err = capsys.readouterr()
+    told = [line for line in out.splitlines() if line.startswith("problem ")]
+    assert len(told) == 12 and err.startswith("feddpa: error: 12 problems, of which the first: ")
+    assert "model.dtype" in told[0]
+    assert "record 1: field 'output' is empty" in told[1] and "record 10: " in told[10]
+    assert told[11] == "problem 12: data.path: 3 more problems of the data"
+    assert main(write(1)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "record 1: field 'output' is empty" in err and err.count("\n") == 1
 
 
 def test_nothing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -72,7 +72,7 @@ COHORTS = [
 def test_the_settings_of_cohorts(prepared: Prepared):
     data = training_data(config_of(*COHORTS), prepared)
     assert (data.cohort, data.dropout, data.participation) == (3, 0.2, 1.0)
-    assert data.availability == ("markov", 0.25, 7)
+    assert data.availability == ("markov", 0.25, 7, None)
     # One client with all examples: it is always there.
     pooled = training_data(config_of(*COHORTS, "--fed.method", "centralized"), prepared)
     assert (pooled.cohort, pooled.dropout, pooled.availability) == (None, 0.0, ALWAYS)

@@ -201,11 +201,39 @@ ENTRIES = [
         ("Selection(max_train, validation, seed)", "Selection(max_test, validation, seed)"),
         ("sample_federation(seed)", "sample_federation(0)"),
         ("client.name.lower()", "client.name"),
+    ),
+    *edits(
+        "data/layouts.py",
+        "data/test_folders.py data/test_limits.py",
         (
             "(named.parent, named) if _is_number(named.name)",
             "(named.parent, named) if True",
         ),
-        ("for k in numbers\n", "for k in numbers[:1]\n"),
+        ("for k in numbers}", "for k in numbers[:1]}"),
+    ),
+    *edits(
+        "data/available.py",
+        "training/test_timetable.py run/test_availability_column.py",
+        ("not isinstance(part, bool)", "True"),
+        ("if max(first, last) >= MOST_ROUNDS:", "if last >= MOST_ROUNDS + 1:"),
+        (
+            "last = first if match[2] is None else int(match[2])",
+            "last = int(match[2] or first + 1)",
+        ),
+        (
+            "dataclasses.replace(one, available=said) for",
+            "one for",
+            "run/test_availability_column.py",
+        ),
+    ),
+    *edits(
+        "data/survey.py",
+        "data/test_survey.py",
+        ("if empty:", "if False:"),
+        ("self._said.setdefault(name, said) != said", "False"),
+        ("file.is_file() and file.suffix.lower()", "False and file.suffix.lower()"),
+        ("if other != name:", "if False:"),
+        ("yield from clients.problems(path, selection)", "pass"),
     ),
     *edits(
         "data/client_folders.py",
@@ -327,16 +355,24 @@ ENTRIES = [
     *edits(
         "data/hub.py",
         "data/test_hub.py data/test_folders.py::test_hugging_face_data_set",
-        ("for client in sorted(by_client)", "for client in by_client"),
-        ("to_example(record, source, task=client, columns=own)", "to_example(record, source)"),
+        ("for name in sorted(by_client)", "for name in by_client"),
         ('splits.get(options["test_split"])', "None"),
         ("_OPTIONS | given", "given | _OPTIONS"),
+    ),
+    *edits(
+        "data/splits.py",
+        "data/test_hub.py data/test_folders.py::test_hugging_face_data_set",
+        ("to_example(record, source, task=client, columns=own)", "to_example(record, source)"),
         ('or value == ""', ""),
         ("isinstance(value, bool) or", ""),
-        (
-            'start=1):\n            source = f"{self.path}, split {split}',
-            'start=0):\n            source = f"{self.path}, split {split}',
-        ),
+        ("enumerate(self.train.records, start=1)", "enumerate(self.train.records, start=0)"),
+    ),
+    *edits(
+        "files/json_list.py",
+        "files/test_json_list.py",
+        ("while (end < 0 or end == len(text)) and fill():", "while end < 0 and fill():"),
+        ("check_value(value, text, str(file))", "pass"),
+        ('if mark != ",":', "if False:"),
     ),
     *edits(
         "data/chat.py",

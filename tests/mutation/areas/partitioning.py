@@ -12,6 +12,14 @@ ENTRIES = [
         ("            if named:\n", "            if False:\n"),
     ),
     *edits(
+        "partitioning/readable.py",
+        "partitioning/test_readable.py",
+        ("seen_I[0] = False", "pass"),
+        ("fill_null(False)", "fill_null(True)"),
+        ("len(forms) != 1 or", ""),
+        ("any(own not in texts for own in types.values())", "False"),
+    ),
+    *edits(
         "partitioning/client_sizes.py",
         "partitioning/test_partitioners.py",
         ("np.argsort(found_C - share_C", "np.argsort(share_C - found_C"),

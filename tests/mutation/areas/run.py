@@ -6,6 +6,22 @@ _CHECK = "preflight/test_preflight.py"
 
 ENTRIES = [
     *edits(
+        "run/taking_part.py",
+        "run/test_configured.py",
+        ('"participation": fed.participation', '"participation": 1.0'),
+        ('"dropout": fed.dropout', '"dropout": 0.0'),
+        ('"cohort": fed.cohort', '"cohort": None'),
+        ("fed.cohort > count", "fed.cohort > count + 1"),
+        ("not there_N.all()", "False", "run/test_availability_column.py"),
+    ),
+    *edits(
+        "run/longer.py",
+        "run/test_longer.py",
+        ("if wanted <= before", "if wanted < 0"),
+        ("saved[-1] >= before", "saved[-1] > before"),
+        ("rounds=before))", "rounds=wanted))"),
+    ),
+    *edits(
         "run/inputs.py",
         "run/test_configured.py",
         ("seed=config.seed,\n        max_train", "seed=0,\n        max_train"),
@@ -17,10 +33,6 @@ ENTRIES = [
         ("        batch_size=fed.batch_size", "        batch_size=fed.micro_batch_size"),
         ("fed.micro_batch_size or fed.batch_size", "fed.batch_size"),
         ("shuffle=config.data.shuffle", "shuffle=True"),
-        ('"participation": fed.participation', '"participation": 1.0'),
-        ('"dropout": fed.dropout', '"dropout": 0.0', "run/test_configured.py"),
-        ('"cohort": fed.cohort', '"cohort": None', "run/test_configured.py"),
-        ("fed.cohort > clients", "fed.cohort > clients + 1", "run/test_configured.py"),
         ("clients_per_step=fed.clients_per_step", "clients_per_step=None"),
         ("fed.block_tokens or prepared", "prepared"),
         ("METHODS.find(config.fed.method).pooled", "False"),
@@ -216,7 +228,10 @@ ENTRIES = [
         "data/glimpse.py",
         f"{_CHECK}::test_large_data_are_not_read_into_the_cache",
         ("key=given.__getitem__)", "key=len)"),
-        ("if wanted_I[number]:", "if True:"),
+        (
+            "if wanted_I[number]:\n                yield number, parse",
+            "if True:\n                yield number, parse",
+        ),
         ("selection.of(names[place], examples", "Selection().of(names[place], examples"),
     ),
     *edits(

@@ -34,6 +34,16 @@ ENTRIES = [
         (">= dropout]", "< dropout]"),
     ),
     *edits(
+        "training/timetable.py",
+        "training/test_timetable.py",
+        ("(now <= self.last_I)]", "(now < self.last_I)]"),
+        ("round_number % self.period", "round_number"),
+        ("first <= found[-1][1] + 1:", "False:"),
+        ("max(last, found[-1][1])", "last"),
+        ("(first, period - 1), (0, last)", "(first, period - 1)"),
+        ("code_C=self.code_C[places]", "code_C=self.code_C"),
+    ),
+    *edits(
         "training/draws.py",
         "training/test_draws.py",
         ("if place != source:", "if True:"),
