@@ -247,8 +247,8 @@ class Outcome(abc.ABC):
           choose: "client": settings are chosen on each client's own held-out examples, and on
             stand-ins for foreign prompts, where answers should agree with the shared adapter's;
             "pooled": on all clients' held-out examples, which no federation has.
-          foreign: where the stand-ins are from: "base", which makes them up; "sample", the built-in
-            sample's prompts; or a file of public examples, whose answers are not read.
+          foreign: where the stand-ins are from: "sample", the built-in sample's prompts; "base",
+            which makes them up; or a file of public examples, whose answers are not read.
           keep: "p": each rule's setting is the one with the best TTP (with "client": the best
             agreement) of those that lose nothing on P beyond the 95 % interval over instances
             against the setting with the best P; None: the one with the best mean of both.

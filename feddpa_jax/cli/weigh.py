@@ -64,10 +64,10 @@ def _add_choosing(parser: Parser) -> None:
     )
     parser.add_argument(
         "--foreign",
-        default="base",
-        metavar="base|sample|FILE",
-        help="with --choose client, what stands for foreign prompts: those that the base makes up, "
-        "the built-in sample's, or a file of public examples, whose answers are not read (base)",
+        default="sample",
+        metavar="sample|base|FILE",
+        help="with --choose client, what stands for foreign prompts: the built-in sample's, those "
+        "that the base makes up, or a file of public examples, whose answers are not read (sample)",
     )
     parser.add_argument(
         "--keep",

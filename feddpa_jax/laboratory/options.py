@@ -8,7 +8,7 @@ from feddpa_jax.files.escape import short
 from feddpa_jax.hyperparameters import Value
 from feddpa_jax.laboratory.choosing import HEADINGS, How
 from feddpa_jax.laboratory.grid import CURVE_METRICS
-from feddpa_jax.laboratory.stand_ins import BASE, check_source
+from feddpa_jax.laboratory.stand_ins import SAMPLE, check_source
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.looking import MIXES
 from feddpa_jax.weighting.settings import Model
@@ -50,7 +50,7 @@ class Options:
     embed_with: tuple[Model, ...] | None = None
     by: tuple[str, ...] = ("nll",)
     choose: How = "client"
-    foreign: str = BASE
+    foreign: str = SAMPLE
     keep: Keep | None = None
     exact: int = 2
     cells: int = 32_768

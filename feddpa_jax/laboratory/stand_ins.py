@@ -6,6 +6,7 @@ worth. Nobody's answers are read: the right answer of a stand-in is the shared a
 """
 
 import dataclasses
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from feddpa_jax.laboratory.choosing import AGREED
 from feddpa_jax.run.evaluating import decoding
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError
+
+_log = logging.getLogger(__name__)
 
 # The source's name of those that the base makes up, and of those of the built-in sample.
 BASE, SAMPLE = "base", "sample"
@@ -53,7 +56,8 @@ def stand_ins(config: Config, prepared: Prepared, adapters: Adapters, source: st
       source: `BASE`; `SAMPLE`; or the path of a file of examples, in any format that data have.
 
     Raises:
-      UserError: no such file, a bad record, or no prompt that fits into `data.max_length`.
+      UserError: no such file, a bad record, or no prompt of it that fits into `data.max_length`.
+        Of the sample, that is a warning, and the base makes prompts up.
     """
     prompts, words = find_prompts(config, prepared, source)
     tokenizer, how = prepared.base.tokenizer, decoding(config, prepared)
@@ -82,17 +86,8 @@ def find_prompts(config: Config, prepared: Prepared, source: str) -> tuple[list[
     Args and Raises: as of `stand_ins`.
     """
     seed = (config.seed + 1) % 2**32  # Rules see other prompts, made up with the run's own seed.
-    tokenizer = prepared.base.tokenizer
     if source == BASE:
-        made_up = dream(
-            prepared.base.model,
-            tokenizer,
-            bound(config.data.template, tokenizer)[0],
-            count=AGREED,
-            seed=seed,
-            max_length=config.data.max_length,
-        )
-        return [own.tokens_T[: own.prompt_length] for own in made_up], "prompts made up by the base"
+        return _made_up(config, prepared, seed), "prompts made up by the base"
     if source == SAMPLE:
         each = -(-AGREED // len(TASKS))
         examples = sample_federation(seed, train=1, test=each).test
@@ -104,13 +99,28 @@ def find_prompts(config: Config, prepared: Prepared, source: str) -> tuple[list[
     order = np.random.default_rng(seed).permutation(len(examples))
     # What is behind a prompt is not looked at, and must not be why it is left out.
     asked = [dataclasses.replace(examples[i], output=".") for i in order]
-    fit = encode(config, tokenizer, asked).examples[:AGREED]
-    if not fit:
-        raise UserError(
-            f"foreign: {short(source)} has no prompt that fits into data.max_length = "
-            f"{config.data.max_length}; name shorter ones, or foreign: base"
-        )
-    return [own.tokens_T[: own.prompt_length] for own in fit], words
+    fit = encode(config, prepared.base.tokenizer, asked).examples[:AGREED]
+    if fit:
+        return [own.tokens_T[: own.prompt_length] for own in fit], words
+    room = f"has no prompt that fits into data.max_length = {config.data.max_length}"
+    if source == SAMPLE:
+        _log.warning(f"foreign: the built-in sample {room}; the base makes prompts up instead")
+        return find_prompts(config, prepared, BASE)
+    raise UserError(f"foreign: {short(source)} {room}; name shorter ones, or foreign: {BASE}")
+
+
+def _made_up(config: Config, prepared: Prepared, seed: int) -> list[np.ndarray]:
+    """The prompts' tokens that the base writes."""
+    tokenizer = prepared.base.tokenizer
+    found = dream(
+        prepared.base.model,
+        tokenizer,
+        bound(config.data.template, tokenizer)[0],
+        count=AGREED,
+        seed=seed,
+        max_length=config.data.max_length,
+    )
+    return [own.tokens_T[: own.prompt_length] for own in found]
 
 
 def check_source(source: str) -> None:

@@ -44,7 +44,13 @@ def run() -> fd.Experiment:
     return experiment
 
 
-OPTIONS = {"rules": ["constant", "cosine"], "layers": [2], "exact": 0, "by": ["nll", "exact_match"]}
+OPTIONS = {
+    "rules": ["constant", "cosine"],
+    "layers": [2],
+    "exact": 0,
+    "by": ["nll", "exact_match"],
+    "foreign": "base",
+}
 
 
 def tried(run: fd.Experiment, monkeypatch: pytest.MonkeyPatch, change, **options):

@@ -18,7 +18,7 @@ def given(**values: str | int) -> argparse.Namespace:
     others = {
         "by": "nll",
         "choose": "client",
-        "foreign": "base",
+        "foreign": "sample",
         "exact": 2,
         "fresh": False,
         "cells": 32_768,

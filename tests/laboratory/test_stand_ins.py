@@ -1,5 +1,6 @@
 """Stand-ins for foreign prompts: made up by the base, or public, and nobody's answers are read."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -95,6 +96,18 @@ def test_the_choice_says_what_it_is_on(run):
         for place in (0, 1)
     )
     assert own[0] == own[1] and foreign[0] != foreign[1]
+
+
+def test_where_the_sample_does_not_fit(run, caplog: pytest.LogCaptureFixture):
+    short = dataclasses.replace(
+        run.config, data=dataclasses.replace(run.config.data, max_length=40)
+    )
+    ours = find_prompts(short, run.prepared, "sample")
+    assert (
+        "foreign: the built-in sample has no prompt that fits into data.max_length" in caplog.text
+    )
+    theirs = find_prompts(short, run.prepared, "base")
+    assert ours[1] == theirs[1] and all(map(np.array_equal, ours[0], theirs[0]))
 
 
 def test_what_is_no_source(run, tmp_path: Path):
