@@ -156,7 +156,7 @@ def _parity(file: Path, tiny: bool, limit: float) -> None:
     start = time.perf_counter()
     # The tests take a CPU unless they are told otherwise.
     told = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", _platform())}
-    command = [sys.executable, "-m", "pytest", "-q", *PARITY, *only, *several]
+    command = [sys.executable, "-m", "pytest", *PARITY, *only, *several]
     code, text = _within(limit, command, env=os.environ | told, capture=True)
     summed = [line for line in text.splitlines() if " passed" in line or " failed" in line]
     last = summed[-1] if summed else "no test ended" if code else text.strip()[-200:]

@@ -82,9 +82,9 @@ class Asked(NamedTuple):
             global_weight=by_layer(self.global_weight, 1),
         )
 
-    def specs(self) -> tuple[PartitionSpec, ...]:
+    def specs(self) -> "Asked":
         """How they are split over devices."""
-        return tuple(spec_of(part, 1) for part in self)
+        return Asked._make(spec_of(part, 1) for part in self)
 
 
 class Advanced(NamedTuple):
@@ -189,7 +189,7 @@ def admit(
         own = jax.shard_map(
             own,
             mesh=mesh,
-            in_specs=(all_, all_, split, split, split, Asked(*asked.specs()), split),
+            in_specs=(all_, all_, split, split, split, asked.specs(), split),
             out_specs=split,
             axis_names={CLIENTS},
             check_vma=False,
@@ -238,7 +238,7 @@ def go_on(
         own = jax.shard_map(
             own,
             mesh=mesh,
-            in_specs=(all_, all_, split, Asked(*asked.specs()), split),
+            in_specs=(all_, all_, split, asked.specs(), split),
             out_specs=split,
             axis_names={CLIENTS},
             check_vma=False,
