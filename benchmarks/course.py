@@ -1,39 +1,89 @@
-"""The benchmark on one accelerator: parity, then several models, one JSON (launch/gpu.sh)."""
+"""The benchmark on one accelerator, in parts that fit into ten minutes (launch/gpu.sh).
+
+Each part is a process with a limit of its own, and saves its figures as they come; what is measured
+is in OUT/gpu.json at any time. The same command goes on with the parts that are not done.
+"""
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from feddpa_jax.files.strict_json import read_object
 
-# Training with the paper's batch sizes; no answers, which a sequential loop takes long to give, and
-# no loop beside the largest model.
-_PAPER = [
-    *("--fed.batch_size", "64", "--fed.micro_batch_size", "32", "--model.dtype", "bfloat16"),
-    *("--data.max_length", "512", "--clients", "", "--instances", "0", "--repeat", "2"),
+# Rows as of a short run, so that they have few lengths, each of which is a program to be compiled.
+_STEP = [
+    *("step", "--fed.batch_size", "64", "--fed.rounds", "1", "--fed.local_epochs", "1"),
+    *("--model.dtype", "bfloat16", "--data.max_length", "512"),
 ]
-CASES: dict[str, list[str]] = {
-    "smollm2-135m": [*_PAPER, "--updates", "5"],
-    "random:llama-3.2-1b": [*_PAPER, "--updates", "1"],
-    # Rows as of a short run: those of a long one have six lengths, each a program to be compiled.
-    "random:llama-2-7b": [
-        *(*_PAPER, "--updates", "1", "--no-torch"),
-        *("--fed.rounds", "1", "--fed.local_epochs", "1"),
-    ],
+_ANSWERS = ["answers", "--model.path", "smollm2-135m", "--model.dtype", "bfloat16"]
+_TINY = [
+    *("--model.path", "tiny", "--data.max_length", "256", "--model.dtype", "float32"),
+    *("--mesh.clients", "1", "--lora.rank", "2", "--repeat", "1"),
+]
+# What a part that starts at all needs.
+LEAST = 20.0
+
+
+class Part(NamedTuple):
+    """A part of the course.
+
+    Attributes:
+      limit: most seconds.
+      options: of `benchmarks.card_parts`; None for the parity tests.
+    """
+
+    limit: float
+    options: list[str] | None
+
+
+COURSE: dict[str, Part] = {
+    "smollm2-135m": Part(
+        150, [*_STEP, "--model.path", "smollm2-135m", "--fed.micro_batch_size", "32"]
+    ),
+    "answers": Part(110, [*_ANSWERS, "--eval.max_new_tokens", "64"]),
+    "llama-2-7b": Part(
+        200,
+        [
+            *(*_STEP, "--model.path", "random:llama-2-7b", "--fed.micro_batch_size", "16"),
+            *("--repeat", "2"),
+        ],
+    ),
+    "parity": Part(120, None),
+    "answers-beams": Part(
+        110, [*_ANSWERS, "--eval.max_new_tokens", "64", "--beams", "4", "--alone", "4"]
+    ),
+    "llama-3.2-1b": Part(
+        120,
+        [
+            *(*_STEP, "--model.path", "random:llama-3.2-1b", "--fed.micro_batch_size", "32"),
+            *("--repeat", "2"),
+        ],
+    ),
 }
-TINY: dict[str, list[str]] = {
-    "tiny": [
-        *("--data.max_length", "256", "--data.max_train", "8", "--fed.batch_size", "4"),
-        *("--fed.micro_batch_size", "2", "--model.dtype", "float32", "--lora.rank", "2"),
-        *("--updates", "1", "--repeat", "1", "--clients", "", "--instances", "0"),
-        *("--mesh.clients", "1"),
-    ]
+TINY: dict[str, Part] = {
+    "tiny": Part(
+        300,
+        [
+            *("step", *_TINY, "--data.max_train", "8", "--fed.batch_size", "4"),
+            *("--fed.micro_batch_size", "2"),
+        ],
+    ),
+    "answers-beams": Part(
+        300,
+        [
+            *("answers", *_TINY, "--eval.max_new_tokens", "4", "--prompts", "6"),
+            *("--alone", "2", "--beams", "2"),
+        ],
+    ),
+    "parity": Part(300, None),
 }
 PARITY = (
     *("tests/parity/test_transformers_logits.py", "tests/parity/test_feddpa_oracle.py"),
@@ -42,88 +92,110 @@ PARITY = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the course; 0 if everything in it succeeded."""
+    """Runs the course; 0 if all its parts are done."""
     parser = argparse.ArgumentParser(prog="launch/gpu.sh", description=__doc__)
-    parser.add_argument("out", type=Path, help="new folder of gpu.json")
+    parser.add_argument(
+        "out", type=Path, help="folder of gpu.json; one that is there is gone on with"
+    )
     parser.add_argument("--tiny", action="store_true", help="a tiny model, as a test of the course")
     parser.add_argument("--data", default="sample", help="data.path of the benchmark")
-    parser.add_argument(
-        "--only", nargs="+", choices=["parity", *CASES], help="these parts of the course"
-    )
+    parser.add_argument("--seconds", type=float, default=570.0, help="for all parts (570)")
+    parser.add_argument("--only", nargs="+", choices=list(COURSE), help="these parts of the course")
     known = parser.parse_args(arguments)
     if known.tiny and known.only:
-        parser.error("--tiny has one model and no parts; leave --only out")
-    cases = TINY if known.tiny else CASES
-    parts = known.only or ["parity", *cases]
+        parser.error("--tiny has parts of its own; leave --only out")
+    course = TINY if known.tiny else COURSE
     known.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"parity": None, "cases": {}}
-
-    def keep() -> None:
-        (known.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
-
-    if "parity" in parts:
-        results["parity"] = _parity(known.tiny)
-        keep()
-    for model in [name for name in cases if name in parts]:
-        results["cases"][model] = _case(
-            model, known.out, [*cases[model], "--data.path", known.data]
-        )
-        keep()
+    end = time.monotonic() + known.seconds
+    for name in known.only or course:
+        if (found := read(known.out / f"{name}.json")) and found["done"]:
+            print(f"{name}: done before")
+            continue
+        limit = min(course[name].limit, end - time.monotonic())
+        if limit < min(LEAST, known.seconds):
+            print(f"{name}: no time is left; the same command goes on with it")
+            continue
+        print(f"{name}: at most {limit:.0f} s", flush=True)
+        _run(name, course[name], known, limit)
+        _keep(known.out, course)
+    _keep(known.out, course)
     print(f"everything: {known.out / 'gpu.json'}")
-    done = [*results["cases"].values(), *([results["parity"]] if results["parity"] else [])]
-    return 1 if any(part["returncode"] for part in done) else 0
+    parts = [read(known.out / f"{name}.json") for name in known.only or course]
+    return 0 if all(part and part["done"] for part in parts) else 1
 
 
-def _parity(tiny: bool) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any] | None:
+    """The figures of a part so far; None if there are none."""
+    return read_object(file, finite=False) if file.exists() else None
+
+
+def _keep(out: Path, course: dict[str, Part]) -> None:
+    """Puts the figures of all parts so far into one file."""
+    parts = {name: read(out / f"{name}.json") for name in course}
+    (out / "gpu.json").write_text(json.dumps({"parts": parts}, indent=1) + "\n")
+
+
+def _run(name: str, part: Part, known: argparse.Namespace, limit: float) -> None:
+    """Runs a part within its limit; what it found by then is in its file."""
+    file = known.out / f"{name}.json"
+    if part.options is None:
+        _parity(file, known.tiny, limit)
+        return
+    kind, *options = part.options
+    command = [sys.executable, "-m", "benchmarks.card_parts", kind, str(file), *options]
+    code, _ = _within(limit, [*command, "--data.path", known.data])
+    if code:
+        how = "its time was up" if code == -signal.SIGKILL else f"exit code {code}"
+        print(f"{name}: {how}; its figures so far are kept", flush=True)
+
+
+def _parity(file: Path, tiny: bool, limit: float) -> None:
     """The tests against the oracles, on this device."""
     only = ["-k", "test_logits and smollm2"] if tiny else []
     several = [] if tiny or find_spec("xdist") is None else ["-n", "8"]
     start = time.perf_counter()
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *PARITY, *only, *several],
-        # The tests take a CPU unless they are told otherwise.
-        env=os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", _platform())},
-        capture_output=True,
+    # The tests take a CPU unless they are told otherwise.
+    told = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", _platform())}
+    command = [sys.executable, "-m", "pytest", *PARITY, *only, *several]
+    code, text = _within(limit, command, env=os.environ | told, capture=True)
+    summed = [line for line in text.splitlines() if " passed" in line or " failed" in line]
+    last = summed[-1] if summed else "no test ended" if code else text.strip()[-200:]
+    print(f"  {time.perf_counter() - start:6.1f} s  {last}", flush=True)
+    found = {"done": code == 0, "returncode": code, "tests": last}
+    file.write_text(json.dumps(found | {"seconds": time.perf_counter() - start}) + "\n")
+
+
+def _within(
+    seconds: float, command: list[str], env: Any = None, capture: bool = False
+) -> tuple[int, str]:
+    """The exit code and output of a command; it and what it started are ended when time is up."""
+    with subprocess.Popen(
+        command,
+        env=env,
         text=True,
-    )
-    last = (ran.stdout.strip() or ran.stderr.strip()).splitlines()[-1]
-    print(f"parity: {last}")
-    seconds = time.perf_counter() - start
-    return {"returncode": ran.returncode, "seconds": seconds, "last_line": last}
+        stdout=subprocess.PIPE if capture else None,
+        stderr=subprocess.STDOUT if capture else None,
+        start_new_session=True,
+    ) as process:
+        try:
+            text, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            text, _ = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, text or ""
 
 
 def _platform() -> str:
-    """JAX's platform here, asked in a process of its own: a device's memory is for the cases."""
+    """JAX's platform here, asked in a process of its own: a device's memory is for the parts."""
     ask = "import jax; print({'gpu': 'cuda'}.get(jax.default_backend(), jax.default_backend()))"
     return subprocess.run(
         [sys.executable, "-c", ask], capture_output=True, text=True
     ).stdout.strip()
-
-
-def _case(model: str, out: Path, options: list[str]) -> dict[str, Any]:
-    """A benchmark in a process of its own, so that its memory is its own."""
-    folder = out / model.replace(":", "-")
-    command = [sys.executable, "-m", "benchmarks", "--model.path", model]
-    ran = subprocess.run([*command, *options, "--out", str(folder)])
-    if ran.returncode:
-        return {"returncode": ran.returncode}
-    whole = read_object(folder / "bench.json", finite=False)
-    training = whole["training"]
-    ours = training["ours"]
-    return {
-        "returncode": 0,
-        "command": ["bash", "launch/bench.sh", "--model.path", model, *options],
-        "device": whole["environment"]["devices"],
-        "tokens_per_second": ours["tokens_per_second"],
-        "torch_tokens_per_second": training["torch"] and training["torch"]["tokens_per_second"],
-        "ratio": training["ratio"],
-        "real_share": ours["real_share"],
-        "model_flops_per_second": ours["model_flops_per_second"],
-        "peak_share": ours["peak_share"],
-        "device_peak_bytes": ours["device_peak_bytes"],
-        "peak_memory_bytes": ours["peak_memory_bytes"],
-        "compile_seconds": ours["compile_seconds"],
-    }
 
 
 if __name__ == "__main__":

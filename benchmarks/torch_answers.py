@@ -52,7 +52,7 @@ def answer_one_by_one(model: TorchModel, questions: Questions) -> tuple[Answers,
                 weight = float(weigh(Evidence(query_D[None], support_MD[None])).local_weight_B[0])
                 local_weight_CI[c, i] = weight
                 model.mix(1.0 - weight, weight)
-                tokens.append(_answer(model, instance, questions.max_new_tokens))
+                tokens.append(answer_one(model, instance, questions.max_new_tokens))
     seconds = time.perf_counter() - start
     answers = make_answers(tokens, local_weight_CI, seconds, questions.max_new_tokens)
     return answers, seconds - embedding_again
@@ -87,8 +87,10 @@ def _embed(model: TorchModel, example: TokenizedExample, settings: WeightingSett
     return hidden_TD[-1] if settings.pooling == "last" else hidden_TD.mean(axis=0)
 
 
-def _answer(model: TorchModel, example: TokenizedExample, max_new_tokens: int) -> np.ndarray:
-    """The greedy answer without its end token."""
+def answer_one(
+    model: TorchModel, example: TokenizedExample, max_new_tokens: int, beams: int = 1
+) -> np.ndarray:
+    """The answer to a prompt without its end token; 1 beam is greedy."""
     import torch
 
     tokens_1T = _prompt(model, example)
@@ -96,7 +98,7 @@ def _answer(model: TorchModel, example: TokenizedExample, max_new_tokens: int) -
         input_ids=tokens_1T,
         attention_mask=torch.ones_like(tokens_1T),
         max_new_tokens=max_new_tokens,
-        num_beams=1,
+        num_beams=beams,
         do_sample=False,
         eos_token_id=list(model.stop_ids),
         pad_token_id=model.pad_id,

@@ -14,6 +14,7 @@ from feddpa_jax.hf.family import FAMILIES
 from feddpa_jax.hf.load import Base
 from feddpa_jax.hf.names import file_name
 from feddpa_jax.hf.save import save_model
+from feddpa_jax.hf.saved_config import saved_config
 
 
 def missing_packages() -> str | None:
@@ -37,8 +38,15 @@ class TorchModel:
       stop_ids: the tokens of which any ends an answer.
     """
 
-    def __init__(self, config: Config, base: Base):
-        """Args: the run's configuration, and the base that is taken over."""
+    def __init__(self, config: Config, base: Base, *, same_weights: bool = True):
+        """Makes the model.
+
+        Args:
+          config: the run's configuration.
+          base: the base that is taken over.
+          same_weights: if not, only its sizes are: a large model's weights take long to hand over,
+            and a step takes as long with others.
+        """
         import torch
         import transformers
         from peft import LoraConfig, get_peft_model
@@ -50,11 +58,16 @@ class TorchModel:
         self.pad_id, self.stop_ids = base.tokenizer.pad_id, base.tokenizer.stop_ids
         self._family = base.model.config.family
         self._layers = base.model.config.layers
-        with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as folder:
-            save_model(Path(folder), base, lambda path, leaf: leaf)
-            frozen = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, str(base.model.dtype))
-            )
+        dtype = getattr(torch, str(base.model.dtype))
+        if same_weights:
+            with tempfile.TemporaryDirectory(prefix="feddpa-bench-") as folder:
+                save_model(Path(folder), base, lambda path, leaf: leaf)
+                frozen = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        else:
+            sizes = dict(saved_config(base.hf_config, base.model.config, str(base.model.dtype)))
+            sizes = transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+            with torch.device(self.device):
+                frozen = transformers.AutoModelForCausalLM.from_config(sizes, dtype=dtype)
         # No penalties or suppressed tokens that the base's file asks for: ours are plain answers.
         frozen.generation_config = transformers.GenerationConfig()
         alpha = config.lora.alpha

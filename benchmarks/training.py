@@ -181,7 +181,7 @@ def time_training(
         "torch": None,
         "ratio": None,
     }
-    result["ours"] |= _rate(training, prepared, result["ours"]["median_seconds"])
+    result["ours"] |= flops_rate(training, prepared, result["ours"]["median_seconds"])
     now = training.engine.compilations()
     result["ours"]["later_compilations"] = now - first.measured["step_compilations"]
     if model is not None:
@@ -192,7 +192,7 @@ def time_training(
     return result
 
 
-def _rate(training: Training, prepared: Prepared, seconds: float) -> dict[str, float | None]:
+def flops_rate(training: Training, prepared: Prepared, seconds: float) -> dict[str, float | None]:
     """The model's FLOPs a second, and their share of the devices' peak if that is known.
 
     Of real tokens: the products of frozen maps forward and of their inputs' gradients backward, and

@@ -94,7 +94,7 @@ def answer_one(
         adapters.local_C,
         scale=adapters.scale,
         longest=max(lengths),
-        max_new_tokens=max_new_tokens,
+        room=max_new_tokens * beams,
     )
     if isinstance(weighting, Weight):
         g, l, _ = weighting
@@ -135,7 +135,7 @@ def weigh_one(
         adapters.local_C,
         scale=adapters.scale,
         longest=max([len(tokens_T) + 1, *_lengths(settings, own)]),
-        max_new_tokens=1,
+        room=0,
     )
     return _weigh(layerwise, adapters, tokenizer, tokens_T, settings, own)[0]
 

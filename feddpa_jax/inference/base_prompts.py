@@ -51,12 +51,11 @@ def dream(
         tokens_NT = jnp.tile(start_T, (count, 1))
         length_N = jnp.full(count, len(start_T))
         most = max(1, min(room, MOST_TOKENS))
-        prompt = prefill(model, (), tokens_NT, length_N, len(start_T) + most)
+        prompt = prefill(model, (), tokens_NT, length_N)
         return decode(
             model,
             (),
-            prompt.last_hidden_BD,
-            prompt.cache,
+            prompt,
             length_N,
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.eos_id,

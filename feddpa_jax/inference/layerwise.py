@@ -19,8 +19,8 @@ from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter
 from feddpa_jax.adapters.token_gate import TokenGate, Weight, gates_of_rows
 from feddpa_jax.inference.likelihood import likelihoods
-from feddpa_jax.models.decoder import Model, run_block
-from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache
+from feddpa_jax.models.decoder import Model, causal_mask, run_block
+from feddpa_jax.models.kv_cache import Cache, LayerCache, cache_mask, empty_cache, placed
 from feddpa_jax.models.sight import Sight, Sights
 
 
@@ -42,7 +42,7 @@ class Layerwise:
     Attributes:
       model: the frozen base.
       length: T, the tokens that prompts are padded to.
-      slots: S, those that the cache has room for.
+      slots: S, those of a cache.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Layerwise:
         *,
         scale: float,
         longest: int,
-        max_new_tokens: int,
+        room: int,
     ):
         """Splits what all layers share into layers.
 
@@ -63,11 +63,11 @@ class Layerwise:
           local_1: the client's own, likewise.
           scale: LoRA scale.
           longest: tokens of the longest prompt.
-          max_new_tokens: most tokens of an answer.
+          room: slots of a cache besides the prompt's: for the answer's tokens, those of all beams.
         """
         self.model = model
         self.length = padded(longest)
-        self.slots = self.length + max_new_tokens
+        self.slots = self.length + room
         self._scale = scale
         split = [nnx.split(layer) for layer in model.module().layers]
         self._definitions = [definition for definition, _ in split]
@@ -91,26 +91,34 @@ class Layerwise:
         tokens_1T = np.zeros((1, self.length), np.int32)
         tokens_1T[0, : len(tokens_T)] = tokens_T
         empty = _empty(self.model.config, 1, self.slots, self.model.dtype)
-        return self._pass(tokens_1T, 0, empty, global_weight, local_weight)
+        return self._pass(tokens_1T, 0, empty, global_weight, local_weight, len(tokens_T))
 
     def step(
         self,
-        token_B: np.ndarray,
+        token_1W: np.ndarray,
         position: int,
         cache: Cache,
         global_weight: Weight,
         local_weight: Weight,
+        *,
+        slot: int,
+        own_1WX: np.ndarray | None = None,
     ) -> Passed:
-        """A pass over the token of each row at one position.
-
-        The cache of the tokens before it is used up.
-        """
+        """A pass over tokens at one position; see `decode.step`. The cache is used up."""
+        own_1WS = np.ones((*token_1W.shape, self.slots), bool)
+        if own_1WX is not None:
+            own_1WS[..., self.length :][..., : own_1WX.shape[-1]] = own_1WX
+        token_1W = np.asarray(token_1W, np.int32)
         return self._pass(
-            np.asarray(token_B, np.int32)[:, None], position, cache, global_weight, local_weight
+            token_1W, position, cache, global_weight, local_weight, slot=slot, own_1TS=own_1WS
         )
 
-    def last(self, passed: Passed, tokens: int = 1) -> tuple[jax.Array, jax.Array]:
-        """Final hidden state at the last of so many tokens, and their mean; each [B, D]."""
+    def final(self, passed: Passed) -> jax.Array:
+        """Final hidden states of all tokens, [T, D]."""
+        return _final(self.model, passed.states[-1])
+
+    def last(self, passed: Passed, tokens: int) -> tuple[jax.Array, jax.Array]:
+        """Final hidden state at the last of so many tokens, and their mean; each [1, D]."""
         return _leave(self.model, passed.states[-1], np.int32(tokens))
 
     def embeddings(self, passed: Passed, tokens: int, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,35 +145,44 @@ class Layerwise:
 
     def _pass(
         self,
-        tokens_BT: np.ndarray,
+        tokens_1T: np.ndarray,
         start: int,
         cache: Cache,
         global_weight: Weight,
         local_weight: Weight,
+        prompt: int | None = None,
+        *,
+        slot: int = 0,
+        own_1TS: np.ndarray | None = None,
     ) -> Passed:
+        """A pass over a prompt of so many tokens, or over tokens at the position `start`."""
         config = self.model.config
         weights_L = list(
             zip(*(self._by_layer(weight) for weight in (global_weight, local_weight)), strict=True)
         )
-        B, T = tokens_BT.shape
-        position_BT = np.tile(np.arange(start, start + T, dtype=np.int32), (B, 1))
-        x_BTD, sights = _enter(self.model, tokens_BT, position_BT, slots=self.slots)
-        states, new = [x_BTD], []
+        place = np.int32(start), np.int32(slot)
+        if prompt is None:
+            given = (self.model, tokens_1T, *place, cache.position_BS, own_1TS)
+            x_1TD, sights, position_1S = _enter_answer(*given)
+        else:
+            given = (self.model, tokens_1T, np.int32(prompt), cache.position_BS)
+            x_1TD, sights, position_1S = _enter_prompt(*given)
+        states, new = [x_1TD], []
         for layer in range(config.layers):
-            x_BTD, own = _layer(
+            x_1TD, own = _layer(
                 self._parameters[layer],
                 self._adapters[layer],
                 weights_L[layer],
-                x_BTD,
-                position_BT,
+                x_1TD,
                 sights.of_layer(layer, config),
-                cache[layer],
+                cache.layers[layer],
+                place[1],
                 definition=self._definitions[layer],
                 scale=self._scale,
             )
-            states.append(x_BTD)
+            states.append(x_1TD)
             new.append(own)
-        return Passed(states, tuple(new))
+        return Passed(states, Cache(tuple(new), position_1S))
 
     def _by_layer(self, weight: Weight) -> Sequence[np.ndarray | TokenGate]:
         """The weight of one row in every layer, [1]."""
@@ -211,12 +228,35 @@ def padded(tokens: int) -> int:
 _empty = jax.jit(empty_cache, static_argnums=(0, 1, 2, 3))
 
 
-@functools.partial(jax.jit, static_argnames="slots")
-def _enter(
-    model: Model, tokens_BT: jax.Array, position_BT: jax.Array, *, slots: int
-) -> tuple[jax.Array, Sights]:
-    mask_BTS = cache_mask(position_BT, slots)
-    return model.module().enter(tokens_BT, position_BT, mask_BTS, slots)
+@jax.jit
+def _enter_prompt(
+    model: Model, tokens_1T: jax.Array, length: jax.Array, position_1S: jax.Array
+) -> tuple[jax.Array, Sights, jax.Array]:
+    T = tokens_1T.shape[1]
+    position_1T = jnp.arange(T)[None]
+    inside_1T = position_1T < length
+    segment_1T = inside_1T.astype(jnp.int32)
+    x_1TD, sights = model.module().enter(
+        tokens_1T, position_1T, causal_mask(segment_1T), position_1T, segment_1T
+    )
+    position_1S = position_1S.at[:, :T].set(jnp.where(inside_1T, position_1T, position_1S[:, :T]))
+    return x_1TD, sights, position_1S
+
+
+@jax.jit
+def _enter_answer(
+    model: Model,
+    token_1W: jax.Array,
+    position: jax.Array,
+    slot: jax.Array,
+    position_1S: jax.Array,
+    own_1WS: jax.Array,
+) -> tuple[jax.Array, Sights, jax.Array]:
+    position_1W = jnp.full(token_1W.shape, position)
+    cache = placed(Cache((), position_1S), position_1W, slot)
+    mask_1WS = cache_mask(position_1W, cache) & own_1WS
+    x_1WD, sights = model.module().enter(token_1W, position_1W, mask_1WS, cache.position_BS)
+    return x_1WD, sights, cache.position_BS
 
 
 @functools.partial(jax.jit, static_argnames=("definition", "scale"), donate_argnames="cache")
@@ -225,9 +265,9 @@ def _layer(
     adapters: tuple[Adapter | None, Adapter | None],
     weights: tuple[jax.Array | TokenGate, jax.Array | TokenGate],
     x_BTD: jax.Array,
-    position_BT: jax.Array,
     sight: Sight,
     cache: LayerCache,
+    slot: jax.Array,
     *,
     definition: Any,
     scale: float,
@@ -251,10 +291,10 @@ def _layer(
         parameters,
         x_BTD,
         layer=0,  # Numbers dropout masks, and there is no dropout.
-        position_BT=position_BT,
         **sight._asdict(),
         backend="explicit",
         cache=cache,
+        slot=slot,
         branches=branches,
     )
     assert new is not None
@@ -264,6 +304,11 @@ def _layer(
 @jax.jit
 def _weights(gate: TokenGate, x_BTD: jax.Array) -> jax.Array:
     return gate.weights(x_BTD)
+
+
+@jax.jit
+def _final(model: Model, x_1TD: jax.Array) -> jax.Array:
+    return model.module().norm(x_1TD)[0]
 
 
 @jax.jit

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from feddpa_jax.adapters.token_gate import Weight
-from feddpa_jax.inference.beam import Beams, begin, best, follow, unfinished
+from feddpa_jax.inference.beam import Beams, begin, best, follow
+from feddpa_jax.inference.decode import Followed
 from feddpa_jax.inference.layerwise import Layerwise
 from feddpa_jax.inference.scorer import Adapters, Request, Scores, empty_token_nll
 from feddpa_jax.models.decoder import Model
@@ -109,9 +110,12 @@ def answer_greedily(
         answer.append(token)
         if len(answer) == max_new_tokens:
             break
-        position = len(tokens_T) + len(answer) - 1
-        passed = layerwise.step(token_1, position, passed.cache, global_weight, local_weight)
-        hidden_1D, _ = layerwise.last(passed)
+        said = len(answer) - 1
+        passed = layerwise.step(
+            *(token_1[None], len(tokens_T) + said, passed.cache, global_weight, local_weight),
+            slot=layerwise.length + said,
+        )
+        hidden_1D = layerwise.final(passed)
     return np.array(answer, np.int32)
 
 
@@ -131,29 +135,32 @@ def answer_with_beams(
     """
     passed = layerwise.prompt(tokens_T, global_weight, local_weight)
     hidden_1D, _ = layerwise.last(passed, len(tokens_T))
-    every_X = np.zeros(beams, np.int32)
-    hidden_XD, cache = _rows(hidden_1D, every_X), _rows(passed.cache, every_X)
-    found = _begin(1, beams, pad_id=0, max_new_tokens=max_new_tokens)
-    for position in range(len(tokens_T), len(tokens_T) + max_new_tokens):
-        found, row_X, token_X, goes_on = _follow(layerwise.model, hidden_XD, found, stop_ids)
-        if not goes_on:
+    hidden_WD = jnp.broadcast_to(hidden_1D, (beams, hidden_1D.shape[1]))
+    search = _begin(1, beams, pad_id=0, max_new_tokens=max_new_tokens)
+    # Which beam said each of a beam's tokens: the cache has them all, and nothing in it moves.
+    said_WT = np.zeros((beams, max_new_tokens), int)
+    for index in range(max_new_tokens):
+        search, from_1W, token_1W = _follow(layerwise.model, hidden_WD, search, stop_ids)
+        if not search.open_B.any():
             break
-        cache = _rows(cache, row_X)
-        passed = layerwise.step(token_X, position, cache, global_weight, local_weight)
-        cache, (hidden_XD, _) = passed.cache, layerwise.last(passed)
-    answer_1T, length_1 = jax.device_get(best(found, 0))
+        said_WT = said_WT[np.asarray(from_1W)[0]]
+        said_WT[:, index] = np.arange(beams)
+        own_WTW = said_WT[:, :, None] == np.arange(beams)
+        passed = layerwise.step(
+            *(token_1W, len(tokens_T) + index, passed.cache, global_weight, local_weight),
+            slot=layerwise.length + index * beams,
+            own_1WX=own_WTW.reshape(1, beams, -1),
+        )
+        hidden_WD = layerwise.final(passed)
+    answer_1T, length_1 = jax.device_get(best(search, 0))
     return answer_1T[0, : length_1[0]]
 
 
 _begin = jax.jit(begin, static_argnums=(0, 1), static_argnames=("pad_id", "max_new_tokens"))
 
 
-@jax.jit
-def _rows(tree: Any, row_X: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[row_X], tree)
-
-
 @functools.partial(jax.jit, static_argnames="stop_ids")
-def _follow(model: Model, hidden_XD: jax.Array, found: Beams, stop_ids: tuple[int, ...]) -> Any:
-    followed = follow(found, model.logits(hidden_XD), stop_ids=stop_ids)
-    return *followed, unfinished(followed.beams)
+def _follow(
+    model: Model, hidden_WD: jax.Array, search: Beams, stop_ids: tuple[int, ...]
+) -> Followed:
+    return follow(search, model.logits(hidden_WD)[None], stop_ids=stop_ids)

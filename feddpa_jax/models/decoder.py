@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from feddpa_jax.adapters.lora import Branch, layer_branches, weigh_tokens
 from feddpa_jax.devices.contraction import contract_frozen
 from feddpa_jax.models.attention import Backend
-from feddpa_jax.models.kv_cache import Cache, LayerCache
+from feddpa_jax.models.kv_cache import Cache, LayerCache, placed
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.sight import Sight, Sights
@@ -95,12 +95,12 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         position_BT: jax.Array,
         mask_BTS: jax.Array,
-        slots: int | None,
+        other_BS: jax.Array,
         segment_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, "Sights"]:
         """What the first layer is given, and what layers see.
 
-        Args: as of `Model.hidden`; and the cache's slots, None without a cache.
+        Args: as of `Model.hidden`; and the positions of what queries attend to.
         """
         config = self.config
         embedding_VD = self.embed.embedding[...]
@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
         rotary = rotary_angles(position_BT, config.rope, config.head_dim)
         local_rotary, local_mask_BTS = rotary, mask_BTS
         if config.local_layers:
-            local_mask_BTS = mask_BTS & window_mask(position_BT, slots, config.window)
+            local_mask_BTS = mask_BTS & window_mask(position_BT, other_BS, config.window)
             if config.local_rope is not None:
                 local_rotary = rotary_angles(position_BT, config.local_rope, config.head_dim)
         return x_BTD, Sights(
@@ -130,13 +130,17 @@ class Decoder(nnx.Module):
         remat: bool,
         gathered: bool,
         backend: Backend,
+        slot: jax.Array | int = 0,
     ) -> tuple[list[jax.Array], Cache | None]:
         """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
         config = self.config
         chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
         chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
-        slots = None if cache is None else cache[0].k_BKSH.shape[2]
-        x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, slots, segment_BT)
+        other_BS = position_BT
+        if cache is not None:
+            cache = placed(cache, position_BT, slot)
+            other_BS = cache.position_BS if segment_BT is None else position_BT
+        x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, other_BS, segment_BT)
         caches, states = [], []
         for index, own in enumerate(layer_branches(branches, config.layers)):
             definition, parameters = nnx.split(self.layers[index])
@@ -145,17 +149,19 @@ class Decoder(nnx.Module):
                 definition,
                 gathered,
                 layer=index,
-                position_BT=position_BT,
                 **sights.of_layer(index, config)._asdict(),
                 backend=backend,
-                cache=None if cache is None else cache[index],
+                cache=None if cache is None else cache.layers[index],
+                slot=slot,
             )
             if remat:
                 block = jax.checkpoint(block)
             states.append(x_BTD)
             x_BTD, layer_cache = block(parameters, x_BTD, branches=own)
             caches.append(layer_cache)
-        return [*states, self.norm(x_BTD)], None if cache is None else tuple(caches)
+        if cache is not None:
+            cache = cache._replace(layers=tuple(caches))
+        return [*states, self.norm(x_BTD)], cache
 
     def logits(self, hidden_XD: jax.Array) -> jax.Array:
         """See `Model.logits`."""
@@ -204,6 +210,7 @@ class Model:
         branches: Sequence[Branch] = (),
         cache: Cache | None = None,
         *,
+        slot: jax.Array | int = 0,
         segment_BT: Int[Array, "B T"] | None = None,
         remat: bool = False,
         gathered: bool = False,
@@ -212,12 +219,14 @@ class Model:
 
         Args:
           tokens_BT: token ids.
-          position_BT: each token's position in its own sequence; with a cache also its slot.
-          mask_BTS: what each query may see: other tokens of the row, or the cache's slots.
+          position_BT: each token's position in its own sequence.
+          mask_BTS: what each query may see: other tokens of the row, or the cache's slots, of which
+            these tokens take T.
           branches: adapters of the rows.
           cache: keys and values so far, or None to attend within the rows.
+          slot: the first of the cache's slots that these tokens take.
           segment_BT: packed rows' segments, of which the mask is `causal_mask`: fused kernels need
-            them. None: attention is explicit.
+            them; with a cache, which is then filled and not read. None: attention is explicit.
           remat: keep no activations for the backward pass; compute each layer again.
           gathered: the parameters are split over the mesh, and a layer's are made whole where it is
             computed; with `remat` they are split again until the backward pass.
@@ -227,7 +236,7 @@ class Model:
         """
         states, cache = self.module().hidden(
             *(tokens_BT, position_BT, mask_BTS, branches, cache, segment_BT),
-            *(remat, gathered, self.attention),
+            *(remat, gathered, self.attention, slot),
         )
         return states[-1], cache
 
@@ -261,14 +270,16 @@ def causal_mask(segment_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
 
 
 def window_mask(
-    position_BT: Int[Array, "B T"], slots: int | None, window: int | None
+    position_BT: Int[Array, "B T"], other_BS: Int[Array, "B S"], window: int | None
 ) -> Bool[Array, "B T S"]:
     """Tokens see the `window` last positions, their own among them.
 
-    The other tokens are the row's, or with `slots` those in a cache, where slot p has position p.
+    Args:
+      position_BT: positions of the tokens that see.
+      other_BS: positions of the tokens that are seen: the same, or those in a cache.
+      window: how many.
     """
     assert window is not None
-    other_BS = position_BT if slots is None else jnp.arange(slots)[None, :]
     return position_BT[:, :, None] - other_BS[:, None, :] < window
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from feddpa_jax.adapters.lora import Branch, delta
 from feddpa_jax.devices.contraction import contract_frozen
 from feddpa_jax.models.attention import Backend, attend
-from feddpa_jax.models.kv_cache import LayerCache, write
+from feddpa_jax.models.kv_cache import LayerCache, attend_cached, write
 from feddpa_jax.models.model_config import ModelConfig, Rope
 
 
@@ -89,7 +89,6 @@ class Attention(nnx.Module):
         self,
         x_BTD: jax.Array,
         *,
-        position_BT: jax.Array,
         rotary: tuple[jax.Array, jax.Array],
         mask_BTS: jax.Array,
         segment_BT: jax.Array | None,
@@ -97,8 +96,12 @@ class Attention(nnx.Module):
         branches: Sequence[Branch],
         layer: int,
         cache: LayerCache | None,
+        slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """Attention's output [B, T, D] and the layer's cache with the new tokens in it."""
+        """Attention's output [B, T, D] and the layer's cache with the new tokens in it.
+
+        With a cache and segments, the row's tokens are all that is seen: an empty cache is filled.
+        """
         B, T, _ = x_BTD.shape
         dtype = self.q_proj.kernel.get_value().dtype
 
@@ -110,12 +113,13 @@ class Attention(nnx.Module):
         k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer), self.k_norm)
         q_BTNH, k_BTKH = rotate(q_BTNH, rotary), rotate(k_BTKH, rotary).astype(dtype)
         v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer)).astype(dtype)
-        if cache is None:
-            k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
-        else:
-            cache = write(cache, k_BTKH, v_BTKH, position_BT)
-            k_BKSH, v_BKSH = cache
+        k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         scale = self.config.query_scale or self.config.head_dim**-0.5
+        if cache is not None:
+            cache = write(cache, k_BKSH, v_BKSH, slot)
+            if segment_BT is None:
+                out_BTE = attend_cached(q_BTNH, cache, mask_BTS, scale=scale)
+                return self.o_proj(out_BTE, branches, layer=layer), cache
         window = self.config.window if layer in self.config.local_layers else None
         out_BTE = attend(
             *(q_BTNH, k_BKSH, v_BKSH, mask_BTS, segment_BT),

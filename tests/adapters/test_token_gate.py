@@ -141,7 +141,7 @@ def requests() -> list[Request]:
 
 def layerwise(client: int) -> Layerwise:
     one = ADAPTERS.of(client)
-    return Layerwise(MODEL, one.global_C, one.local_C, scale=2.0, longest=20, max_new_tokens=STEPS)
+    return Layerwise(MODEL, one.global_C, one.local_C, scale=2.0, longest=20, room=3 * STEPS)
 
 
 def test_scores_are_those_by_hand():

@@ -90,8 +90,19 @@ def test_gpu_course(tmp_path: Path):
     env = os.environ | {"PYTHON": sys.executable}
     ran = launch("gpu.sh", str(tmp_path / "out"), "--tiny", env=env)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert found["parity"]["returncode"] == 0 and "passed" in found["parity"]["last_line"]
-    case = found["cases"]["tiny"]
-    assert case["ratio"] > 0 and case["model_flops_per_second"] > 0
-    assert case["peak_share"] is None and case["device"]
+    out = tmp_path / "out"
+    parts = json.loads((out / "gpu.json").read_text())["parts"]
+    assert all(part["done"] for part in parts.values())
+    assert "passed" in parts["parity"]["tests"]
+    step, answers = parts["tiny"], parts["answers-beams"]
+    assert step["ratio"] > 0 and step["ours"]["model_flops_per_second"] > 0
+    assert step["ours"]["real_tokens"] == step["torch"]["real_tokens"] and step["first_losses"]
+    assert answers["ratio"] > 0
+    # Fresh adapters change nothing, so in float32 both sides give the same answers.
+    assert answers["torch"] | {"answers": 2, "identical": 2} == answers["torch"]
+    # What is done is left alone, and what is not is taken up again.
+    (out / "answers-beams.json").write_text(json.dumps(answers | {"done": False}))
+    ran = launch("gpu.sh", str(out), "--tiny", "--seconds", "0.1", env=env)
+    assert ran.returncode == 1
+    assert ran.stdout.startswith("tiny: done before\nanswers-beams: no time is left")
+    assert json.loads((out / "gpu.json").read_text())["parts"]["tiny"] == step

@@ -15,7 +15,7 @@ import transformers
 from feddpa_jax.adapters.dual import dual_branches
 from feddpa_jax.adapters.lora import Adapter, Branch, bank_of
 from feddpa_jax.hf.families import read_hf_config
-from feddpa_jax.inference.beam import beam_search, repeat_rows
+from feddpa_jax.inference.beam import beam_search
 from feddpa_jax.inference.decode import Decoded, prefill
 from feddpa_jax.inference.decode import decode as greedy
 from feddpa_jax.models.decoder import Model, from_parameters
@@ -26,7 +26,7 @@ VOCABULARY, ROWS, PROMPT, ANSWER = 23, 8, 7, 12
 PAD = 22
 SEEDS = (0, 1, 2, 3)
 
-_prefill = jax.jit(prefill, static_argnames="slots")
+_prefill = jax.jit(prefill)
 _greedy = jax.jit(greedy, static_argnames="max_new_tokens")
 _STATIC = ("beams", "max_new_tokens", "length_penalty")
 _beam = jax.jit(beam_search, static_argnames=_STATIC)
@@ -153,10 +153,10 @@ def decode(
     """This project's answers; greedy where there is no number of beams."""
     model = llama(seed)[1] if model is None else model
     tokens_BT, length_B = prompt_arrays(prompts(seed) if rows is None else rows)
-    ready = _prefill(model, branches, tokens_BT, length_B, slots=PROMPT + max_new_tokens)
+    ready = _prefill(model, branches, tokens_BT, length_B)
     stop_ids = stop_ids or (end_token(seed),)
     ends = {"stop_ids": stop_ids, "pad_id": PAD, "max_new_tokens": max_new_tokens}
-    start = (model, branches, ready.last_hidden_BD, ready.cache, length_B)
+    start = (model, branches, ready, length_B)
     return (
         _greedy(*start, **ends) if beams is None else _beam(*start, beams=beams, **ends, **settings)
     )
@@ -279,26 +279,6 @@ def test_rows_of_different_clients_equal_each_row_alone():
         changed = dual_branches(global_1, local_C, clients_B, weights_B, scale=1.0)
         assert answers(decode(0, 4, branches=changed)) != together
     assert answers(decode(0, 4)) != together
-
-
-def test_repeat_rows_leaves_the_bank_alone():
-    global_, local_C = random_adapters(3)
-    key_B2 = jnp.array([[1, 2], [3, 4]], jnp.uint32)
-    weight_BT = jnp.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
-    branches = dual_branches(
-        bank_of(global_), local_C, jnp.array([2, 0]), weight_BT, scale=4.0, key_B2=key_B2, rate=0.1
-    )
-    wide = repeat_rows(branches, 2)
-    for old, new in zip(branches, wide, strict=True):
-        assert new.bank is old.bank
-        assert (new.scale, new.rate, new.index) == (old.scale, old.rate, old.index)
-        assert new.key_B2 is not None
-        np.testing.assert_array_equal(new.key_B2, [[1, 2], [1, 2], [3, 4], [3, 4]])
-        assert isinstance(old.weight, jax.Array) and isinstance(new.weight, jax.Array)
-        np.testing.assert_array_equal(new.weight, old.weight[jnp.array([0, 0, 1, 1])])
-    np.testing.assert_array_equal(wide[1].client_B, [2, 2, 0, 0])
-    keyless = dual_branches(bank_of(global_), None, jnp.zeros(2, int), weight_BT, scale=1.0)
-    assert repeat_rows(keyless, 2)[0].key_B2 is None
 
 
 def test_one_compilation_a_shape(monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from feddpa_jax.adapters.lora import bank_of, init_adapter
 from feddpa_jax.inference.decode import decode as greedy
 from feddpa_jax.inference.decode import prefill, step
 from feddpa_jax.models.decoder import Model, causal_mask, random_model
+from feddpa_jax.models.kv_cache import extended
 from feddpa_jax.models.model_config import ModelConfig
 
 CONFIG = ModelConfig(23, 16, 2, 4, 2, 6, 24)
@@ -43,12 +44,10 @@ def branches_of(rows: slice):
 
 
 def unjitted(model, tokens_BT, length_B, branches, *, eos_id=22, new=NEW):
-    prompt = prefill(model, branches, tokens_BT, length_B, tokens_BT.shape[1] + new)
     return greedy(
         model,
         branches,
-        prompt.last_hidden_BD,
-        prompt.cache,
+        prefill(model, branches, tokens_BT, length_B),
         length_B,
         stop_ids=(eos_id,),
         pad_id=0,
@@ -96,12 +95,13 @@ def test_cached_states_and_logits_equal_uncached(model):
     branches = branches_of(slice(None))
     tokens_BT, length_B = batch(PROMPTS)
     answer_BT = jax.random.randint(jax.random.key(5), (len(PROMPTS), NEW), 0, 23, jnp.int32)
-    prompt = jax.jit(prefill, static_argnums=4)(model, branches, tokens_BT, length_B, SLOTS)
-    hidden_UBD, cache = [prompt.last_hidden_BD], prompt.cache
+    prompt = jax.jit(prefill)(model, branches, tokens_BT, length_B)
+    hidden_UBD, cache = [prompt.last_hidden_BD], extended(prompt.cache, NEW)
     advance = jax.jit(step)
     for index in range(NEW):
-        hidden_BD, cache = advance(model, branches, cache, answer_BT[:, index], length_B + index)
-        hidden_UBD.append(hidden_BD)
+        token_B1, slot = answer_BT[:, index : index + 1], tokens_BT.shape[1] + index
+        hidden_B1D, cache = advance(model, branches, cache, token_B1, length_B + index, slot)
+        hidden_UBD.append(hidden_B1D[:, 0])
     for row, tokens in enumerate(PROMPTS):
         sequence = [*tokens, *answer_BT[row].tolist()]
         tokens_T = jnp.array(sequence + [17] * (SLOTS - len(sequence)))
@@ -171,12 +171,10 @@ def test_tokens_are_drawn_from_the_key_anew_at_every_step(model):
     tokens_BT, length_B = batch(PROMPTS)
 
     def drawn(seed: int, new: int = 12) -> list[list[int]]:
-        prompt = prefill(flat, (), tokens_BT, length_B, tokens_BT.shape[1] + new)
         return greedy(
             flat,
             (),
-            prompt.last_hidden_BD,
-            prompt.cache,
+            prefill(flat, (), tokens_BT, length_B),
             length_B,
             stop_ids=(-1,),
             pad_id=0,

@@ -51,7 +51,7 @@ def adapters(model: Model) -> Adapters:
 
 def layerwise(model: Model, client: int, longest: int = 20) -> Layerwise:
     global_1, local_1, scale, *_ = adapters(model).of(client)
-    return Layerwise(model, global_1, local_1, scale=scale, longest=longest, max_new_tokens=NEW)
+    return Layerwise(model, global_1, local_1, scale=scale, longest=longest, room=3 * NEW)
 
 
 def examples() -> list[TokenizedExample]:
@@ -113,7 +113,7 @@ def test_answers_are_those_of_batches(model: Model, beams: int):
 def test_a_method_with_one_adapter(missing: str):
     have = adapters(PLAIN)._replace(**{missing: None})
     own = have.local_C and take(have.local_C, np.array([0]))
-    one = Layerwise(PLAIN, have.global_C, own, scale=SCALE, longest=20, max_new_tokens=NEW)
+    one = Layerwise(PLAIN, have.global_C, own, scale=SCALE, longest=20, room=NEW)
     asked = examples()[0].tokens_T
     expected = Answerer(PLAIN, have, stop_ids=(-1,), pad_id=0, max_new_tokens=NEW)
     found = answer_greedily(one, asked, 0.3, 0.7, stop_ids=(-1,), max_new_tokens=NEW)

@@ -96,9 +96,9 @@ def test_greedy_answers_of_unequal_prompts(tmp_path: Path, case: str):
 
     @jax.jit
     def answer(model: Model, tokens_BT, length_B):
-        done = prefill(model, (), tokens_BT, length_B, tokens_BT.shape[1] + new)
+        done = prefill(model, (), tokens_BT, length_B)
         ends = {"stop_ids": (SIZES["vocab_size"] - 1,), "pad_id": 0, "max_new_tokens": new}
-        return greedy(model, (), done.last_hidden_BD, done.cache, length_B, **ends)
+        return greedy(model, (), done, length_B, **ends)
 
     decoded = answer(ours, jnp.asarray(tokens_BT), jnp.asarray(length_B))
     for row, (tokens_T, length) in enumerate(zip(*map(np.asarray, decoded), strict=True)):

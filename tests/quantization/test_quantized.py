@@ -91,8 +91,7 @@ def test_no_plain_copy_is_held_between_forward_and_backward_pass_or_tokens():
         return model.logits(hidden_BTD).mean()
 
     def answer(model: Model):
-        cache, hidden_BD = prefill(model, (), tokens_BT, length_B, 2 * TOKENS)
-        given = (model, (), hidden_BD, cache, length_B)
+        given = (model, (), prefill(model, (), tokens_BT, length_B), length_B)
         return decode(*given, stop_ids=(1,), pad_id=0, max_new_tokens=TOKENS)
 
     assert temporary(jax.grad(loss), adapter, model) < 2.5 * one
