@@ -18,6 +18,7 @@ from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.devices.mesh import CLIENTS
 from feddpa_jax.inference.likelihood import likelihoods
 from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.models.head import by_positions, positions_at_once
 from feddpa_jax.training.rows import Rows
 
 
@@ -119,8 +120,11 @@ def _block(
         global_weight=by_layer(global_weight_BT, 2),
     )
     states = model.states(rows.tokens_BT, rows.position_BT, causal_mask(rows.segment_BT), branches)
-    logits_PV = model.logits(states[-1][rows.row_P, rows.place_P])
-    nll_P, correct_P, entropy_P = likelihoods(logits_PV, rows.target_P)
+    nll_P, correct_P, entropy_P = by_positions(
+        lambda hidden_PD, target_P: likelihoods(model.logits(hidden_PD), target_P),
+        positions_at_once(model.config.vocab_size),
+        *(states[-1][rows.row_P, rows.place_P], jnp.asarray(rows.target_P)),
+    )
     examples = prompts.row_E.shape[0]
 
     def means(hidden_BTD: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from feddpa_jax.federated.method import Method, Phase
 from feddpa_jax.federated.shapes import phase_shapes
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.collectives import Collectives, find_collectives
+from feddpa_jax.plan.repeated_head import NOTHING, Cost, cost_of, repeated_head
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.memory import MemoryPlan, plan_memory
 from feddpa_jax.training.rows import BlockShape
@@ -76,6 +77,7 @@ def compile_steps(
     Raises:
       UserError: a program finds no room on the device.
     """
+    repeated = {p: repeated_head(model, p, engine.mesh) for p in {s.positions for s in shapes}}
     for phase in phases:
         trained, frozen = phase_shapes(method, phase)
         for shape in shapes:
@@ -92,7 +94,9 @@ def compile_steps(
                 slots=slots // engine.mesh.shape[CLIENTS],
                 limit=limit,
             )
-            yield _program(phase.name, shape, compiled, memory, chip, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            again = repeated[shape.positions]
+            yield _program(phase.name, shape, compiled, memory, chip, seconds, again)
 
 
 def compile_averages(
@@ -125,9 +129,10 @@ def _program(
     memory: MemoryPlan | None,
     chip: Chip | None,
     compile_seconds: float,
+    repeated: Cost = NOTHING,
 ) -> Program:
     costs: Any = compiled.cost_analysis() or {}
-    flops, traffic = costs.get("flops", 0.0), costs.get("bytes accessed", 0.0)
+    flops, traffic = map(sum, zip(cost_of(compiled), repeated, strict=True))
     seconds, estimate = costs.get("optimal_seconds") or None, "compiler"
     if chip is not None and (seconds is None or seconds < flops / chip.flops):
         seconds, estimate = max(flops / chip.flops, traffic / chip.bandwidth), "roofline"

@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from feddpa_jax.adapters.mix import Mix, branches_of
 from feddpa_jax.devices.mesh import CLIENTS, MODEL
 from feddpa_jax.models.decoder import Model, causal_mask
+from feddpa_jax.models.head import weighted_nll
 from feddpa_jax.training.rows import Rows
 
 # {part: {target: {leaf: array}}}.
@@ -113,14 +114,6 @@ def together(trained_C: Tree, frozen: Frozen) -> Tree:
     return found
 
 
-def response_nll(model: Model, hidden_BTD: jax.Array, rows: Rows) -> jax.Array:
-    """Negative log-likelihood of every response position's target, float32 [P]."""
-    chex.assert_equal_shape([rows.row_P, rows.place_P, rows.target_P, rows.weight_P])
-    logits_PV = model.logits(hidden_BTD[rows.row_P, rows.place_P])
-    at_target_P = jnp.take_along_axis(logits_PV, rows.target_P[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits_PV, axis=1) - at_target_P
-
-
 def client_losses(
     model: Model,
     trained_C: Tree,
@@ -159,7 +152,9 @@ def client_losses(
         remat=remat,
         gathered=gathered,
     )
-    loss_P = response_nll(model, hidden_BTD, rows) * rows.weight_P
+    chex.assert_equal_shape([rows.row_P, rows.place_P, rows.target_P, rows.weight_P])
+    hidden_PD = hidden_BTD[rows.row_P, rows.place_P]
+    loss_P = weighted_nll(model, hidden_PD, rows.target_P, rows.weight_P)
     clients = jax.tree.leaves(trained_C)[0].shape[0]
     chex.assert_tree_shape_prefix(trained_C, (clients,))
     return jax.ops.segment_sum(loss_P, rows.client_B[rows.row_P], num_segments=clients)

@@ -56,11 +56,20 @@ ENTRIES = [
         ("[np.zeros_like(words[0])]", "[np.ones_like(words[0])]"),
     ),
     *edits(
+        "models/head.py",
+        "models/test_head.py",
+        ("jax.nn.logsumexp(logits_PV, axis=1) - at", "jax.nn.logsumexp(logits_PV, axis=1) + at"),
+        ("at_target_P) * weight_P", "at_target_P)"),
+        ("g_P[:, None] * by_hidden_PD", "by_hidden_PD"),
+        ("g_P * by_weight_P", "by_weight_P"),
+        ("x_NS.swapaxes(0, 1).reshape", "x_NS.reshape"),
+        ("chunks = -(-positions // at_once)", "chunks = 1"),
+    ),
+    *edits(
         "training/step.py",
         "training/test_step.py",
         ("rows.row_P, rows.place_P]", "rows.row_P, rows.place_P + 1]"),
-        ("jax.nn.logsumexp(logits_PV, axis=1) - at", "jax.nn.logsumexp(logits_PV, axis=1) + at"),
-        ("* rows.weight_P", ""),
+        ("rows.target_P, rows.weight_P)", "rows.target_P, rows.weight_P * 2)"),
         ("rows.client_B[rows.row_P]", "rows.client_B[rows.row_P * 0]", "training/test_engine.py"),
         (
             "for tree in (shared, frozen.own_C, trained_C):",
