@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int, UInt
 from feddpa_jax.adapters.dropout import dropout
 from feddpa_jax.adapters.router import expert_shares, of_rows
 from feddpa_jax.adapters.token_gate import TokenGate
+from feddpa_jax.devices.storage import held
 
 Adapter = dict[str, dict[str, jax.Array]]
 # Of each row or each token; as a tuple each layer's own, which may be gates of its tokens.
@@ -113,7 +114,7 @@ def bank_delta(
     chex.assert_rank(weight, {1, 2})
     chex.assert_axis_dimension(weight, 0, B)
     weight_BX1 = weight.reshape(weight.shape[0], -1, 1)
-    u_BTR = of_rows(x_BTD, a_CDR, client_B, dtype)
+    u_BTR = held(of_rows(x_BTD, a_CDR, client_B, dtype))
     if share_BTK is not None:
         K = share_BTK.shape[2]
         chex.assert_is_divisible(R, K)

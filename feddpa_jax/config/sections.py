@@ -4,7 +4,7 @@ import importlib
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
 from feddpa_jax.hyperparameters import Values
@@ -59,6 +59,11 @@ def _column_map(given: dict[str, str]) -> ColumnMap:
     return ColumnMap(given)
 
 
+def _remat_by_name(given: object) -> object:
+    """Files of version 0.1.0 say whether layers are computed again."""
+    return {True: "layer", False: "none"}[given] if isinstance(given, bool) else given
+
+
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -86,9 +91,14 @@ class ModelSection:
             "auto: what suits the device"
         ),
     ] = "auto"
-    remat: Annotated[bool, doc("recompute layers in the backward pass: less memory, slower")] = (
-        False
-    )
+    remat: Annotated[
+        Literal["none", "cheap", "layer"],
+        BeforeValidator(_remat_by_name),
+        doc(
+            "computed again in the backward pass, for less memory: nothing, what lies between "
+            "products (cheap), or whole layers (layer: slower)"
+        ),
+    ] = "none"
 
 
 @settings("data")

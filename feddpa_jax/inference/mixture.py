@@ -147,7 +147,7 @@ class Mixture:
             inside_RT = position_RT < (rows.prompt_NR + rows.answer_NR)[:, None]
             mask_RTT = causal_mask(inside_RT.astype(jnp.int32))
             hidden_RTD, _ = self.model.hidden(
-                rows.tokens_NRT, position_RT, mask_RTT, branches, remat=True
+                rows.tokens_NRT, position_RT, mask_RTT, branches, remat="layer"
             )
             return of_rows(hidden_RTD, rows)
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from feddpa_jax.devices.contraction import contract
+from feddpa_jax.devices.storage import HELD, held
 
 Backend = Literal["explicit", "cudnn", "splash"]
 # The sides of a TPU kernel's blocks: a multiple of the first, at most the second.
@@ -107,10 +108,10 @@ def _explicit(
     K, S = k_BKSH.shape[1:3]
     G, dtype = N // K, k_BKSH.dtype
     q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-    score_XQS = contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype)
+    score_XQS = held(contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype))
     score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
     weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
-    out_XQH = contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype)
+    out_XQH = held(contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype))
     return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
 
 
@@ -200,5 +201,8 @@ def _splash_kernel(length: int, group: int, window: int | None, interpret: bool)
     # Its tables of blocks are computed now, not within a program that is being traced.
     with jax.ensure_compile_time_eval():
         return tpu.make_splash_mqa_single_device(
-            tpu.MultiHeadMask([mask] * group), block_sizes=blocks, interpret=interpret
+            tpu.MultiHeadMask([mask] * group),
+            block_sizes=blocks,
+            residual_checkpoint_name=HELD,
+            interpret=interpret,
         )

@@ -19,6 +19,7 @@ from feddpa_jax.models.attention import Backend
 from feddpa_jax.models.kv_cache import Cache, LayerCache, placed
 from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.models.remat import Remat, checkpointed
 from feddpa_jax.models.sight import Sight, Sights
 from feddpa_jax.quantization.quantized import Quantized
 
@@ -44,17 +45,24 @@ class Block(nnx.Module):
         self.mlp_post_norm = RMSNorm(config.width, config) if config.post_norms else None
 
     def __call__(
-        self, x_BTD: jax.Array, *, layer: int, branches: Sequence[Branch], **attention: Any
+        self,
+        x_BTD: jax.Array,
+        *,
+        layer: int,
+        branches: Sequence[Branch],
+        holds: bool = False,
+        **attention: Any,
     ) -> tuple[jax.Array, LayerCache | None]:
         """The residual stream after this layer, and the layer's cache."""
+        own: Any = {"layer": layer, "holds": holds}
         branches = weigh_tokens(branches, x_BTD)
         out_BTD, cache = self.attention(
-            self.attention_norm(x_BTD), branches=branches, layer=layer, **attention
+            self.attention_norm(x_BTD), branches=branches, **own, **attention
         )
         if self.attention_post_norm is not None:
             out_BTD = self.attention_post_norm(out_BTD)
         x_BTD = x_BTD + out_BTD
-        out_BTD = self.mlp(self.mlp_norm(x_BTD), branches, layer=layer)
+        out_BTD = self.mlp(self.mlp_norm(x_BTD), branches, **own)
         if self.mlp_post_norm is not None:
             out_BTD = self.mlp_post_norm(out_BTD)
         return x_BTD + out_BTD, cache
@@ -127,7 +135,7 @@ class Decoder(nnx.Module):
         branches: Sequence[Branch],
         cache: Cache | None,
         segment_BT: jax.Array | None,
-        remat: bool,
+        remat: Remat,
         gathered: bool,
         backend: Backend,
         slot: jax.Array | int = 0,
@@ -151,13 +159,12 @@ class Decoder(nnx.Module):
                 layer=index,
                 **sights.of_layer(index, config)._asdict(),
                 backend=backend,
+                holds=remat == "cheap",
                 cache=None if cache is None else cache.layers[index],
                 slot=slot,
             )
-            if remat:
-                block = jax.checkpoint(block)
             states.append(x_BTD)
-            x_BTD, layer_cache = block(parameters, x_BTD, branches=own)
+            x_BTD, layer_cache = checkpointed(block, remat)(parameters, x_BTD, branches=own)
             caches.append(layer_cache)
         if cache is not None:
             cache = cache._replace(layers=tuple(caches))
@@ -212,7 +219,7 @@ class Model:
         *,
         slot: jax.Array | int = 0,
         segment_BT: Int[Array, "B T"] | None = None,
-        remat: bool = False,
+        remat: Remat = "none",
         gathered: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """The final hidden states, after the last norm.
@@ -227,9 +234,9 @@ class Model:
           slot: the first of the cache's slots that these tokens take.
           segment_BT: packed rows' segments, of which the mask is `causal_mask`: fused kernels need
             them; with a cache, which is then filled and not read. None: attention is explicit.
-          remat: keep no activations for the backward pass; compute each layer again.
+          remat: what layers hold for the backward pass; the rest is computed again.
           gathered: the parameters are split over the mesh, and a layer's are made whole where it is
-            computed; with `remat` they are split again until the backward pass.
+            computed; with `remat` "layer" they are split again until the backward pass.
 
         Returns:
           float32 hidden states, and the cache with these tokens added (None without a cache).
@@ -252,7 +259,7 @@ class Model:
         Args: as of `hidden`.
         """
         states, _ = self.module().hidden(
-            *(tokens_BT, position_BT, mask_BTS, branches, None, None, False, False, "explicit")
+            *(tokens_BT, position_BT, mask_BTS, branches, None, None, "none", False, "explicit")
         )
         return states
 

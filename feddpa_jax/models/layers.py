@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from feddpa_jax.adapters.lora import Branch, delta
 from feddpa_jax.devices.contraction import contract_frozen
+from feddpa_jax.devices.storage import held
 from feddpa_jax.models.attention import Backend, attend
 from feddpa_jax.models.kv_cache import LayerCache, attend_cached, write
 from feddpa_jax.models.model_config import ModelConfig, Rope
@@ -29,14 +30,23 @@ class Linear(nnx.Module):
         self.target = target
 
     def __call__(
-        self, x_BTD: jax.Array, branches: Sequence[Branch] = (), *, layer: int = 0
+        self,
+        x_BTD: jax.Array,
+        branches: Sequence[Branch] = (),
+        *,
+        layer: int = 0,
+        holds: bool = False,
     ) -> jax.Array:
-        """The map's output and the branches' contributions, float32."""
+        """The map's output and the branches' contributions, float32.
+
+        With `holds` a checkpoint's policy may keep it, rounded to the kernel's dtype.
+        """
         kernel_DE = self.kernel.get_value()
         y_BTE = contract_frozen("BTD,DE->BTE", x_BTD, kernel_DE, kernel_DE.dtype)
         if self.bias is not None:
             y_BTE = y_BTE + self.bias[...].astype(jnp.float32)[None, None, :]
-        return y_BTE + delta(branches, self.target, x_BTD, layer=layer, dtype=kernel_DE.dtype)
+        y_BTE = y_BTE + delta(branches, self.target, x_BTD, layer=layer, dtype=kernel_DE.dtype)
+        return held(y_BTE, kernel_DE.dtype) if holds else y_BTE
 
 
 class RMSNorm(nnx.Module):
@@ -95,6 +105,7 @@ class Attention(nnx.Module):
         backend: Backend,
         branches: Sequence[Branch],
         layer: int,
+        holds: bool,
         cache: LayerCache | None,
         slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, LayerCache | None]:
@@ -109,10 +120,10 @@ class Attention(nnx.Module):
             y_BTNH = y_BTE.reshape(B, T, -1, self.config.head_dim)
             return y_BTNH if norm is None else norm(y_BTNH)
 
-        q_BTNH = heads(self.q_proj(x_BTD, branches, layer=layer), self.q_norm)
-        k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer), self.k_norm)
+        q_BTNH = heads(self.q_proj(x_BTD, branches, layer=layer, holds=holds), self.q_norm)
+        k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer, holds=holds), self.k_norm)
         q_BTNH, k_BTKH = rotate(q_BTNH, rotary), rotate(k_BTKH, rotary).astype(dtype)
-        v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer)).astype(dtype)
+        v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer, holds=holds)).astype(dtype)
         k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         scale = self.config.query_scale or self.config.head_dim**-0.5
         if cache is not None:
@@ -127,7 +138,7 @@ class Attention(nnx.Module):
             window=window,
             backend=backend,
         )
-        return self.o_proj(out_BTE, branches, layer=layer), cache
+        return self.o_proj(out_BTE, branches, layer=layer, holds=holds), cache
 
 
 class Mlp(nnx.Module):
@@ -140,15 +151,17 @@ class Mlp(nnx.Module):
         self.up_proj = _adapted(config, "up_proj")
         self.down_proj = _adapted(config, "down_proj")
 
-    def __call__(self, x_BTD: jax.Array, branches: Sequence[Branch], *, layer: int) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, branches: Sequence[Branch], *, layer: int, holds: bool
+    ) -> jax.Array:
         """The block's output, float32."""
-        gate_BTF = self.gate_proj(x_BTD, branches, layer=layer)
-        up_BTF = self.up_proj(x_BTD, branches, layer=layer)
+        gate_BTF = self.gate_proj(x_BTD, branches, layer=layer, holds=holds)
+        up_BTF = self.up_proj(x_BTD, branches, layer=layer, holds=holds)
         if self.activation == "gelu_tanh":
             gate_BTF = jax.nn.gelu(gate_BTF, approximate=True)
         else:
             gate_BTF = jax.nn.silu(gate_BTF)
-        return self.down_proj(gate_BTF * up_BTF, branches, layer=layer)
+        return self.down_proj(gate_BTF * up_BTF, branches, layer=layer, holds=holds)
 
 
 def _adapted(config: ModelConfig, target: str) -> Linear:

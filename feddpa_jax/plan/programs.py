@@ -158,6 +158,6 @@ def _no_room(error: Exception, phase: str, shape: BlockShape) -> Exception:
     )
     return UserError(
         f"plan: the {phase} phase finds no room for blocks of {shape.rows} x {shape.length} "
-        f"({said[:160]}); lower fed.block_tokens or fed.clients_per_step, set model.remat true, or "
-        "raise mesh.model"
+        f"({said[:160]}); lower fed.block_tokens or fed.clients_per_step, set model.remat to "
+        "layer, or raise mesh.model"
     )

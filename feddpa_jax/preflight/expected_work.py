@@ -213,7 +213,7 @@ def _time(
     model = prepared.base.model
     answers = sum(len(e.tokens_T) - e.prompt_length for own in lengths.training for e in own)
     positions = answers / max(1, int(lengths.tokens.sum()))
-    maps = model.config.frozen_flops * (1.5 if config.model.remat else 1.0)
+    maps = model.config.frozen_flops * (1.5 if config.model.remat == "layer" else 1.0)
     head = 4 * model.config.vocab_size * model.config.width * positions
     rows = max(shape.rows * shape.length for shape in shapes)
     rate = product_rate(model.config, model.dtype, rows) * prepared.mesh.size

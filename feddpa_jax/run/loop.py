@@ -198,7 +198,7 @@ def play_round(
             raise
         raise UserError(
             f"round {number}: the device has no memory left; lower fed.block_tokens or "
-            "fed.clients_per_step, or set model.remat true"
+            "fed.clients_per_step, or set model.remat to cheap or layer"
         ) from None
 
 

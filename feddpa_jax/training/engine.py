@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from feddpa_jax.devices.mesh import CLIENTS, gather, put, single_mesh
 from feddpa_jax.models.decoder import Model
+from feddpa_jax.models.remat import Remat
 from feddpa_jax.training.rows import BlockShape, Chunk, rows_like
 from feddpa_jax.training.step import Frozen, Objective, Step, TrainState, Tree, make_step
 from feddpa_jax.types import UserError
@@ -126,7 +127,7 @@ def make_engine(
     dropout: float = 0.0,
     learning_rate: float,
     max_grad_norm: float = 1.0,
-    remat: bool = False,
+    remat: Remat = "none",
     on_block: Callable[[int, int], None] = lambda real, computed: None,
 ) -> Engine:
     """The engine of a run; it compiles once for each objective and block shape.
@@ -140,7 +141,7 @@ def make_engine(
       dropout: LoRA dropout.
       learning_rate: at the first update; falls linearly to 0 over each client's training.
       max_grad_norm: each client's gradient is clipped to this norm.
-      remat: layers are computed again in the backward pass, which saves their activations.
+      remat: what layers hold for the backward pass; the rest is computed again.
       on_block: called with (real, computed) tokens after every block.
 
     Returns:

@@ -11,6 +11,7 @@ from feddpa_jax.devices.hardware import GIB, memory_of
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.head import positions_at_once
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.models.remat import Remat
 from feddpa_jax.quantization.quantized import Quantized
 from feddpa_jax.training.rows import BlockShape
 from feddpa_jax.training.step import Frozen, Tree
@@ -21,7 +22,7 @@ _REMEDIES = {
     "mesh.model, so that devices share it",
     "adapters": "lower fed.clients_per_step",
     "optimizer": "lower fed.clients_per_step",
-    "activations": "lower fed.block_tokens, or set model.remat true",
+    "activations": "lower fed.block_tokens, or set model.remat to cheap or layer",
 }
 
 
@@ -46,8 +47,28 @@ def tokens_at_once(device: Any, config: ModelConfig, dtype: DTypeLike) -> int:
 
 
 def _kept(config: ModelConfig) -> int:
-    """Numbers that a layer keeps of a token for the backward pass."""
+    """Numbers that a layer keeps of a token for the backward pass, as a compiler chooses them."""
     return 11 * config.width + 4 * config.ffn
+
+
+def held_bytes(config: ModelConfig, remat: Remat, dtype: DTypeLike) -> int:
+    """Bytes that a layer holds of a token for the backward pass on an accelerator.
+
+    With "none" whatever the backward pass reads. With "cheap" the layer's input in float32 and
+    every map's output but the last one's; with "layer" that input alone. Explicit attention holds a
+    number of each pair of tokens besides.
+
+    >>> config = ModelConfig(7, 576, 1, 9, 3, 64, 1536)
+    >>> [held_bytes(config, remat, "bfloat16") for remat in ("none", "cheap", "layer")]
+    [24960, 12672, 2304]
+    """
+    if remat == "none":
+        return jnp.dtype(dtype).itemsize * _kept(config)
+    if remat == "layer":
+        return 4 * config.width
+    heads = 2 * (config.heads + config.kv_heads) * config.head_dim
+    held = jnp.dtype(dtype).itemsize * (heads + 2 * config.ffn)
+    return held + (4 + jnp.dtype(dtype).itemsize) * config.width
 
 
 def in_words(size: float) -> str:
@@ -99,7 +120,7 @@ class MemoryPlan(NamedTuple):
         """Which setting to change; None if everything fits.
 
         >>> MemoryPlan(2, 1, 1, 10, 12).remedy()
-        'lower fed.block_tokens, or set model.remat true'
+        'lower fed.block_tokens, or set model.remat to cheap or layer'
         """
         if self.limit is None or self.total <= self.limit:
             return None
@@ -158,16 +179,16 @@ def estimate_memory(
     *,
     slots: int,
     shape: BlockShape,
-    remat: bool,
+    remat: Remat,
     on_cpu: bool,
     limit: int | None,
 ) -> MemoryPlan:
     """The memory of a step that is not compiled, from sizes alone.
 
-    Activations are what layers keep of each token (see `tokens_at_once`), the weights of explicit
-    attention, the logits that there are at once three times, and of quantized maps the largest
-    twice, made floating point.
-    With SmolLM2 on a CPU this is 6 to 7 % below what the compiler says.
+    Activations are what layers keep of each token (see `held_bytes`; on a CPU as of
+    `tokens_at_once`), the weights of explicit attention, the logits that there are at once three
+    times, and of quantized maps the largest twice, made floating point. With SmolLM2 on a CPU this
+    is 6 to 7 % below what the compiler says.
 
     Args:
       model: the base, or its shapes, on the mesh.
@@ -175,7 +196,7 @@ def estimate_memory(
       frozen: shapes of those beside them, likewise.
       slots: places on the client axis of each shard.
       shape: the block's, on each shard.
-      remat: layers are computed again in the backward pass.
+      remat: what layers hold for the backward pass.
       on_cpu: what lies between products is float32 there, and the compiler undoes `remat`.
       limit: bytes that the device has.
     """
@@ -184,10 +205,16 @@ def estimate_memory(
     itemsize = 4 if on_cpu else jnp.dtype(model.dtype).itemsize
     tokens = shape.rows * shape.length
     scores = config.heads * tokens * shape.length if model.attention == "explicit" else 0
-    layer = itemsize * (_kept(config) * tokens + scores)
-    layers = config.layers * layer
-    if remat and not on_cpu:
-        layers = layer + config.layers * 4 * config.width * tokens
+    if on_cpu:
+        layers = config.layers * itemsize * (_kept(config) * tokens + scores)
+    else:
+        scores *= itemsize
+        layers = config.layers * held_bytes(config, remat, model.dtype) * tokens
+        if remat == "layer":
+            # One layer at a time is computed again.
+            layers += held_bytes(config, "none", model.dtype) * tokens + scores
+        else:
+            layers += config.layers * scores
     positions = min(shape.positions, positions_at_once(config.vocab_size))
     logits = 3 * 4 * positions * config.vocab_size
     maps = [leaf.shape for leaf in model.parameters().values() if isinstance(leaf, Quantized)]

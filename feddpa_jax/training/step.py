@@ -31,6 +31,7 @@ from feddpa_jax.adapters.mix import Mix, branches_of
 from feddpa_jax.devices.mesh import CLIENTS, MODEL
 from feddpa_jax.models.decoder import Model, causal_mask
 from feddpa_jax.models.head import weighted_nll
+from feddpa_jax.models.remat import Remat
 from feddpa_jax.training.rows import Rows
 
 # {part: {target: {leaf: array}}}.
@@ -124,7 +125,7 @@ def client_losses(
     mix: Mix,
     scale: float,
     dropout: float,
-    remat: bool = False,
+    remat: Remat = "none",
     gathered: bool = False,
 ) -> jax.Array:
     """Each client's loss on a block of rows, [C]: sums of weight_p * nll_p.
@@ -138,7 +139,7 @@ def client_losses(
       mix: how the parts add up.
       scale: LoRA scale.
       dropout: dropout probability.
-      remat: compute each layer again in the backward pass.
+      remat: what layers hold for the backward pass.
       gathered: gather each layer's parameters where the layer is computed.
     """
     terms = mix(together(trained_C, frozen))
@@ -299,7 +300,7 @@ def make_step(
     scale: float,
     dropout: float,
     max_grad_norm: float,
-    remat: bool,
+    remat: Remat,
 ) -> Step:
     """The programs of an engine under an objective; the arguments are those of `make_engine`."""
     splits_rows = base_mode == "full" and mesh.shape[MODEL] > 1
@@ -312,7 +313,7 @@ def make_step(
         mix=objective.mix,
         scale=scale,
         dropout=dropout,
-        remat=remat or splits_rows,
+        remat="layer" if splits_rows else remat,
         gathered=splits_rows,
     )
     finish = functools.partial(update, tx, objective.penalty)

@@ -87,6 +87,7 @@ BAD = [
     ("model.quantize", "int4"),
     ("model.quantize", 8),
     ("model.remat", 1),
+    ("model.remat", "all"),
     ("data.template", "alpaka"),
     ("data.shuffle", "yes"),
     ("lora.targets", "q_proj"),

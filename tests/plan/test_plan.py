@@ -155,7 +155,10 @@ def test_memory_part_by_part():
     assert clients.optimizer == 2 * first.optimizer and clients.base == first.base
     assert blocks.activations > 3 * first.activations and blocks.optimizer == first.optimizer
     # The remedy is for what takes the most.
-    assert MemoryPlan(1, 1, 1, 9, 11).remedy() == "lower fed.block_tokens, or set model.remat true"
+    assert (
+        MemoryPlan(1, 1, 1, 9, 11).remedy()
+        == "lower fed.block_tokens, or set model.remat to cheap or layer"
+    )
     assert MemoryPlan(1, 3, 9, 2, 11).remedy() == "lower fed.clients_per_step"
     assert "mesh.model" in (MemoryPlan(9, 1, 1, 1, 11).remedy() or "")
     assert MemoryPlan(9, 1, 1, 0, 11).remedy() is None and first.remedy() is None

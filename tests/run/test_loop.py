@@ -61,13 +61,13 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     config = config_of(
         *("--lora.rank", "4", "--lora.alpha", "6", "--lora.dropout", "0.125"),
         *("--fed.learning_rate", "0.002", "--fed.max_grad_norm", "0.75"),
-        *("--fed.aggregation", "examples", "--model.remat", "true"),
+        *("--fed.aggregation", "examples", "--model.remat", "cheap"),
         *("--fed.clients_in_memory", "5"),
     )
     parts = make_federation(config, prepared, RunFolder(tmp_path))
     expected = {
         **{"scale": 1.5, "dropout": 0.125, "learning_rate": 0.002, "max_grad_norm": 0.75},
-        **{"remat": True, "base_mode": config.mesh.base},
+        **{"remat": "cheap", "base_mode": config.mesh.base},
     }
     assert {name: seen[name] for name in expected} == expected
     assert seen["mesh"] is prepared.mesh
@@ -78,7 +78,7 @@ def test_every_field_reaches_the_engine(prepared: Prepared, tmp_path, monkeypatc
     assert isinstance(parts.store, ClientFiles)
     assert (parts.store.folder, parts.store.cached) == (tmp_path / "checkpoints" / "clients", 5)
     make_federation(config_of(), prepared, RunFolder(tmp_path))
-    assert seen["remat"] is False
+    assert seen["remat"] == "none"
 
 
 def test_fields_of_fed_reach_the_method_that_asks_for_them(prepared: Prepared):

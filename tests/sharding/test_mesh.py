@@ -82,7 +82,7 @@ def step_on(mesh, base, clients: int, mode: str = "tensor"):
     block = next(iter(chunk.blocks))
     adapter = new_adapter(jax.random.key(0))
     bank = {"local": copies(adapter, len(chunk.total_C), mesh)}
-    settings = {"scale": 2.0, "dropout": 0.3, "max_grad_norm": 1.0, "remat": False}
+    settings = {"scale": 2.0, "dropout": 0.3, "max_grad_norm": 1.0, "remat": "none"}
     programs = make_step(mesh, ALONE, base_mode=mode, **settings)
     state = programs.start(bank)
     keys = np.zeros((len(chunk.total_C), 2), np.uint32)

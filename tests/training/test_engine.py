@@ -16,6 +16,7 @@ from feddpa_jax.federated.aggregate import shares, weighted_sum
 from feddpa_jax.federated.play import copies, merge_metrics
 from feddpa_jax.models.decoder import Model, random_model
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.models.remat import Remat
 from feddpa_jax.training.engine import NonFiniteError, make_engine
 from feddpa_jax.training.rounds import TrainingData
 from feddpa_jax.training.rows import Chunk
@@ -304,14 +305,14 @@ def test_copies_and_mean():
 def test_remat_changes_nothing_but_memory(base):
     data, bank = make_data(), random_bank(4)
     plain, _ = train(data, bank, dropout=0.3)
-    engine = make_engine(base, scale=2.0, dropout=0.3, learning_rate=1e-2, remat=True)
+    engine = make_engine(base, scale=2.0, dropout=0.3, learning_rate=1e-2, remat="layer")
     again, _ = train(data, bank, engine=engine)
     assert_trees_close(plain, again)
     chunk = next(data.chunks(np.arange(4), 0, "global", data.shapes(1)))
     block = next(iter(chunk.blocks))
     rows, key_B2 = block.rows, jnp.ones((len(block.rows.client_B), 2), jnp.uint32)
 
-    def residuals(remat: bool) -> int:
+    def residuals(remat: Remat) -> int:
         def loss(bank):
             settings = {"mix": ALONE.mix, "scale": 2.0, "dropout": 0.0}
             return step_module.client_losses(
@@ -321,4 +322,4 @@ def test_remat_changes_nothing_but_memory(base):
         back = jax.eval_shape(lambda bank: jax.vjp(loss, bank)[1], bank)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
 
-    assert residuals(True) < 0.6 * residuals(False)
+    assert residuals("layer") < 0.6 * residuals("none")

@@ -330,7 +330,7 @@ def test_objectives_reach_the_step(base: Model):
 @pytest.mark.parametrize("changes", [{"loss_C": np.inf}, {"finite_C": False}])
 def test_what_is_not_finite_is_never_forgotten(base: Model, changes: dict[str, float]):
     """A loss, though every adapter is finite; or an earlier update's, though this one's is."""
-    settings = {"base_mode": "tensor", "max_grad_norm": 1.0, "remat": False}
+    settings = {"base_mode": "tensor", "max_grad_norm": 1.0, "remat": "none"}
     start, step, _ = make_step(single_mesh(), ALONE, **PLAIN, **settings)
     found = []
     for values in ({}, changes):

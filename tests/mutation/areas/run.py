@@ -123,7 +123,7 @@ ENTRIES = [
         ("learning_rate=config.fed.learning_rate", "learning_rate=1e-3"),
         ("max_grad_norm=config.fed.max_grad_norm", "max_grad_norm=1.0"),
         ("aggregation=config.fed.aggregation", 'aggregation="uniform"'),
-        ("remat=config.model.remat", "remat=False"),
+        ("remat=config.model.remat", 'remat="none"'),
         ("id_C=np.array(data.ids", "id_C=np.array([0] * len(data.ids)"),
         ("config.fed.rounds + METHODS", "config.fed.rounds - METHODS"),
         (
