@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from feddpa_jax.checked_settings import MOST, Count, Finite, Fraction, check, doc, settings
+from feddpa_jax.config.column_map import ColumnMap, to_column_map
 from feddpa_jax.hyperparameters import Values
 from feddpa_jax.types import UserError
 
@@ -29,34 +30,6 @@ def check_known(made: Any, field: str, module: str, inner: str) -> None:
     names = {value} if isinstance(value, str) else set(value) - set(default)
     for name in sorted(names - {default} if isinstance(default, str) else names):
         getattr(importlib.import_module(module), inner).check(name)
-
-
-# What a column of the data may be.
-_COLUMNS = (
-    *("instruction", "output", "prompt", "completion", "messages", "conversations"),
-    *("input", "task", "category", "system", "available"),
-)
-
-
-class ColumnMap(dict[str, str]):
-    """Names of the data's columns by ours; it does not change, and has a hash.
-
-    >>> ColumnMap(instruction="question")
-    {'instruction': 'question'}
-    """
-
-    def __hash__(self) -> int:
-        """Of the names."""
-        return hash(tuple(sorted(self.items())))
-
-
-def _column_map(given: dict[str, str]) -> ColumnMap:
-    for ours in given:
-        if ours not in _COLUMNS:
-            raise ValueError(f"{ours!r} is none of {', '.join(_COLUMNS)}; correct it")
-    if len(set(given.values())) < len(given):
-        raise ValueError("names one of the data's columns twice; name each once")
-    return ColumnMap(given)
 
 
 def _remat_by_name(given: object) -> object:
@@ -111,7 +84,7 @@ class DataSection:
     ] = None
     columns: Annotated[
         dict[str, str],
-        AfterValidator(_column_map),
+        AfterValidator(to_column_map),
         doc("the data's columns by what they are, as {instruction: question, output: answer}"),
     ] = ColumnMap()
     template: Annotated[str, doc("a registered prompt template, or your own as FILE.py:NAME")] = (

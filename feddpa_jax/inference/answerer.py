@@ -231,7 +231,10 @@ class Answerer:
         config = self.model.config
         if any(isinstance(weight, TokenGate) for weight in all_):
             return gates_of_rows(own, config.layers, config.width)
-        plain = [np.asarray(weight) for weight in own if not isinstance(weight, TokenGate)]
-        if any(np.ndim(weight) for weight in all_):
+        plain, every = (
+            [np.asarray(weight) for weight in some if not isinstance(weight, TokenGate)]
+            for some in (own, all_)
+        )
+        if any(weight.ndim for weight in every):
             plain = [np.broadcast_to(weight, (config.layers,)) for weight in plain]
         return np.stack(plain, axis=-1).astype(np.float32)

@@ -121,7 +121,7 @@ def collect(
     """
     C, J = len(questions.ids), len(questions.instances)
     parts = questions.parts()
-    looked = {
+    looked: dict[Model, Part] = {
         model: cache.part(
             questions.name_of(model), lambda model=model: _look(scorer, questions, model, on_done)
         )

@@ -12,11 +12,12 @@ from feddpa_jax.config import Config
 from feddpa_jax.evaluate.evaluation import Setting
 from feddpa_jax.evaluate.known_answers import can_match
 from feddpa_jax.inference.scorer import Scorer
-from feddpa_jax.laboratory.choosing import Choosing, How, by_client, pooled
+from feddpa_jax.laboratory.choosing import Choosing, by_client, pooled
 from feddpa_jax.laboratory.collect import Collected, collect, with_matches
 from feddpa_jax.laboratory.evidence_cache import Cache, MemoryParts
 from feddpa_jax.laboratory.findings import Split
 from feddpa_jax.laboratory.keeping import check_enough
+from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.origin import identify
 from feddpa_jax.laboratory.questions import Questions
 from feddpa_jax.laboratory.stand_ins import StandIns, stand_ins
@@ -25,7 +26,7 @@ from feddpa_jax.run.evaluating import base_prompts, decoding, make_setting, weig
 from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.types import Example, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import prompt_alone
-from feddpa_jax.weighting.settings import Model
+from feddpa_jax.weighting.looking import MIXES
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +61,7 @@ def find_material(
     layers: tuple[int, ...],
     *,
     fields: frozenset[str],
-    embed_with: tuple[Model, ...],
-    choose: How,
-    foreign: str,
-    keep: bool,
-    fresh: bool,
+    options: Options,
     folder: Path | None,
     told: OnProgress | None,
 ) -> Material:
@@ -76,11 +73,7 @@ def find_material(
       adapters: of the checkpoint in question.
       layers: prompts are embedded after so many.
       fields: of `Evidence`, those that rules ask for.
-      embed_with: the models that rules embed prompts under.
-      choose: what settings are chosen by.
-      foreign: where stand-ins for foreign prompts are from, see `stand_ins`.
-      keep: whether an interval of P is asked for: refused first if too little is held out.
-      fresh: compute evidence again that is there.
+      options: what is asked for; too little that is held out for `keep` is refused first.
       folder: where evidence goes; None to write none.
       told: of answers.
 
@@ -91,20 +84,17 @@ def find_material(
     dreams = base_prompts(config, prepared)
     own_tokens = tuple(tuple(held_tokens[j] for j in held_H) for held_H in own_held)
     setting, _ = make_setting(config, prepared, dreams, own_tokens)
-    agreed = _agreed(config, prepared, adapters, choose, foreign)
+    agreed = _agreed(config, prepared, adapters, options)
     first = len(agreed.examples)
     own_held = [held_H + first for held_H in own_held]
     questions = Questions(
         [client_id(client.name) for client in setting.clients],
         setting.training,
         [*agreed.tokenized, *held_tokens, *setting.tokenized],
-        dreams,
-        layers,
-        own_held,
-        fields,
+        *(dreams, layers, own_held, fields),
         prepared.base.tokenizer.decode,
         weighting_settings(config).mixed_at,
-        embed_with,
+        options.embed_with or tuple(MIXES),
     )
 
     def split(instances: tuple[Example, ...], start: int) -> Split:
@@ -120,9 +110,9 @@ def find_material(
         if agreed.examples
         else pooled(validation.tasks, validation.rows)
     )
-    if keep:
+    if options.keep:
         check_enough(choosing)
-    collected, scorer = _collect(config, prepared, adapters, questions, fresh, folder, told)
+    collected, scorer = _collect(config, prepared, adapters, questions, options.fresh, folder, told)
     can_J = can_match(
         [*agreed.examples, *held, *setting.instances],
         questions.instances,
@@ -140,11 +130,9 @@ def find_material(
     )
 
 
-def _agreed(
-    config: Config, prepared: Prepared, adapters: Adapters, choose: How, foreign: str
-) -> StandIns:
+def _agreed(config: Config, prepared: Prepared, adapters: Adapters, options: Options) -> StandIns:
     """Stand-ins for foreign prompts; none where they do not count or clients share no adapter."""
-    if choose != "client":
+    if options.choose != "client":
         return StandIns()
     if adapters.global_C is None or not is_shared(adapters.global_C):
         _log.warning(
@@ -152,7 +140,7 @@ def _agreed(
             "are chosen on the pooled held-out examples, which no federation has"
         )
         return StandIns()
-    return stand_ins(config, prepared, adapters, foreign)
+    return stand_ins(config, prepared, adapters, options.foreign)
 
 
 def _validation(

@@ -93,11 +93,7 @@ def search(
     given = find_material(
         *(config, prepared, own, layers),
         fields=frozenset(name for rule in rules for name in sees(RULES.find(rule))),
-        embed_with=options.embed_with or tuple(MIXES),
-        choose=options.choose,
-        foreign=options.foreign,
-        keep=options.keep is not None,
-        fresh=options.fresh,
+        options=options,
         folder=folder,
         told=on_progress,
     )

@@ -114,9 +114,8 @@ class Decoder(nnx.Module):
         embedding_VD = self.embed.embedding[...]
         x_BTD = embedding_VD[tokens_BT].astype(jnp.float32)
         if config.embedding_scale != 1.0:
-            x_BTD = x_BTD * jnp.asarray(config.embedding_scale, embedding_VD.dtype).astype(
-                jnp.float32
-            )
+            scale = jnp.asarray(config.embedding_scale, embedding_VD.dtype)
+            x_BTD = x_BTD * scale.astype(jnp.float32)
         rotary = rotary_angles(position_BT, config.rope, config.head_dim)
         local_rotary, local_mask_BTS = rotary, mask_BTS
         if config.local_layers:

@@ -14,7 +14,7 @@ import numpy as np
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.adapters.lora import bank_of
 from feddpa_jax.config import Config, load_config
-from feddpa_jax.config.sections import ColumnMap
+from feddpa_jax.config.column_map import ColumnMap
 from feddpa_jax.data.folders import IN_MEMORY
 from feddpa_jax.data.templates import TEMPLATES
 from feddpa_jax.devices.processes import from_first

@@ -127,7 +127,7 @@ def block(layer: int, x_TD: np.ndarray, kernels: dict[str, np.ndarray]) -> np.nd
     share /= share.sum(axis=-1, keepdims=True)
     mixed = np.einsum("nts,snh->tnh", share, v).reshape(T, -1)
     x_TD = x_TD + mixed @ np.asarray(own.attention.o_proj.kernel[...])
-    out = own.mlp(own.mlp_norm(jnp.asarray(x_TD))[None], (), layer=layer)
+    out = own.mlp(own.mlp_norm(jnp.asarray(x_TD))[None], (), layer=layer, holds=False)
     return x_TD + np.asarray(out)[0]
 
 

@@ -104,6 +104,7 @@ def test_a_step_copies_no_cache(beams: int):
     program = go_on.lower(model, (None, None), state, asked, jnp.array([rows]), **how).compile()
     caches = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache.layers))
     held = program.memory_analysis()
+    assert held is not None
     # The scores of a layer take a quarter of a layer's cache a beam.
     assert held.temp_size_in_bytes < caches / 2
     # Donated: the new caches lie where the old ones were.

@@ -58,7 +58,7 @@ GREEDY_CJW[1, 2, 5:] = True
 def collected() -> Collected:
     questions = Questions([1, 2], [(), ()], [], [], (1,))
     empty = np.zeros((2, 6, 2))
-    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, empty, empty, [], {})
+    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, {})
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,7 @@ GREEDY_CJW = np.where(OWN_CJ[..., None], W == 0.125, W == 0.0)
 @pytest.fixture(scope="module")
 def collected() -> Collected:
     questions = Questions([1, 2, 3, 4], [()] * 4, [], [], (1,))
-    empty = np.zeros((4, 48, 3))
-    return Collected(questions, NLL_CJW, GREEDY_CJW, empty, NLL_CJW, empty, [], {})
+    return Collected(questions, NLL_CJW, GREEDY_CJW, NLL_CJW, {})
 
 
 def test_the_references(collected):

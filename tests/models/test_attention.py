@@ -32,7 +32,8 @@ def values_and_gradients(backend, dtype, window):
     segment_BT = jnp.asarray(SEGMENTS)
     mask_BTT = causal_mask(segment_BT)
     if window is not None:
-        mask_BTT &= window_mask(*[jnp.broadcast_to(jnp.arange(T), (B, T))] * 2, window)
+        position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+        mask_BTT &= window_mask(position_BT, position_BT, window)
 
     def loss(q_BTNH, k_BKSH, v_BKSH):
         found_BTX = attend(

@@ -37,7 +37,7 @@ def rows() -> Rows:
     draw = np.random.default_rng(2)
     (B, T), (row_P, place_P) = SEGMENT_BT.shape, np.nonzero(SEGMENT_BT)
     position_BT = np.stack([[*range(5), *range(4), 0, 0, 0], range(T), range(T)]).astype(np.int32)
-    return Rows(
+    given = (
         draw.integers(1, 61, (B, T)).astype(np.int32),
         position_BT,
         SEGMENT_BT,
@@ -48,6 +48,7 @@ def rows() -> Rows:
         draw.integers(1, 61, len(row_P)).astype(np.int32),
         draw.uniform(0.0, 0.2, len(row_P)).astype(np.float32),
     )
+    return Rows(*map(jnp.asarray, given))
 
 
 @functools.cache
@@ -126,7 +127,8 @@ def test_what_is_held_by_name():
     none, cheap, layer = (held(LLAMA, "bfloat16", remat) for remat in ("none", "cheap", "layer"))
     assert layer < 0.5 * cheap and cheap < 0.6 * none
     deeper = dataclasses.replace(LLAMA, layers=LLAMA.layers + 1)
-    for remat, least in (("cheap", cheap), ("layer", layer)):
+    pairs: tuple[tuple[Remat, int], ...] = (("cheap", cheap), ("layer", layer))
+    for remat, least in pairs:
         more = held(deeper, "bfloat16", remat) - least
         expected = SEGMENT_BT.size * held_bytes(LLAMA, remat, "bfloat16")
         assert more == pytest.approx(expected, rel=0.1), remat

@@ -256,8 +256,8 @@ ENTRIES = [
     *edits(
         "data/population_writer.py",
         "data/test_population.py",
-        ("add_to_sum(sums[code], example)", "add_to_sum(0, example)"),
-        ("codes.setdefault(name, len(codes))", "codes.setdefault(name, 0)"),
+        ("add_to_sum(self.sums[code], example)", "add_to_sum(0, example)"),
+        ("codes.setdefault(name, len(self.codes))", "codes.setdefault(name, 0)"),
         ('kind="stable"', 'kind="stable")[::-1].argsort(kind="stable"'),
         ("key=given.__getitem__) if by_name", "key=given.__getitem__) if True"),
         ("any(folder.iterdir())", "False"),

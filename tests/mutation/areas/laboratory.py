@@ -175,7 +175,7 @@ ENTRIES = [
         "laboratory/material.py",
         "e2e/test_weigh.py",
         ("split(setting.instances, validation.rows.stop)", "split(setting.instances, first)"),
-        ("[*agreed_tokens, *held_tokens", "[*held_tokens, *agreed_tokens"),
+        ("[*agreed.tokenized, *held_tokens", "[*held_tokens, *agreed.tokenized"),
         ("tuple(held[i] for i in found.kept)", "held[:1]"),
     ),
     *edits(
