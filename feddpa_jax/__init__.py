@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from feddpa_jax.run.rescoring import rescore
     from feddpa_jax.run.round import Round
     from feddpa_jax.training.engine import Engine, make_engine
-    from feddpa_jax.types import Client, Example, Federation, UserError
+    from feddpa_jax.types import Client, Example, Federation, Turn, UserError
     from feddpa_jax.weighting.evidence import Evidence
     from feddpa_jax.weighting.rule import RULES as rules
     from feddpa_jax.weighting.settings import WeightingSettings
@@ -88,6 +88,7 @@ _HOMES = {
     "SeedsEstimate": "comparison.estimates",
     "Summary": "evaluate.estimating",
     "Term": "adapters.mix",
+    "Turn": "types",
     "UserError": "types",
     "Weight": "evaluate.prompt",
     "WeightingSettings": "weighting.settings",
@@ -153,6 +154,7 @@ __all__ = [
     "SeedsEstimate",
     "Summary",
     "Term",
+    "Turn",
     "UserError",
     "Weight",
     "WeightingSettings",

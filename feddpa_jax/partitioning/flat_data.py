@@ -78,8 +78,20 @@ def _of_memory(data: Any) -> "pyarrow.Table":
             f"data: {short(repr(data))} is no data; give a file's path, a list of examples or "
             "mappings, or a table"
         )
-    records = [dataclasses.asdict(one) if isinstance(one, Example) else one for one in data]
+    told = any(isinstance(one, Example) and one.history for one in data)
+    records = [_record(one, told) if isinstance(one, Example) else one for one in data]
     return _of_records((), records, "data")
+
+
+def _record(example: Example, told: bool) -> dict[str, Any]:
+    """An example as a record that reads as the same one: with `told`, as a conversation."""
+    record = dataclasses.asdict(example)
+    del record["history"]
+    if told:
+        turns = [(turn.role, turn.text) for turn in example.history]
+        turns += [("user", record.pop("instruction")), ("assistant", record.pop("output"))]
+        record["messages"] = [{"role": role, "content": text} for role, text in turns]
+    return record
 
 
 def _of_records(columns: Sequence[str], records: Iterable[Any], source: str) -> "pyarrow.Table":

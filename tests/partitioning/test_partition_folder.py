@@ -142,6 +142,21 @@ def test_data_in_memory(kind):
     assert found.settings["source"] == "in memory"
 
 
+def test_conversations_in_memory_stay_whole(tmp_path):
+    """Earlier turns and inputs are those that were given, in memory and from the folder."""
+    turns = (fd.Turn("system", "Be brief."), fd.Turn("user", "Hi"), fd.Turn("assistant", "Hello"))
+    given = [
+        fd.Example(f"ask {n}", f"say {n}", task="chat", history=turns[n % 2 * 3 :])
+        for n in range(6)
+    ]
+    given.append(fd.Example("ask", "say", input="of this", task="chat"))
+    divided = fd.partition(given, "iid", clients=2)
+    out = divided.write(tmp_path / "out")
+    for federation in (divided.federation(), fd.load_federation(out)):
+        found = [one for client in federation.clients for one in client.train]
+        assert sorted(found, key=repr) == sorted(given, key=repr)
+
+
 def test_folders_and_columns_that_are_taken(tmp_path):
     found = fd.partition(flat(), "iid", clients=5)
     (tmp_path / "full").mkdir()
