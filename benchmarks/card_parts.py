@@ -128,7 +128,8 @@ def answers(
         start = time.perf_counter()
         found = answerer(given)
         seconds.append(time.perf_counter() - start)
-        rate = prompts / sorted(seconds)[len(seconds) // 2]
+        middle = sorted(seconds)[len(seconds) // 2]
+        rate = prompts / middle
         lengths = sorted(len(own) for own in found)
         figures.add(
             f"ours {rate:,.1f} answers/s of {sum(lengths) / prompts:.0f} tokens",
@@ -143,17 +144,25 @@ def answers(
     model.use(["global", "local"], trains=False)
     model.mix(0.5, 0.5)
     answer_one(model, chosen[0], 2, beams)
-    start, same = time.perf_counter(), 0
+    start, same, told = time.perf_counter(), 0, 0
     for count, example in enumerate(chosen[:alone], start=1):
         own = answer_one(model, example, most, beams)
         same += own.tolist() == found[count - 1].tolist()
-        slow = count / (time.perf_counter() - start)
+        took = time.perf_counter() - start
+        told += len(own)
+        # By tokens, as these answers may be longer or shorter than all.
+        ratio = (sum(lengths) / middle) / (max(told, 1) / took)
         figures.add(
-            f"torch {slow:.2f} answers/s: ours is {rate / slow:.1f} times"
+            f"torch {count / took:.2f} answers/s: ours has {ratio:.1f} times the tokens a second"
             if count in (1, alone)
             else "",
-            torch={"answers": count, "answers_per_second": slow, "identical": same},
-            ratio=rate / slow,
+            torch={
+                "answers": count,
+                "answers_per_second": count / took,
+                "tokens_per_second": told / took,
+                "identical": same,
+            },
+            ratio=ratio,
         )
 
 

@@ -106,6 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--tiny has parts of its own; leave --only out")
     course = TINY if known.tiny else COURSE
     known.out.mkdir(parents=True, exist_ok=True)
+    asked = {"tiny": known.tiny, "data": known.data}
+    if (before := read(known.out / "course.json")) not in (None, asked):
+        parser.error(f"{known.out} has the figures of {before}; name another folder")
+    (known.out / "course.json").write_text(json.dumps(asked) + "\n")
     end = time.monotonic() + known.seconds
     for name in known.only or course:
         if (found := read(known.out / f"{name}.json")) and found["done"]:

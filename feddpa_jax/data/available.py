@@ -35,12 +35,12 @@ def read_available(value: Any, source: str) -> str:
     >>> read_available([8, "9 - 17", 20], "here")
     '8,9-17,20'
     """
-    if value is None or value != value or value == "":
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return ""
     parts = list(value) if isinstance(value, list | tuple) else [value]
     if not parts or not all(_is_part(part) for part in parts):
         raise _none(value, source)
-    text = ",".join(map(str, parts)).replace(" ", "")
+    text = re.sub(r" *([,-]) *", r"\1", ",".join(str(part).strip() for part in parts))
     try:
         ranges_of(text)
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from feddpa_jax.data.available import read_available
+from feddpa_jax.data.available import read_available, spread
 from feddpa_jax.data.client_folders import (
     FOLDER,
     client_folder,
@@ -174,7 +174,10 @@ def _of_file(
         code = int(code_I[number])
         source = f"{path}, record {number + 1}"
         examples[code].append(to_example(record, source, task=given[code], columns=own))
-    some = {place: selection.of(names[place], examples[order_C[place]]) for place in places}
+    some = {}
+    for place in places:
+        own_examples = spread(names[place], examples[order_C[place]])
+        some[place] = selection.of(names[place], own_examples)
     tests = read_splits(path, columns, streamed=True).tests()
     when = texts_of([said.get(code, "") for code in order_C])
     return Glimpse(FewClients(names, some, when), tuple(itertools.islice(tests, most.tests)))

@@ -92,7 +92,9 @@ def sizes_for(platform: str, prompts: int, length: int, search: Search, batch_to
     >>> sizes_for("cpu", 1, 88, Search(4, 40, (0,), 0), 4096)
     Sizes(rows=1, group=1)
     """
-    rows = min(prompts, max(1, 4 * batch_tokens // (length + search.slots)))
+    most = max(1, 4 * batch_tokens // (length + search.slots))
+    # Few different numbers, each of which is compiled.
+    rows = min(2 ** (prompts - 1).bit_length(), most)
     computed = min(batch_tokens, 512 if platform == "cpu" else 4096)
     return Sizes(rows, min(max(1, rows // 4), max(1, computed // length)))
 

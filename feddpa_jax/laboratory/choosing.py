@@ -47,9 +47,11 @@ def words(how: How, stand_ins: str) -> str:
     >>> words("client", "public prompts")
     "each client's own held-out examples, and agreement with the shared adapter on public prompts"
     """
-    if how == "client":
-        return f"{OWN[how]}, and {OTHER[how]} on {stand_ins}"
-    return "the pooled held-out examples of all clients, which no federation has"
+    told: dict[How, str] = {
+        "client": f"{OWN['client']}, and {OTHER['client']} on {stand_ins}",
+        "pooled": "the pooled held-out examples of all clients, which no federation has",
+    }
+    return told[how]
 
 
 class Choosing(NamedTuple):

@@ -18,6 +18,7 @@ CODE = (
     *(
         "types.py",
         "devices/contraction.py",
+        "devices/storage.py",
         "quantization",
         "models",
         "adapters",
@@ -49,7 +50,7 @@ def identify(
     return {
         "checkpoint": digest_of_parts([np.asarray(leaf).tobytes() for leaf in leaves]),
         "model": digest_of_parts([prepared.base.fingerprint.encode(), config.model.dtype.encode()]),
-        "data (or the part that --cells and eval.clients choose)": digest_of_parts(
+        "data (or --cells, --choose, --foreign or eval.clients)": digest_of_parts(
             [json.dumps(names).encode()]
             + [bytes([0]) + np.append(e.tokens_T, e.prompt_length).tobytes() for e in examples]
         ),

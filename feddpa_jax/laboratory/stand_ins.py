@@ -87,21 +87,25 @@ def find_prompts(config: Config, prepared: Prepared, source: str) -> tuple[list[
     """
     seed = (config.seed + 1) % 2**32  # Rules see other prompts, made up with the run's own seed.
     if source == BASE:
-        return _made_up(config, prepared, seed), "prompts made up by the base"
+        return _made_up(config, prepared, seed), f"{AGREED} prompts made up by the base"
     if source == SAMPLE:
         each = -(-AGREED // len(TASKS))
         examples = sample_federation(seed, train=1, test=each).test
-        words = "public prompts of the built-in sample"
+        words = "the built-in sample"
     else:
         check_source(source)
         examples = read_file(user_path(source))
-        words = f"public prompts of {short(user_path(source).name)}"
-    order = np.random.default_rng(seed).permutation(len(examples))
+        words = short(user_path(source).name)
     # What is behind a prompt is not looked at, and must not be why it is left out.
-    asked = [dataclasses.replace(examples[i], output=".") for i in order]
-    fit = encode(config, prepared.base.tokenizer, asked).examples[:AGREED]
+    asked = list(dict.fromkeys(dataclasses.replace(own, output=".") for own in examples))
+    order = np.random.default_rng(seed).permutation(len(asked))
+    fit = encode(config, prepared.base.tokenizer, [asked[i] for i in order]).examples[:AGREED]
     if fit:
-        return [own.tokens_T[: own.prompt_length] for own in fit], words
+        if len(fit) < AGREED:
+            _log.warning(f"foreign: {words} has {len(fit)} prompts that differ and fit")
+        return [own.tokens_T[: own.prompt_length] for own in fit], (
+            f"{len(fit)} public prompts of {words}"
+        )
     room = f"has no prompt that fits into data.max_length = {config.data.max_length}"
     if source == SAMPLE:
         _log.warning(f"foreign: the built-in sample {room}; the base makes prompts up instead")

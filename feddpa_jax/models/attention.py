@@ -111,7 +111,7 @@ def _explicit(
     score_XQS = held(contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype))
     score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
     weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
-    out_XQH = held(contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype))
+    out_XQH = held(contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype), dtype)
     return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
 
 

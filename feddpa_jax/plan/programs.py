@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,9 +131,8 @@ def _program(
     compile_seconds: float,
     repeated: Cost = NOTHING,
 ) -> Program:
-    costs: Any = compiled.cost_analysis() or {}
-    flops, traffic = map(sum, zip(cost_of(compiled), repeated, strict=True))
-    seconds, estimate = costs.get("optimal_seconds") or None, "compiler"
+    flops, traffic, told = map(sum, zip(cost_of(compiled), repeated, strict=True))
+    seconds, estimate = told or None, "compiler"
     if chip is not None and (seconds is None or seconds < flops / chip.flops):
         seconds, estimate = max(flops / chip.flops, traffic / chip.bandwidth), "roofline"
     return Program(

@@ -14,10 +14,11 @@ from feddpa_jax.models.head import positions_at_once, weighted_nll
 
 
 class Cost(NamedTuple):
-    """Of a program on one device: FLOPs, and bytes of memory traffic."""
+    """Of a program on one device: FLOPs, bytes of memory traffic, and seconds, 0 if not told."""
 
     flops: float
     traffic: float
+    seconds: float = 0.0
 
 
 NOTHING = Cost(0.0, 0.0)
@@ -26,7 +27,11 @@ NOTHING = Cost(0.0, 0.0)
 def cost_of(compiled: jax.stages.Compiled) -> Cost:
     """What the compiler counts."""
     costs: Any = compiled.cost_analysis() or {}
-    return Cost(costs.get("flops", 0.0), costs.get("bytes accessed", 0.0))
+    return Cost(
+        costs.get("flops", 0.0),
+        costs.get("bytes accessed", 0.0),
+        max(costs.get("optimal_seconds") or 0.0, 0.0),
+    )
 
 
 def repeated_head(model: Model, positions: int, mesh: Mesh) -> Cost:
@@ -56,4 +61,4 @@ def repeated_head(model: Model, positions: int, mesh: Mesh) -> Cost:
     own = (like((size,), jnp.int32), like((size,), jnp.float32))
     hidden_PD = like((size, model.config.width), jnp.float32)
     one = cost_of(jax.jit(jax.value_and_grad(loss)).lower(hidden_PD, shapes, *own).compile())
-    return Cost((chunks - 1) * one.flops, (chunks - 1) * one.traffic)
+    return Cost._make((chunks - 1) * value for value in one)

@@ -75,7 +75,7 @@ def test_answers_are_the_shared_adapters(run, tmp_path: Path):
     some = stand_ins(run.config, run.prepared, adapters, public(tmp_path / "a.jsonl", 9, "a"))
     other = public(tmp_path / "b.jsonl", 9, "another answer " * 90)
     others = stand_ins(run.config, run.prepared, adapters, other)
-    assert some.words == "public prompts of a.jsonl" and len(some.tokenized) == 8
+    assert some.words == "8 public prompts of a.jsonl" and len(some.tokenized) == 8
     for ours, theirs in zip(some.tokenized, others.tokenized, strict=True):
         np.testing.assert_array_equal(ours.tokens_T, theirs.tokens_T)
         assert 0 <= len(ours.tokens_T) - ours.prompt_length <= 4
@@ -86,7 +86,7 @@ def test_the_choice_says_what_it_is_on(run):
     options = {"rules": ["constant", "cosine"], "layers": [2], "exact": 0}
     found = {source: run.laboratory(**options, foreign=source) for source in ("base", "sample")}
     words = found["sample"].summary["stand_ins"]
-    assert words == "public prompts of the built-in sample"
+    assert words == "16 public prompts of the built-in sample"
     assert any(words in note for note in found["sample"].notes)
     own, foreign = (
         [

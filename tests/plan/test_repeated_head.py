@@ -19,7 +19,7 @@ def test_the_chunks_after_the_first_are_counted(monkeypatch):
     shapes = model_shapes(config, "float32")
     params = put_base(shapes.params, single_mesh(), "tensor")
     model = Model(params, shapes.definition, config)
-    assert repeated_head(model, P, single_mesh()) == (0.0, 0.0)
+    assert repeated_head(model, P, single_mesh()) == (0.0, 0.0, 0.0)
     # Four chunks of 15.
     monkeypatch.setattr(head, "MOST_LOGITS", 4 * V * 16)
     jax.clear_caches()

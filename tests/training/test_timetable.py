@@ -56,6 +56,7 @@ def test_the_cohort_is_drawn_from_those():
         ([1, "3-4"], "1,3-4"),
         (None, ""),
         ("", ""),
+        (" ", ""),
         ("07", "07"),
     ],
 )
@@ -66,7 +67,24 @@ def test_values_of_the_column(value: object, text: str):
 
 @pytest.mark.parametrize(
     "value",
-    ["8-", "-8", "8--9", "a", "1,,2", ",", "1;2", 1.0, -1, True, [], [True], [[1]], "99999"],
+    [
+        "8-",
+        "-8",
+        "8--9",
+        "1 2",
+        "1 - 2 0",
+        "a",
+        "1,,2",
+        ",",
+        "1;2",
+        1.0,
+        -1,
+        True,
+        [],
+        [True],
+        [[1]],
+        "99999",
+    ],
 )
 def test_other_values_name_no_rounds(value: object):
     with pytest.raises(

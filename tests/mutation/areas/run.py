@@ -232,7 +232,7 @@ ENTRIES = [
             "if wanted_I[number]:\n                yield number, parse",
             "if True:\n                yield number, parse",
         ),
-        ("selection.of(names[place], examples", "Selection().of(names[place], examples"),
+        ("selection.of(names[place], own_examples", "Selection().of(names[place], own_examples"),
     ),
     *edits(
         "config/loading.py",
