@@ -181,13 +181,6 @@ def json_lines(path: Path) -> Iterator[tuple[int, str]]:
       UserError: it is missing, or no UTF-8 text.
     """
     # Only line feeds end a line: JSON texts may hold other separators, such as U+2028.
-    try:
-        with path.open("rb") as raw:
-            for number, line in enumerate(raw, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\n")
-                if text.strip():
-                    yield number, text
-    except (OSError, UnicodeDecodeError):
-        # It says what is wrong, as of any other text.
-        read_text(path)
-        raise
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line

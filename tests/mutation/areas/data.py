@@ -427,7 +427,7 @@ ENTRIES = [
         ('input=optional["input"]', 'input=""'),
         ('category=optional["category"]', 'category=""'),
         ("if not value.strip()", "if not value"),
-        ("enumerate(raw, start=1)", "enumerate(raw)"),
+        ('.split("\\n"), start=1)', ".splitlines(), start=1)"),
         ("str(path), line=number,", "str(path), line=1,"),
         ("{0,63}", "{0,64}"),
         ("value is None or value != value:", "value is None:"),
