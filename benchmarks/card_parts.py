@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from feddpa_jax.run.beginning import run_key
 from feddpa_jax.run.folder import RunFolder, describe_environment
 from feddpa_jax.run.inputs import Prepared, make_lora, prepare
 from feddpa_jax.run.opening import checked
+from feddpa_jax.types import TokenizedExample
 
 # Torch's weights are ours up to so many parameters; larger models share sizes alone.
 HANDED_OVER = 1_000_000_000
@@ -144,17 +146,30 @@ def answers(
     model.use(["global", "local"], trains=False)
     model.mix(0.5, 0.5)
     answer_one(model, chosen[0], 2, beams)
+    _alone(model, chosen[:alone], found, sum(lengths) / middle, config, beams, figures)
+
+
+def _alone(
+    model: TorchModel,
+    chosen: Sequence[TokenizedExample],
+    found: Sequence[Any],
+    rate: float,
+    config: Config,
+    beams: int,
+    figures: Figures,
+) -> None:
+    """Answers one at a time by torch, beside our answers and our tokens a second."""
     start, same, told = time.perf_counter(), 0, 0
-    for count, example in enumerate(chosen[:alone], start=1):
-        own = answer_one(model, example, most, beams)
+    for count, example in enumerate(chosen, start=1):
+        own = answer_one(model, example, config.eval.max_new_tokens, beams)
         same += own.tolist() == found[count - 1].tolist()
         took = time.perf_counter() - start
         told += len(own)
         # By tokens, as these answers may be longer or shorter than all.
-        ratio = (sum(lengths) / middle) / (max(told, 1) / took)
+        ratio = rate / (max(told, 1) / took)
         figures.add(
             f"torch {count / took:.2f} answers/s: ours has {ratio:.1f} times the tokens a second"
-            if count in (1, alone)
+            if count in (1, len(chosen))
             else "",
             torch={
                 "answers": count,

@@ -13,6 +13,13 @@ from jax._src import xla_bridge
 print(json.dumps([sorted(sys.modules), used.ru_utime + used.ru_stime, len(xla_bridge._backends)]))
 """
 
+_LIBRARIES = """
+import resource
+import flax, jax, optax
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime)
+"""
+
 
 def test_what_an_import_costs():
     done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, check=True)
@@ -20,4 +27,6 @@ def test_what_an_import_costs():
     heavy = {"matplotlib", "pandas", "transformers", "torch", "orbax", "datasets", "gguf"}
     assert heavy & set(modules) == set()
     assert devices == 0
-    assert seconds < 1.5
+    # Machines differ: by what the libraries that it stands on take alone.
+    alone = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, check=True)
+    assert seconds < 3 * json.loads(alone.stdout)

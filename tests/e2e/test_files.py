@@ -180,8 +180,10 @@ def test_evidence_is_refused_or_the_same(
         path = root / "run" / "weigh" / "evidence" / file
         content = path.read_bytes()
         DAMAGES[name](path, other / "weigh" / "evidence" / file)
-        if name == "gone" and file == "parts.json":
-            assert main(weigh) == 0
+        if name in ("gone", "flip") and file == "parts.json":
+            # A part that is not listed under its name is computed again.
+            code = main(weigh)
+            assert code == 0 or (name, code) == ("flip", 2)
             assert [file.read_bytes() for file in results] == whole
         elif path.exists() and path.read_bytes() == content:
             continue  # The base's evidence is the same in both runs.

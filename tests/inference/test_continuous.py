@@ -127,7 +127,7 @@ def test_rows_are_put_whole():
 
 def test_sizes_are_within_what_is_asked_and_what_fits():
     search = Search(4, 20, (0,), 0)
-    assert sizes_for("cpu", 7, 100, search, 4096) == (7, 1)
+    assert sizes_for("cpu", 7, 100, search, 4096) == (8, 2)
     assert sizes_for("cpu", 1000, 100, search, 4096) == (4 * 4096 // 180, 5)
     assert sizes_for("gpu", 1000, 100, search, 4096) == (4 * 4096 // 180, 22)
     # A prompt longer than all that may be computed at once is computed alone.
