@@ -25,7 +25,7 @@ from feddpa_jax.run.inputs import Prepared, encode
 from feddpa_jax.run.own_code import announce
 from feddpa_jax.types import SomeClients, TokenizedExample, UserError, client_id
 from feddpa_jax.weighting.gathering import support_draw
-from feddpa_jax.weighting.rule import RULES, is_transductive, learns
+from feddpa_jax.weighting.rule import RULES, is_transductive, learns, least_support
 from feddpa_jax.weighting.settings import WeightingSettings
 from feddpa_jax.weighting.weights import make_weighting
 
@@ -84,6 +84,13 @@ def check_rule(config: Config) -> None:
         _log.warning(
             f"weighting.rule: {weighting.rule} is transductive: an instance's weight depends on "
             "those beside it, and differs between an evaluation, the laboratory and one prompt"
+        )
+    least = least_support(weighting.rule, weighting.parameters)
+    if weighting.support < least:
+        _log.warning(
+            f"weighting.support: {weighting.rule} cannot tell instances apart by "
+            f"{weighting.support} training prompts, and gives all the same weight; {least} or more "
+            "are needed"
         )
 
 

@@ -51,6 +51,7 @@ def _rule(
     search: Mapping[str, Sequence[Value]] | None = None,
     is_weight: bool = False,
     transductive: bool = False,
+    least_support: Callable[..., int] | None = None,
 ) -> Rule:
     """A rule as it is registered.
 
@@ -60,12 +61,13 @@ def _rule(
       is_weight: what the rule gives is the local adapter's weight: `weighting.scale` and
         `weighting.scales` do not apply.
       transductive: an instance's similarity depends on the instances beside it.
+      least_support: from the hyperparameters to the fewest support examples that it works with.
 
     Raises:
       TypeError: it is no function.
       ValueError: `search` has a name that is no hyperparameter of the rule, or no values.
     """
-    del transductive  # The registry keeps it.
+    del transductive, least_support  # The registry keeps them.
     if not callable(function):
         raise TypeError("a rule is a function")
     for name, values in (search or {}).items():
@@ -270,6 +272,18 @@ def gives_weights(rule: str | Rule) -> bool:
 def is_transductive(rule: str | Rule) -> bool:
     """Whether a rule is registered as one that looks at several instances at once."""
     return bool(RULES.options(rule).get("transductive"))
+
+
+def least_support(rule: str | Rule, given: Mapping[str, Any]) -> int:
+    """The fewest support examples that a rule works with, given its hyperparameters.
+
+    >>> least_support("calibrated_hard", {"level": 0.1}), least_support("cosine", {})
+    (9, 1)
+    """
+    least = RULES.options(rule).get("least_support")
+    if least is None:
+        return 1
+    return least(**{**parameters(RULES.find(rule)), **check_parameters(rule, given)})
 
 
 def told(rule: str) -> str:

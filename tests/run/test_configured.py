@@ -10,6 +10,7 @@ import pytest
 from feddpa_jax.config import Config, load_config
 from feddpa_jax.data.folders import load_federation
 from feddpa_jax.files.result_files import file_names
+from feddpa_jax.run.evaluating import check_rule
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.inputs import Prepared, load_data, make_lora, prepare, training_data
 from feddpa_jax.run.opening import checked
@@ -30,6 +31,20 @@ def config_of(*more: str) -> Config:
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
     return prepare(config_of())
+
+
+@pytest.mark.parametrize(("level", "support", "warned"), [(0.05, 18, True), (0.05, 19, False)])
+def test_too_small_a_support_for_a_rule_is_told(level, support, warned, caplog):
+    config = config_of(
+        *("--weighting.rule", "calibrated_hard", "--weighting.support", str(support)),
+        *("--weighting.parameters", f"{{level: {level}}}"),
+    )
+    check_rule(config)
+    message = (
+        "weighting.support: calibrated_hard cannot tell instances apart by 18 training prompts, "
+        "and gives all the same weight; 19 or more are needed"
+    )
+    assert ([message] if warned else []) == [record.message for record in caplog.records]
 
 
 def test_data_follow_the_seed_and_the_limits():

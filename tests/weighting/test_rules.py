@@ -7,9 +7,7 @@ import pytest
 
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.evidence import Evidence
-from feddpa_jax.weighting.rule import (
-    RULES,
-)
+from feddpa_jax.weighting.rule import RULES, least_support
 from feddpa_jax.weighting.rules.calibrated import (
     calibrated,
     calibrated_hard,
@@ -108,18 +106,45 @@ def test_calibrated_by_hand():
     # Their mean cosines: (1/2 + 1 + e) / 3 = 0.789, (1 + 1/2 + 0) / 3 = 0.5, -0.5: as large as
     # 3, 2 and 0 of the three.
     np.testing.assert_allclose(calibrated(queries, support), [1.0, 1.0, 0.0])
-    np.testing.assert_allclose(calibrated_hard(queries, support), [1.0, 1.0, 0.0])
     # 0.4: between 0.25 and 0.433, one of three.
     a = (0.4 * 3) / (1.5**2 + (1 + e) ** 2) ** 0.5
     turn = np.arctan2(1 + e, 1.5) + np.arccos(a)
     between = jnp.array([[np.cos(turn), np.sin(turn)]])
     np.testing.assert_allclose(calibrated(between, support), [2 / 3], atol=1e-6)
-    # The 5 % quantile of 0.25, 0.433 and 0.683 is 0.25 + 0.1 * 0.183 = 0.268: far below the median,
-    # and not the least one.
-    for value, hard in ((0.4, 1.0), (0.28, 1.0), (0.26, 0.0)):
-        turn = np.arctan2(1 + e, 1.5) + np.arccos(3 * value / (1.5**2 + (1 + e) ** 2) ** 0.5)
+
+
+@pytest.mark.parametrize("count", [5, 18, 19, 40])
+@pytest.mark.parametrize("level", [0.05, 0.1, 0.2])
+def test_the_hard_test_rejects_as_many_of_its_own_as_it_says(count, level):
+    """Instances as the support, which are exchangeable with it: at most `level` are rejected.
+
+    That is what makes it a conformal test; and with too few examples it rejects none.
+    """
+    draws = np.random.default_rng(0)
+    rejected = []
+    for _ in range(400):
+        all_XD = draws.normal([3.0, 0.0, 0.0], 1.0, (count + 1, 3)).astype(np.float32)
+        rejected.append(1 - float(calibrated_hard(all_XD[:1], all_XD[1:], level=level)[0]))
+    least = least_support("calibrated_hard", {"level": level})
+    assert least == {0.05: 19, 0.1: 9, 0.2: 4}[level]
+    if count < least:
+        assert not any(rejected)
+    else:
+        # The leave-one-out mean is of M - 1, an instance's of M; four standard errors of 400 draws.
+        assert 0 < np.mean(rejected) < level + 4 * (level / 400) ** 0.5
+
+
+def test_the_hard_test_by_hand():
+    """19 own similarities: the least is reached by a query above it, and no other is needed."""
+    angle_M = np.linspace(0.0, 1.0, 19)
+    support = np.stack([np.cos(angle_M), np.sin(angle_M)], axis=1).astype(np.float32)
+    mean_D = support.mean(axis=0)
+    own_M = (support @ support.sum(axis=0) - 1) / 18
+    size = float(np.linalg.norm(mean_D))
+    for value, accepted in ((own_M.min() + 1e-4, 1.0), (own_M.min() - 1e-4, 0.0)):
+        turn = np.arctan2(mean_D[1], mean_D[0]) + np.arccos(value / size)
         query = jnp.array([[np.cos(turn), np.sin(turn)]])
-        assert calibrated_hard(query, support).tolist() == [hard], value
+        assert calibrated_hard(query, support).tolist() == [accepted], value
 
 
 def test_an_own_value_reaches_itself():

@@ -1,5 +1,7 @@
 """Rules that ask whether an instance is as usual for the client as its own training prompts are."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -40,13 +42,28 @@ def calibrated(query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"]) -
     return jnp.minimum(1.0, 2.0 * _share_below(query_B, own_M))
 
 
-@RULES.register
+def _least_support(level: float) -> int:
+    """The fewest training prompts with which a conformal test can reject at `level`."""
+    return 10_000 if level <= 1e-4 else math.ceil(1 / level - 1e-9) - 1
+
+
+@RULES.register(least_support=_least_support)
 def calibrated_hard(
     query_BD: Float[Array, "B D"], support_MD: Float[Array, "M D"], *, level: float = 0.05
 ) -> Float[Array, "B"]:
-    """1 where the conformal test of `calibrated` does not reject at `level`, else 0."""
+    """0 where a conformal test rejects "this is one of mine" at `level`, else 1.
+
+    An instance's p-value is (1 + the number of own leave-one-out similarities that it reaches) / (M
+    + 1) (Vovk et al., 2005). It is at least 1 / (M + 1), so that fewer than 1/level - 1 training
+    prompts, 19 at 0.05, never reject: the default `weighting.support` of 5 is too small for it.
+
+    >>> own = jnp.tile(jnp.array([[1.0, 0.0]]), (19, 1))
+    >>> calibrated_hard(jnp.array([[1.0, 0.0], [0.0, 1.0]]), own).tolist()
+    [1.0, 0.0]
+    """
     query_B, own_M = _mean_similarities(query_BD, support_MD)
-    return (query_B >= jnp.quantile(own_M, level)).astype(jnp.float32)
+    reached_B = (own_M[None, :] <= query_B[:, None]).sum(axis=1)
+    return (reached_B + 1 > level * (len(own_M) + 1) + 1e-6).astype(jnp.float32)
 
 
 @RULES.register
