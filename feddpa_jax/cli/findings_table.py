@@ -33,6 +33,8 @@ def render(
     tables = [_scores(findings)]
     if references is not None:
         tables.append(_losses(findings, references))
+    if any(finding.separation for finding in findings):
+        tables.append(_weights(findings))
     return Group(*tables, "\n".join(notes))
 
 
@@ -59,6 +61,18 @@ def _losses(findings: Sequence[Finding], references: References) -> Table:
             for name in CURVE_METRICS
         ]
         table.add_row(_title(finding), *cells)
+    return table
+
+
+def _weights(findings: Sequence[Finding]) -> Table:
+    """How weights tell own instances from foreign ones."""
+    table = Table(title="Local weights of the test instances, means", title_justify="left")
+    table.add_column("rule", overflow="fold")
+    for name in ("own", "foreign", "AUC"):
+        table.add_column(name, justify="right")
+    for finding in findings:
+        if finding.separation is not None:
+            table.add_row(_title(finding), *finding.separation.cells())
     return table
 
 

@@ -9,8 +9,56 @@ from feddpa_jax.evaluate.evaluation import Asked
 from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS
 from feddpa_jax.evaluate.most_common import most_common_scores
-from feddpa_jax.laboratory.findings import Finding
+from feddpa_jax.laboratory.choosing import OWN
+from feddpa_jax.laboratory.findings import Finding, notes_on_rouge
+from feddpa_jax.laboratory.given_up import References, note_on_losses
+from feddpa_jax.laboratory.material import Material
 from feddpa_jax.laboratory.standing import PAPER, describe_standing
+
+
+def remarks(
+    given: Material,
+    findings: Sequence[Finding],
+    first: Finding,
+    errors: dict[str, dict[str, float]],
+    references: References,
+) -> list[str]:
+    """What the numbers are worth, in sentences.
+
+    Args:
+      given: what rules were tried on.
+      findings: all.
+      first: that of the best rule.
+      errors: of interpolation, by metric and measure.
+      references: what rules may give something up against.
+    """
+    targets = [example.output for example in given.setting.instances]
+    return [
+        _note_on_the_first(first),
+        note_on_losses(references, OWN[given.choosing.how]),
+        *describe_agreement(findings, errors),
+        note_on_the_most_common_answer(given.setting),
+        *notes_on_rouge(findings, targets),
+    ]
+
+
+def _note_on_the_first(finding: Finding) -> str:
+    """What the first choice does against the global adapter alone, in a sentence.
+
+    Args:
+      finding: of the best rule.
+    """
+    told = [
+        f"{name} {METRICS[metric].cell(getattr(summary, name.lower()), fine=True)}"
+        f" {METRICS[metric].title}"
+        for metric, summary in finding.minus_global.items()
+        for name in ("P", "TTP")
+    ]
+    weights = ""
+    if finding.separation is not None:
+        own, foreign, auc = finding.separation.cells()
+        weights = f"; local weight {own} on own and {foreign} on foreign instances, AUC {auc}"
+    return f"The first choice minus the global adapter alone: {', '.join(told)}{weights}."
 
 
 def describe_agreement(

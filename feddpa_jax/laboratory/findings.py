@@ -18,6 +18,7 @@ from feddpa_jax.files.escape import csv_row
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.collect import WEIGHTS, Collected
 from feddpa_jax.laboratory.grid import CURVE_METRICS, interpolate, make_curves
+from feddpa_jax.laboratory.separation import Separation
 from feddpa_jax.weighting.rule import gives_weights
 from feddpa_jax.weighting.settings import WeightingSettings
 
@@ -63,6 +64,8 @@ class Finding:
       minus_paper: the same of the difference to the paper's rule, answer by answer.
       exact: by metric, from new forward passes and answers; None where none were made.
       given_up: differences of P and of TTP to references, by metric and measure.
+      minus_global: the difference to the global adapter alone, answer by answer.
+      separation: how its weights tell own test instances from foreign ones.
     """
 
     candidate: Candidate
@@ -71,6 +74,8 @@ class Finding:
     minus_paper: Summaries
     exact: Summaries | None = None
     given_up: GivenUp = dataclasses.field(default_factory=dict)
+    minus_global: Summaries = dataclasses.field(default_factory=dict)
+    separation: Separation | None = None
 
 
 def interpolated(
@@ -174,6 +179,8 @@ def summary_of(
             "validation": _summaries(finding.validation),
             "test": _summaries(finding.test),
             "minus_paper": _summaries(finding.minus_paper),
+            "minus_global": _summaries(finding.minus_global),
+            "separation": finding.separation and finding.separation.to_json(),
             "given_up": {
                 name: {measure: one.to_json() for measure, one in own.items()}
                 for name, own in finding.given_up.items()

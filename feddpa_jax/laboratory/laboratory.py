@@ -55,7 +55,9 @@ class Laboratory:
         settings (None for bounds), and for "validation", "test" and "exact" (new forward passes;
         None where none were made) and each metric `test_nll_P`, the ends of its intervals, such as
         `test_nll_P_over_clients_low` (NaN where there is none), and the same of TTP. Likewise
-        `given_up_nll_P` is the difference to the reference.
+        `given_up_nll_P` is the difference to the reference, and `minus_global_nll_P` that to the
+        global adapter alone; `weight_own`, `weight_foreign` and `auc` say how weights tell own
+        test instances from foreign ones.
         """
         metrics = {
             split: dict.fromkeys(
@@ -80,6 +82,12 @@ class Laboratory:
                     for measure, one in own.items()
                     for key, value in one.columns(f"given_up_{metric}_{measure}").items()
                 },
+                **{
+                    key: value
+                    for metric in finding.minus_global
+                    for key, value in _scores(finding, "minus_global", metric).items()
+                },
+                **_separation(finding),
             }
             for finding in self.findings
         ]
@@ -93,6 +101,11 @@ class Laboratory:
 
 def _fields(settings: WeightingSettings | None) -> dict[str, Any]:
     return dict.fromkeys(SETTING) if settings is None else told(settings)
+
+
+def _separation(finding: Finding) -> dict[str, float | None]:
+    own, foreign, auc = finding.separation or (None, None, None)
+    return {"weight_own": own, "weight_foreign": foreign, "auc": auc}
 
 
 def _scores(finding: Finding, split: str, metric: str) -> dict[str, float | None]:

@@ -15,11 +15,12 @@ from feddpa_jax.evaluate.modes import ModeWeights, instance_weights
 from feddpa_jax.hyperparameters import Values
 from feddpa_jax.inference.scorer import Request, Scorer
 from feddpa_jax.laboratory.candidates import Candidate
-from feddpa_jax.laboratory.findings import Finding, Split, summarize_all
+from feddpa_jax.laboratory.findings import Finding, Split, interpolated, summarize_all
 from feddpa_jax.laboratory.given_up import References, given_up
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid, Scored
 from feddpa_jax.laboratory.material import Material
 from feddpa_jax.laboratory.questions import Questions
+from feddpa_jax.laboratory.separation import separate
 from feddpa_jax.progress import OnProgress, follow
 from feddpa_jax.weighting.gathering import gather_own
 from feddpa_jax.weighting.rule import RULES, learns, runs_model, sees
@@ -276,10 +277,14 @@ def _finding(
     minus = {name: scores_CI - of_paper.scores_CI[name] for name, scores_CI in on_test.items()}
     weight_CJ = np.full(given.collected.nll_CJW.shape[:2], np.nan)
     weight_CJ[:, first : given.test.rows.stop] = own.weight_CI
+    alone = interpolated(given.collected, given.test, np.zeros_like(weight_CJ))
+    minus_global = {name: on_test[name] - alone_CI for name, alone_CI in alone.items()}
     return Finding(
         Candidate(label, settings, weight_CJ),
         summarize_all(of(given.validation), given.validation),
         summarize_all(on_test, given.test),
         summarize_all(minus, given.test, paired=True),
         given_up=given_up(on_test, given.collected, given.test, references),
+        minus_global=summarize_all(minus_global, given.test, paired=True),
+        separation=separate(weight_CJ[:, given.test.rows], given.test.own_cells()),
     )

@@ -17,10 +17,9 @@ from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
 from feddpa_jax.laboratory import candidates
-from feddpa_jax.laboratory.agreement import describe_agreement, note_on_the_most_common_answer
+from feddpa_jax.laboratory.agreement import remarks
 from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.cells import Drawn, draw, part_of
-from feddpa_jax.laboratory.choosing import OWN
 from feddpa_jax.laboratory.findings import (
     Finding,
     GivenUp,
@@ -30,7 +29,6 @@ from feddpa_jax.laboratory.findings import (
     interpolated,
     interpolation_error,
     judge,
-    notes_on_rouge,
     summarize_all,
     summary_of,
 )
@@ -38,7 +36,6 @@ from feddpa_jax.laboratory.given_up import (
     References,
     find_references,
     given_up,
-    note_on_losses,
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
 from feddpa_jax.laboratory.laboratory import Laboratory
@@ -46,6 +43,7 @@ from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.off_curve import find_exactly
 from feddpa_jax.laboratory.options import Options
 from feddpa_jax.laboratory.questions import Questions
+from feddpa_jax.laboratory.separation import separate
 from feddpa_jax.laboratory.trying import try_all
 from feddpa_jax.progress import OnProgress
 from feddpa_jax.run.evaluating import decoding, weighting_settings
@@ -112,7 +110,8 @@ def search(
     ]
     errors = interpolation_error(given.collected, given.test)
     notes = [] if drawn is None else [drawn.words()]
-    notes += [*tried.notes, *_remarks(given, findings, errors, references)]
+    first = next(found for found in findings if found.candidate.label == best[0][0])
+    notes += [*tried.notes, *remarks(given, findings, first, errors, references)]
     if folder is not None:
         run_dir = shlex.quote(str(folder.parent))
         notes.append(f"The best rule: feddpa eval --run-dir {run_dir} {flags(best[0][1])}")
@@ -201,22 +200,6 @@ def _check_parameters(options: Options, rules: Sequence[str]) -> None:
         raise UserError(f"parameters: the rule {unused[0]!r} is not tried; name it in rules too")
 
 
-def _remarks(
-    given: Material,
-    findings: Sequence[Finding],
-    errors: dict[str, dict[str, float]],
-    references: References,
-) -> list[str]:
-    """What the numbers are worth."""
-    targets = [example.output for example in given.setting.instances]
-    return [
-        note_on_losses(references, OWN[given.choosing.how]),
-        *describe_agreement(findings, errors),
-        note_on_the_most_common_answer(given.setting),
-        *notes_on_rouge(findings, targets),
-    ]
-
-
 def _run_exactly(best: Sequence[tuple[str, WeightingSettings]], count: int) -> set[str]:
     """The labels of what is run exactly: the best ones, and the paper's rule beside them."""
     return {"paper", *(label for label, _ in best[:count])} if count else set()
@@ -276,6 +259,7 @@ def _judge_all(
     """The scores of the fixed points, of every rule at its best, and of the bounds."""
     collected, splits = given.collected, {"validation": given.validation, "test": given.test}
     of_paper_CJ = candidates.weigh(collected, paper)
+    own_CI = given.test.own_cells()
 
     def judged(candidate: Candidate, split: Split, minus_CJ: np.ndarray | None = None) -> Summaries:
         if candidate.by_metric is None:
@@ -300,6 +284,8 @@ def _judge_all(
             judged(candidate, splits["test"]),
             judged(candidate, splits["test"], of_paper_CJ),
             given_up=losses(candidate),
+            minus_global=judged(candidate, splits["test"], np.zeros_like(of_paper_CJ)),
+            separation=separate(candidate.weight_CJ[:, given.test.rows], own_CI),
         )
 
     exactly = [(label, settings) for label, settings in best if not on_curve(settings.rule)]

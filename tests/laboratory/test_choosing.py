@@ -99,6 +99,25 @@ def test_foreign_answers_change_no_chosen_setting(run, monkeypatch: pytest.Monke
     assert any("prompts made up by the base" in note for note in found.notes)
 
 
+def test_what_is_told_of_the_first_choice(run):
+    """Its differences to the global adapter alone, and how its weights tell instances apart."""
+    found = run.laboratory(**OPTIONS)
+    rows = {row["label"]: row for row in found.table}
+    alone, first = rows["global alone"], rows[found.best[0][0]]
+    for metric in ("nll", "exact_match"):
+        for measure in ("P", "TTP"):
+            column = f"minus_global_{metric}_{measure}"
+            for row in rows.values():
+                minus = row[f"test_{metric}_{measure}"] - alone[f"test_{metric}_{measure}"]
+                assert row[column] == pytest.approx(minus, abs=1e-4), (row["label"], column)
+    assert [rows["half of each"][k] for k in ("weight_own", "weight_foreign", "auc")] == [0.5] * 3
+    (note,) = (note for note in found.notes if note.startswith("The first choice minus the global"))
+    assert f"P {first['minus_global_nll_P']:.2f}" in note and f"AUC {first['auc']:.2f}" in note
+    told = {row["label"]: row for row in found.summary["rules"]}[found.best[0][0]]
+    assert told["separation"]["auc"] == first["auc"]
+    assert told["minus_global"]["nll"]["TTP"]["value"] == first["minus_global_nll_TTP"]
+
+
 def test_pooled_choice_is_labelled_and_sees_them(run, monkeypatch: pytest.MonkeyPatch):
     """It is another choice, so the test above can fail."""
     found, given = tried(run, monkeypatch, same, choose="pooled")

@@ -32,6 +32,7 @@ from feddpa_jax.laboratory.findings import (
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, make_curves
 from feddpa_jax.laboratory.questions import Questions
+from feddpa_jax.laboratory.separation import Separation
 from feddpa_jax.laboratory.standing import rivals, standing_of
 from feddpa_jax.types import Client, Example
 from feddpa_jax.weighting.settings import WeightingSettings
@@ -239,6 +240,7 @@ def test_findings_on_the_screen():
     shown = dataclasses.replace(shown, test=shown.test | {"nll": summary})
     against = summarize(values - 30, TASKS)
     shown = dataclasses.replace(shown, minus_paper=shown.minus_paper | {"nll": against})
+    shown = dataclasses.replace(shown, separation=Separation(0.47, 0.421, None))
     file = io.StringIO()
     Reporter(Console(file=file)).show(render([shown], ["a [note]"]))
     lines = file.getvalue().splitlines()
@@ -247,6 +249,7 @@ def test_findings_on_the_screen():
     assert rows[1][5] == "65.3 [–] (–)"
     exact = next(row for row in rows if row[0] == "run exactly")
     assert exact[1:] == ["16.625", "16.292", "66.6", "66.3", "ROUGE-1 P 86.6, TTP 86.3", ""]
+    assert rows[-1] == ["paper: cosine", "0.47", "0.42", "–"]
     assert "a [note]" in file.getvalue()
     said = " ".join(row[0] for row in rows)
     assert "paper: cosine (0.5 to local, support 4, local, last, last layer)" in said

@@ -111,6 +111,11 @@ def test_what_is_found_is_what_an_evaluation_has(laboratory, given):
         minus = whole.scores_CI["nll"] - laboratory.collected.nll_CJW[:, given.test.rows, -1]
         expected = (minus[0, [0, 3]].mean() + minus[1, 1]) / 2
         assert finding.given_up["nll"]["P"].value == pytest.approx(expected, abs=1e-5)
+        # Against the global adapter alone, likewise.
+        minus = whole.scores_CI["nll"] - laboratory.collected.nll_CJW[:, given.test.rows, 0]
+        expected = (minus[0, [0, 3]].mean() + minus[1, 1]) / 2
+        assert finding.minus_global["nll"].p.value == pytest.approx(expected, abs=1e-5)
+        assert finding.separation is not None
     # Client 0 holds out 0 and 2, and weighs 0 by what it learns from 2 alone.
     held = [[asked.instances[2]], [asked.instances[1]]]
     evidence = gather(

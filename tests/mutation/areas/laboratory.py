@@ -75,6 +75,15 @@ ENTRIES = [
         ("total < MIN_INSTANCES", "total < 1"),
     ),
     *edits(
+        "laboratory/separation.py",
+        "laboratory/test_separation.py",
+        ('side=side) for side in ("left", "right")', 'side=side) for side in ("left", "left")'),
+        ("(below + reached).mean() / 2", "(below + reached).mean()"),
+        ("_means(weight_CI, ~own_CI)", "_means(weight_CI, own_CI)"),
+        ("if own_I.any() and not own_I.all()", "if own_I.any()"),
+        (".mean(axis=-1)", ".max(axis=-1)"),
+    ),
+    *edits(
         "laboratory/given_up.py",
         "laboratory/test_given_up.py",
         ("share_CIZ[..., 0]", "share_CIZ[..., 1]"),
