@@ -114,7 +114,8 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
     try:
         found = _adapter(kind).validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # Of a type of several kinds, the one that the value is nearest to.
+        first = max(error.errors(), key=lambda found: len(found["loc"]))
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.replace("array", "list").replace("tuple", "list")
         message += _REMEDIES.get(first["type"], "")

@@ -158,9 +158,21 @@ class ChatTemplate:
         """The special tokens; one comes before those that it starts with."""
         return sorted(self.tokenizer.special_tokens, key=len, reverse=True)
 
-    def _rendered(self, example: Example) -> str:
-        if example.history and "messages" not in self._variables:
+    def _check_written(self, example: Example) -> None:
+        """Refuses an example of which the template leaves something out: Jinja says nothing."""
+        if "messages" in self._variables:
+            return
+        if example.history:
             raise no_history(self.name)
+        for name, text in (("instruction", example.instruction), ("input", example.input)):
+            if text and name not in self._variables:
+                raise UserError(
+                    f"data.template: {self.name} does not write an example's {name}; write "
+                    f"{{{{ {name} }}}}, or messages, in it"
+                )
+
+    def _rendered(self, example: Example) -> str:
+        self._check_written(example)
         context = f"\n\n{example.input}" if example.input else ""
         return render_chat(
             self.source,

@@ -179,6 +179,8 @@ def _load(
     # Errors are reported below, in one line.
     for library in (datasets.logging, huggingface_hub.utils.logging):
         library.set_verbosity(logging.CRITICAL)
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise UserError(f"{field}: {path} is a pipe or a device; write it into a file first")
     on_disk = (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
     no_kind = (None, ",")
     kind, separator = KINDS.get(place.suffix.lower(), no_kind) if place.is_file() else no_kind

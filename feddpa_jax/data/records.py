@@ -9,6 +9,7 @@ from feddpa_jax.data.available import read_available
 from feddpa_jax.data.columns import Columns
 from feddpa_jax.data.conversations import read_turns
 from feddpa_jax.data.tables import KINDS, read_tables
+from feddpa_jax.files.escape import short
 from feddpa_jax.files.strict_json import is_text, parse_json, read_json, read_text
 from feddpa_jax.types import Example, Turn, UserError
 
@@ -45,7 +46,9 @@ def to_example(
         fields may hold anything.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{source}: not an object with instruction and output")
+        raise UserError(
+            f"{source}: not an object with instruction and output; give it these fields"
+        )
     fields = (columns or Columns()).fields(record, source)
     optional = {name: _text(fields.get(name), name, source) for name in _OPTIONAL}
     history, instruction, output = _asked(fields, source)
@@ -84,15 +87,17 @@ def _asked(fields: Mapping[str, Any], source: str) -> tuple[tuple[Turn, ...], st
         return turns[:-2], turns[-2].text, turns[-1].text
     for name, value in zip((asked, answered), given, strict=True):
         if not isinstance(value, str):
-            raise UserError(f"{source}: field {name!r} is {value!r}, not text")
+            raise _no_text(value, name, source)
         if not value.strip():
-            raise UserError(f"{source}: field {name!r} is empty")
+            raise UserError(f"{source}: field {name!r} is empty; give it a text")
     return (), given[0], given[1]
 
 
 def _given(fields: Mapping[str, Any], name: str, source: str) -> Any:
     if fields[name] is None:
-        raise UserError(f"{source}: no field {name!r}")
+        raise UserError(
+            f"{source}: no field {name!r}; give it one, or name its column in data.columns"
+        )
     return fields[name]
 
 
@@ -101,13 +106,20 @@ def _text(value: Any, name: str, source: str) -> str:
     if value is None or value != value:  # NaN: how data frames write that there is none.
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{source}: field {name!r} is {value!r}, not text")
+        raise _no_text(value, name, source)
     return value
+
+
+def _no_text(value: Any, name: str, source: str) -> UserError:
+    """What is said of a field that holds something else."""
+    return UserError(
+        f"{source}: field {name!r} is {short(repr(value))}, not text; write it as text"
+    )
 
 
 def _check_text(text: str, what: str) -> None:
     if text and not is_text(text):
-        raise UserError(f"{what} holds half of a surrogate pair, no text")
+        raise UserError(f"{what} holds half of a surrogate pair, no text; correct it")
 
 
 Names = Mapping[str, str]
@@ -140,7 +152,7 @@ def read_json_list(
     """
     records = read_json(path, finite=False)
     if not isinstance(records, list):
-        raise UserError(f"{path}: holds no JSON list of records")
+        raise UserError(f"{path}: holds no JSON list of records; make it one")
     numbered = ((f"{path}, record {n}", record) for n, record in enumerate(records, start=1))
     return to_examples(numbered, task=task, columns=columns)
 

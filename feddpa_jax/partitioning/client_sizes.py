@@ -46,16 +46,17 @@ def client_sizes(
 
 def _given(sizes: tuple[int, ...], pool: Pool, of: str) -> np.ndarray:
     field = f"partition: {of}: sizes"
+    if not sizes:
+        raise UserError(f"{field}: is empty; give each client's number of examples")
     if pool.clients not in (None, len(sizes)):
         raise UserError(
             f"{field}: has {len(sizes)} numbers for {pool.clients} clients; give as many, or leave "
-            "--clients out"
+            "clients out"
         )
-    if min(sizes, default=0) < pool.minimum:
-        least = min(sizes, default=0)
+    if (least := min(sizes)) < pool.minimum:
         raise UserError(
             f"{field}: {least} is less than the minimum of {pool.minimum}; raise it, or lower "
-            "--minimum"
+            "minimum"
         )
     if sum(sizes) > pool.examples:
         raise UserError(

@@ -49,11 +49,16 @@ def _read_file(path: Path) -> "pyarrow.Table":
 
     ending = path.suffix.lower()
     if not path.exists():
-        raise UserError(f"data.path: {path} does not exist; name a flat file to divide")
-    if not path.is_file() or ending not in _FORMATS:
+        built_in = "is the built-in data, whose clients are given" if str(path) == "sample" else ""
+        raise UserError(
+            f"data.path: {path} {built_in or 'does not exist'}; name a flat file to divide"
+        )
+    if path.is_dir() or ending not in _FORMATS:
         raise UserError(
             f"data.path: {path} is no file to divide; name one of {', '.join(_FORMATS)}"
         )
+    if not path.is_file():  # Reading a pipe would wait for ever.
+        raise UserError(f"data.path: {path} is a pipe or a device; write it into a file first")
     if ending == ".parquet":
         try:
             return parquet.ParquetFile(str(path)).read()
@@ -118,8 +123,31 @@ def _of_records(columns: Sequence[str], records: Iterable[Any], source: str) -> 
         try:
             arrays[column] = pyarrow.array([record.get(column) for record in records])
         except (pyarrow.ArrowException, OverflowError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{source}: column {column!r} has values of several types ({reason(error)}); give "
-                "it one type, or take it out"
-            ) from None
+            raise _mixed(source, column, records, error) from None
     return pyarrow.table(arrays)
+
+
+def _mixed(
+    source: str, column: str, records: Sequence[Mapping[str, Any]], error: Exception
+) -> UserError:
+    """What is said of a column whose values have no type in common."""
+    given = [(n, r[column]) for n, r in enumerate(records, start=1) if r.get(column) is not None]
+    first, value = given[0]
+    for number, other in given:
+        if type(other) is not type(value):
+            return UserError(
+                f"{source}, record {number}: column {column!r} has {short(repr(other))}, which is "
+                f"{_kind(other)}, and in record {first} {_kind(value)}; give it one type, or take "
+                "it out"
+            )
+    return UserError(
+        f"{source}: column {column!r} has values that no table holds ({reason(error)}); change "
+        "them, or take it out"
+    )
+
+
+def _kind(value: Any) -> str:
+    """A value's type, as users call it."""
+    kinds = {str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    kinds |= {list: "a list", dict: "an object"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

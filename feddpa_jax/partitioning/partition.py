@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Columns whose labels are shown where nobody says otherwise.
 _LABELS = ("task", "category", "label")
+# What is shown of examples without one.
+NO_LABEL = "(none)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +72,8 @@ class Partition:
         if self.label is None:
             return None
         number_I = None if self.read is None else self.read.number_I
-        return Pool(self.table, None, 1, number_I).labels(self.label)
+        # Those that the division itself needs were looked at by then.
+        return Pool(self.table, None, 1, number_I).labels(self.label, missing=NO_LABEL)
 
     def federation(self) -> Federation:
         """The clients and all test instances, in memory.
@@ -212,7 +215,7 @@ def partition(
     column = wanted.column if label is None else label
     if column is None or (label is None and wanted.name == "natural"):
         named = (known.get(name, name) for name in _LABELS)
-        column = next((name for name in named if name in table.column_names), None)
+        column = next((name for name in named if pool.has_labels(name)), None)
     if label is not None:
         pool.labels(label, field="label")
     client_I, names = assign(wanted, pool, np.random.default_rng([seed, 0]))

@@ -57,13 +57,13 @@ class Pool:
           UserError: nobody said, or there are too few examples.
         """
         if self.clients is None:
-            raise UserError("clients: this partition needs a number of clients; give --clients N")
+            raise UserError("clients: this partition needs a number of clients; give one")
         if self.clients * self.minimum > self.examples:
             most = self.examples // self.minimum
-            remedy = f"lower it to {most} at most" if most else "lower --minimum"
+            remedy = f"lower it to {most} at most" if most else "lower minimum"
             raise UserError(
-                f"clients: {self.clients} clients with at least {self.minimum} of the "
-                f"{self.examples} examples each are too many; {remedy}"
+                f"clients: {self.clients} with at least {self.minimum} of the {self.examples} "
+                f"examples each are too many; {remedy}"
             )
         return self.clients
 
@@ -76,18 +76,24 @@ class Pool:
         self._check(column)
         return self.table.column(column).to_pylist()
 
-    def labels(self, column: str, *, field: str = "partition") -> Labels:
+    def labels(
+        self, column: str, *, field: str = "partition", missing: str | None = None
+    ) -> Labels:
         """A column whose values are labels: texts, numbers, or true and false.
 
         Args:
           column: its name.
           field: what names it, for messages.
+          missing: the label of examples without a value; None if all must have one.
 
         Raises:
           UserError: there is no such column, or one of its values is missing or a list.
         """
         import pyarrow
+        import pyarrow.compute
 
+        # Its functions are made as it is imported.
+        compute: Any = pyarrow.compute
         self._check(column, field)
         values = self.table.column(column).combine_chunks()
         kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
@@ -97,22 +103,31 @@ class Pool:
                 "numbers"
             )
         values = values.cast(kind)
-        missing_I = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
-        coded = values.cast(pyarrow.large_string()).fill_null("").dictionary_encode()
-        names = coded.dictionary.to_pylist()
-        if "" in names:
-            missing_I = missing_I | (coded.indices.to_numpy() == names.index(""))
-        if missing_I.any():
+        missing_I = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False).copy()
+        texts = values.cast(pyarrow.large_string()).fill_null("")
+        missing_I |= compute.equal(texts, "").to_numpy(zero_copy_only=False)
+        if missing is not None:
+            texts = compute.if_else(pyarrow.array(missing_I), missing, texts)
+        elif missing_I.any():
             place = int(missing_I.argmax())
             number = place if self.number_I is None else int(self.number_I[place])
             raise UserError(
                 f"{field}: record {number + 1} has no value in column {column!r}; "
                 "give all records one, or name another column"
             )
+        coded = texts.dictionary_encode()
+        names = coded.dictionary.to_pylist()
         order = sorted(range(len(names)), key=names.__getitem__)
         place = np.empty(len(names), np.int64)
         place[order] = np.arange(len(names))
         return Labels(tuple(names[i] for i in order), place[coded.indices.to_numpy()])
+
+    def has_labels(self, column: str) -> bool:
+        """Whether there is such a column, of texts or numbers."""
+        import pyarrow
+
+        names: Sequence[str] = self.table.column_names
+        return column in names and not pyarrow.types.is_nested(self.table.schema.field(column).type)
 
     def _check(self, column: str, field: str = "partition") -> None:
         names: Sequence[str] = self.table.column_names

@@ -62,6 +62,7 @@ def readable(table: "pyarrow.Table", source: str, columns: Mapping[str, str]) ->
     number_I = np.flatnonzero(good_I)
     left_out = table.num_rows - len(number_I)
     if not len(number_I):
+        _log.warning(f"no record can be trained on, so this division cannot be used; {first}")
         return Readable(table, np.arange(table.num_rows), wrong=first)
     if not left_out:
         return Readable(table, number_I)

@@ -154,7 +154,7 @@ def assign(wanted: Specification, pool: Pool, rng: np.random.Generator) -> Assig
     if sizes_C.min() < pool.minimum:
         raise UserError(
             f"partition: {wanted.name} gives client {sizes_C.argmin()} {sizes_C.min()} examples, "
-            f"fewer than the minimum of {pool.minimum}; lower --minimum or --clients"
+            f"fewer than the minimum of {pool.minimum}; lower minimum or clients"
         )
     return Assignment(client_I, tuple(names) or _numbered(clients))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from feddpa_jax.config import Config
+from feddpa_jax.data.templates import bound
 from feddpa_jax.data.tokenize import TokenCounts, other_prompt_note
 from feddpa_jax.hf.tokenizer import Tokenizer
 from feddpa_jax.run.inputs import encode
@@ -95,6 +96,7 @@ def measure_lengths(config: Config, tokenizer: Tokenizer, federation: Federation
     training: dict[int, tuple[TokenizedExample, ...]] = {}
     empty: list[int] = []
     counts, count = [], 0
+    bound(config.data.template, tokenizer)  # A template that is wrong is so for all clients.
     for place in in_order(federation.names, config.seed):
         if count >= MOST_EXAMPLES:
             break

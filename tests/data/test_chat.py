@@ -1,6 +1,7 @@
 """Chat templates of five families against `apply_chat_template`; earlier answers; Jinja files."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,9 @@ def test_a_run_decodes_up_to_the_end_of_a_turn(family):
 def test_dates_in_a_template_stand_still():
     tokenizer = byte_tokenizer()
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y, %Y-%m-%d') }}{% endif %}"
-    assert ChatTemplate(source, "x", tokenizer)(Example("a", "")) == "26 Jul 2024, 2024-07-26"
+    assert ChatTemplate(f"{source}{{{{ instruction }}}}", "x", tokenizer)(Example(".", "")) == (
+        "26 Jul 2024, 2024-07-26."
+    )
 
 
 def test_jinja_files(tmp_path: Path):
@@ -273,3 +276,24 @@ def test_the_long_alpaca_template():
         "context. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nSay\n\n### Input:\nit\n\n### Response:\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "example", "lost"),
+    [
+        ("constant", Example("Add.", "3"), "instruction"),
+        ("{{ input }}:", Example("Add.", "3", input="1 2"), "instruction"),
+        ("Q: {{ instruction }}", Example("Add.", "3", input="1 2"), "input"),
+    ],
+)
+def test_a_file_that_leaves_a_text_out_is_refused(source: str, example: Example, lost: str):
+    template = ChatTemplate(source, "my.jinja", byte_tokenizer())
+    message = f"my.jinja does not write an example's {lost}; write {{{{ {lost} }}}}, or messages"
+    for call in (template, template.pieces):
+        with pytest.raises(UserError, match=re.escape(message)):
+            call(example)
+
+
+def test_a_file_need_not_write_what_no_example_has():
+    template = ChatTemplate("Q: {{ instruction }}", "my.jinja", byte_tokenizer())
+    assert template(Example("Add.", "3")) == "Q: Add."

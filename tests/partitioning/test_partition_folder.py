@@ -179,7 +179,10 @@ def test_folders_and_columns_that_are_taken(tmp_path):
     [
         ([], "data.path: in memory: has no record"),
         ([{"task": "a"}, "b"], 'data, record 2: "b" is no object with fields'),
-        ([{"task": "a"}, {"task": 1}], "data: column 'task' has values of several types"),
+        (
+            [{}, {"task": "a"}, {"task": 1}],
+            "data, record 3: column 'task' has 1, which is a number, and in record 2 a text; give",
+        ),
         ([{"task": "a"}, {}], "partition: record 2 has no value in column 'task'"),
         ([{"task": "a"}, {"task": ""}], "partition: record 2 has no value in column 'task'"),
         ([{"task": 1.5}, {"task": float("nan")}], "record 2 has no value in column 'task'"),

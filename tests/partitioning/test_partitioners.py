@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import feddpa_jax as fd
 from feddpa_jax.partitioning.client_sizes import apportion
 from feddpa_jax.partitioning.heterogeneity import distances
 from feddpa_jax.partitioning.partition import Partition, partition
@@ -128,8 +129,12 @@ def test_a_large_alpha_is_iid_and_a_small_one_gives_a_label():
 
 def test_what_no_draw_can_give_ends_with_a_message():
     for clients, minimum, message in (
-        (100, 1, "clients: 100 clients with at least 1 of the 50 examples each are too many; "),
-        (25, 2, r"after 100 tries \d+ of 25 clients have fewer than 2 examples; raise alpha or "),
+        (100, 1, "clients: 100 with at least 1 of the 50 examples each are too many; "),
+        (
+            25,
+            2,
+            r"after 100 tries \d+ of 25 clients have fewer examples than the minimum of 2;",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             partition(flat(50), "dirichlet(task, alpha=1e-3)", clients=clients, minimum=minimum)
@@ -166,7 +171,8 @@ def test_pathological_when_a_label_is_rare():
     for clients, k, minimum, message in (
         (2, 1, 1, "2 clients with 1 labels each cannot hold the 3 labels of column 'task'"),
         (60, 2, 1, "101 examples cannot be cut into 60 x 2 shards"),
-        (10, 2, 9, "in 100 tries some client always had fewer than 9 examples"),
+        (10, 2, 9, "in 100 tries some client always had fewer examples than the minimum of 9"),
+        (10, 4, 1, "k: clients cannot have 4 labels, as column 'task' has 3; lower k"),
     ):
         with pytest.raises(UserError, match=message):
             partition(rows, "pathological(task)", clients=clients, minimum=minimum, k=k)
@@ -205,3 +211,24 @@ def test_statistics_tell_chance_from_difference():
     apart = partition(flat(2000), "pathological(task, k=1)", clients=100)
     assert distances_of(apart)[0] > 0.4
     assert apart.statistics.own_labels is not None and apart.statistics.own_labels.most == 1
+
+
+def test_examples_without_a_task_are_dealt_out_too():
+    """IID needs no column: where the data's own has gaps, they are shown as such."""
+    examples = [fd.Example(f"a{n}", "b", task="t" * (n % 3 == 0)) for n in range(12)]
+    found = partition(examples, "iid", clients=3)
+    assert sizes(found).tolist() == [4, 4, 4]
+    assert found.label == "task" and found.labels is not None
+    assert dict(zip(found.labels.names, found.labels.counts.tolist(), strict=True)) == {
+        "(none)": 8,
+        "t": 4,
+    }
+    assert found.plot() is not None
+    tasks = {example.task for client in found.federation().clients for example in client.train}
+    assert tasks == {"t", *found.names}
+    with pytest.raises(UserError, match="record 2 has no value in column 'task'"):
+        partition(examples, "natural(task)")
+    with pytest.raises(UserError, match="label: record 2 has no value in column 'task'"):
+        partition(examples, "iid", clients=3, label="task")
+    lists = [{"instruction": "a", "output": "b", "task": ["t"]} for _ in range(4)]
+    assert partition(lists, "iid", clients=2).label is None

@@ -54,8 +54,9 @@ def test_nothing_is_left_out_of_what_is_right(caplog):
     assert "left_out" not in found.settings and not caplog.records
 
 
-def test_data_without_an_example_are_not_written(tmp_path):
+def test_data_without_an_example_are_not_written(tmp_path, caplog):
     found = fd.partition(ROWS, "iid", clients=4)
+    assert "no record can be trained on, so this division cannot be used; in memory" in caplog.text
     with pytest.raises(UserError, match=r"no record can be trained on: .*record 1: no field 'inst"):
         found.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -78,8 +78,8 @@ def dirichlet(
         log_g_CK[low_C] = _log_gamma(alpha, (int(low_C.sum()), len(labels.names)), rng)
     raise UserError(
         f"partition: dirichlet: after {tries} tries {low_C.sum()} of {clients} clients have fewer "
-        f"than {pool.minimum} examples; raise alpha or tries, lower --clients or --minimum, or set "
-        f"sizes, as in dirichlet({column}, alpha={alpha:g}, sizes=equal)"
+        f"examples than the minimum of {pool.minimum}; raise alpha or tries, lower clients or "
+        f"minimum, or set sizes, as in dirichlet({column}, alpha={alpha:g}, sizes=equal)"
     )
 
 

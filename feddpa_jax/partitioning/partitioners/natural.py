@@ -35,7 +35,7 @@ def natural(pool: Pool, rng: np.random.Generator, column: str) -> Assignment:
     if wanted > len(kept):
         raise UserError(
             f"clients: {wanted} are asked for, and column {column!r} has {len(kept)} values with "
-            f"at least {pool.minimum} examples; lower --clients or --minimum"
+            f"the minimum of {pool.minimum} examples; lower clients or minimum"
         )
     kept = np.sort(rng.permutation(kept)[:wanted])
     client_K = np.full(len(names), LEFT_OUT)

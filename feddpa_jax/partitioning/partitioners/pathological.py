@@ -42,7 +42,11 @@ def pathological(
     """
     clients = pool.needed_clients()
     labels = pool.labels(column)
-    k = min(k, len(labels.names))
+    if k > len(labels.names):
+        raise UserError(
+            f"partition: pathological: k: clients cannot have {k} labels, as column {column!r} has "
+            f"{len(labels.names)}; lower k"
+        )
     single_K, double_K = _shards(labels, clients, k, column)
     shards_K = single_K + double_K
     sizes_S = np.concatenate(
@@ -56,9 +60,9 @@ def pathological(
             break
     else:
         raise UserError(
-            f"partition: pathological: in {tries} tries some client always had fewer than "
-            f"{pool.minimum} examples ({least} in the last); lower --minimum or --clients, or "
-            "raise k"
+            f"partition: pathological: in {tries} tries some client always had fewer "
+            f"examples than the minimum of {pool.minimum} ({least} in the last); lower minimum "
+            "or clients, or raise k"
         )
     order = rng.permutation(pool.examples)
     by_label = order[np.argsort(labels.label_I[order], kind="stable")]
@@ -77,12 +81,12 @@ def _shards(labels: Labels, clients: int, k: int, column: str) -> tuple[np.ndarr
     if shards < len(counts):
         raise UserError(
             f"partition: pathological: {clients} clients with {k} labels each cannot hold the "
-            f"{len(counts)} labels of column {column!r}; raise --clients or k"
+            f"{len(counts)} labels of column {column!r}; raise clients or k"
         )
     if shards > counts.sum():
         raise UserError(
             f"partition: pathological: {counts.sum()} examples cannot be cut into {clients} x {k} "
-            "shards; lower --clients or k"
+            "shards; lower clients or k"
         )
     weight_K = counts.astype(float)
     most_K = np.minimum(counts, clients)
