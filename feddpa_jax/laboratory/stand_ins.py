@@ -7,6 +7,7 @@ worth. Nobody's answers are read: the right answer of a stand-in is the shared a
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,10 +100,12 @@ def find_prompts(config: Config, prepared: Prepared, source: str) -> tuple[list[
     # What is behind a prompt is not looked at, and must not be why it is left out.
     asked = list(dict.fromkeys(dataclasses.replace(own, output=".") for own in examples))
     order = np.random.default_rng(seed).permutation(len(asked))
-    fit = encode(config, prepared.base.tokenizer, [asked[i] for i in order]).examples[:AGREED]
+    found = encode(config, prepared.base.tokenizer, [asked[i] for i in order])
+    fit = found.examples[:AGREED]
     if fit:
         if len(fit) < AGREED:
             _log.warning(f"foreign: {words} has {len(fit)} prompts that differ and fit")
+        _warn_of_known(config, prepared, [asked[order[i]] for i in found.kept[:AGREED]], source)
         return [own.tokens_T[: own.prompt_length] for own in fit], (
             f"{len(fit)} public prompts of {words}"
         )
@@ -111,6 +114,25 @@ def find_prompts(config: Config, prepared: Prepared, source: str) -> tuple[list[
         _log.warning(f"foreign: the built-in sample {room}; the base makes prompts up instead")
         return find_prompts(config, prepared, BASE)
     raise UserError(f"foreign: {short(source)} {room}; name shorter ones, or foreign: {BASE}")
+
+
+def _warn_of_known(
+    config: Config, prepared: Prepared, examples: Sequence[Example], source: str
+) -> None:
+    """Says where stand-ins are of the data that rules are scored on: the choice looks too good."""
+    test = {(own.instruction, own.input) for own in prepared.federation.test}
+    same = sum((own.instruction, own.input) in test for own in examples)
+    remedy = "name a file of other public examples"
+    if same:
+        _log.warning(
+            f"foreign: {same} of {len(examples)} stand-ins are test prompts, so settings are "
+            f"chosen on what they are scored on; {remedy}"
+        )
+    elif source == SAMPLE == config.data.path:
+        _log.warning(
+            f"foreign: the data are the sample too, so the stand-ins are of the clients' own tasks "
+            f"and the choice looks better than it is; {remedy}"
+        )
 
 
 def _made_up(config: Config, prepared: Prepared, seed: int) -> list[np.ndarray]:

@@ -123,3 +123,23 @@ def test_what_is_no_source(run, tmp_path: Path):
     long.write_text(json.dumps({"instruction": "ask"}))
     with pytest.raises(fd.UserError, match=r"line 1.*output"):
         find_prompts(run.config, run.prepared, str(long))
+
+
+def test_stand_ins_that_are_test_prompts_are_told(run, tmp_path: Path, caplog):
+    """They would choose settings by what these are scored on."""
+    lines = [
+        json.dumps({"instruction": own.instruction, "input": own.input, "output": "x"})
+        for own in run.prepared.federation.test[:2]
+    ]
+    file = tmp_path / "known.jsonl"
+    file.write_text("\n".join([*lines, json.dumps({"instruction": "Other.", "output": "x"})]))
+    find_prompts(run.config, run.prepared, str(file))
+    assert "foreign: 2 of 3 stand-ins are test prompts, so settings are chosen on" in caplog.text
+    caplog.clear()
+    find_prompts(run.config, run.prepared, "sample")
+    assert not caplog.records
+    of_sample = dataclasses.replace(
+        run.config, data=dataclasses.replace(run.config.data, path="sample")
+    )
+    find_prompts(of_sample, run.prepared, "sample")
+    assert "foreign: the data are the sample too" in caplog.text

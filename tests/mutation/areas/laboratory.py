@@ -75,6 +75,18 @@ ENTRIES = [
         ("total < MIN_INSTANCES", "total < 1"),
     ),
     *edits(
+        "laboratory/stand_ins.py",
+        "laboratory/test_stand_ins.py",
+        ("(config.seed + 1) % 2**32", "config.seed"),
+        ("each = -(-AGREED // len(TASKS))", "each = AGREED"),
+        ('dataclasses.replace(own, output=".")', "own"),
+        ("[:AGREED]\n    if fit", "[:1]\n    if fit"),
+        ("list(dict.fromkeys(", "list(("),
+        ("in test for own", "not in test for own"),
+        ("elif source == SAMPLE == config.data.path", "elif source == SAMPLE"),
+        ("1.0, 0.0, how.max_new_tokens", "0.0, 1.0, how.max_new_tokens"),
+    ),
+    *edits(
         "laboratory/separation.py",
         "laboratory/test_separation.py",
         ('side=side) for side in ("left", "right")', 'side=side) for side in ("left", "left")'),
