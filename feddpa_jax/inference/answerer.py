@@ -3,7 +3,7 @@
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from feddpa_jax.models.decoder import Model
 
 
 def compile_tokens(platform: str) -> int:
-    """The cost of compiling for one more padded prompt length, in tokens.
+    """The cost of compiling both programs for one more length of caches, in tokens of prompts.
 
-    Two CPU cores, SmolLM2: 17 s at 1,200 tokens a second. An accelerator: a guess.
+    About half of it is that of one more length that prompts alone are padded to. Two CPU cores,
+    SmolLM2: 17 s at 1,200 tokens a second. An accelerator: a guess.
     """
     return 20_000 if platform == "cpu" else 400_000
 
@@ -66,14 +67,25 @@ def bucket_lengths(lengths: Sequence[int], cost: int) -> list[int]:
     return best[-1][1]
 
 
-class Sizes(NamedTuple):
-    """The rows of a device, and how many prompts are put into ended ones at once."""
+class Waiting:
+    """Prompts that wait for a row, those of one padded length together."""
 
-    rows: int
-    group: int
+    def __init__(self, lengths: Sequence[int], buckets: Sequence[int]):
+        """Args: the prompts' lengths, in the order in which they begin; the padded ones."""
+        place = np.searchsorted(buckets, lengths)
+        self._queues = {
+            bucket: deque(np.flatnonzero(place == b).tolist()) for b, bucket in enumerate(buckets)
+        }
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def next(self) -> tuple[int, deque[int]]:
+        """The padded length of the prompt that comes next, and all that wait with that length."""
+        return min(((n, q) for n, q in self._queues.items() if q), key=lambda found: found[1][0])
 
 
-def sizes_for(platform: str, prompts: int, length: int, search: Search, batch_tokens: int) -> Sizes:
+def rows_for(prompts: int, length: int, search: Search, batch_tokens: int) -> int:
     """Rows that keep a device busy with so many prompts.
 
     The caches of all rows have room for four times `batch_tokens`: a cached token takes at most
@@ -81,22 +93,33 @@ def sizes_for(platform: str, prompts: int, length: int, search: Search, batch_to
     are better: products of 64 rows ran 1.9 times as fast a row as those of 16 on one CPU core.
 
     Args:
-      platform: of the device.
       prompts: those of a device.
-      length: tokens that they are padded to.
+      length: most tokens of one.
       search: how answers are found.
       batch_tokens: most tokens computed at once.
 
-    >>> sizes_for("cpu", 200, 88, Search(1, 40, (0,), 0), 4096)
-    Sizes(rows=128, group=5)
-    >>> sizes_for("cpu", 1, 88, Search(4, 40, (0,), 0), 4096)
-    Sizes(rows=1, group=1)
+    >>> rows_for(200, 88, Search(1, 40, (0,), 0), 4096)
+    128
     """
     most = max(1, 4 * batch_tokens // (length + search.slots))
     # Few different numbers, each of which is compiled.
-    rows = min(2 ** (prompts - 1).bit_length(), most)
+    return min(2 ** (prompts - 1).bit_length(), most)
+
+
+def group_for(platform: str, rows: int, length: int, batch_tokens: int) -> int:
+    """How many prompts are put into ended rows of a device at once.
+
+    Args:
+      platform: of the device.
+      rows: the device's.
+      length: tokens that these prompts are padded to.
+      batch_tokens: most tokens computed at once.
+
+    >>> group_for("cpu", 128, 88, 4096), group_for("cpu", 1, 88, 4096)
+    (5, 1)
+    """
     computed = min(batch_tokens, 512 if platform == "cpu" else 4096)
-    return Sizes(rows, min(max(1, rows // 4), max(1, computed // length)))
+    return min(max(1, rows // 4), max(1, computed // length))
 
 
 class Answerer:
@@ -145,21 +168,27 @@ class Answerer:
     def _answers(
         self, prompts: list[Prompt], length: int, on_done: Callable[[int], None]
     ) -> list[np.ndarray]:
-        """The answers to prompts of at most `length` tokens."""
-        shards = shards_of(self.mesh)
-        each = -(-len(prompts) // shards)
-        rows, group = sizes_for(jax.default_backend(), each, length, self.search, self.batch_tokens)
+        """The answers to prompts of at most `length` tokens, in the order in which they begin."""
+        shards, platform = shards_of(self.mesh), jax.default_backend()
+        rows = rows_for(-(-len(prompts) // shards), length, self.search, self.batch_tokens)
+        lengths = [len(prompt.tokens_T) for prompt in prompts]
+        waiting = Waiting(lengths, bucket_lengths(lengths, compile_tokens(platform) // 2))
         state = ended_rows(
             self.model, rows=shards * rows, length=length, search=self.search, mesh=self.mesh
         )
         answers: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
-        waiting = deque(range(len(prompts)))
         # The prompt in each row; a row without one has ended.
         at_SB = np.full((shards, rows), -1)
         while waiting or (at_SB >= 0).any():
-            while waiting and ((at_SB < 0).sum(axis=1) >= min(group, len(waiting))).any():
-                state = self._admit(state, prompts, waiting, at_SB, group, length)
-            enough = min(group, len(waiting)) if waiting else rows
+            enough = rows
+            while waiting:
+                bucket, queue = waiting.next()
+                group = group_for(platform, rows, bucket, self.batch_tokens)
+                enough = min(group, len(queue))
+                if not ((at_SB < 0).sum(axis=1) >= enough).any():
+                    break
+                state = self._admit(state, prompts, queue, at_SB, group, bucket)
+                enough = rows
             asked = self._asked([prompts[max(i, 0)] for i in at_SB.flat], prompts)
             enough_S = self._put(np.full(shards, enough, np.int32), PartitionSpec(CLIENTS))
             state, open_B, decoded = go_on(
@@ -177,22 +206,25 @@ class Answerer:
         self,
         state: Any,
         prompts: list[Prompt],
-        waiting: deque[int],
+        queue: deque[int],
         at_SB: np.ndarray,
         group: int,
         length: int,
     ) -> Any:
-        """Puts the next prompts into free rows, a group for each device; notes them in `at_SB`."""
+        """Puts the first of a queue into free rows, a group for each device; notes them in `at_SB`.
+
+        They have at most `length` tokens.
+        """
         shards, rows = at_SB.shape
         row_SA = np.full((shards, group), rows, np.int32)
-        chosen_SA = np.full((shards, group), waiting[0])
+        chosen_SA = np.full((shards, group), queue[0])
         # Devices take turns, so that the last prompts are shared out.
         for a in range(group):
             for s in range(shards):
                 free = np.flatnonzero(at_SB[s] < 0)
-                if waiting and len(free):
+                if queue and len(free):
                     row_SA[s, a] = free[0]
-                    at_SB[s, free[0]] = chosen_SA[s, a] = waiting.popleft()
+                    at_SB[s, free[0]] = chosen_SA[s, a] = queue.popleft()
         chosen = [prompts[i] for i in chosen_SA.flat]
         tokens_AT = np.full((len(chosen), length), self.search.pad_id, np.int32)
         for a, prompt in enumerate(chosen):

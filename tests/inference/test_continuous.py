@@ -1,5 +1,6 @@
 """Rows that are replaced as they end: the answers are each prompt's own, and no cache is copied."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -10,8 +11,8 @@ import pytest
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.adapters.lora import bank_of, init_adapter
 from feddpa_jax.inference import answerer as module
-from feddpa_jax.inference.answerer import Answerer, Prompt, sizes_for
-from feddpa_jax.inference.continuous import Asked, Search, ended_rows, go_on
+from feddpa_jax.inference.answerer import Answerer, Prompt, Waiting, group_for, rows_for
+from feddpa_jax.inference.continuous import Asked, Search, admit, ended_rows, go_on
 from feddpa_jax.models.kv_cache import empty_cache, with_rows
 from feddpa_jax.testing import tiny_model
 
@@ -125,10 +126,49 @@ def test_rows_are_put_whole():
         assert (layer.k_BKHS[::2] == 7).all() and (layer.v_BKSH[::2] == 7).all()
 
 
-def test_sizes_are_within_what_is_asked_and_what_fits():
+def test_rows_and_groups_are_within_what_is_asked_and_what_fits():
     search = Search(4, 20, (0,), 0)
-    assert sizes_for("cpu", 7, 100, search, 4096) == (8, 2)
-    assert sizes_for("cpu", 1000, 100, search, 4096) == (4 * 4096 // 180, 5)
-    assert sizes_for("gpu", 1000, 100, search, 4096) == (4 * 4096 // 180, 22)
+    assert rows_for(7, 100, search, 4096) == 8 and group_for("cpu", 8, 100, 4096) == 2
+    most = 4 * 4096 // 180
+    assert rows_for(1000, 100, search, 4096) == most
+    assert [group_for(p, most, 100, 4096) for p in ("cpu", "gpu")] == [5, 22]
     # A prompt longer than all that may be computed at once is computed alone.
-    assert sizes_for("cpu", 1000, 500, search, 100) == (1, 1)
+    assert rows_for(1000, 500, search, 100) == 1 and group_for("cpu", 1, 500, 100) == 1
+
+
+def test_waiting_prompts_come_in_their_order():
+    waiting = Waiting([30, 3, 8, 9, 40], [8, 16, 40])
+    seen = []
+    while waiting:
+        length, queue = waiting.next()
+        seen.append((length, queue.popleft()))
+    assert seen == [(40, 0), (8, 1), (8, 2), (16, 3), (40, 4)] and len(waiting) == 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_short_prompts_are_put_in_shorter_programs(beams: int, monkeypatch: pytest.MonkeyPatch):
+    """Into the same caches: one program of steps, two of prompts, and each prompt's own answer."""
+    asked = prompts(12)
+    draw = np.random.default_rng(1)
+    for i in range(0, 12, 3):
+        long_T = draw.integers(0, 64, 20 + i).astype(np.int32)
+        asked[i] = dataclasses.replace(asked[i], tokens_T=long_T, expected=i % 2)
+    alone = [answers([own], 10**6, beams)[0][0] for own in asked]
+    # 8 x 8 + 4 x 32 tokens and two costs against 12 x 32 and one: of prompts alone, half the cost.
+    monkeypatch.setattr(module, "compile_tokens", lambda platform: 300)
+    widths, steps = set(), set()
+
+    def noted(model, banks, state, tokens_AT, *given, **how):
+        widths.add(tokens_AT.shape[1])
+        return admit(model, banks, state, tokens_AT, *given, **how)
+
+    def stepped(model, banks, state, *given, **how):
+        steps.add(state.cache.position_BS.shape)
+        return go_on(model, banks, state, *given, **how)
+
+    monkeypatch.setattr(module, "admit", noted)
+    monkeypatch.setattr(module, "go_on", stepped)
+    few = 3 * (32 + NEW * beams) // 4 + 1
+    together, done = answers(asked, few, beams)
+    assert together == alone and sum(done) == 12 and len(done) > 2
+    assert widths == {8, 32} and len(steps) == 1

@@ -66,7 +66,9 @@ ENTRIES = [
         "inference/answerer.py",
         "inference/test_continuous.py",
         ("-prompts[i].expected", "prompts[i].expected"),
-        ("min(group, len(waiting)) if waiting else rows", "rows"),
+        ("enough = min(group, len(queue))", "enough = rows"),
+        ("compile_tokens(platform) // 2", "10**9"),
+        ("key=lambda found: found[1][0]", "key=lambda found: -found[1][0]"),
         ("4 * batch_tokens //", "batch_tokens //"),
     ),
     *edits(
