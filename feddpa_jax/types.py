@@ -86,12 +86,12 @@ class Client:
     """A client's name and its private examples: those it trains on, and those it holds out.
 
     Attributes:
-      name: it serves as a folder's name too.
+      name: it serves as a folder's name too, and as the task of examples that name none.
       train: what it trains on; any iterable, kept as a tuple.
       validation: what it holds out, for choosing weighting rules; likewise.
 
-    >>> Client("anna", train=(Example("Say hi.", "hi", task="greet"),)).tasks
-    ('greet',)
+    >>> Client("anna", train=(Example("Say hi.", "hi", task="greet"), Example("Go.", "no"))).tasks
+    ('anna', 'greet')
     """
 
     name: str
@@ -99,9 +99,13 @@ class Client:
     validation: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
-        """Makes tuples of lists."""
-        object.__setattr__(self, "train", tuple(self.train))
-        object.__setattr__(self, "validation", tuple(self.validation))
+        """Makes tuples of lists, and gives examples without a task one."""
+        object.__setattr__(self, "train", tuple(map(self._with_task, self.train)))
+        object.__setattr__(self, "validation", tuple(map(self._with_task, self.validation)))
+
+    def _with_task(self, example: Example) -> Example:
+        untold = isinstance(example, Example) and example.task == ""
+        return dataclasses.replace(example, task=self.name) if untold else example
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ import pytest
 
 from feddpa_jax.data import opened
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.population import Population
+from feddpa_jax.data.population import Population, read_table
 from feddpa_jax.data.population_writer import write_population
 from feddpa_jax.data.selection import Selection
-from feddpa_jax.types import Client, UserError
+from feddpa_jax.types import Client, Example, Turn, UserError
 from tests.data.flat_data import an_example, columns_of, flat_file, records
 
 
@@ -197,6 +197,46 @@ def test_nothing_is_written_over(tmp_path):
     a_population(tmp_path / "people")
     with pytest.raises(UserError, match="people: is not empty; name a new folder"):
         write_population(str(tmp_path / "people"), records())
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (("a", Example("x", "")), "client 'a', number 2: field 'output' is empty"),
+        (("a", Example(" ", "y")), "client 'a', number 2: field 'instruction' is empty"),
+        (("a", Example("x", "y", input=None)), "number 2 has a field that is None"),
+        (("a", Example("x", "y", history=None)), "number 2 has a field that is None"),
+        (("a", Example("x", 3)), "field 'output' is 3, not text"),
+        (("a", Example("x", "y", category="\ud800")), "'category' holds half of a surrogate pair"),
+        (("a", Example("x", "y", history=(Turn("tool", "z"),))), "is by 'tool'"),
+        (("a", Example("x", "y", available="soon")), "available 'soon', which names no rounds"),
+        (("a", {"instruction": "x", "output": "y"}), "make it with Example"),
+        (("a",), "is no pair of a client's name and an example"),
+    ],
+)
+def test_what_no_file_could_hold_is_not_written(tmp_path, pair, said):
+    with pytest.raises(UserError, match=said):
+        write_population(tmp_path / "people", [("a", Example("x", "y")), pair])
+    with pytest.raises(UserError, match="test: instance 2"):
+        write_population(tmp_path / "people", records(), [an_example("test", 1), pair[-1]])
+    assert not (tmp_path / "people").exists()
+
+
+def test_a_test_instance_without_a_task_is_refused(tmp_path):
+    with pytest.raises(UserError, match="test: instance 1 has no task; name it"):
+        write_population(tmp_path / "people", records(), [Example("x", "y")])
+
+
+def test_an_example_without_a_task_has_its_clients_name(tmp_path):
+    given = [("anna", Example("x", "y")), ("anna", Example("x", "z", task="sums"))]
+    write_population(tmp_path / "people", [*given, ("ben", Example("x", "y"))])
+    people = Population(tmp_path / "people")
+    assert [client.tasks for client in people] == [("anna", "sums"), ("ben",)]
+    stored = read_table(tmp_path / "people" / "train.arrow").column("task").to_pylist()
+    assert stored == ["anna", "sums", "ben"]
+    # So it is in memory.
+    own = Client("anna", [given[0][1]], [Example("x", "z")])
+    assert (own.tasks, own.validation[0].task) == (("anna",), "anna")
 
 
 def test_the_order_of_clients(tmp_path):
