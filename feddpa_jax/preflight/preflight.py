@@ -13,6 +13,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.own_tests import without_own_tests
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
@@ -121,7 +122,7 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
         return Preflight(tuple(problems.found), there_N=there_N)
     if lengths.empty:
         problems.add(lengths.nothing_left(config.data.max_length))
-    remarks = lengths.remarks(config.data.max_length)
+    remarks = lengths.remarks(config.data.max_length) + own_tests(federation, lengths)
     remarks += ((NOT_ALL_READ,) if part else ()) + (() if counted else (NOT_COUNTED,))
     shown, work = None, None
     if lengths.training:
@@ -134,6 +135,14 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
         work = _work(fitting, base, federation, lengths, run, problems, said_N)
         work = None if sizes else work
     return Preflight(tuple(problems.found), remarks, lengths, shown, work, there_N)
+
+
+def own_tests(federation: Federation, lengths: Lengths) -> tuple[str, ...]:
+    """The remark that P will be empty, if it will be."""
+    some = (federation.clients[place] for place in lengths.measured)
+    who = "none of the clients that were looked at" if lengths.sampled else "no client"
+    note = without_own_tests(some, federation.test, who)
+    return () if note is None else (note,)
 
 
 def without(config: Config, problem: str) -> Config | None:
