@@ -250,9 +250,8 @@ def test_an_evaluation_without_a_task_of_anybodys_own_says_so(made: Small, caplo
         found = experiment.evaluate(modes="base", metrics="nll")
         assert found["nll"]["base"].p.known is not warned
         assert [note in said for said in caplog.messages if "P is" in said] == [True] * warned
-    assert "clients train on anna, ben, the test instances are of greet" in without_own_tests(
-        data.clients, (EXAMPLE,)
-    )
+    told = without_own_tests((anna, ben), (EXAMPLE,)) or ""
+    assert "clients train on anna, ben, the test instances are of greet" in told
 
 
 EXAMPLE = Example("Say hi.", "hi", task="greet")

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,10 +84,29 @@ def test_what_is_large_is_opened_unasked(tmp_path, monkeypatch):
     assert isinstance(load_federation(path).clients, tuple)
     monkeypatch.setattr(opened, "LARGE_FILE", 10)
     assert isinstance(load_federation(path).clients, Population)
+    monkeypatch.setattr(opened, "LARGE_FILE", 2**20)
     folder = str(client_folders(tmp_path / "folders"))
     assert isinstance(load_federation(folder).clients, tuple)
     monkeypatch.setattr(opened, "MANY_CLIENTS", 7)
     assert isinstance(load_federation(folder).clients, Population)
+
+
+@pytest.mark.parametrize("make", [flat_file, client_folders, partition_folder])
+def test_many_short_records_are_opened_unasked(tmp_path, make, monkeypatch):
+    """There are 28; the bytes of Parquet say little of them."""
+    made = make(tmp_path if make is flat_file else tmp_path / "data")
+    path = str(made) if make is client_folders else f"hf:{made}"
+    for least, kind in ((29, tuple), (28, Population)):
+        monkeypatch.setattr(opened, "MANY_RECORDS", least)
+        assert isinstance(load_federation(path).clients, kind)
+
+
+def test_many_bytes_of_a_few_clients_are_opened_unasked(tmp_path, monkeypatch):
+    folder = client_folders(tmp_path / "data")
+    size = sum(file.stat().st_size for file in folder.glob("clients/*/train.jsonl"))
+    for least, kind in ((size + 1, tuple), (size, Population)):
+        monkeypatch.setattr(opened, "LARGE_FILE", least)
+        assert isinstance(load_federation(str(folder)).clients, kind)
 
 
 def a_population(folder: Path, **settings) -> Population:
@@ -199,14 +219,17 @@ def test_nothing_is_written_over(tmp_path):
         write_population(str(tmp_path / "people"), records())
 
 
+made: Any = Example
+
+
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
         (("a", Example("x", "")), "client 'a', number 2: field 'output' is empty"),
         (("a", Example(" ", "y")), "client 'a', number 2: field 'instruction' is empty"),
-        (("a", Example("x", "y", input=None)), "number 2 has a field that is None"),
-        (("a", Example("x", "y", history=None)), "number 2 has a field that is None"),
-        (("a", Example("x", 3)), "field 'output' is 3, not text"),
+        (("a", made("x", "y", input=None)), "number 2 has a field that is None"),
+        (("a", made("x", "y", history=None)), "number 2 has a field that is None"),
+        (("a", made("x", 3)), "field 'output' is 3, not text"),
         (("a", Example("x", "y", category="\ud800")), "'category' holds half of a surrogate pair"),
         (("a", Example("x", "y", history=(Turn("tool", "z"),))), "is by 'tool'"),
         (("a", Example("x", "y", available="soon")), "available 'soon', which names no rounds"),
@@ -235,7 +258,7 @@ def test_an_example_without_a_task_has_its_clients_name(tmp_path):
     stored = read_table(tmp_path / "people" / "train.arrow").column("task").to_pylist()
     assert stored == ["anna", "sums", "ben"]
     # So it is in memory.
-    own = Client("anna", [given[0][1]], [Example("x", "z")])
+    own = Client("anna", (given[0][1],), (Example("x", "z"),))
     assert (own.tasks, own.validation[0].task) == (("anna",), "anna")
 
 

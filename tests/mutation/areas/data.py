@@ -275,7 +275,9 @@ ENTRIES = [
         ('"files": files, "query"', '"files": [], "query"'),
         ("[name, about.st_size, about.st_mtime_ns]", "[name, about.st_size, 0]"),
         ("len(places) < MANY_CLIENTS", "len(places) > MANY_CLIENTS"),
-        ("entries[0][1] < LARGE_FILE", "entries[0][1] >= LARGE_FILE"),
+        ("for _, size in files) >= LARGE_FILE", "for _, size in files) < LARGE_FILE"),
+        ("[*tables, *looked])) >= MANY_RECORDS", "[*tables])) >= MANY_RECORDS"),
+        ("[*tables, *looked])) >= MANY_RECORDS", "[*looked])) >= MANY_RECORDS"),
         ("tests.extend(own)", "pass"),
     ),
     *edits(
