@@ -13,6 +13,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.groups import check_evaluated
 from feddpa_jax.evaluate.own_tests import without_own_tests
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.hf.load import Base, load_base
@@ -115,6 +116,8 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     there_N, counted = None, True
     if federation is not None and (counted := knows_who_is_there(config, federation)):
         there_N = problems.tried(lambda: clients_there(config, federation.clients))
+    if federation is not None:
+        problems.tried(lambda: check_evaluated(config.eval.clients, len(federation.clients)))
     if federation is None or base is None:
         return Preflight(tuple(problems.found), there_N=there_N)
     lengths = problems.tried(lambda: measure_lengths(config, base.tokenizer, federation))

@@ -96,6 +96,17 @@ def test_a_problem_is_told_once():
     assert problem == "fed.cohort: 9 of 8 clients; give at most 8"
 
 
+def test_more_clients_than_there_are(tmp_path: Path):
+    """To train and to evaluate are refused alike, before a training."""
+    wrong = config_of("--eval.clients", "99")
+    said = "eval.clients: 99 of 8 clients; give at most 8"
+    assert check(wrong).problems == (said,)
+    assert check(config_of("--eval.clients", "8")).problems == ()
+    with pytest.raises(UserError, match=said):
+        fd.Experiment.from_config(wrong, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_expected_cohort():
     more = ["--fed.method", "fedit", "--fed.dropout", "0.25"]
     whole = work_of(check(config_of("--fed.method", "fedit")))
