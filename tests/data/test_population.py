@@ -10,7 +10,8 @@ import pytest
 
 from feddpa_jax.data import opened
 from feddpa_jax.data.folders import load_federation
-from feddpa_jax.data.population import Population, read_table
+from feddpa_jax.data.mapped_files import read_table
+from feddpa_jax.data.population import Population
 from feddpa_jax.data.population_writer import write_population
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.types import Client, Example, Turn, UserError
@@ -280,9 +281,68 @@ def test_damage_is_refused(tmp_path):
     file.write_bytes(content[:-8])
     with pytest.raises(UserError, match=r"is no whole population .*train.arrow has"):
         Population(tmp_path / "people")
-    (tmp_path / "people" / "rows.npy").unlink()
-    with pytest.raises(UserError, match=r"is no whole population .*No such file"):
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "first.npy", "train.arrow", "population.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    a_population(tmp_path / "people")
+    (tmp_path / "people" / name).unlink()
+    said = f"people: is no whole population \\({name} is missing\\); write it again"
+    with pytest.raises(UserError, match=said):
         Population(tmp_path / "people")
+
+
+@pytest.mark.parametrize(
+    ("name", "old"), [("rows.npy", b"NUMPY"), ("train.arrow", b"\xff\xff\xff\xff")], ids=repr
+)
+def test_a_damaged_file_is_named_and_made_anew(tmp_path, cache, name, old):
+    """Its size is right, so it is found when it is opened; a cache's entry is not opened twice."""
+    a_population(tmp_path / "people")
+    damaged(tmp_path / "people" / name, old, bytes(255 - byte for byte in old))
+    with pytest.raises(UserError, match=f"{name} is damaged\\); write it again"):
+        Population(tmp_path / "people")
+    path = f"hf:{flat_file(tmp_path)}"
+    before = tuple(load_federation(path, cache="on").clients)
+    (entry,) = cache.glob("population-*/")
+    damaged(entry / name, old, bytes(255 - byte for byte in old))
+    with pytest.raises(UserError, match=f"{name} is damaged\\); start the command again"):
+        load_federation(path, cache="on")
+    assert tuple(load_federation(path, cache="on").clients) == before
+
+
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_the_client_whose_bytes_are_damaged_is_named(tmp_path, in_turns):
+    """No text, or an offset that points elsewhere; who lies in the same batch is read all the same.
+
+    Rows of clients in turns are taken one by one, others as a range.
+    """
+    given = records() if in_turns else sorted(records(), key=lambda pair: pair[0])
+    write_population(tmp_path / "people", given)
+    file = tmp_path / "people" / "train.arrow"
+    content = file.read_bytes()
+    text = "Say 2 of u4."
+    place = [example.instruction for _, example in given].index(text)
+    # Where each instruction ends; they are the first column.
+    ends = np.cumsum([len(example.instruction) for _, example in given]).astype("<i8")
+    offsets = np.array([0, *ends], "<i8").tobytes()
+    assert content.count(offsets) == content.count(text.encode()) == 1
+    wrong = np.array([0, *ends], "<i8")
+    wrong[place + 1] = 2**40
+    sharing = given[place + 1][0]
+    for old, new, hit in (
+        (text.encode(), b"Say 2 of \xff4.", {"u4"}),
+        (offsets, wrong.tobytes(), {"u4", sharing}),
+    ):
+        file.write_bytes(content.replace(old, new))
+        people = Population(tmp_path / "people")
+        refused = set()
+        for c, name in enumerate(people.names):
+            try:
+                assert people[c].train == tuple(an_example(name, n) for n in range(4))
+            except UserError as error:
+                refused.add(name)
+                assert f"the examples of client {name!r} are damaged or changed" in str(error)
+        assert refused == hit
 
 
 def test_damage_anywhere_is_refused_or_changes_nothing(tmp_path):

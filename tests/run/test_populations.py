@@ -162,6 +162,20 @@ def test_damaged_tokens_are_written_anew(tmp_path, file, cache):
             np.testing.assert_array_equal(one.tokens_T, two.tokens_T)
 
 
+@pytest.mark.parametrize("name", ["first.npy", "clients.npy"])
+def test_tokens_with_a_damaged_header_are_written_anew(file, cache, name):
+    before = fd.Experiment.from_config(configured(file, "on")).prepared.training
+    (entry,) = cache.glob("tokens-*/")
+    content = (entry / name).read_bytes()
+    (entry / name).write_bytes(content.replace(b"NUMPY", b"NUMPX"))
+    with pytest.raises(
+        UserError, match=rf"not whole \({name} is damaged\); start the command again"
+    ):
+        fd.Experiment.from_config(configured(file, "on"))
+    again = fd.Experiment.from_config(configured(file, "on")).prepared.training
+    assert len(again) == len(before) and (entry / name).read_bytes() == content
+
+
 def test_conversations_are_what_they_are_in_memory(tmp_path):
     file = tmp_path / "talks.jsonl"
     turns = [("user", "First?"), ("assistant", "Yes."), ("user", "Then?"), ("assistant", "No.")]

@@ -248,6 +248,7 @@ ENTRIES = [
         ("check_client_name(name, str(folder))", "pass"),
         ("(batch + 1) * BATCH", "(batch + 2) * BATCH"),
         ("at[-1] - at[0] + 1 == len(at)", "True"),
+        ("found.slice(row, 1).validate(full=True)", "pass"),
         (
             "Turn(*turn) for turn in json.loads(text)",
             "Turn(*turn) for turn in json.loads(text)[:1]",
