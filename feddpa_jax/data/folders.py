@@ -15,7 +15,7 @@ from feddpa_jax.data.client_folders import (
     read_client,
     with_tests,
 )
-from feddpa_jax.data.columns import of_tests
+from feddpa_jax.data.columns import check_columns, of_tests
 from feddpa_jax.data.hub import load_hub, load_tests, user_path
 from feddpa_jax.data.layouts import check_test, find_layout
 from feddpa_jax.data.made_examples import check_example, check_tests
@@ -85,12 +85,13 @@ def load_federation(
     check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
     if cache not in get_args(Cache):
         raise UserError(f"data.cache: is {cache!r}; use one of {', '.join(get_args(Cache))}")
+    columns = check_columns(columns)
     if columns and path == "sample":
         raise UserError("data.columns: the sample has our own columns; leave it out")
     selection = Selection(max_train, validation, seed)
     source = Source(
         *(path, seed, max_train, validation, max_test),
-        columns=tuple(sorted((columns or {}).items())),
+        columns=tuple(sorted(columns.items())),
         test_path=test_path,
     )
     try:
