@@ -31,6 +31,7 @@ from feddpa_jax.data.seal import UnsealedError, unseal, what_is_wrong
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.files.disk import sha256
 from feddpa_jax.files.problems import reason
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import (
     AvailableTexts,
     Client,
@@ -108,6 +109,11 @@ class Population(ClientSequence):
             check_client_name(name, str(folder))
         # Refuses at once what no client may hold out.
         self.counts_C = selection.counts(self.names, np.diff(self._first))
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        examples, place = len(self._rows), str(self.folder)
+        return short_repr(self, clients=len(self), examples=examples, folder=place)
 
     def read(self, place: int) -> Client:
         """A client with its examples.

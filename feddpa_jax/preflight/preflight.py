@@ -35,6 +35,7 @@ from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.size_check import size_problems
 from feddpa_jax.run.taking_part import check_availability, clients_there
 from feddpa_jax.run.trackers import check_installed
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import Federation, UserError
 
 _Found = TypeVar("_Found")
@@ -59,6 +60,20 @@ class Preflight:
     example: ShownExample | None = None
     work: ExpectedWork | None = None
     there_N: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        lines = [f"problem: {problem}" for problem in self.problems]
+        lines += [f"remark: {remark}" for remark in self.remarks]
+        return short_repr(
+            self,
+            *lines,
+            problems=len(self.problems),
+            remarks=len(self.remarks),
+            clients=self.lengths and self.lengths.clients,
+            rounds=self.work and self.work.rounds,
+            tokens=self.work and self.work.tokens,
+        )
 
 
 class Problems:
