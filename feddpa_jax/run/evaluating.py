@@ -295,8 +295,7 @@ def evaluate_config(
     groups = [None] if members is None else in_groups(members)
     warn_without_own_tests(prepared.federation, members)
     own = adapters(groups[0])
-    weighs = weighs_instances(config, available_modes(own))
-    if weighs:
+    if weighs := weighs_instances(config, available_modes(own)):
         check_rule(config)
     dreams = made_up(config, prepared, weighting) if weighs else ()
     # Read before the work: a file may change, or go, meanwhile.
