@@ -35,6 +35,7 @@ from feddpa_jax.run.evaluating import evaluate_config, evaluated_clients
 from feddpa_jax.run.folder import EVALUATION, LABORATORY, RunFolder
 from feddpa_jax.run.inputs import Prepared, make_method
 from feddpa_jax.run.opening import check_modes
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import UserError
 from feddpa_jax.weighting.rule import Rule, named
 from feddpa_jax.weighting.settings import Model, WeightingSettings
@@ -78,6 +79,11 @@ class Outcome(abc.ABC):
     @abc.abstractmethod
     def _folder_for_evaluation(self, held: contextlib.ExitStack) -> None:
         """Takes what an evaluation needs of the run's folder."""
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        run = self.run and str(self.run.path)
+        return short_repr(self, method=self.config.fed.method, clients=len(self.clients), run=run)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -128,8 +134,7 @@ class Outcome(abc.ABC):
         Args:
           rule: a weighting rule: a function, a registered name, or "FILE.py:FUNCTION".
           weighting: how instances are weighed; the configuration's if None.
-          modes: of "base", "global", "local", "fixed", "instance" and the method's own; the
-            configuration's if None.
+          modes: "base", "global", "local", "fixed", "instance", a method's own; None: configured.
           metrics: names of metrics; the configuration's if None.
 
         Returns:
@@ -241,8 +246,7 @@ class Outcome(abc.ABC):
           scales: factors of the similarities.
           supports: numbers of training prompts per client; None: the run's, and all.
           layers: after how many layers prompts are embedded; None: each quarter of the model.
-          embed_with: the adapters under which prompts are embedded, of "local", "global", "base"
-            and "mixed"; None: all of them.
+          embed_with: of "local", "global", "base" and "mixed", what embeds prompts; None: all.
           by: metrics that settings are chosen by: "nll", "exact_match", or ranks in both.
           choose: "client": settings are chosen on each client's own held-out examples, and on
             stand-ins for foreign prompts, where answers should agree with the shared adapter's;

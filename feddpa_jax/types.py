@@ -19,6 +19,8 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from feddpa_jax.short_repr import short_repr
+
 
 class UserError(ValueError):
     """An error that the user can fix; the message is one line that names it and the remedy.
@@ -86,12 +88,12 @@ class Client:
     """A client's name and its private examples: those it trains on, and those it holds out.
 
     Attributes:
-      name: it serves as a folder's name too.
+      name: it serves as a folder's name too, and as the task of examples that name none.
       train: what it trains on; any iterable, kept as a tuple.
       validation: what it holds out, for choosing weighting rules; likewise.
 
-    >>> Client("anna", train=(Example("Say hi.", "hi", task="greet"),)).tasks
-    ('greet',)
+    >>> Client("anna", train=(Example("Say hi.", "hi", task="greet"), Example("Go.", "no"))).tasks
+    ('anna', 'greet')
     """
 
     name: str
@@ -99,9 +101,18 @@ class Client:
     validation: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
-        """Makes tuples of lists."""
-        object.__setattr__(self, "train", tuple(self.train))
-        object.__setattr__(self, "validation", tuple(self.validation))
+        """Makes tuples of lists, and gives examples without a task one."""
+        object.__setattr__(self, "train", tuple(map(self._with_task, self.train)))
+        object.__setattr__(self, "validation", tuple(map(self._with_task, self.validation)))
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        held = len(self.validation) or None
+        return short_repr(self, name=self.name, train=len(self.train), validation=held)
+
+    def _with_task(self, example: Example) -> Example:
+        untold = isinstance(example, Example) and example.task == ""
+        return dataclasses.replace(example, task=self.name) if untold else example
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -146,6 +157,10 @@ class ClientSequence(Sequence[Client]):
         Raises:
           UserError: it cannot be read any more.
         """
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return short_repr(self, clients=len(self))
 
     def available(self) -> AvailableTexts:
         """What is said of when the clients can take part; here, all of them are read."""
@@ -274,6 +289,11 @@ class Federation:
         if not isinstance(self.clients, ClientSequence):
             object.__setattr__(self, "clients", tuple(self.clients))
         object.__setattr__(self, "test", tuple(self.test))
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        path = self.source and self.source.path
+        return short_repr(self, clients=len(self.clients), test=len(self.test), path=path)
 
     @property
     def names(self) -> tuple[str, ...]:

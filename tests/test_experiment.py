@@ -12,6 +12,7 @@ import pytest
 
 import feddpa_jax as fd
 from feddpa_jax.cli.program import main
+from feddpa_jax.evaluate.own_tests import without_own_tests
 from feddpa_jax.files.lock import holder_of
 from feddpa_jax.run import loop
 from feddpa_jax.run.folder import TRAINING
@@ -236,6 +237,21 @@ def test_a_federation_made_in_memory(made: Small, expected: dict, tmp_path: Path
     assert opened.evaluate(metrics=["nll"])["nll"]["local"].p == found["nll"]["local"].p
     with pytest.raises(fd.UserError, match=r"another configuration \(data.max_length: 64 -> 65\)"):
         fd.Experiment.open(folder, ["--data.max_length", "65"])
+
+
+def test_an_evaluation_without_a_task_of_anybodys_own_says_so(made: Small, caplog):
+    """With a client's name as the task of its examples, P is a mean over this client."""
+    anna, ben = (Client(name, (Example(f"Say {name}.", name),)) for name in ("anna", "ben"))
+    note = "no client has a test instance of a task of its own, so P is empty"
+    for task, warned in (("greet", True), ("ben", False)):
+        data = Federation((anna, ben), (Example("Say hi.", "hi", task=task),))
+        experiment = fd.Experiment(made.base, data, fd.Config(data={"max_length": 64}))
+        caplog.clear()
+        found = experiment.evaluate(modes="base", metrics="nll")
+        assert found["nll"]["base"].p.known is not warned
+        assert [note in said for said in caplog.messages if "P is" in said] == [True] * warned
+    told = without_own_tests((anna, ben), (EXAMPLE,)) or ""
+    assert "clients train on anna, ben, the test instances are of greet" in told
 
 
 EXAMPLE = Example("Say hi.", "hi", task="greet")

@@ -19,6 +19,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci/run"])
 
 # Imports go to the same line or to one above it, never to one below.
 TIERS = (
+    {"short_repr"},
     {"types"},
     {"files"},
     {"progress", "checked_settings", "registry", "hyperparameters"},

@@ -7,7 +7,7 @@ Yang et al., *Dual-Personalizing Adapter for Federated Foundation Models*, arXiv
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import chex
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 from feddpa_jax.adapters.lora import Adapter, Branch, BranchWeight
 from feddpa_jax.adapters.token_gate import rest_of
+from feddpa_jax.short_repr import count_numbers, short_repr
 
 # The inference modes that every method with both adapters has.
 MODES = ("base", "global", "local", "fixed", "instance")
@@ -47,6 +48,10 @@ class Adapters(NamedTuple):
     others: Mapping[str, Adapter] = MappingProxyType({})
     shared: tuple[Adapter, ...] = ()
 
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return adapters_repr(self)
+
     def of(self, client: int | np.ndarray) -> "Adapters":
         """One client's, with leading axes of 1, or those of c clients, with leading axes of c."""
         members = np.atleast_1d(client)
@@ -63,6 +68,21 @@ class Adapters(NamedTuple):
     def of_others(self) -> "list[Adapters]":
         """Each adapter that other clients had a part in, alone, as the shared one."""
         return [Adapters(bank, None, self.scale) for bank in self.shared or (self.global_C,)]
+
+
+def adapters_repr(given: Any) -> str:
+    """What adapters, or a method's answers, say of themselves: the numbers that each bank holds."""
+    own = given.local_C
+    leaves = jax.tree.leaves([own, given.global_C, *given.others.values()])
+    others = {mode: count_numbers(bank) for mode, bank in given.others.items()}
+    return short_repr(
+        given,
+        clients=max((leaf.shape[0] for leaf in leaves), default=None),
+        global_C=None if given.global_C is None else count_numbers(given.global_C),
+        local_C=None if own is None else count_numbers(own),
+        others=others or None,
+        scale=getattr(given, "scale", None),
+    )
 
 
 def is_shared(bank: Adapter | None) -> bool:

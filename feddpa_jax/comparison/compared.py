@@ -14,6 +14,7 @@ from feddpa_jax.comparison.finished import FinishedRun
 from feddpa_jax.evaluate.holm import holm_note
 from feddpa_jax.evaluate.interval import LEGEND, Estimate, missing_notes
 from feddpa_jax.evaluate.metrics import METRICS, in_order
+from feddpa_jax.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -91,6 +92,11 @@ class Comparison:
     runs: tuple[FinishedRun, ...]
     against: str
     equal: str = "updates"
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        lines = [_line(metric, self[metric]) for metric in self.metrics]
+        return short_repr(self, *lines, methods=self.methods, seeds=self.seeds)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -227,6 +233,11 @@ class Comparison:
         from feddpa_jax.files.bucket import folder_at
 
         return write_comparison(self, folder_at(out))
+
+
+def _line(metric: str, scores: Mapping[str, Mapping[str, SeedsEstimate]]) -> str:
+    own = (f"{name} P {e['P'].value:.4g} TTP {e['TTP'].value:.4g}" for name, e in scores.items())
+    return f"{metric}: {', '.join(own)}"
 
 
 def _modes(runs: Sequence[FinishedRun]) -> list[str]:

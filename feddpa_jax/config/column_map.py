@@ -1,10 +1,6 @@
 """The map from what columns are to the names that the data have for them."""
 
-# What a column of the data may be.
-_COLUMNS = (
-    *("instruction", "output", "prompt", "completion", "messages", "conversations"),
-    *("input", "task", "category", "system", "available"),
-)
+from feddpa_jax.data.columns import wrong_columns
 
 
 class ColumnMap(dict[str, str]):
@@ -25,9 +21,6 @@ def to_column_map(given: dict[str, str]) -> ColumnMap:
     Raises:
       ValueError: a name that is none of ours, or one of the data's twice.
     """
-    for ours in given:
-        if ours not in _COLUMNS:
-            raise ValueError(f"{ours!r} is none of {', '.join(_COLUMNS)}; correct it")
-    if len(set(given.values())) < len(given):
-        raise ValueError("names one of the data's columns twice; name each once")
+    if wrong := wrong_columns(given):
+        raise ValueError(wrong)
     return ColumnMap(given)

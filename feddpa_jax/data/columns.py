@@ -15,7 +15,43 @@ FORMATS = {
 }
 # What a record of any format may have; the last two are read only where `data.columns` names them.
 OPTIONAL = ("input", "task", "category", "system", "available")
+_OURS = (*(name for own in FORMATS.values() for name in own), *OPTIONAL)
 _READ = ("instruction", "output", "input", "task", "category")
+
+
+def wrong_columns(names: Mapping[Any, Any]) -> str | None:
+    """What is wrong with a map of the data's columns by ours; None if nothing is.
+
+    >>> wrong_columns({"input": "text", "task": "text"})
+    "names one of the data's columns twice; name each once"
+    """
+    for ours, theirs in names.items():
+        if ours not in _OURS:
+            return f"{ours!r} is none of {', '.join(_OURS)}; correct it"
+        if not isinstance(theirs, str):
+            return f"{theirs!r} is no column's name; give names with a text each"
+    if len(set(names.values())) < len(names):
+        return "names one of the data's columns twice; name each once"
+    return None
+
+
+def check_columns(names: Mapping[str, str] | None) -> dict[str, str]:
+    """A map of the data's columns by ours, as Python's functions take it; empty of None.
+
+    Raises:
+      UserError: what is no map, a name that is none of ours, or one of the data's twice.
+
+    >>> check_columns({"instruction": "question"})
+    {'instruction': 'question'}
+    """
+    if names is not None and not isinstance(names, Mapping):
+        raise UserError(
+            f"data.columns: is {short(repr(names))}; give a mapping, such as "
+            '{"instruction": "question"}'
+        )
+    if wrong := wrong_columns(names or {}):
+        raise UserError(f"data.columns: {wrong}")
+    return dict(names or {})
 
 
 def of_tests(names: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Loads federations: the sample, the paper's folders, client folders, Hugging Face data sets."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional, get_args
 
@@ -15,16 +15,15 @@ from feddpa_jax.data.client_folders import (
     read_client,
     with_tests,
 )
-from feddpa_jax.data.columns import of_tests
-from feddpa_jax.data.conversations import check_history
+from feddpa_jax.data.columns import check_columns, of_tests
 from feddpa_jax.data.hub import load_hub, load_tests, user_path
 from feddpa_jax.data.layouts import check_test, find_layout
+from feddpa_jax.data.made_examples import check_example, check_tests
 from feddpa_jax.data.opened import Cache, open_population
 from feddpa_jax.data.records import (
     check_client_name,
     read_json_lines,
     read_json_list,
-    to_example,
 )
 from feddpa_jax.data.sample import sample_federation
 from feddpa_jax.data.selection import Selection, some_per_task
@@ -86,12 +85,13 @@ def load_federation(
     check_value("data.max_test", Optional[Count], max_test)  # noqa: UP045
     if cache not in get_args(Cache):
         raise UserError(f"data.cache: is {cache!r}; use one of {', '.join(get_args(Cache))}")
+    columns = check_columns(columns)
     if columns and path == "sample":
         raise UserError("data.columns: the sample has our own columns; leave it out")
     selection = Selection(max_train, validation, seed)
     source = Source(
         *(path, seed, max_train, validation, max_test),
-        columns=tuple(sorted((columns or {}).items())),
+        columns=tuple(sorted(columns.items())),
         test_path=test_path,
     )
     try:
@@ -155,25 +155,13 @@ def check_made(federation: Federation) -> None:
         where = f"federation: client {client.name!r}"
         if not client.train:
             raise UserError(f"{where} has no training example; add some")
-        _check_examples(client.train, f"{where}, training example")
-        _check_examples(client.validation, f"{where}, held-out example")
+        for part, own in (("training", client.train), ("held-out", client.validation)):
+            for place, example in enumerate(own, start=1):
+                check_example(example, f"{where}, {part} example {place}")
         read_available(client.available, where)
     _check(federation, "federation")
-    _check_examples(federation.test, "federation: test instance")
-    for number, example in enumerate(federation.test, start=1):
-        if not example.task:
-            raise UserError(f"federation: test instance {number} has no task; name it")
-
-
-def _check_examples(examples: Sequence[Example], what: str) -> None:
-    for number, example in enumerate(examples, start=1):
-        if not isinstance(example, Example):
-            raise UserError(f"{what} {number} is {example!r}; make it with Example")
-        check_history(example.history, f"{what} {number}")
-        found = to_example(dataclasses.asdict(example), f"{what} {number}")
-        kept = {"history": example.history, "available": example.available}
-        if None in kept.values() or dataclasses.replace(found, **kept) != example:
-            raise UserError(f"{what} {number} has a field that is None; leave it out")
+    for _ in check_tests(federation.test, "federation: test instance"):
+        pass
 
 
 def _check(federation: Federation, where: str) -> None:

@@ -6,7 +6,7 @@ are read anew. A run has mapped its own copy, which stays as it is while data ch
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,14 @@ from feddpa_jax.data.population import (
     is_population,
 )
 from feddpa_jax.data.population_writer import fill
+from feddpa_jax.data.tables import KINDS
 from feddpa_jax.types import Example, UserError
 
 Cache = Literal["auto", "on", "off"]
-# Data are large from so many bytes of a file, or so many clients' folders.
-LARGE_FILE, MANY_CLIENTS = 64 * 2**20, 4096
+# Data are large from so many bytes of training files, records in them, or clients' folders. A text
+# has more bytes for each record than `_SHORTEST`.
+LARGE_FILE, MANY_RECORDS, MANY_CLIENTS = 64 * 2**20, 50_000, 4096
+_SHORTEST = 20
 _DATA = (".parquet", ".jsonl", ".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst")
 
 _log = logging.getLogger(__name__)
@@ -110,21 +113,52 @@ def _files(path: str, *, only_large: bool) -> list[list[Any]] | None:
         place = user_path(path.removeprefix("hf:").partition("?")[0])
         parts = [place] if place.is_file() else _parquet_splits(place)
         entries = [_entry(file, file.resolve().as_posix()) for file in parts]
-        if not entries or (only_large and entries[0][1] < LARGE_FILE):
+        if not entries or (only_large and not _are_large([(parts[0], entries[0][1])])):
             return None
         return entries
     folder = user_path(path)
     if not (folder / FOLDER).is_dir():
         return None
     places = client_places(folder / FOLDER)
-    if only_large and len(places) < MANY_CLIENTS:
-        return None
     found = [[folder.resolve().as_posix(), 0, 0]]
     for place in (folder, folder / FOLDER, *places):
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
             name = Path(entry.path).relative_to(folder).as_posix()
             found.append([name, 0, 0] if entry.is_dir() else _entry(Path(entry.path), name))
+    if only_large and len(places) < MANY_CLIENTS:
+        training = [(folder / name, size) for name, size, _ in found if _is_training(name)]
+        return found if _are_large(training) else None
     return found
+
+
+def _is_training(name: str) -> bool:
+    """Whether a file's name is that of a client's training examples."""
+    return Path(name).stem == "train" and Path(name).suffix in KINDS
+
+
+def _are_large(files: Sequence[tuple[Path, int]]) -> bool:
+    """Whether files, given with their bytes, have so many bytes or records that they are opened."""
+    if sum(size for _, size in files) >= LARGE_FILE:
+        return True
+    tables = [file for file, _ in files if file.suffix.lower() == ".parquet"]
+    texts = {file: size for file, size in files if file not in tables}
+    # Few bytes are not looked through.
+    looked = texts if sum(texts.values()) >= MANY_RECORDS * _SHORTEST else ()
+    return sum(map(_records, [*tables, *looked])) >= MANY_RECORDS
+
+
+def _records(file: Path) -> int:
+    """How many records a file seems to have, or lines; at least 0. What is wrong is said later."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        if file.suffix.lower() == ".parquet":
+            return parquet.read_metadata(file).num_rows
+        with file.open("rb") as lines:
+            return sum(part.count(b"\n") for part in iter(lambda: lines.read(2**20), b""))
+    except (OSError, pyarrow.ArrowException):
+        return 0
 
 
 def _parquet_splits(folder: Path) -> list[Path]:

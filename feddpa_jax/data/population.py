@@ -25,10 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from feddpa_jax.data.mapped_files import open_array, read_table
 from feddpa_jax.data.records import check_client_name
-from feddpa_jax.data.seal import UnsealedError, unseal
+from feddpa_jax.data.seal import UnsealedError, unseal, what_is_wrong
 from feddpa_jax.data.selection import Selection
 from feddpa_jax.files.disk import sha256
+from feddpa_jax.files.problems import reason
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import (
     AvailableTexts,
     Client,
@@ -87,21 +90,30 @@ class Population(ClientSequence):
                 if sha256(folder / name) != digest:
                     raise UnsealedError(f"{name} has changed")
             self.digest: str = about["digest"]
-            self._table = read_table(folder / "train.arrow")
+            self._batches = _Batches(read_table(folder / "train.arrow"))
             clients = read_table(folder / "clients.arrow")
             self.names = tuple(clients.column("name").to_pylist())
             self._sum_C = clients.column("sum").to_numpy()
             self._available = _available(clients)
-            self._rows = np.load(folder / "rows.npy", mmap_mode="r")
-            self._first = np.load(folder / "first.npy", mmap_mode="r")
-        except UserError:
-            raise
-        except (UnsealedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._rows = open_array(folder / "rows.npy")
+            self._first = open_array(folder / "first.npy")
+        except UnsealedError as error:
             raise self._damaged(f"is no whole population ({error})") from None
+        except OSError as error:
+            what = what_is_wrong(Path(error.filename or SEAL), error)
+            raise self._damaged(f"is no whole population ({what})") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{SEAL} does not fit: {type(error).__name__} {reason(error)}"
+            raise self._damaged(f"is no whole population ({what})") from None
         for name in self.names:
             check_client_name(name, str(folder))
         # Refuses at once what no client may hold out.
         self.counts_C = selection.counts(self.names, np.diff(self._first))
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        examples, place = len(self._rows), str(self.folder)
+        return short_repr(self, clients=len(self), examples=examples, folder=place)
 
     def read(self, place: int) -> Client:
         """A client with its examples.
@@ -134,10 +146,6 @@ class Population(ClientSequence):
             (self.folder / SEAL).unlink(missing_ok=True)
         return UserError(f"{self.folder}: {what}; start the command again, which makes it anew")
 
-    @functools.cached_property
-    def _batches(self) -> "_Batches":
-        return _Batches(self._table)
-
     def choosing(self, selection: Selection) -> "Population":
         """The same population with another choice among each client's examples."""
         found = copy.copy(self)
@@ -147,10 +155,10 @@ class Population(ClientSequence):
 
     def test(self) -> tuple[Example, ...]:
         """The test instances."""
-        table = read_table(self.folder / "test.arrow")
         try:
+            table = read_table(self.folder / "test.arrow")
             return tuple(_rows(_Batches(table), np.arange(table.num_rows)))
-        except (ValueError, IndexError, TypeError, SystemError):
+        except (UnsealedError, ValueError, IndexError, TypeError, SystemError):
             raise self._damaged("the test instances are damaged") from None
 
 
@@ -179,35 +187,39 @@ def is_population(folder: Path) -> bool:
     return (folder / SEAL).is_file()
 
 
-def read_table(file: Path) -> Any:
-    """A table of an Arrow file that is mapped into memory."""
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(file)) as source:
-            return pa.ipc.open_stream(source).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: damaged ({error}); write it again") from None
-
-
 class _Batches:
-    """A table's batches, each checked when it is first looked at."""
+    """A table's batches, each checked when it is first looked at: Arrow would not look.
+
+    Of a batch that is damaged somewhere, rows are checked one by one: the others stay readable.
+    """
 
     def __init__(self, table: Any):
         self._all = table.to_batches()
-        self._checked: set[int] = set()
+        self._whole: dict[int, bool] = {}
 
-    def __getitem__(self, place: int) -> Any:
-        """A batch.
+    def rows(self, place: int, at: np.ndarray) -> Any:
+        """Some rows of a batch, given by their numbers, which ascend.
 
         Raises:
-          ValueError: its offsets point outside of it, or a text is no UTF-8: Arrow would not look.
+          ValueError: the offsets of one point outside of the batch, or a text is no UTF-8.
         """
         found = self._all[place]
-        if place not in self._checked:
-            found.validate(full=True)
-            self._checked.add(place)
-        return found
+        if place not in self._whole:
+            self._whole[place] = _is_whole(found)
+        if not self._whole[place]:
+            for row in at.tolist():
+                found.slice(row, 1).validate(full=True)
+        if at[-1] - at[0] + 1 == len(at):
+            return found.slice(int(at[0]), len(at))
+        return found.take(at)
+
+
+def _is_whole(batch: Any) -> bool:
+    try:
+        batch.validate(full=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _rows(batches: _Batches, rows: np.ndarray) -> Iterator[Example]:
@@ -216,13 +228,8 @@ def _rows(batches: _Batches, rows: np.ndarray) -> Iterator[Example]:
     while begin < len(rows):
         batch = int(rows[begin]) // BATCH
         end = begin + int(np.searchsorted(rows[begin:], (batch + 1) * BATCH))
-        at = np.asarray(rows[begin:end]) - batch * BATCH
-        if at[-1] - at[0] + 1 == len(at):
-            found = batches[batch].slice(int(at[0]), len(at))
-        else:
-            found = batches[batch].take(at)
-        columns = [column.to_pylist() for column in found.columns]
-        *texts, histories = columns
+        found = batches.rows(batch, np.asarray(rows[begin:end]) - batch * BATCH)
+        *texts, histories = (column.to_pylist() for column in found.columns)
         yield from map(Example, *texts, map(_history, histories))
         begin = end
 

@@ -1,5 +1,6 @@
 """Writes populations (`data/population.py`), from examples that come in any order and number."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from feddpa_jax.data.available import read_available
 from feddpa_jax.data.digest import digest_of_parts
+from feddpa_jax.data.made_examples import check_example, check_tests
 from feddpa_jax.data.population import BATCH, FIELDS, SEAL, VERSION, add_to_sum, as_text
 from feddpa_jax.data.records import check_client_name
 from feddpa_jax.data.seal import seal
@@ -28,15 +30,17 @@ def write_population(
 
     Args:
       folder: new, or empty; it is there whole or not at all.
-      examples: a client's name and an example of it, in any order; they are not kept in memory.
-      test: test instances.
+      examples: a client's name and an example of it, in any order; they are not kept in memory. One
+        that names no task has the client's name as its task.
+      test: test instances, each with its task.
       by_name: the clients are in the order of their names; else in that of their first examples.
       told: called with the number of examples of every batch that is written.
 
     Raises:
       UserError: the folder is not empty or cannot be written, there is no client, one has a name
         that is no folder's or examples that disagree on when it can take part, or two have names
-        that differ in case alone.
+        that differ in case alone; an example has an empty or wrong field, or a test instance no
+        task.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
@@ -46,7 +50,8 @@ def write_population(
         discard(aside)
         aside.mkdir(parents=True)
         try:
-            fill(aside, examples, test, by_name=by_name, told=told)
+            tests = check_tests(test, "test: instance")
+            fill(aside, _checked(examples), tests, by_name=by_name, told=told)
             sync_tree(aside)
         except BaseException:
             discard(aside)
@@ -65,6 +70,8 @@ def fill(
     told: Callable[[int], None] = lambda rows: None,
 ) -> None:
     """Writes a population's files into an empty folder; otherwise as `write_population`.
+
+    The examples are as `to_example` gives them: checked, and with a task.
 
     Raises:
       UserError: as there.
@@ -123,7 +130,7 @@ class _Noted:
         Raises:
           UserError: as of `write_population`.
         """
-        for name, example in map(_checked, examples):
+        for name, example in examples:
             code = self.codes.setdefault(name, len(self.codes))
             if code == len(self.sums):
                 check_client_name(name, "client")
@@ -156,25 +163,22 @@ class _Noted:
         return found
 
 
-def _checked(given: Any) -> tuple[str, Example]:
-    """A client's name and an example of it.
+def _checked(examples: Iterable[Any]) -> Iterator[tuple[str, Example]]:
+    """Clients' names and examples, each of which is looked at when it is asked for.
+
+    An example that names no task has the client's name as its task, as a record has.
 
     Raises:
-      UserError: it is something else.
+      UserError: one is something else, or no example that a file could hold.
     """
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise UserError(
-            f"examples: {short(repr(given))} is no pair of a client's name and an example"
-        )
-    name, example = given
-    if not isinstance(example, Example) or not all(
-        isinstance(getattr(example, field), str) for field in FIELDS[:-1]
-    ):
-        raise UserError(
-            f"examples: client {name!r}: {short(repr(example))} is no example of texts; make it "
-            "with Example"
-        )
-    return name, example
+    for number, given in enumerate(examples, start=1):
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise UserError(
+                f"examples: {short(repr(given))} is no pair of a client's name and an example"
+            )
+        name, example = given
+        check_example(example, f"examples: client {name!r}, number {number}")
+        yield name, example if example.task else dataclasses.replace(example, task=name)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

@@ -40,12 +40,36 @@ def unseal(file: Path, version: int) -> dict[str, Any]:
         found = read_object(file)
         if found["version"] != version:
             raise UnsealedError(f"{file.name} is of version {found['version']}, not {version}")
-        sizes = {name: (file.parent / name).stat().st_size for name in found["files"]}
-    except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
+        names = tuple(found["files"])
+    except (UserError, KeyError, TypeError) as error:
         if not file.exists():
             raise UnsealedError(f"{file.name} is missing") from None
         raise UnsealedError(f"{file.name} cannot be read ({reason(error)})") from None
+    sizes = {name: _size(file.parent / name) for name in names}
     for name, size in sizes.items():
         if size != found["files"][name]:
             raise UnsealedError(f"{name} has {size} bytes, not {found['files'][name]}")
     return found
+
+
+def _size(file: Path) -> int:
+    """A file's size.
+
+    Raises:
+      UnsealedError: it has none.
+    """
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise UnsealedError(what_is_wrong(file, error)) from None
+
+
+def what_is_wrong(file: Path, error: OSError) -> str:
+    """What to say of a file that cannot be opened, in words.
+
+    >>> what_is_wrong(Path("people/rows.npy"), FileNotFoundError(2, "No such file or directory"))
+    'rows.npy is missing'
+    """
+    if isinstance(error, FileNotFoundError):
+        return f"{file.name} is missing"
+    return f"{file.name} cannot be read ({error.strerror or reason(error)})"

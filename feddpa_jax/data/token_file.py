@@ -6,6 +6,7 @@ client's examples begin), `trained.bin` and `masked.npy` (which tokens are train
 examples that is said), `sums.npy` (a checksum of each client's) and `tokens.json`, written last.
 """
 
+import contextlib
 import functools
 import zlib
 from array import array
@@ -16,9 +17,11 @@ from typing import overload
 import numpy as np
 
 from feddpa_jax.data.digest import DigestOfAll, client_digest
+from feddpa_jax.data.mapped_files import open_array
 from feddpa_jax.data.population import Population
 from feddpa_jax.data.seal import UnsealedError, seal, unseal
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized
+from feddpa_jax.files.problems import reason
 from feddpa_jax.types import Client, Example, TokenizedExample, UserError
 
 SEAL, VERSION = "tokens.json", 1
@@ -47,23 +50,23 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
         Raises:
           UserError: it is not whole.
         """
+        self.folder = folder
         try:
             about = unseal(folder / SEAL, VERSION)
-        except UnsealedError as error:
-            raise UserError(f"{folder}: not whole ({error}); start the command again") from None
-        self.folder = folder
-        self.counts = TokenCounts(*about["counts"])
-        self.digest: str = about["digest"]
-        self.longest: int = about["longest"]
-        self._tokens = np.memmap(folder / "tokens.bin", "<i4", "r")
-        self._trained = np.memmap(folder / "trained.bin", bool, "r")
-        self._masked_I = np.load(folder / "masked.npy", mmap_mode="r")
-        self._first_I = np.load(folder / "first.npy", mmap_mode="r")
-        self._prompt_I = np.load(folder / "prompts.npy", mmap_mode="r")
-        self._first_C = np.load(folder / "clients.npy")
-        self._sum_C = np.load(folder / "sums.npy")
-        self.counts_C = np.diff(self._first_C)
-        self.tokens_C = np.diff(self._first_I[self._first_C])
+            self.counts = TokenCounts(*about["counts"])
+            self.digest: str = about["digest"]
+            self.longest: int = about["longest"]
+            self._tokens = np.memmap(folder / "tokens.bin", "<i4", "r")
+            self._trained = np.memmap(folder / "trained.bin", bool, "r")
+            self._masked_I = open_array(folder / "masked.npy")
+            self._first_I = open_array(folder / "first.npy")
+            self._prompt_I = open_array(folder / "prompts.npy")
+            self._first_C = open_array(folder / "clients.npy", mapped=False)
+            self._sum_C = open_array(folder / "sums.npy", mapped=False)
+            self.counts_C = np.diff(self._first_C)
+            self.tokens_C = np.diff(self._first_I[self._first_C])
+        except (UnsealedError, KeyError, TypeError, IndexError) as error:
+            raise self._damaged(f"not whole ({reason(error)})") from None
 
     @functools.cached_property
     def pooled(self) -> tuple[TokenizedExample, ...]:
@@ -93,15 +96,14 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
         at = range(len(self))[place]
         begin, end = self._first_C[at], self._first_C[at + 1]
         first = self._first_I[begin : end + 1]
+        if not len(first):
+            raise self._damaged("damaged")
         tokens = np.array(self._tokens[first[0] : first[-1]])
         trained = np.array(self._trained[first[0] : first[-1]])
         prompts = np.array(self._prompt_I[begin:end])
         masked = np.array(self._masked_I[begin:end])
         if _sum(tokens, trained, np.diff(first), prompts, masked) != self._sum_C[at]:
-            (self.folder / SEAL).unlink(missing_ok=True)
-            raise UserError(
-                f"{self.folder}: damaged; start the command again, which writes it anew"
-            )
+            raise self._damaged("damaged")
         starts = (first - first[0]).tolist()
         return tuple(
             TokenizedExample(tokens[a:b], prompt, trained[a:b] if mask else None)
@@ -109,6 +111,12 @@ class TokenizedClients(Sequence[tuple[TokenizedExample, ...]]):
                 starts[:-1], starts[1:], prompts.tolist(), masked.tolist(), strict=True
             )
         )
+
+    def _damaged(self, what: str) -> UserError:
+        """The error that says so; the tokens are not opened again."""
+        with contextlib.suppress(OSError):
+            (self.folder / SEAL).unlink(missing_ok=True)
+        return UserError(f"{self.folder}: {what}; start the command again, which writes it anew")
 
 
 def write_tokens(

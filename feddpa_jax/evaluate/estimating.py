@@ -15,6 +15,7 @@ import numpy as np
 from feddpa_jax.evaluate.interval import Estimate, Interval
 from feddpa_jax.evaluate.personalization import Tasks, shares, task_matrix
 from feddpa_jax.evaluate.spread import Spread, over_both
+from feddpa_jax.short_repr import short_repr
 
 # Of each task that counts, and of all of them together.
 MIN_PER_TASK, MIN_INSTANCES = 4, 20
@@ -107,6 +108,15 @@ class Summary:
     ttp: Estimate
     matrix_CK: np.ndarray
     p_clients: int
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        clients, tasks = self.matrix_CK.shape
+        p, ttp = (
+            f"{one.value:.4g} {one.over_instances.brackets(3)}" if one.known else "–"
+            for one in (self.p, self.ttp)
+        )
+        return short_repr(self, f"P {p}, TTP {ttp}", clients=clients, tasks=tasks)
 
 
 def summarize(

@@ -37,12 +37,26 @@ def evaluated(names: Sequence[str], count: int | None, seed: int) -> np.ndarray 
     >>> evaluated(["anna", "ben", "cleo"], None, seed=0) is None
     True
     """
-    if count is not None and count > len(names):
-        raise UserError(f"eval.clients: is {count}, and there are {len(names)} clients; lower it")
+    check_evaluated(count, len(names))
     if count is None or count == len(names):
         return None if len(names) <= AT_ONCE else np.arange(len(names))
     draws = uniform(seed, np.array([client_id(name) for name in names]), 4)
     return np.sort(np.argsort(draws, kind="stable")[:count])
+
+
+def check_evaluated(count: int | None, clients: int) -> None:
+    """Refuses to evaluate more clients than there are; a run does so before it trains.
+
+    Raises:
+      UserError: there are fewer.
+
+    >>> check_evaluated(9, 8)
+    Traceback (most recent call last):
+      ...
+    feddpa_jax.types.UserError: eval.clients: 9 of 8 clients; give at most 8
+    """
+    if count is not None and count > clients:
+        raise UserError(f"eval.clients: {count} of {clients} clients; give at most {clients}")
 
 
 def in_groups(members: np.ndarray) -> list[np.ndarray]:

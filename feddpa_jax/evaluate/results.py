@@ -19,6 +19,7 @@ from feddpa_jax.evaluate.task_scores import TaskScore, task_scores
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.escape import json_text
 from feddpa_jax.files.result_files import write_results
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import Example
 
 if TYPE_CHECKING:
@@ -71,6 +72,22 @@ class Evaluation:
     setting: Asked
     most_common: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
     gains: Mapping[str, Mapping[str, Summary]] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        lines = [
+            f"{metric}: "
+            + ", ".join(f"{mode} {_scores(own)}" for mode, own in self[metric].items())
+            for metric in self.metrics
+        ]
+        return short_repr(
+            self,
+            *lines,
+            method=self.settings.get("method"),
+            round=self.settings.get("round"),
+            clients=len(self.setting.names),
+            instances=len(self.setting.instances),
+        )
 
     def __getitem__(self, metric: str) -> dict[str, Summary]:
         """A metric's P, TTP and matrix by mode."""
@@ -132,6 +149,11 @@ class Evaluation:
             for mode, summary in self[metric].items()
         ]
         return pandas.DataFrame(rows)
+
+
+def _scores(summary: Summary) -> str:
+    p, ttp = (f"{one.value:.4g}" if one.known else "–" for one in (summary.p, summary.ttp))
+    return f"P {p} TTP {ttp}"
 
 
 def make_evaluation(

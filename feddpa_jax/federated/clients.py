@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from feddpa_jax.short_repr import short_repr
+
 # Most clients whose fresh parts are made at once: bounds the device's memory, and the programs.
 MADE_AT_ONCE = 64
 
@@ -66,6 +68,11 @@ class ClientParts:
     parts: tuple[str, ...] = ()
     fresh: Mapping[str, Callable[[Sequence[int]], Any]] = dataclasses.field(default_factory=dict)
     saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        trained = len(self.saved)
+        return short_repr(self, clients=len(self.names), parts=self.parts, trained=trained)
 
     def take(self, members: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """The parts of some clients as banks of host arrays, {part: {target: {leaf: [c, ...]}}}.

@@ -26,12 +26,13 @@ import jax
 import numpy as np
 import optax
 
-from feddpa_jax.adapters.dual import MODES
+from feddpa_jax.adapters.dual import MODES, adapters_repr
 from feddpa_jax.adapters.lora import Adapter, bank_of
 from feddpa_jax.adapters.mix import Mix, alone
 from feddpa_jax.federated.clients import ClientParts
 from feddpa_jax.federated.server import ServerStep
 from feddpa_jax.registry import Registry
+from feddpa_jax.short_repr import count_numbers, short_repr
 from feddpa_jax.training.engine import PhaseMetrics
 from feddpa_jax.training.step import Objective, Tree
 from feddpa_jax.types import UserError
@@ -57,6 +58,11 @@ class FedState(NamedTuple):
     server: dict[str, Any]
     clients: ClientParts
 
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        numbers = {name: count_numbers(part) for name, part in self.server.items()}
+        return short_repr(self, server=numbers, clients=self.clients)
+
 
 class Lora(NamedTuple):
     """What a method knows of the adapters and of the federation.
@@ -78,6 +84,18 @@ class Lora(NamedTuple):
     alpha: float
     names: tuple[str, ...]
     ranks: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        clients, targets = len(self.names), tuple(self.sizes)
+        return short_repr(
+            self,
+            targets=targets,
+            layers=self.layers,
+            rank=self.rank,
+            alpha=self.alpha,
+            clients=clients,
+        )
 
 
 class Part(NamedTuple):
@@ -184,6 +202,10 @@ class Answers(NamedTuple):
     local_C: Adapter | None
     others: Mapping[str, Adapter] = MappingProxyType({})
     shared: tuple[Adapter, ...] = ()
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return adapters_repr(self)
 
 
 def dual_answers(

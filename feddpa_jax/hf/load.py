@@ -32,6 +32,7 @@ from feddpa_jax.models.decoder import (
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.model_shapes import model_shapes
 from feddpa_jax.models.sizes import known_sizes
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import UserError
 
 _RANDOM = "random:"
@@ -94,6 +95,19 @@ class Base(NamedTuple):
     folder: Path | None = None
     stored: str = ""
     quantize: str | None = None
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        sizes = self.model.config
+        return short_repr(
+            self,
+            source=self.source,
+            layers=sizes.layers,
+            width=sizes.width,
+            vocabulary=sizes.vocab_size,
+            precision=self.precision(),
+            fingerprint=self.fingerprint,
+        )
 
     @property
     def layouts(self) -> tuple[str, ...]:

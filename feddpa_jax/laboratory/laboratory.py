@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from feddpa_jax.evaluate.interval import Estimate
-from feddpa_jax.laboratory.findings import SETTING, Finding, told
+from feddpa_jax.laboratory.findings import SETTING, Finding, Summaries, told
 from feddpa_jax.laboratory.given_up import References
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.weighting.settings import WeightingSettings
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Laboratory:
     summary: Mapping[str, Any]
     settings_csv: str
     references: References
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        lines = [f"{one.candidate.label}: {_in_short(one.test)}" for one in self.findings]
+        return short_repr(self, *lines, best=[label for label, _ in self.best])
 
     @property
     def best_settings(self) -> WeightingSettings:
@@ -97,6 +103,12 @@ class Laboratory:
         import pandas
 
         return pandas.DataFrame(self.table)
+
+
+def _in_short(summaries: Summaries) -> str:
+    return ", ".join(
+        f"{metric} P {own.p.value:.4g} TTP {own.ttp.value:.4g}" for metric, own in summaries.items()
+    )
 
 
 def _fields(settings: WeightingSettings | None) -> dict[str, Any]:

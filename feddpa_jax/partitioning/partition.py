@@ -20,6 +20,7 @@ from feddpa_jax.partitioning.partition_folder import write_partition
 from feddpa_jax.partitioning.pool import Labels, Pool
 from feddpa_jax.partitioning.readable import Readable, readable
 from feddpa_jax.partitioning.specification import assign, make_specification
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import Client, Example, Federation, UserError
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ class Partition:
     label: str | None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     read: Readable | None = None
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return short_repr(
+            self,
+            partition=self.settings["partition"],
+            clients=len(self.names),
+            examples=int((self.client_I >= 0).sum()),
+            tests=int((self.test_I & (self.client_I >= 0)).sum()),
+            label=self.label,
+        )
 
     @functools.cached_property
     def statistics(self) -> PartitionStatistics:

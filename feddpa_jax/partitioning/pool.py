@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ class Pool:
     clients: int | None
     minimum: int
     number_I: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return short_repr(
+            self,
+            examples=self.examples,
+            columns=self.table.column_names,
+            clients=self.clients,
+            minimum=self.minimum,
+        )
 
     @property
     def examples(self) -> int:

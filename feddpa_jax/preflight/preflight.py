@@ -13,6 +13,8 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.data.templates import TEMPLATES
+from feddpa_jax.evaluate.groups import check_evaluated
+from feddpa_jax.evaluate.own_tests import without_own_tests
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.preflight.expected_work import ExpectedWork, expect_work
@@ -33,6 +35,7 @@ from feddpa_jax.run.own_code import OF_TRAINING, announce, check_names
 from feddpa_jax.run.size_check import size_problems
 from feddpa_jax.run.taking_part import check_availability, clients_there
 from feddpa_jax.run.trackers import check_installed
+from feddpa_jax.short_repr import short_repr
 from feddpa_jax.types import Federation, UserError
 
 _Found = TypeVar("_Found")
@@ -57,6 +60,20 @@ class Preflight:
     example: ShownExample | None = None
     work: ExpectedWork | None = None
     there_N: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """In a few lines; see `short_repr`."""
+        lines = [f"problem: {problem}" for problem in self.problems]
+        lines += [f"remark: {remark}" for remark in self.remarks]
+        return short_repr(
+            self,
+            *lines,
+            problems=len(self.problems),
+            remarks=len(self.remarks),
+            clients=self.lengths and self.lengths.clients,
+            rounds=self.work and self.work.rounds,
+            tokens=self.work and self.work.tokens,
+        )
 
 
 class Problems:
@@ -114,6 +131,8 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
     there_N, counted = None, True
     if federation is not None and (counted := knows_who_is_there(config, federation)):
         there_N = problems.tried(lambda: clients_there(config, federation.clients))
+    if federation is not None:
+        problems.tried(lambda: check_evaluated(config.eval.clients, len(federation.clients)))
     if federation is None or base is None:
         return Preflight(tuple(problems.found), there_N=there_N)
     lengths = problems.tried(lambda: measure_lengths(config, base.tokenizer, federation))
@@ -121,7 +140,7 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
         return Preflight(tuple(problems.found), there_N=there_N)
     if lengths.empty:
         problems.add(lengths.nothing_left(config.data.max_length))
-    remarks = lengths.remarks(config.data.max_length)
+    remarks = lengths.remarks(config.data.max_length) + own_tests(federation, lengths)
     remarks += ((NOT_ALL_READ,) if part else ()) + (() if counted else (NOT_COUNTED,))
     shown, work = None, None
     if lengths.training:
@@ -134,6 +153,14 @@ def check(config: Config, *, run_dir: Path | str | None = None) -> Preflight:
         work = _work(fitting, base, federation, lengths, run, problems, said_N)
         work = None if sizes else work
     return Preflight(tuple(problems.found), remarks, lengths, shown, work, there_N)
+
+
+def own_tests(federation: Federation, lengths: Lengths) -> tuple[str, ...]:
+    """The remark that P will be empty, if it will be."""
+    some = (federation.clients[place] for place in lengths.measured)
+    who = "none of the clients that were looked at" if lengths.sampled else "no client"
+    note = without_own_tests(some, federation.test, who)
+    return () if note is None else (note,)
 
 
 def without(config: Config, problem: str) -> Config | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.devices.processes import check_same, from_first, is_first, several, together
+from feddpa_jax.evaluate.groups import check_evaluated
 from feddpa_jax.federated.clients import MemoryStore, Saved
 from feddpa_jax.federated.method import METHODS, FedState, Method, Phase
 from feddpa_jax.federated.play import Federation, fresh_clients, start
@@ -147,9 +148,10 @@ def check_beginning(config: Config, prepared: Prepared, run: RunFolder | None) -
     """Refuses what `train` would refuse before its first round; nothing is written.
 
     Raises:
-      UserError: an adapter of `init` cannot be used, or checkpoints are of other data, another
-        model or other adapters.
+      UserError: an adapter of `init` cannot be used, checkpoints are of other data, another model
+        or other adapters, or fewer clients are there than are to be evaluated.
     """
+    check_evaluated(config.eval.clients, len(prepared.names))
     if run is None or not from_first(lambda: rounds_saved(run.checkpoints)):
         check_start(config, prepared, fresh_state(config, prepared, run))
     elif is_first():

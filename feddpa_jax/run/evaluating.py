@@ -16,6 +16,7 @@ from feddpa_jax.evaluate.evaluation import Decoding, Setting, evaluate
 from feddpa_jax.evaluate.groups import Joined, evaluated, in_groups
 from feddpa_jax.evaluate.metrics import METRICS, without_words
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.own_tests import warn_without_own_tests
 from feddpa_jax.evaluate.results import Evaluation, make_evaluation, write_evaluation
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.bucket import in_bucket
@@ -292,9 +293,9 @@ def evaluate_config(
     check_metrics(config)
     weighting = weighting_settings(config)
     groups = [None] if members is None else in_groups(members)
+    warn_without_own_tests(prepared.federation, members)
     own = adapters(groups[0])
-    weighs = weighs_instances(config, available_modes(own))
-    if weighs:
+    if weighs := weighs_instances(config, available_modes(own)):
         check_rule(config)
     dreams = made_up(config, prepared, weighting) if weighs else ()
     # Read before the work: a file may change, or go, meanwhile.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from feddpa_jax.federated.method import FedState, Metrics
+from feddpa_jax.short_repr import short_repr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,19 @@ class Round:
     number: int
     state: FedState
     line: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        return short_repr(
+            self,
+            number=self.number,
+            loss=self.loss,
+            validation_loss=self.validation_loss,
+            clients=len(self.state.clients.names),
+            dropped_out=self.dropped_out or None,
+            tokens=self.line.get("real_tokens"),
+            seconds=self.line.get("seconds"),
+        )
 
     @property
     def loss(self) -> float | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from feddpa_jax.adapters.token_gate import TokenGate
 from feddpa_jax.inference.mixture import Mixture
+from feddpa_jax.short_repr import shape_of, short_repr
 
 # A, the models that likelihoods are given under, in the order of the last axis.
 MODELS = ("base", "global", "local")
@@ -98,6 +99,11 @@ class Evidence(NamedTuple):
     held_text: Sequence[str] | None = None
     query_mixture: Mixture | None = None
     held_mixture: Mixture | None = None
+
+    def __repr__(self) -> str:
+        """In a line; see `short_repr`."""
+        arrays = {name: own for name, own in self._asdict().items() if hasattr(own, "shape")}
+        return short_repr(self, **{name: shape_of(own) for name, own in arrays.items()})
 
     def rows(self) -> int:
         """B."""

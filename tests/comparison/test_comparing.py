@@ -81,6 +81,14 @@ def numbers(found: fd.Comparison) -> list[Any]:
     return json.loads(str(frame.to_json(orient="records")))
 
 
+def test_a_comparison_in_short(found: fd.Comparison):
+    head, *lines = repr(found).split("\n  ")
+    assert head == "Comparison(methods=(fedit, feddpa_t, local), seeds=(0, 1))"
+    assert [line.partition(":")[0] for line in lines] == list(found.metrics)
+    last = found[found.metrics[-1]]["local"]
+    assert lines[-1].endswith(f", local P {last['P'].value:.4g} TTP {last['TTP'].value:.4g}")
+
+
 def test_runs_are_ordinary_run_folders(folder: Path, config: fd.Config, options: list[str]):
     runs = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/seed_*"))
     assert runs == [f"{m}/seed_{s}" for m in ("feddpa_t", "fedit", "local") for s in (0, 1)]

@@ -245,3 +245,20 @@ def test_the_configuration_and_a_federation_in_memory(tmp_path):
         fd.Experiment(
             base, fd.Federation((fd.Client("b", (Example("a", "b", task="c"),)),)), config
         )
+
+
+@pytest.mark.parametrize("path", ["sample", "hf:nowhere.jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"instructions": "q"}, "'instructions' is none of instruction, output, prompt, comp"),
+        ({"input": "q", "task": "q"}, "names one of the data's columns twice; name each once"),
+        ({"input": 3}, "3 is no column's name; give names with a text each"),
+        (["question"], "is ['question']; give a mapping"),
+    ],
+)
+def test_a_map_that_is_none_is_refused(path, columns, said):
+    """By the check that the configuration has, before anything is read."""
+    with pytest.raises(UserError) as error:
+        load_federation(path, columns=columns)
+    assert str(error.value).startswith(f"data.columns: {said}")

@@ -3,16 +3,18 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from feddpa_jax.data import opened
 from feddpa_jax.data.folders import load_federation
+from feddpa_jax.data.mapped_files import read_table
 from feddpa_jax.data.population import Population
 from feddpa_jax.data.population_writer import write_population
 from feddpa_jax.data.selection import Selection
-from feddpa_jax.types import Client, UserError
+from feddpa_jax.types import Client, Example, Turn, UserError
 from tests.data.flat_data import an_example, columns_of, flat_file, records
 
 
@@ -83,10 +85,29 @@ def test_what_is_large_is_opened_unasked(tmp_path, monkeypatch):
     assert isinstance(load_federation(path).clients, tuple)
     monkeypatch.setattr(opened, "LARGE_FILE", 10)
     assert isinstance(load_federation(path).clients, Population)
+    monkeypatch.setattr(opened, "LARGE_FILE", 2**20)
     folder = str(client_folders(tmp_path / "folders"))
     assert isinstance(load_federation(folder).clients, tuple)
     monkeypatch.setattr(opened, "MANY_CLIENTS", 7)
     assert isinstance(load_federation(folder).clients, Population)
+
+
+@pytest.mark.parametrize("make", [flat_file, client_folders, partition_folder])
+def test_many_short_records_are_opened_unasked(tmp_path, make, monkeypatch):
+    """There are 28; the bytes of Parquet say little of them."""
+    made = make(tmp_path if make is flat_file else tmp_path / "data")
+    path = str(made) if make is client_folders else f"hf:{made}"
+    for least, kind in ((29, tuple), (28, Population)):
+        monkeypatch.setattr(opened, "MANY_RECORDS", least)
+        assert isinstance(load_federation(path).clients, kind)
+
+
+def test_many_bytes_of_a_few_clients_are_opened_unasked(tmp_path, monkeypatch):
+    folder = client_folders(tmp_path / "data")
+    size = sum(file.stat().st_size for file in folder.glob("clients/*/train.jsonl"))
+    for least, kind in ((size + 1, tuple), (size, Population)):
+        monkeypatch.setattr(opened, "LARGE_FILE", least)
+        assert isinstance(load_federation(str(folder)).clients, kind)
 
 
 def a_population(folder: Path, **settings) -> Population:
@@ -199,6 +220,49 @@ def test_nothing_is_written_over(tmp_path):
         write_population(str(tmp_path / "people"), records())
 
 
+made: Any = Example
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (("a", Example("x", "")), "client 'a', number 2: field 'output' is empty"),
+        (("a", Example(" ", "y")), "client 'a', number 2: field 'instruction' is empty"),
+        (("a", made("x", "y", input=None)), "number 2 has a field that is None"),
+        (("a", made("x", "y", history=None)), "number 2 has a field that is None"),
+        (("a", made("x", 3)), "field 'output' is 3, not text"),
+        (("a", Example("x", "y", category="\ud800")), "'category' holds half of a surrogate pair"),
+        (("a", Example("x", "y", history=(Turn("tool", "z"),))), "is by 'tool'"),
+        (("a", Example("x", "y", available="soon")), "available 'soon', which names no rounds"),
+        (("a", {"instruction": "x", "output": "y"}), "make it with Example"),
+        (("a",), "is no pair of a client's name and an example"),
+    ],
+)
+def test_what_no_file_could_hold_is_not_written(tmp_path, pair, said):
+    with pytest.raises(UserError, match=said):
+        write_population(tmp_path / "people", [("a", Example("x", "y")), pair])
+    with pytest.raises(UserError, match="test: instance 2"):
+        write_population(tmp_path / "people", records(), [an_example("test", 1), pair[-1]])
+    assert not (tmp_path / "people").exists()
+
+
+def test_a_test_instance_without_a_task_is_refused(tmp_path):
+    with pytest.raises(UserError, match="test: instance 1 has no task; name it"):
+        write_population(tmp_path / "people", records(), [Example("x", "y")])
+
+
+def test_an_example_without_a_task_has_its_clients_name(tmp_path):
+    given = [("anna", Example("x", "y")), ("anna", Example("x", "z", task="sums"))]
+    write_population(tmp_path / "people", [*given, ("ben", Example("x", "y"))])
+    people = Population(tmp_path / "people")
+    assert [client.tasks for client in people] == [("anna", "sums"), ("ben",)]
+    stored = read_table(tmp_path / "people" / "train.arrow").column("task").to_pylist()
+    assert stored == ["anna", "sums", "ben"]
+    # So it is in memory.
+    own = Client("anna", (given[0][1],), (Example("x", "z"),))
+    assert (own.tasks, own.validation[0].task) == (("anna",), "anna")
+
+
 def test_the_order_of_clients(tmp_path):
     given = a_population(tmp_path / "given", by_name=False)
     assert given.names == ("u0", "u3", "u6", "u2", "u5", "u1", "u4")
@@ -217,9 +281,68 @@ def test_damage_is_refused(tmp_path):
     file.write_bytes(content[:-8])
     with pytest.raises(UserError, match=r"is no whole population .*train.arrow has"):
         Population(tmp_path / "people")
-    (tmp_path / "people" / "rows.npy").unlink()
-    with pytest.raises(UserError, match=r"is no whole population .*No such file"):
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "first.npy", "train.arrow", "population.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    a_population(tmp_path / "people")
+    (tmp_path / "people" / name).unlink()
+    said = f"people: is no whole population \\({name} is missing\\); write it again"
+    with pytest.raises(UserError, match=said):
         Population(tmp_path / "people")
+
+
+@pytest.mark.parametrize(
+    ("name", "old"), [("rows.npy", b"NUMPY"), ("train.arrow", b"\xff\xff\xff\xff")], ids=repr
+)
+def test_a_damaged_file_is_named_and_made_anew(tmp_path, cache, name, old):
+    """Its size is right, so it is found when it is opened; a cache's entry is not opened twice."""
+    a_population(tmp_path / "people")
+    damaged(tmp_path / "people" / name, old, bytes(255 - byte for byte in old))
+    with pytest.raises(UserError, match=f"{name} is damaged\\); write it again"):
+        Population(tmp_path / "people")
+    path = f"hf:{flat_file(tmp_path)}"
+    before = tuple(load_federation(path, cache="on").clients)
+    (entry,) = cache.glob("population-*/")
+    damaged(entry / name, old, bytes(255 - byte for byte in old))
+    with pytest.raises(UserError, match=f"{name} is damaged\\); start the command again"):
+        load_federation(path, cache="on")
+    assert tuple(load_federation(path, cache="on").clients) == before
+
+
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_the_client_whose_bytes_are_damaged_is_named(tmp_path, in_turns):
+    """No text, or an offset that points elsewhere; who lies in the same batch is read all the same.
+
+    Rows of clients in turns are taken one by one, others as a range.
+    """
+    given = records() if in_turns else sorted(records(), key=lambda pair: pair[0])
+    write_population(tmp_path / "people", given)
+    file = tmp_path / "people" / "train.arrow"
+    content = file.read_bytes()
+    text = "Say 2 of u4."
+    place = [example.instruction for _, example in given].index(text)
+    # Where each instruction ends; they are the first column.
+    ends = np.cumsum([len(example.instruction) for _, example in given]).astype("<i8")
+    offsets = np.array([0, *ends], "<i8").tobytes()
+    assert content.count(offsets) == content.count(text.encode()) == 1
+    wrong = np.array([0, *ends], "<i8")
+    wrong[place + 1] = 2**40
+    sharing = given[place + 1][0]
+    for old, new, hit in (
+        (text.encode(), b"Say 2 of \xff4.", {"u4"}),
+        (offsets, wrong.tobytes(), {"u4", sharing}),
+    ):
+        file.write_bytes(content.replace(old, new))
+        people = Population(tmp_path / "people")
+        refused = set()
+        for c, name in enumerate(people.names):
+            try:
+                assert people[c].train == tuple(an_example(name, n) for n in range(4))
+            except UserError as error:
+                refused.add(name)
+                assert f"the examples of client {name!r} are damaged or changed" in str(error)
+        assert refused == hit
 
 
 def test_damage_anywhere_is_refused_or_changes_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -95,6 +96,17 @@ def test_a_problem_is_told_once():
     assert problem == "fed.cohort: 9 of 8 clients; give at most 8"
 
 
+def test_more_clients_than_there_are(tmp_path: Path):
+    """To train and to evaluate are refused alike, before a training."""
+    wrong = config_of("--eval.clients", "99")
+    said = "eval.clients: 99 of 8 clients; give at most 8"
+    assert check(wrong).problems == (said,)
+    assert check(config_of("--eval.clients", "8")).problems == ()
+    with pytest.raises(UserError, match=said):
+        fd.Experiment.from_config(wrong, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_expected_cohort():
     more = ["--fed.method", "fedit", "--fed.dropout", "0.25"]
     whole = work_of(check(config_of("--fed.method", "fedit")))
@@ -180,6 +192,25 @@ def test_large_data_are_not_read_into_the_cache(tmp_path, monkeypatch, ending: s
     assert some.lengths is not None and whole.lengths is not None
     assert some.lengths.measured == whole.lengths.measured and some.lengths.sampled
     assert some.lengths.tokens.tolist() == whole.lengths.tokens.tolist()
+
+
+def test_tests_of_nobodys_tasks_are_remarked_on(tmp_path: Path):
+    folder = tmp_path / "people"
+    pairs = [(f"u{n % 3}", fd.Example(f"Say {n}.", "yes")) for n in range(6)]
+
+    def remarks(*tasks: str) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        fd.write_population(folder, pairs, [fd.Example("Say.", "it", task=task) for task in tasks])
+        found = check(config_of("--data.path", str(folder)))
+        assert found.problems == ()
+        return [remark for remark in found.remarks if "P is empty" in remark]
+
+    (told,) = remarks("a", "b")
+    assert told == (
+        "no client has a test instance of a task of its own, so P is empty: clients train on "
+        "u0, u1, u2, the test instances are of a, b; give both the same tasks"
+    )
+    assert remarks("a", "u2") == remarks() == []
 
 
 def test_lengths_by_hand():

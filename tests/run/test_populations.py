@@ -95,7 +95,8 @@ def test_data_that_changed_are_refused(tmp_path, file, named, monkeypatch):
     assert (len(record["clients"]), len(record["data"])) == ((9, 9) if named > 9 else (2, 1))
     file.write_text(file.read_text().replace("Say 2.", "Say 7."))
     for cache in ("on", "off"):
-        with pytest.raises(UserError, match="the training data changed since the run began"):
+        who = "u[0-9]" if named > 9 else "some client;"
+        with pytest.raises(UserError, match=f"training data changed since the run began: {who}"):
             fd.Experiment.from_config(configured(file, cache), run_dir=run)
     file.write_text(file.read_text().replace('"u8"', '"v8"'))
     with pytest.raises(UserError, match="does not fit: its clients"):
@@ -160,6 +161,20 @@ def test_damaged_tokens_are_written_anew(tmp_path, file, cache):
         for one, two in zip(own, other, strict=True):
             assert one.prompt_length == two.prompt_length
             np.testing.assert_array_equal(one.tokens_T, two.tokens_T)
+
+
+@pytest.mark.parametrize("name", ["first.npy", "clients.npy"])
+def test_tokens_with_a_damaged_header_are_written_anew(file, cache, name):
+    before = fd.Experiment.from_config(configured(file, "on")).prepared.training
+    (entry,) = cache.glob("tokens-*/")
+    content = (entry / name).read_bytes()
+    (entry / name).write_bytes(content.replace(b"NUMPY", b"NUMPX"))
+    with pytest.raises(
+        UserError, match=rf"not whole \({name} is damaged\); start the command again"
+    ):
+        fd.Experiment.from_config(configured(file, "on"))
+    again = fd.Experiment.from_config(configured(file, "on")).prepared.training
+    assert len(again) == len(before) and (entry / name).read_bytes() == content
 
 
 def test_conversations_are_what_they_are_in_memory(tmp_path):

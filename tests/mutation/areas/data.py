@@ -248,6 +248,7 @@ ENTRIES = [
         ("check_client_name(name, str(folder))", "pass"),
         ("(batch + 1) * BATCH", "(batch + 2) * BATCH"),
         ("at[-1] - at[0] + 1 == len(at)", "True"),
+        ("found.slice(row, 1).validate(full=True)", "pass"),
         (
             "Turn(*turn) for turn in json.loads(text)",
             "Turn(*turn) for turn in json.loads(text)[:1]",
@@ -275,7 +276,9 @@ ENTRIES = [
         ('"files": files, "query"', '"files": [], "query"'),
         ("[name, about.st_size, about.st_mtime_ns]", "[name, about.st_size, 0]"),
         ("len(places) < MANY_CLIENTS", "len(places) > MANY_CLIENTS"),
-        ("entries[0][1] < LARGE_FILE", "entries[0][1] >= LARGE_FILE"),
+        ("for _, size in files) >= LARGE_FILE", "for _, size in files) < LARGE_FILE"),
+        ("[*tables, *looked])) >= MANY_RECORDS", "[*tables])) >= MANY_RECORDS"),
+        ("[*tables, *looked])) >= MANY_RECORDS", "[*looked])) >= MANY_RECORDS"),
         ("tests.extend(own)", "pass"),
     ),
     *edits(
