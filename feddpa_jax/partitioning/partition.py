@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Le, Lt
 
 from feddpa_jax.checked_settings import Count, check_value
-from feddpa_jax.data.columns import Columns
+from feddpa_jax.data.columns import Columns, check_columns
 from feddpa_jax.data.records import check_client_name, to_example
 from feddpa_jax.files.escape import short
 from feddpa_jax.partitioning.flat_data import read_flat
@@ -214,7 +214,7 @@ def partition(
     check_value("seed", Annotated[int, Ge(0), Le(2**32 - 1)], seed)
     wanted = make_specification(partitioner, options)
     table, source = read_flat(data)
-    known = dict(columns or {})
+    known = check_columns(columns)
     for ours, theirs in known.items():
         if theirs not in table.column_names:
             raise UserError(

@@ -93,3 +93,8 @@ def test_a_quick_look_finds_what_a_slow_one_does(named: str):
     if wanted:
         assert found.number_I.tolist() == wanted and found.left_out == len(rows) - len(wanted)
     assert bool(wanted) != bool(found.wrong)
+
+
+def test_names_of_columns_are_checked_as_in_the_configuration():
+    with pytest.raises(UserError, match=r"data.columns: 'instructions' is none of instruction, "):
+        fd.partition(ROWS, "iid", clients=4, columns={**COLUMNS, "instructions": "q"})
