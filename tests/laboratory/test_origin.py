@@ -25,6 +25,7 @@ APART = {
     ),
     *(
         "checked_settings.py",
+        "short_repr.py",
         "weighting/settings.py",
         "files",
         "laboratory/evidence_cache.py",
