@@ -16,7 +16,9 @@ def _mix(h: jax.Array) -> jax.Array:
     return h ^ (h >> 16)
 
 
-def dropout(x_BTD: jax.Array, key_B2: jax.Array, *, site: int, rate: float) -> jax.Array:
+def dropout(
+    x_BTD: jax.Array, key_B2: jax.Array, *, site: int | jax.Array, rate: float
+) -> jax.Array:
     """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
 
     Args:
@@ -31,7 +33,7 @@ def dropout(x_BTD: jax.Array, key_B2: jax.Array, *, site: int, rate: float) -> j
     B, T, D = x_BTD.shape
     chex.assert_shape(key_B2, (B, 2))
     chex.assert_type(key_B2, jnp.uint32)
-    place = jnp.uint32((site * 0x9E3779B9) & 0xFFFFFFFF)
+    place = jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9)
     first_B11 = _mix(key_B2[:, 0] ^ place)[:, None, None]
     second_B11 = _mix(key_B2[:, 1] + place)[:, None, None]
     counter_1TD = jnp.arange(T * D, dtype=jnp.uint32).reshape(1, T, D)

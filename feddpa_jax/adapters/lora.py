@@ -171,6 +171,41 @@ def layer_branches(branches: Sequence[Branch], layers: int) -> list[tuple[Branch
     ]
 
 
+def looped_branches(branches: Sequence[Branch], rounds: int, size: int) -> list[tuple]:
+    """What each branch has of its own in every layer, for a loop of `size` layers a round.
+
+    Args:
+      branches: of all layers.
+      rounds: of the loop, which begins with the first layer.
+      size: layers of a round.
+
+    Returns:
+      Of each layer of a round, by branch, its bank and its weight (None where layers share one);
+      every leaf starts with the rounds.
+    """
+
+    def divided(leaf_LX: jax.Array) -> list[jax.Array]:
+        leaf_NPX = leaf_LX[: rounds * size].reshape(rounds, size, *leaf_LX.shape[1:])
+        return list(jnp.unstack(leaf_NPX, axis=1))
+
+    def own(branch: Branch, place: int) -> tuple:
+        bank = jax.tree.map(lambda leaf: divided(jnp.moveaxis(leaf, 1, 0))[place], branch.bank)
+        if not isinstance(branch.weight, tuple):
+            return bank, None
+        weight_L = jax.tree.map(lambda *leaves: jnp.stack(leaves), *branch.weight)
+        return bank, jax.tree.map(lambda leaf: divided(leaf)[place], weight_L)
+
+    return [tuple(own(branch, place) for branch in branches) for place in range(size)]
+
+
+def with_own(branches: Sequence[Branch], own: Sequence[tuple]) -> tuple[Branch, ...]:
+    """The branches of one layer, of what `looped_branches` has of it in one round."""
+    return tuple(
+        dataclasses.replace(branch, bank=bank, weight=branch.weight if weight is None else weight)
+        for branch, (bank, weight) in zip(branches, own, strict=True)
+    )
+
+
 def weigh_tokens(branches: Sequence[Branch], x_BTD: jax.Array) -> tuple[Branch, ...]:
     """The branches of a layer that `x_BTD` enters; where there are gates, each token's weight."""
     return tuple(
@@ -181,7 +216,7 @@ def weigh_tokens(branches: Sequence[Branch], x_BTD: jax.Array) -> tuple[Branch, 
     )
 
 
-def dropout_site(layer: int, target: str, index: int) -> int:
+def dropout_site(layer: int | jax.Array, target: str, index: int) -> int | jax.Array:
     """A number of its own for each layer, adapted map and branch.
 
     >>> dropout_site(0, "q_proj", 1), dropout_site(0, "k_proj", 1), dropout_site(0, "q_proj", 9)
@@ -194,7 +229,12 @@ def dropout_site(layer: int, target: str, index: int) -> int:
 
 
 def delta(
-    branches: Sequence[Branch], target: str, x_BTD: jax.Array, *, layer: int, dtype: DTypeLike
+    branches: Sequence[Branch],
+    target: str,
+    x_BTD: jax.Array,
+    *,
+    layer: int | jax.Array,
+    dtype: DTypeLike,
 ) -> jax.Array | float:
     """The sum of what all branches of a layer add to one map; 0.0 where none adapts it."""
     total: jax.Array | float = 0.0

@@ -64,6 +64,13 @@ class ModelSection:
             "auto: what suits the device"
         ),
     ] = "auto"
+    layers: Annotated[
+        Literal["auto", "unrolled", "looped"],
+        doc(
+            "of training: one by one, or a loop, which compiles sooner and moves more bytes; auto: "
+            "looped on TPUs where products take longer than memory traffic"
+        ),
+    ] = "auto"
     remat: Annotated[
         Literal["none", "cheap", "layer"],
         BeforeValidator(_remat_by_name),

@@ -138,7 +138,10 @@ def put_base(params: dict[str, Any], mesh: Mesh, mode: str) -> dict[str, Any]:
     def one(path: Any, leaf: Any) -> Any:
         # What a quantized map is held in is split like the map.
         dotted = ".".join(str(part.key) for part in path if isinstance(part, DictKey))
-        spec = base_spec(dotted, leaf.shape, mode, mesh.shape[MODEL])
+        # A stack's leaves start with its rounds, which every device has.
+        rounds = 1 if dotted.startswith("stack.") else 0
+        own = base_spec(dotted, leaf.shape[rounds:], mode, mesh.shape[MODEL])
+        spec = PartitionSpec(*[None] * rounds, *own) if own else own
         if isinstance(leaf, jax.ShapeDtypeStruct):
             sharding = NamedSharding(mesh, spec)
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -8,11 +8,11 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-# The name of values that a checkpoint's policy may keep.
-HELD = "held"
+# The names of values that a checkpoint's policy may keep; scores are a number a pair of tokens.
+HELD, SCORES = "held", "scores"
 
 
-def held(x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
+def held(x: jax.Array, dtype: DTypeLike | None = None, name: str = HELD) -> jax.Array:
     """`x`, which a policy may keep for the backward pass, rounded to `dtype` first."""
     short = x if dtype is None else x.astype(dtype)
-    return checkpoint_name(short, HELD).astype(x.dtype)
+    return checkpoint_name(short, name).astype(x.dtype)

@@ -7,6 +7,7 @@ Here the steps run on the device until enough rows have ended for a group of pro
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -184,17 +185,9 @@ def admit(
             cache=with_rows(rows.cache, row_A, prompt.cache),
         )
 
-    if mesh is not None:
-        all_, split = PartitionSpec(), PartitionSpec(CLIENTS)
-        own = jax.shard_map(
-            own,
-            mesh=mesh,
-            in_specs=(all_, all_, split, split, split, asked.specs(), split),
-            out_specs=split,
-            axis_names={CLIENTS},
-            check_vma=False,
-        )
-    return own(model, banks, rows, tokens_AT, length_A, asked, row_A)
+    split = PartitionSpec(CLIENTS)
+    run = _by_device(own, mesh, split, split, split, asked.specs(), split)
+    return run(model, banks, rows, tokens_AT, length_A, asked, row_A)
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "search", "mesh"), donate_argnames=("rows",))
@@ -233,14 +226,27 @@ def go_on(
         rows = decode.advance(model, branches, rows, search.follow, enough_1[0])
         return Advanced(rows, rows.search.open_B, search.answers(rows.search))
 
-    if mesh is not None:
-        all_, split = PartitionSpec(), PartitionSpec(CLIENTS)
-        own = jax.shard_map(
-            own,
-            mesh=mesh,
-            in_specs=(all_, all_, split, asked.specs(), split),
-            out_specs=split,
-            axis_names={CLIENTS},
-            check_vma=False,
-        )
-    return own(model, banks, rows, asked, enough_1)
+    split = PartitionSpec(CLIENTS)
+    run = _by_device(own, mesh, split, asked.specs(), split)
+    return run(model, banks, rows, asked, enough_1)
+
+
+def _by_device(own: Callable[..., Any], mesh: Mesh | None, *specs: Any) -> Callable[..., Any]:
+    """The same function on each device of a mesh, of its own part of the rows.
+
+    Args:
+      own: of the base and the banks, which every device has whole, and of what is split.
+      mesh: the devices; None for one.
+      *specs: how the other arguments are split.
+    """
+    if mesh is None:
+        return own
+    whole = PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(whole, whole, *specs),
+        out_specs=PartitionSpec(CLIENTS),
+        axis_names={CLIENTS},
+        check_vma=False,
+    )

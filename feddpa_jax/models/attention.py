@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from feddpa_jax.devices.contraction import contract
-from feddpa_jax.devices.storage import HELD, held
+from feddpa_jax.devices.storage import HELD, SCORES, held
 
 Backend = Literal["explicit", "cudnn", "splash"]
 # The sides of a TPU kernel's blocks: a multiple of the first, at most the second.
@@ -108,7 +108,8 @@ def _explicit(
     K, S = k_BKSH.shape[1:3]
     G, dtype = N // K, k_BKSH.dtype
     q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-    score_XQS = held(contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype))
+    score_XQS = contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype)
+    score_XQS = held(score_XQS, name=SCORES)
     score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
     weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
     out_XQH = held(contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype), dtype)

@@ -1,7 +1,7 @@
 """A frozen decoder, split once into its definition and its arrays."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -17,19 +17,12 @@ from feddpa_jax.adapters.lora import Branch, layer_branches, weigh_tokens
 from feddpa_jax.devices.contraction import contract_frozen
 from feddpa_jax.models.attention import Backend
 from feddpa_jax.models.kv_cache import Cache, LayerCache, placed
-from feddpa_jax.models.layers import Attention, Linear, Mlp, RMSNorm, rotary_angles
+from feddpa_jax.models.layer_stack import STACK, run_stack, stacked_layers, unstacked
+from feddpa_jax.models.layers import Attention, Embed, Linear, Mlp, RMSNorm, rotary_angles
 from feddpa_jax.models.model_config import ModelConfig
-from feddpa_jax.models.remat import Remat, checkpointed
-from feddpa_jax.models.sight import Sight, Sights
+from feddpa_jax.models.remat import Remat, checkpointed, holds_by_name
+from feddpa_jax.models.sight import Sight, Sights, window_mask
 from feddpa_jax.quantization.quantized import Quantized
-
-
-class Embed(nnx.Module):
-    """The token embedding, which is the head of a tied model too."""
-
-    def __init__(self, vocabulary: int, width: int):
-        """Args: V and D."""
-        self.embedding = nnx.Param(jnp.zeros((vocabulary, width)))
 
 
 class Block(nnx.Module):
@@ -48,7 +41,7 @@ class Block(nnx.Module):
         self,
         x_BTD: jax.Array,
         *,
-        layer: int,
+        layer: int | jax.Array,
         branches: Sequence[Branch],
         holds: bool = False,
         **attention: Any,
@@ -138,8 +131,12 @@ class Decoder(nnx.Module):
         gathered: bool,
         backend: Backend,
         slot: jax.Array | int = 0,
+        stack: dict[int, Any] | None = None,
     ) -> tuple[list[jax.Array], Cache | None]:
-        """See `Model.hidden`; but the states after 0, 1, ..., L layers."""
+        """See `Model.hidden`; but the states after 0, 1, ..., L layers.
+
+        With a stack its layers are a loop, and there are no states before and between them.
+        """
         config = self.config
         chex.assert_rank([tokens_BT, position_BT, mask_BTS], [2, 2, 3])
         chex.assert_type([tokens_BT, position_BT, mask_BTS], [int, int, bool])
@@ -148,23 +145,37 @@ class Decoder(nnx.Module):
             cache = placed(cache, position_BT, slot)
             other_BS = cache.position_BS if segment_BT is None else position_BT
         x_BTD, sights = self.enter(tokens_BT, position_BT, mask_BTS, other_BS, segment_BT)
-        caches, states = [], []
-        for index, own in enumerate(layer_branches(branches, config.layers)):
-            definition, parameters = nnx.split(self.layers[index])
-            block = functools.partial(
+
+        def block(index: int, looped: bool = False, **own: Any) -> Callable[..., Any]:
+            """The layer, or all that are like it, as a function of parameters, x and branches."""
+            function = functools.partial(
                 run_block,
-                definition,
+                nnx.split(self.layers[index])[0],
                 gathered,
-                layer=index,
                 **sights.of_layer(index, config)._asdict(),
+                window=config.window if index in config.local_layers else None,
                 backend=backend,
-                holds=remat == "cheap",
-                cache=None if cache is None else cache.layers[index],
+                holds=holds_by_name(remat, looped),
                 slot=slot,
+                **own,
             )
+            return checkpointed(function, remat, looped)
+
+        def looped(place: int, parameters: Any, x_BTD: jax.Array, **own: Any) -> jax.Array:
+            return block(place, looped=True, cache=None)(nnx.State(parameters), x_BTD, **own)[0]
+
+        first = 0
+        if stack is not None:
+            assert cache is None
+            x_BTD, first = run_stack(looped, stack, x_BTD, branches), stacked_layers(stack)
+        caches, states = [], []
+        split = layer_branches(branches, config.layers) if first < config.layers else []
+        for index in range(first, config.layers):
+            own = {"layer": index, "cache": None if cache is None else cache.layers[index]}
+            parameters = nnx.split(self.layers[index])[1]
             states.append(x_BTD)
-            x_BTD, layer_cache = checkpointed(block, remat)(parameters, x_BTD, branches=own)
-            caches.append(layer_cache)
+            x_BTD, new = block(index, **own)(parameters, x_BTD, branches=split[index])
+            caches.append(new)
         if cache is not None:
             cache = cache._replace(layers=tuple(caches))
         return [*states, self.norm(x_BTD)], cache
@@ -183,7 +194,8 @@ class Model:
     """A frozen language model as one argument of a pure function.
 
     Attributes:
-      params: nested dictionary of arrays (see `parameter_shapes` for the paths).
+      params: nested dictionary of arrays (see `parameter_shapes` for the paths); layers of one
+        kind may be stacked (see `layer_stack`).
       definition: the module's structure (static).
       config: its sizes (static).
       attention: how packed rows are computed where their segments are given (static).
@@ -201,12 +213,12 @@ class Model:
 
     def parameters(self) -> dict[str, Any]:
         """The arrays, or `Quantized` maps, by dotted path, as `from_parameters` takes them."""
-        flat: dict[Any, Any] = dict(traverse_util.flatten_dict(self.params))
+        flat: dict[Any, Any] = dict(traverse_util.flatten_dict(unstacked(self.params)))
         return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
 
     def module(self) -> Decoder:
         """The NNX module with these parameters."""
-        return nnx.merge(self.definition, nnx.State(self.params))
+        return nnx.merge(self.definition, nnx.State(unstacked(self.params)))
 
     def hidden(
         self,
@@ -243,6 +255,7 @@ class Model:
         states, cache = self.module().hidden(
             *(tokens_BT, position_BT, mask_BTS, branches, cache, segment_BT),
             *(remat, gathered, self.attention, slot),
+            self.params.get(STACK) if cache is None else None,
         )
         return states[-1], cache
 
@@ -273,20 +286,6 @@ def causal_mask(segment_BT: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
     length = segment_BT.shape[1]
     same_BTT = segment_BT[:, :, None] == segment_BT[:, None, :]
     return same_BTT & jnp.tri(length, dtype=bool)[None] & (segment_BT > 0)[:, None, :]
-
-
-def window_mask(
-    position_BT: Int[Array, "B T"], other_BS: Int[Array, "B S"], window: int | None
-) -> Bool[Array, "B T S"]:
-    """Tokens see the `window` last positions, their own among them.
-
-    Args:
-      position_BT: positions of the tokens that see.
-      other_BS: positions of the tokens that are seen: the same, or those in a cache.
-      window: how many.
-    """
-    assert window is not None
-    return position_BT[:, :, None] - other_BS[:, None, :] < window
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""The parts of a decoder: frozen linear map, RMS norm, rotary attention, gated MLP.
+"""The parts of a decoder: embedding, frozen linear map, RMS norm, rotary attention, gated MLP.
 
 Touvron et al., *LLaMA* (arXiv 2302.13971); rotary embedding: Su et al. (arXiv 2104.09864). Products
 take operands in the weights' dtype and give float32; norms, rotations, softmax and the residual
@@ -20,6 +20,14 @@ from feddpa_jax.models.kv_cache import LayerCache, attend_cached, write
 from feddpa_jax.models.model_config import ModelConfig, Rope
 
 
+class Embed(nnx.Module):
+    """The token embedding, which is the head of a tied model too."""
+
+    def __init__(self, vocabulary: int, width: int):
+        """Args: V and D."""
+        self.embedding = nnx.Param(jnp.zeros((vocabulary, width)))
+
+
 class Linear(nnx.Module):
     """A frozen map x W, plus its bias if it has one, plus what adapters add to it."""
 
@@ -34,7 +42,7 @@ class Linear(nnx.Module):
         x_BTD: jax.Array,
         branches: Sequence[Branch] = (),
         *,
-        layer: int = 0,
+        layer: int | jax.Array = 0,
         holds: bool = False,
     ) -> jax.Array:
         """The map's output and the branches' contributions, float32.
@@ -104,10 +112,11 @@ class Attention(nnx.Module):
         segment_BT: jax.Array | None,
         backend: Backend,
         branches: Sequence[Branch],
-        layer: int,
+        layer: int | jax.Array,
         holds: bool,
         cache: LayerCache | None,
         slot: jax.Array | int = 0,
+        window: int | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attention's output [B, T, D] and the layer's cache with the new tokens in it.
 
@@ -116,13 +125,18 @@ class Attention(nnx.Module):
         B, T, _ = x_BTD.shape
         dtype = self.q_proj.kernel.get_value().dtype
 
-        def heads(y_BTE: jax.Array, norm: RMSNorm | None = None) -> jax.Array:
-            y_BTNH = y_BTE.reshape(B, T, -1, self.config.head_dim)
-            return y_BTNH if norm is None else norm(y_BTNH)
+        def heads(y_BTE: jax.Array) -> jax.Array:
+            return y_BTE.reshape(B, T, -1, self.config.head_dim)
 
-        q_BTNH = heads(self.q_proj(x_BTD, branches, layer=layer, holds=holds), self.q_norm)
-        k_BTKH = heads(self.k_proj(x_BTD, branches, layer=layer, holds=holds), self.k_norm)
-        q_BTNH, k_BTKH = rotate(q_BTNH, rotary), rotate(k_BTKH, rotary).astype(dtype)
+        def rotated(project: Linear, norm: RMSNorm | None) -> jax.Array:
+            # Rotations need nothing for their backward pass; norms need what enters them.
+            inside = holds and norm is not None
+            y_BTNH = heads(project(x_BTD, branches, layer=layer, holds=inside))
+            y_BTNH = rotate(y_BTNH if norm is None else norm(y_BTNH), rotary)
+            return held(y_BTNH, dtype) if holds else y_BTNH
+
+        q_BTNH = rotated(self.q_proj, self.q_norm)
+        k_BTKH = rotated(self.k_proj, self.k_norm).astype(dtype)
         v_BTKH = heads(self.v_proj(x_BTD, branches, layer=layer, holds=holds)).astype(dtype)
         k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         scale = self.config.query_scale or self.config.head_dim**-0.5
@@ -131,7 +145,6 @@ class Attention(nnx.Module):
             if segment_BT is None:
                 out_BTE = attend_cached(q_BTNH, cache, mask_BTS, scale=scale)
                 return self.o_proj(out_BTE, branches, layer=layer), cache
-        window = self.config.window if layer in self.config.local_layers else None
         out_BTE = attend(
             *(q_BTNH, k_BKSH, v_BKSH, mask_BTS, segment_BT),
             scale=scale,
@@ -152,7 +165,7 @@ class Mlp(nnx.Module):
         self.down_proj = _adapted(config, "down_proj")
 
     def __call__(
-        self, x_BTD: jax.Array, branches: Sequence[Branch], *, layer: int, holds: bool
+        self, x_BTD: jax.Array, branches: Sequence[Branch], *, layer: int | jax.Array, holds: bool
     ) -> jax.Array:
         """The block's output, float32."""
         gate_BTF = self.gate_proj(x_BTD, branches, layer=layer, holds=holds)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+from jaxtyping import Array, Bool, Int
 
 from feddpa_jax.models.model_config import ModelConfig
 
@@ -30,3 +31,17 @@ class Sights(NamedTuple):
     def of_layer(self, layer: int, config: ModelConfig) -> Sight:
         """The sight of a layer."""
         return self.window if layer in config.local_layers else self.everything
+
+
+def window_mask(
+    position_BT: Int[Array, "B T"], other_BS: Int[Array, "B S"], window: int | None
+) -> Bool[Array, "B T S"]:
+    """Tokens see the `window` last positions, their own among them.
+
+    Args:
+      position_BT: positions of the tokens that see.
+      other_BS: positions of the tokens that are seen: the same, or those in a cache.
+      window: how many.
+    """
+    assert window is not None
+    return position_BT[:, :, None] - other_BS[:, None, :] < window

@@ -16,7 +16,7 @@ from feddpa_jax.federated.method import Method, Phase
 from feddpa_jax.federated.shapes import phase_shapes
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.plan.collectives import Collectives, find_collectives
-from feddpa_jax.plan.repeated_head import NOTHING, Cost, cost_of, repeated_head
+from feddpa_jax.plan.loops import cost_of
 from feddpa_jax.training.engine import Engine
 from feddpa_jax.training.memory import MemoryPlan, plan_memory
 from feddpa_jax.training.rows import BlockShape
@@ -77,7 +77,6 @@ def compile_steps(
     Raises:
       UserError: a program finds no room on the device.
     """
-    repeated = {p: repeated_head(model, p, engine.mesh) for p in {s.positions for s in shapes}}
     for phase in phases:
         trained, frozen = phase_shapes(method, phase)
         for shape in shapes:
@@ -95,8 +94,7 @@ def compile_steps(
                 limit=limit,
             )
             seconds = time.perf_counter() - start
-            again = repeated[shape.positions]
-            yield _program(phase.name, shape, compiled, memory, chip, seconds, again)
+            yield _program(phase.name, shape, compiled, memory, chip, seconds)
 
 
 def compile_averages(
@@ -129,9 +127,8 @@ def _program(
     memory: MemoryPlan | None,
     chip: Chip | None,
     compile_seconds: float,
-    repeated: Cost = NOTHING,
 ) -> Program:
-    flops, traffic, told = map(sum, zip(cost_of(compiled), repeated, strict=True))
+    flops, traffic, told = cost_of(compiled)
     seconds, estimate = told or None, "compiler"
     if chip is not None and (seconds is None or seconds < flops / chip.flops):
         seconds, estimate = max(flops / chip.flops, traffic / chip.bandwidth), "roofline"

@@ -12,7 +12,7 @@ import numpy as np
 
 from feddpa_jax.config import Config
 from feddpa_jax.devices.hardware import memory_of
-from feddpa_jax.devices.mesh import make_mesh, put_base
+from feddpa_jax.devices.mesh import make_mesh
 from feddpa_jax.federated.method import Method, Phase
 from feddpa_jax.federated.shapes import phase_shapes
 from feddpa_jax.federated.traffic import traffic
@@ -20,7 +20,7 @@ from feddpa_jax.hf.load import Base
 from feddpa_jax.plan.round_work import count_work
 from feddpa_jax.preflight.lengths import Lengths
 from feddpa_jax.preflight.product_rate import product_rate
-from feddpa_jax.run.backend import attention_on
+from feddpa_jax.run.backend import base_on
 from feddpa_jax.run.beginning import fresh_state, total_rounds
 from feddpa_jax.run.folder import RunFolder
 from feddpa_jax.run.history import read_history
@@ -153,10 +153,7 @@ def _prepared(
     """The clients that have something left, and the configuration of them alone."""
     clients = tuple(federation.clients[place] for place in lengths.measured)
     mesh = make_mesh(config.mesh.clients, config.mesh.model)
-    params = put_base(base.model.params, mesh, config.mesh.base)
-    attention = attention_on(mesh, config, base.model)
-    model = dataclasses.replace(base.model, params=params, attention=attention)
-    placed = base._replace(model=model)
+    placed = base._replace(model=base_on(mesh, config, base.model))
     some = dataclasses.replace(federation, clients=clients)
     prepared = Prepared(placed, some, lengths.training, (lengths.counts,), mesh)
     make_lora(config, prepared._replace(federation=federation))  # Ranks are of all clients.

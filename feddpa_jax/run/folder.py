@@ -143,8 +143,8 @@ class RunFolder:
 
         The sections eval and weighting and the number of test instances do not touch training and
         may differ; neither does it matter whether data are loaded or opened, on which devices a run
-        goes on, with which kernels of theirs (`model.attention`), or who follows it. Data, model
-        and adapters may have moved: checkpoints know them by their content (`identity`).
+        goes on, how these compute (`model.attention`, `model.layers`), or who follows it. Data,
+        model and adapters may have moved: checkpoints know them by their content (`identity`).
 
         Raises:
           UserError: another section differs, or the run's configuration is damaged.
@@ -152,7 +152,8 @@ class RunFolder:
         old = self.read_config()
         free = {name: getattr(old, name) for name in ("eval", "weighting", "mesh", "track")}
         data = dataclasses.replace(config.data, max_test=old.data.max_test, cache=old.data.cache)
-        model = dataclasses.replace(config.model, attention=old.model.attention)
+        same_way = {"attention": old.model.attention, "layers": old.model.layers}
+        model = dataclasses.replace(config.model, **same_way)
         init = config.init
         if knows_sources(self.checkpoints):
             data = dataclasses.replace(data, path=old.data.path)

@@ -16,7 +16,7 @@ from feddpa_jax.data.population import Population
 from feddpa_jax.data.templates import TEMPLATES, bound
 from feddpa_jax.data.token_file import TokenizedClients
 from feddpa_jax.data.tokenize import TokenCounts, Tokenized, encode_examples
-from feddpa_jax.devices.mesh import CLIENTS, make_mesh, put_base
+from feddpa_jax.devices.mesh import CLIENTS, make_mesh
 from feddpa_jax.devices.processes import check_same, several, together
 from feddpa_jax.federated.build import build
 from feddpa_jax.federated.leaves import trains_own
@@ -24,7 +24,7 @@ from feddpa_jax.federated.method import METHODS, Lora, Method
 from feddpa_jax.files.escape import some_names
 from feddpa_jax.hf.load import Base, load_base
 from feddpa_jax.hf.tokenizer import Tokenizer
-from feddpa_jax.run.backend import attention_on
+from feddpa_jax.run.backend import base_on
 from feddpa_jax.run.pooled_examples import pooled_examples
 from feddpa_jax.run.size_check import check_sizes
 from feddpa_jax.run.taking_part import who_takes_part
@@ -147,10 +147,7 @@ def prepare_values(
         config, base.tokenizer, federation, functools.partial(encode, config, base.tokenizer), only
     )
     mesh = make_mesh(config.mesh.clients, config.mesh.model, devices)
-    params = put_base(base.model.params, mesh, config.mesh.base)
-    model = dataclasses.replace(
-        base.model, params=params, attention=attention_on(mesh, config, base.model)
-    )
+    model = base_on(mesh, config, base.model)
     return Prepared(base._replace(model=model), federation, training, counts, mesh)
 
 

@@ -161,7 +161,8 @@ def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
     """A run, and its configuration with overrides of what does not touch its training.
 
     Where a kernel of `model.attention` was asked for, it is "auto" now: these devices need not have
-    it, and what reads a run computes attention explicitly.
+    it, and what reads a run computes attention explicitly. Its layers are one by one, since a loop
+    serves training alone.
 
     Raises:
       UserError: there is no run, it is damaged, or an override touches its training.
@@ -171,10 +172,9 @@ def reread(run_dir: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
     config = load_config(run.config_file, overrides, of_run=True)
     run.check_same_training(config)
     run.say_if_unchecked(_log.warning)
-    if config.model.attention != "explicit":
-        model = dataclasses.replace(config.model, attention="auto")
-        config = dataclasses.replace(config, model=model)
-    return run, checked(config)
+    attention = "explicit" if config.model.attention == "explicit" else "auto"
+    model = dataclasses.replace(config.model, attention=attention, layers="unrolled")
+    return run, checked(dataclasses.replace(config, model=model))
 
 
 def check_folder(config: Config, run: RunFolder) -> None:

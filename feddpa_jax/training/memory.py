@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from feddpa_jax.devices.hardware import GIB, memory_of
 from feddpa_jax.models.decoder import Model
 from feddpa_jax.models.head import positions_at_once
+from feddpa_jax.models.layer_stack import STACK
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.models.remat import Remat
 from feddpa_jax.quantization.quantized import Quantized
@@ -201,6 +202,9 @@ def estimate_memory(
       limit: bytes that the device has.
     """
     config, bank = model.config, slots * _size(trained)
+    looped = STACK in model.params
+    if looped and remat == "none":
+        remat = "cheap"
     beside = _size(frozen.shared) + slots * _size(frozen.own_C)
     itemsize = 4 if on_cpu else jnp.dtype(model.dtype).itemsize
     tokens = shape.rows * shape.length
@@ -210,7 +214,7 @@ def estimate_memory(
     else:
         scores *= itemsize
         layers = config.layers * held_bytes(config, remat, model.dtype) * tokens
-        if remat == "layer":
+        if remat == "layer" or looped:
             # One layer at a time is computed again.
             layers += held_bytes(config, "none", model.dtype) * tokens + scores
         else:

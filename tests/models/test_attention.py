@@ -9,7 +9,8 @@ import pytest
 
 from feddpa_jax.models import attention
 from feddpa_jax.models.attention import attend, backend_for, cudnn, splash
-from feddpa_jax.models.decoder import causal_mask, window_mask
+from feddpa_jax.models.decoder import causal_mask
+from feddpa_jax.models.sight import window_mask
 
 # Two packed segments and padding; one segment; padding alone.
 SEGMENTS = np.array([[1] * 14 + [2] * 21 + [0] * 5, [1] * 40, [0] * 40], np.int32)

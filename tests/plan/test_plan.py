@@ -47,7 +47,7 @@ def plan(tmp_path: Path, *more: str) -> dict:
 
 def test_a_slice_that_is_not_at_hand(tmp_path):
     options = ["--clients", "24", "--fed.method", "fedit", "--model.dtype", "bfloat16"]
-    options += ["--model.attention", "splash"]
+    options += ["--model.attention", "splash", "--model.layers", "looped"]
     told = plan(tmp_path, "--topology", "v5e:2x4", *options)
     assert told["devices"] == {"kind": "TPU v5 lite", "count": 8}
     assert told["mesh"] == {"clients": 8, "model": 1} and told["slots"] == 24

@@ -9,7 +9,8 @@ import pytest
 
 from feddpa_jax.config import load_config
 from feddpa_jax.models.model_shapes import model_shapes
-from feddpa_jax.run.backend import attention_on
+from feddpa_jax.models.sizes import SIZES
+from feddpa_jax.run.backend import attention_on, loops
 from feddpa_jax.run.inputs import prepare
 from feddpa_jax.testing import tiny_config
 from feddpa_jax.types import UserError
@@ -71,3 +72,22 @@ def test_heads_that_a_tpu_pads_are_explicit_unless_asked():
         model = model_shapes(sizes, "bfloat16")
         assert attention_on(mesh, auto, model) == found
         assert attention_on(mesh, asked, model) == "splash"
+
+
+def test_layers_are_a_loop_where_products_bound_them():
+    """On TPUs whose memory is fast enough, in wide models; elsewhere only if asked."""
+
+    def mesh(platform: str, kind: str) -> Any:
+        return SimpleNamespace(
+            devices=np.array([[SimpleNamespace(platform=platform, device_kind=kind)]])
+        )
+
+    auto, asked = (load_config(None, ["--model.layers", a]) for a in ("auto", "looped"))
+    narrow, wide = (
+        model_shapes(SIZES[name], "bfloat16") for name in ("smollm2-135m", "llama-2-7b")
+    )
+    v5p = mesh("tpu", "TPU v5")
+    assert [loops(v5p, auto, model) for model in (narrow, wide)] == [False, True]
+    assert loops(v5p, asked, narrow)
+    for elsewhere in (mesh("tpu", "TPU v6 lite"), mesh("gpu", "NVIDIA H200"), mesh("cpu", "cpu")):
+        assert not loops(elsewhere, auto, wide)

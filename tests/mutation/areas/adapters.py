@@ -146,7 +146,7 @@ ENTRIES = [
         ("bits_BTD >= ", "bits_BTD < "),
         ("1.0 / (1.0 - rate)", "1.0"),
         ("1.0 / (1.0 - rate)", "1.0 / rate"),
-        ("(site * 0x9E3779B9)", "(0 * 0x9E3779B9)"),
+        ("jnp.asarray(site, jnp.uint32)", "jnp.asarray(0, jnp.uint32)"),
         ("_mix(key_B2[:, 0] ^ place)", "_mix(key_B2[:, 1] ^ place)"),
         ("_mix(key_B2[:, 1] + place)", "_mix(key_B2[:, 0] + place)"),
         ("jnp.arange(T * D,", "0 * jnp.arange(T * D,"),

@@ -1,0 +1,110 @@
+"""What a program's loops cost after their first round: a compiler counts a loop's body once.
+
+Loops are a step's chunks of the head's positions, and its layers where they are stacked.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.backend import get_backend
+
+from feddpa_jax.types import UserError
+
+
+class Cost(NamedTuple):
+    """Of a program on one device: FLOPs, bytes of memory traffic, and seconds, 0 if not told."""
+
+    flops: float
+    traffic: float
+    seconds: float = 0.0
+
+
+class Loop(NamedTuple):
+    """A loop of a program whose rounds are known.
+
+    Attributes:
+      inside: the computation that it stands in.
+      body: the computation that it repeats.
+      rounds: how often.
+    """
+
+    inside: str
+    body: str
+    rounds: int
+
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", re.MULTILINE)
+_LOOP = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)")
+_ROUNDS = re.compile(r"known_trip_count\W+n\W+(\d+)")
+_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+
+
+def cost_of(compiled: jax.stages.Compiled) -> Cost:
+    """What the compiler counts, and every loop's body once for each of its rounds.
+
+    The bodies' share is told by XLA's own analysis of the program's text, and their traffic in the
+    measure of the device's compiler. Seconds are the compiler's alone: 0 where there are loops.
+    """
+    costs: Any = compiled.cost_analysis() or {}
+    once = Cost(
+        costs.get("flops", 0.0),
+        costs.get("bytes accessed", 0.0),
+        max(costs.get("optimal_seconds") or 0.0, 0.0),
+    )
+    text = compiled.as_text() or ""
+    loops = [loop for loop in find_loops(text) if loop.rounds > 1]
+    if not loops:
+        return once
+    whole = _analysed(text)
+    measure = once.traffic / whole.traffic if whole.traffic else 1.0
+    flops, traffic = once.flops, once.traffic
+    inside = {loop.body: loop for loop in loops}
+    for loop in loops:
+        own = _analysed(as_entry(text, loop.body))
+        times, outer = loop.rounds - 1, inside.get(loop.inside)
+        while outer is not None:
+            times, outer = times * outer.rounds, inside.get(outer.inside)
+        flops, traffic = flops + times * own.flops, traffic + times * own.traffic * measure
+    return Cost(flops, traffic)
+
+
+def find_loops(text: str) -> Iterator[Loop]:
+    """The loops of a compiled program whose rounds its text tells.
+
+    Args:
+      text: its HLO, `compiled.as_text()`.
+    """
+    bounds = [(match.start(), match[1]) for match in _COMPUTATION.finditer(text)]
+    ends = [start for start, _ in bounds[1:]] + [len(text)]
+    bodies = {name: text[start:end] for (start, name), end in zip(bounds, ends, strict=True)}
+    for name, body in bodies.items():
+        for condition, repeated, rest in _LOOP.findall(body):
+            limits = _LIMIT.findall(bodies.get(condition, ""))
+            if rounds := _ROUNDS.findall(rest) or (limits if len(limits) == 1 else []):
+                yield Loop(name, repeated, int(rounds[0]))
+
+
+def as_entry(text: str, name: str) -> str:
+    """The program of one computation of a program."""
+    header, _, rest = text.partition("\n")
+    title = header.split(",", 1)[0]
+    rest = re.sub(r"^ENTRY ", "", rest, flags=re.MULTILINE)
+    start = re.compile(rf"^(%?{re.escape(name)} \()", re.MULTILINE)
+    return title + "\n" + start.sub(r"ENTRY \1", rest)
+
+
+def _analysed(text: str) -> Cost:
+    # JAX has no public name for XLA's analysis of a program's text.
+    try:
+        hlo, xla = (importlib.import_module(f"jaxlib.{name}") for name in ("_hlo", "_jax"))
+        found = xla.hlo_module_cost_analysis(get_backend(), hlo.hlo_module_from_text(text))
+    except (ImportError, AttributeError):
+        raise UserError(
+            f"plan: jaxlib {version('jaxlib')} does not count what loops cost; use the version "
+            "in requirements.txt"
+        ) from None
+    return Cost(found.get("flops", 0.0), found.get("bytes accessed", 0.0))

@@ -1,0 +1,91 @@
+"""A plan counts every round of a program's loops."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from feddpa_jax.models.decoder import random_model
+from feddpa_jax.models.head import weighted_nll
+from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.plan.loops import as_entry, cost_of, find_loops
+from feddpa_jax.types import UserError
+
+V, D, P = 512, 64, 60
+
+
+def compiled(function: Any, *arguments: Any) -> jax.stages.Compiled:
+    return jax.jit(function).lower(*arguments).compile()
+
+
+def test_loops_within_loops():
+    """Five rounds of seven products of [32, 64] and [64, 64]."""
+
+    def layer(x_RTD: jax.Array, w_DD: jax.Array) -> tuple[jax.Array, None]:
+        return jax.lax.map(lambda x_TD: jnp.sin(x_TD @ w_DD), x_RTD), None
+
+    def layers(x_RTD: jax.Array, w_LDD: jax.Array) -> jax.Array:
+        return jax.lax.scan(layer, x_RTD, w_LDD)[0]
+
+    found = compiled(layers, jnp.ones((7, 32, 64)), jnp.ones((5, 64, 64)))
+    loops = list(find_loops(found.as_text() or ""))
+    assert sorted(loop.rounds for loop in loops) == [5, 7]
+    cost = cost_of(found)
+    assert cost.flops == pytest.approx(5 * 7 * 2 * 32 * 64 * 64, rel=0.05)
+    # Of each product the operands are read and the result is written, at the least.
+    assert cost.traffic > 5 * 7 * 4 * (2 * 32 * 64 + 64 * 64)
+
+
+def test_a_program_without_loops_is_as_the_compiler_says():
+    found = compiled(lambda x, y: x @ y, jnp.ones((32, 64)), jnp.ones((64, 16)))
+    costs: Any = found.cost_analysis()
+    assert cost_of(found)[:2] == (costs["flops"], costs["bytes accessed"])
+
+
+def test_a_library_without_the_analysis_is_named(monkeypatch):
+    """A program with loops would look cheaper than it is."""
+    found = compiled(lambda x_T: jax.lax.map(jnp.sin, x_T), jnp.ones(8))
+    monkeypatch.delattr("jaxlib._hlo.hlo_module_from_text")
+    with pytest.raises(UserError, match=r"plan: jaxlib [\d.]+ does not count what loops cost"):
+        cost_of(found)
+
+
+def test_rounds_are_read_off_a_condition():
+    """TPU programs tell them there alone."""
+    text = """HloModule step, is_scheduled=true
+
+%cond (p: (s32[], f32[4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(30)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  ROOT %next = (s32[], f32[4]) tuple(%i, %x)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %loop = (s32[], f32[4]) while(%start), condition=%cond, body=%body, metadata={op_name="a"}
+}
+"""
+    assert list(find_loops(text)) == [("main", "body", 30)]
+    lines = as_entry(text, "body").splitlines()
+    assert lines[0] == "HloModule step"
+    assert [line for line in lines if "ENTRY" in line] == [
+        "ENTRY %body (p: (s32[], f32[4])) -> (s32[], f32[4]) {"
+    ]
+
+
+def test_all_chunks_of_the_head_are_counted():
+    """Two products of V x D for each position, and some operations for each logit."""
+    model = random_model(ModelConfig(V, D, 1, 2, 1, 8, 16), jax.random.key(0))
+
+    def loss(hidden_PD: jax.Array) -> jax.Array:
+        # Four chunks of 15.
+        ones_P = jnp.ones((P,))
+        return weighted_nll(model, hidden_PD, ones_P.astype(int), ones_P, at_once=16).sum()
+
+    cost = cost_of(compiled(jax.grad(loss), jnp.ones((P, D))))
+    assert cost.flops == pytest.approx(P * 4 * V * D, rel=0.1)
+    # The head's weights twice and the logits once at the least, for each chunk.
+    assert cost.traffic > 4 * (2 * 4 * V * D + 4 * 15 * V)
