@@ -10,7 +10,6 @@ from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.head import weighted_nll
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.plan.loops import as_entry, cost_of, find_loops
-from feddpa_jax.types import UserError
 
 V, D, P = 512, 64, 60
 
@@ -43,12 +42,13 @@ def test_a_program_without_loops_is_as_the_compiler_says():
     assert cost_of(found)[:2] == (costs["flops"], costs["bytes accessed"])
 
 
-def test_a_library_without_the_analysis_is_named(monkeypatch):
-    """A program with loops would look cheaper than it is."""
+def test_a_library_without_the_analysis_is_named(monkeypatch, caplog):
+    """A program with loops looks cheaper than it is there, and is not refused for that."""
     found = compiled(lambda x_T: jax.lax.map(jnp.sin, x_T), jnp.ones(8))
+    whole = cost_of(found)
     monkeypatch.delattr("jaxlib._hlo.hlo_module_from_text")
-    with pytest.raises(UserError, match=r"plan: jaxlib [\d.]+ does not count what loops cost"):
-        cost_of(found)
+    assert 0 < cost_of(found).traffic < whole.traffic
+    assert "does not tell what loops cost: FLOPs, traffic and seconds are too low" in caplog.text
 
 
 def test_rounds_are_read_off_a_condition():
