@@ -24,7 +24,7 @@ def check_example(example: Any, what: str) -> None:
     >>> check_example(Example("Say hi.", " "), "example 1")
     Traceback (most recent call last):
       ...
-    feddpa_jax.types.UserError: example 1: field 'output' is empty
+    feddpa_jax.types.UserError: example 1: field 'output' is empty; give it a text
     """
     if not isinstance(example, Example):
         raise UserError(f"{what} is {short(repr(example))}; make it with Example")
