@@ -8,6 +8,9 @@ used. What lies between products is computed in float32 everywhere.
 """
 
 import functools
+import math
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +19,62 @@ from jax.typing import DTypeLike
 from feddpa_jax.quantization.quantized import Quantized, dequantize
 
 
-def _product(
+def letter_runs(spec: str) -> tuple[str, ...]:
+    """The letters of an einsum, those together that may be one: they only occur side by side.
+
+    CPUs multiply matrices, and batches of them, fastest; accelerators' compilers fuse more of what
+    lies before and after a product while its axes are apart.
+
+    >>> letter_runs("BKGTH,BKSH->BKGTS")
+    ('BK', 'GT', 'H', 'S')
+    """
+    terms = re.split("->|,", spec)
+    runs: list[str] = []
+    for letter in dict.fromkeys("".join(terms)):
+        pair = runs[-1][-1] + letter if runs else ""
+        if pair and all(pair in term or not set(pair) & set(term) for term in terms):
+            runs[-1] += letter
+        else:
+            runs.append(letter)
+    return tuple(runs)
+
+
+def _merged(spec: str, x: jax.Array, y: jax.Array, **options: Any) -> jax.Array:
+    """An einsum whose neighbouring axes are one where they may be."""
+    runs = letter_runs(spec)
+    left, right, out = re.split("->|,", spec)
+    size = dict(zip(left + right, x.shape + y.shape, strict=True))
+    short = spec
+    for run in runs:
+        short = short.replace(run, run[0])
+
+    def flat(array: jax.Array, term: str) -> jax.Array:
+        own = [run for run in runs if run in term]
+        own.sort(key=term.index)
+        return array.reshape([math.prod(size[letter] for letter in run) for run in own])
+
+    flat_out = jnp.einsum(short, flat(x, left), flat(y, right), **options)
+    return flat_out.reshape([size[letter] for letter in out])
+
+
+def product(
     spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, *, whole: bool = False
 ) -> jax.Array:
+    """`contract` without gradients, for functions that have their own.
+
+    With `whole` the result is not rounded on any device.
+    """
     x, y = x.astype(dtype), y.astype(dtype)
-    if jnp.dtype(dtype) == jnp.float32:
-        # float32 means float32: accelerators would otherwise round the operands.
-        return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)
-
-    def summed(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
-
-    def rounded(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.einsum(spec, x, y, preferred_element_type=dtype).astype(jnp.float32)
-
-    if whole:
-        return summed(x, y)
-    return jax.lax.platform_dependent(x, y, cpu=summed, default=rounded)
+    # float32 means float32: accelerators would otherwise round the operands.
+    exact = jnp.dtype(dtype) == jnp.float32
+    precision = jax.lax.Precision.HIGHEST if exact else None
+    options = {"precision": precision, "preferred_element_type": jnp.float32}
+    rounded = options if whole else {**options, "preferred_element_type": dtype}
+    return jax.lax.platform_dependent(
+        *(x, y),
+        cpu=lambda x, y: _merged(spec, x, y, **options),
+        default=lambda x, y: jnp.einsum(spec, x, y, **rounded).astype(jnp.float32),
+    )
 
 
 def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -60,21 +102,21 @@ def contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def _contract(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike):
-    return _product(spec, x, y, dtype)
+    return product(spec, x, y, dtype)
 
 
 def _forward(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike):
     # Residuals are rounded already: half the memory, and no second rounding in the backward pass.
     empty = (jnp.zeros((0,), x.dtype), jnp.zeros((0,), y.dtype))
-    return _product(spec, x, y, dtype), (x.astype(dtype), y.astype(dtype), empty)
+    return product(spec, x, y, dtype), (x.astype(dtype), y.astype(dtype), empty)
 
 
 def _backward(spec: str, dtype: DTypeLike, residuals, g: jax.Array):
     x, y, (x_like, y_like) = residuals
     terms, out = spec.split("->")
     left, right = terms.split(",")
-    dx = _product(f"{out},{right}->{left}", g, y, dtype)
-    dy = _product(f"{left},{out}->{right}", x, g, dtype, whole=True)
+    dx = product(f"{out},{right}->{left}", g, y, dtype)
+    dy = product(f"{left},{out}->{right}", x, g, dtype, whole=True)
     return dx.astype(x_like.dtype), dy.astype(y_like.dtype)
 
 
@@ -102,21 +144,20 @@ def _plain(w: jax.Array | Quantized, after: jax.Array, dtype: DTypeLike) -> jax.
 def _contract_frozen(
     spec: str, x: jax.Array, w: jax.Array | Quantized, dtype: DTypeLike, whole: bool
 ):
-    return _product(spec, x, _plain(w, x, dtype), dtype, whole=whole)
+    return product(spec, x, _plain(w, x, dtype), dtype, whole=whole)
 
 
 def _forward_frozen(
     spec: str, x: jax.Array, w: jax.Array | Quantized, dtype: DTypeLike, whole: bool
 ):
-    product = _product(spec, x, _plain(w, x, dtype), dtype, whole=whole)
-    return product, (w, jnp.zeros((0,), x.dtype))
+    return product(spec, x, _plain(w, x, dtype), dtype, whole=whole), (w, jnp.zeros((0,), x.dtype))
 
 
 def _backward_frozen(spec: str, dtype: DTypeLike, whole: bool, residuals, g: jax.Array):
     w, x_like = residuals
     terms, out = spec.split("->")
     left, right = terms.split(",")
-    dx = _product(f"{out},{right}->{left}", g, _plain(w, g, dtype), dtype)
+    dx = product(f"{out},{right}->{left}", g, _plain(w, g, dtype), dtype)
     return dx.astype(x_like.dtype), None
 
 

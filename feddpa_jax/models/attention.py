@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from feddpa_jax.devices.contraction import contract
+from feddpa_jax.devices.contraction import product
 from feddpa_jax.devices.storage import HELD, SCORES, held
 
 Backend = Literal["explicit", "cudnn", "splash"]
@@ -103,17 +103,61 @@ def attend(
 def _explicit(
     q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: Bool[Array, "B T S"]
 ) -> jax.Array:
-    """The products run on [B*K, G*T, H] operands, the form that CPUs multiply fastest."""
     B, T, N, H = q_BTNH.shape
-    K, S = k_BKSH.shape[1:3]
-    G, dtype = N // K, k_BKSH.dtype
-    q_XQH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
-    score_XQS = contract("XQH,XSH->XQS", q_XQH, k_BKSH.reshape(B * K, S, H), dtype)
-    score_XQS = held(score_XQS, name=SCORES)
-    score_BXTS = jnp.where(mask_BTS[:, None], score_XQS.reshape(B, K * G, T, S), -1e30)
-    weight_XQS = jax.nn.softmax(score_BXTS, axis=-1).reshape(B * K, G * T, S)
-    out_XQH = held(contract("XQS,XSH->XQH", weight_XQS, v_BKSH.reshape(B * K, S, H), dtype), dtype)
-    return out_XQH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
+    K = k_BKSH.shape[1]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    out_BKGTH = _softmax_mean(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N * H)
+
+
+@jax.custom_vjp
+def _softmax_mean(
+    q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
+) -> jax.Array:
+    """Means of the values, weighted by the softmax of the scores, float32.
+
+    Two things are as in FlashAttention, though the scores are formed: weights are made to sum to 1
+    after the product with the values, and the backward pass knows the mean gradient of a query's
+    weights from its output. So of each pair of tokens one number is held, in the products' dtype,
+    and nothing of that size is read to be normalized.
+    """
+    return _softmax_mean_forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
+
+
+def _softmax_mean_forward(
+    q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
+) -> tuple[jax.Array, Any]:
+    dtype = k_BKSH.dtype
+    q_BKGTH = q_BKGTH.astype(dtype)
+    score_BKGTS = product("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, dtype)
+    score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, -1e30)
+    # Of a query that sees nothing all weights are 0; of others the largest is 1.
+    most_BKGT1 = jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)
+    weight_BKGTS = jnp.exp(score_BKGTS - most_BKGT1)
+    sum_BKGT1 = jnp.maximum(jnp.sum(weight_BKGTS, axis=-1, keepdims=True), 1.0)
+    sum_BKGT1 = held(sum_BKGT1, name=SCORES)
+    weight_BKGTS = held(weight_BKGTS, dtype, SCORES).astype(dtype)
+    out_BKGTH = product("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH, dtype) / sum_BKGT1
+    out_BKGTH = held(out_BKGTH, dtype)
+    operands = (q_BKGTH, k_BKSH, v_BKSH)
+    return out_BKGTH, (operands, weight_BKGTS, sum_BKGT1, out_BKGTH.astype(dtype))
+
+
+def _softmax_mean_backward(residuals: Any, g_BKGTH: jax.Array) -> tuple[Any, ...]:
+    (q_BKGTH, k_BKSH, v_BKSH), weight_BKGTS, sum_BKGT1, out_BKGTH = residuals
+    dtype = k_BKSH.dtype
+    g_BKGTH = g_BKGTH / sum_BKGT1
+    mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
+    g_BKGTH = g_BKGTH.astype(dtype)
+    gained_BKGTS = product("BKGTH,BKSH->BKGTS", g_BKGTH, v_BKSH, dtype) - mean_BKGT1
+    dscore_BKGTS = (weight_BKGTS.astype(jnp.float32) * gained_BKGTS).astype(dtype)
+    dq_BKGTH = product("BKGTS,BKSH->BKGTH", dscore_BKGTS, k_BKSH, dtype)
+    dk_BKSH = product("BKGTS,BKGTH->BKSH", dscore_BKGTS, q_BKGTH, dtype)
+    dv_BKSH = product("BKGTS,BKGTH->BKSH", weight_BKGTS, g_BKGTH, dtype)
+    return dq_BKGTH, dk_BKSH.astype(dtype), dv_BKSH.astype(dtype), None
+
+
+_softmax_mean.defvjp(_softmax_mean_forward, _softmax_mean_backward)
 
 
 def cudnn(

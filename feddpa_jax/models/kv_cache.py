@@ -143,12 +143,10 @@ def attend_cached(
     B, T, N, H = q_BTNH.shape
     K, S = cache.v_BKSH.shape[1:3]
     chex.assert_shape(mask_BTS, (B, T, S))
-    G, dtype = N // K, cache.v_BKSH.dtype
-    q_XQH = (q_BTNH * scale).reshape(B, T, K, G, H).transpose(0, 2, 1, 3, 4)
-    q_XQH = q_XQH.reshape(B * K, T * G, H)
-    score_XQS = contract("XQH,XHS->XQS", q_XQH, cache.k_BKHS.reshape(B * K, H, S), dtype)
-    score_BKTGS = score_XQS.reshape(B, K, T, G, S)
+    dtype = cache.v_BKSH.dtype
+    q_BKTGH = (q_BTNH * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
+    score_BKTGS = contract("BKTGH,BKHS->BKTGS", q_BKTGH, cache.k_BKHS, dtype)
     score_BKTGS = jnp.where(mask_BTS[:, None, :, None], score_BKTGS, -1e30)
-    weight_XQS = jax.nn.softmax(score_BKTGS, axis=-1).reshape(B * K, T * G, S)
-    out_XQH = contract("XQS,XSH->XQH", weight_XQS, cache.v_BKSH.reshape(B * K, S, H), dtype)
-    return out_XQH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4).reshape(B, T, N * H)
+    weight_BKTGS = jax.nn.softmax(score_BKTGS, axis=-1)
+    out_BKTGH = contract("BKTGS,BKSH->BKTGH", weight_BKTGS, cache.v_BKSH, dtype)
+    return out_BKTGH.transpose(0, 2, 1, 3, 4).reshape(B, T, N * H)

@@ -218,8 +218,7 @@ def estimate_memory(
             # One layer at a time is computed again.
             layers += held_bytes(config, "none", model.dtype) * tokens + scores
         else:
-            # `cheap` holds scores as they are computed, in float32.
-            layers += config.layers * (scores if remat == "none" else 4 * scores // itemsize)
+            layers += config.layers * scores
     positions = min(shape.positions, positions_at_once(config.vocab_size))
     logits = 3 * 4 * positions * config.vocab_size
     maps = [leaf.shape for leaf in model.parameters().values() if isinstance(leaf, Quantized)]

@@ -39,6 +39,30 @@ def test_the_gradient_of_a_factor_is_whole():
     assert dots(jax.grad(loss, argnums=1), "tpu") == ["bf16", "f32"]
 
 
+def test_neighbouring_axes_are_one_on_cpus_alone():
+    """Of scores [B, K, G, T, S], and of their gradients, with the same results."""
+    spec = "BKGTH,BKSH->BKGTS"
+    random = np.random.default_rng(2)
+    x = jnp.asarray(random.normal(size=(2, 3, 4, 5, 6)), jnp.float32)
+    y = jnp.asarray(random.normal(size=(2, 3, 7, 6)), jnp.float32)
+
+    def loss(x, y):
+        return jnp.sum(contract(spec, x, y, jnp.float32) ** 2)
+
+    def ranks(platform: str) -> list[int]:
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, y)
+        text = lowered.lower(lowering_platforms=(platform,)).as_text()
+        shapes = re.findall(r"dot_general.*-> tensor<([0-9x]*)xf32>", text)
+        return [1 + shape.count("x") for shape in shapes]
+
+    assert ranks("cpu") == [3, 3, 3]
+    assert ranks("tpu") == [5, 5, 4]
+    np.testing.assert_allclose(contract(spec, x, y, jnp.float32), np.einsum(spec, x, y), rtol=1e-5)
+    expected = jax.grad(lambda x, y: jnp.sum(jnp.einsum(spec, x, y) ** 2), argnums=(0, 1))(x, y)
+    for found, one in zip(jax.grad(loss, argnums=(0, 1))(x, y), expected, strict=True):
+        np.testing.assert_allclose(found, one, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
 def test_logits_and_float32_are_never_rounded(platform):
     def logits(x, w):

@@ -66,6 +66,28 @@ ENTRIES = [
         ("chunks = -(-positions // at_once)", "chunks = 1"),
     ),
     *edits(
+        "models/attention.py",
+        "models/test_attention.py",
+        ("jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)", "-1e30"),
+        (
+            "weight_BKGTS, axis=-1, keepdims=True), 1.0)",
+            "weight_BKGTS, axis=-1, keepdims=True), 0)",
+        ),
+        ("v_BKSH, dtype) / sum_BKGT1", "v_BKSH, dtype)"),
+        ("g_BKGTH = g_BKGTH / sum_BKGT1", "pass"),
+        ("v_BKSH, dtype) - mean_BKGT1", "v_BKSH, dtype)"),
+        ("(weight_BKGTS.astype(jnp.float32) * gained_BKGTS)", "gained_BKGTS"),
+        ("q_BTNH = q_BTNH * scale", "pass"),
+    ),
+    *edits(
+        "devices/contraction.py",
+        "devices/test_contraction.py",
+        ("runs[-1] += letter", "runs.append(letter)"),
+        ("own.sort(key=term.index)", "pass"),
+        ("not set(pair) & set(term)", "False"),
+        ("options if whole else", "options if False else"),
+    ),
+    *edits(
         "models/remat.py",
         "training/test_remat.py",
         ('if remat != "layer":', "if False:"),
