@@ -11,6 +11,7 @@ from feddpa_jax.devices.mesh import CLIENTS, base_spec, make_mesh, put, put_base
 from feddpa_jax.federated.aggregate import weighted_sum
 from feddpa_jax.federated.play import copies
 from feddpa_jax.models.decoder import Model, random_model
+from feddpa_jax.models.layer_stack import stacked
 from feddpa_jax.models.model_config import ModelConfig
 from feddpa_jax.training.engine import make_engine
 from feddpa_jax.training.step import make_step
@@ -29,10 +30,11 @@ def collectives(text: str) -> list[str]:
     return re.findall(rf"= \S+ ({kinds})(?:-start)?\(", text)
 
 
-def on_mesh(clients: int, model: int, mode: str = "tensor"):
+def on_mesh(clients: int, model: int, mode: str = "tensor", looped: bool = False):
     mesh = make_mesh(clients, model)
     base = random_model(CONFIG, jax.random.key(3))
-    base = Model(put_base(base.params, mesh, mode), base.definition, base.config)
+    params = stacked(base.params, CONFIG) if looped else base.params
+    base = Model(put_base(params, mesh, mode), base.definition, base.config)
     return (
         mesh,
         base,
@@ -40,9 +42,9 @@ def on_mesh(clients: int, model: int, mode: str = "tensor"):
     )
 
 
-def play(folder, clients: int, model: int, mode: str = "tensor", **changes):
+def play(folder, clients: int, model: int, mode: str = "tensor", looped: bool = False, **changes):
     """Two rounds of FedDPA-T."""
-    _, _, engine = on_mesh(clients, model, mode)
+    _, _, engine = on_mesh(clients, model, mode, looped)
     data = make_data(shards=clients, **changes)
     player = player_for("feddpa_t", engine, new_adapter, data, folder, rounds=2)
     state = player.start()
@@ -64,6 +66,8 @@ def on_one_device(tmp_path_factory: pytest.TempPathFactory):
         (2, 1, "tensor", {"clients_per_step": 2}),
         (2, 2, "tensor", {}),
         (2, 4, "full", {}),
+        (2, 2, "tensor", {"looped": True}),
+        (2, 4, "full", {"looped": True}),
     ],
 )
 def test_same_numbers_as_one_device(tmp_path, on_one_device, clients, model, mode, changes):
