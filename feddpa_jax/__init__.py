@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
+    from feddpa_jax.laboratory.over_seeds import over_seeds
     from feddpa_jax.partitioning.partition import Partition, partition
     from feddpa_jax.partitioning.partitioner import PARTITIONERS as partitioners
     from feddpa_jax.partitioning.pool import Pool
@@ -102,6 +103,7 @@ _HOMES = {
     "make_weighting": "weighting.weights",
     "methods": "federated.method",
     "metrics": "evaluate.metrics",
+    "over_seeds": "laboratory.over_seeds",
     "partition": "partitioning.partition",
     "partitioners": "partitioning.partitioner",
     "plot": "report",
@@ -168,6 +170,7 @@ __all__ = [
     "make_weighting",
     "methods",
     "metrics",
+    "over_seeds",
     "partition",
     "partitioners",
     "plot",

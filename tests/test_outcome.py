@@ -356,6 +356,11 @@ def test_memory_and_folder_try_rules_alike(seen: Seen, durable: fd.Experiment):
     assert (place / "settings.csv").read_bytes() == found.settings_csv.encode()
     with pytest.raises(fd.UserError, match=r"by: 'bleu' is unknown"):
         durable.laboratory(by=["bleu"])
+    for finding in found.findings:
+        gain = fd.over_seeds([found, seen.laboratory], finding.candidate.label)
+        for metric, one in finding.minus_global.items():
+            assert gain[metric]["P"].by_seed == pytest.approx([one.p.value] * 2)
+            assert gain[metric]["TTP"].by_seed == pytest.approx([one.ttp.value] * 2)
 
 
 def test_an_export_from_memory(seen: Seen):

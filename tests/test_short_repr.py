@@ -46,7 +46,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         fd.Lora(lambda key: {}, {"q_proj": (4, 4)}, 2, 8, 16.0, data.names),
         dual_answers(done.state.server, {}, np.arange(8)),
         fd.Evidence(query_BD=np.zeros((3, 4)), support_MD=np.zeros((5, 4))),
-        fd.Laboratory((finding,), (), (("cosine", fd.WeightingSettings()),), {}, "", references),
+        fd.Laboratory(
+            (finding,), (), (("cosine", fd.WeightingSettings()),), *({}, "", references, references)
+        ),
     ]
     return {type(one).__name__: one for one in found}
 

@@ -64,7 +64,8 @@ class Finding:
       minus_paper: the same of the difference to the paper's rule, answer by answer.
       exact: by metric, from new forward passes and answers; None where none were made.
       given_up: differences of P and of TTP to references, by metric and measure.
-      minus_global: the difference to the global adapter alone, answer by answer.
+      gain_CI: test scores minus those of the global adapter alone, by metric, [C, I].
+      minus_global: P and TTP of `gain_CI`.
       separation: how its weights tell own test instances from foreign ones.
     """
 
@@ -74,6 +75,7 @@ class Finding:
     minus_paper: Summaries
     exact: Summaries | None = None
     given_up: GivenUp = dataclasses.field(default_factory=dict)
+    gain_CI: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
     minus_global: Summaries = dataclasses.field(default_factory=dict)
     separation: Separation | None = None
 

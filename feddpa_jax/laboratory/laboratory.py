@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from feddpa_jax.evaluate.evaluation import Asked
 from feddpa_jax.evaluate.interval import Estimate
 from feddpa_jax.laboratory.findings import SETTING, Finding, Summaries, told
 from feddpa_jax.laboratory.given_up import References
@@ -27,6 +28,7 @@ class Laboratory:
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with the scores that decide, as CSV.
       references: what `given_up` of a finding is the difference to.
+      asked: the clients and the test instances.
 
     Example:
       ```
@@ -42,6 +44,7 @@ class Laboratory:
     summary: Mapping[str, Any]
     settings_csv: str
     references: References
+    asked: Asked
 
     def __repr__(self) -> str:
         """In a few lines; see `short_repr`."""

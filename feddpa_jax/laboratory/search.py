@@ -11,7 +11,7 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.evaluate.evaluation import evaluate
+from feddpa_jax.evaluate.evaluation import Asked, evaluate
 from feddpa_jax.evaluate.modes import available_modes
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
@@ -22,7 +22,6 @@ from feddpa_jax.laboratory.candidates import Candidate
 from feddpa_jax.laboratory.cells import Drawn, draw, part_of
 from feddpa_jax.laboratory.findings import (
     Finding,
-    GivenUp,
     Split,
     Summaries,
     flags,
@@ -127,7 +126,11 @@ def search(
     if folder is not None:
         tables = {"settings.csv": tried.table, "summary.json": to_json(content)}
         write_results(folder, tables, files)
-    return Laboratory(tuple(findings), tuple(notes), tuple(best), content, tried.table, references)
+    asked = Asked(given.setting.clients, given.setting.instances)
+    return Laboratory(
+        *(tuple(findings), tuple(notes), tuple(best)),
+        *(content, tried.table, references, asked),
+    )
 
 
 def _drawn(
@@ -269,22 +272,26 @@ def _judge_all(
             for name, weight_CJ in candidate.by_metric.items()
         }
 
-    def losses(candidate: Candidate) -> GivenUp:
+    def on_test(candidate: Candidate) -> dict[str, np.ndarray]:
         by_metric = candidate.by_metric or dict.fromkeys(CURVE_METRICS, candidate.weight_CJ)
-        scores_CI = {
+        return {
             name: interpolated(collected, given.test, weight_CJ)[name]
             for name, weight_CJ in by_metric.items()
         }
-        return given_up(scores_CI, collected, given.test, references)
+
+    alone = interpolated(collected, given.test, np.zeros_like(of_paper_CJ))
 
     def found_of(candidate: Candidate) -> Finding:
+        scores_CI = on_test(candidate)
+        gain_CI = {name: own_CI - alone[name] for name, own_CI in scores_CI.items()}
         return Finding(
             candidate,
             judged(candidate, splits["validation"]),
             judged(candidate, splits["test"]),
             judged(candidate, splits["test"], of_paper_CJ),
-            given_up=losses(candidate),
-            minus_global=judged(candidate, splits["test"], np.zeros_like(of_paper_CJ)),
+            given_up=given_up(scores_CI, collected, given.test, references),
+            gain_CI=gain_CI,
+            minus_global=summarize_all(gain_CI, given.test, paired=True),
             separation=separate(candidate.weight_CJ[:, given.test.rows], own_CI),
         )
 
