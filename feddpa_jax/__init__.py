@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from feddpa_jax.comparison.compared import Comparison
     from feddpa_jax.comparison.comparing import compare
     from feddpa_jax.comparison.estimates import SeedsEstimate
+    from feddpa_jax.comparison.over_seeds import over_seeds
     from feddpa_jax.config import Config, load_config
     from feddpa_jax.data.folders import load_federation
     from feddpa_jax.data.population_writer import write_population
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from feddpa_jax.hf.family import FAMILIES as families
     from feddpa_jax.hf.load import Base, load_base
     from feddpa_jax.laboratory.laboratory import Laboratory
-    from feddpa_jax.laboratory.over_seeds import over_seeds
     from feddpa_jax.partitioning.partition import Partition, partition
     from feddpa_jax.partitioning.partitioner import PARTITIONERS as partitioners
     from feddpa_jax.partitioning.pool import Pool
@@ -103,7 +103,7 @@ _HOMES = {
     "make_weighting": "weighting.weights",
     "methods": "federated.method",
     "metrics": "evaluate.metrics",
-    "over_seeds": "laboratory.over_seeds",
+    "over_seeds": "comparison.over_seeds",
     "partition": "partitioning.partition",
     "partitioners": "partitioning.partitioner",
     "plot": "report",

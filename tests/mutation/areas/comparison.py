@@ -6,6 +6,14 @@ RUNS = "comparison/test_comparing.py"
 
 ENTRIES = [
     *edits(
+        "comparison/over_seeds.py",
+        "comparison/test_over_seeds.py",
+        ("found.best[0][0] if label is None", "found.findings[0].candidate.label if label is None"),
+        ("span=METRICS.find(metric).span", "span=None"),
+        ("tuple(map(digest, one.asked.instances))", "()"),
+        ("own.gain_CI[metric] for own in of_runs", "of_runs[0].gain_CI[metric] for own in of_runs"),
+    ),
+    *edits(
         "comparison/contender.py",
         "comparison/test_contender.py",
         ("{**self.options, **self.fields}.items()", "self.options.items()"),

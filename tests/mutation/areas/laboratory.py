@@ -4,14 +4,6 @@ from tests.mutation.mutant import edits
 
 ENTRIES = [
     *edits(
-        "laboratory/over_seeds.py",
-        "laboratory/test_over_seeds.py",
-        ("found.best[0][0] if label is None", "found.findings[0].candidate.label if label is None"),
-        ("span=METRICS.find(metric).span", "span=None"),
-        ("tuple(map(digest, one.asked.instances))", "()"),
-        ("own.gain_CI[metric] for own in of_runs", "of_runs[0].gain_CI[metric] for own in of_runs"),
-    ),
-    *edits(
         "laboratory/findings.py",
         "laboratory/test_findings.py",
         (
