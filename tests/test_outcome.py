@@ -1,6 +1,7 @@
 """What comes of an experiment: answers, weights, evaluations, the laboratory, exports, figures."""
 
 import csv
+import dataclasses
 import io
 import json
 import logging
@@ -357,10 +358,13 @@ def test_memory_and_folder_try_rules_alike(seen: Seen, durable: fd.Experiment):
     with pytest.raises(fd.UserError, match=r"by: 'bleu' is unknown"):
         durable.laboratory(by=["bleu"])
     for finding in found.findings:
-        gain = fd.over_seeds([found, seen.laboratory], finding.candidate.label)
+        other = dataclasses.replace(found.source.config, seed=9)
+        source = dataclasses.replace(found.source, config=other)
+        pair = [found, dataclasses.replace(seen.laboratory, source=source)]
+        both = fd.over_seeds(pair, finding.candidate.label)
         for metric, one in finding.minus_global.items():
-            assert gain[metric]["P"].by_seed == pytest.approx([one.p.value] * 2)
-            assert gain[metric]["TTP"].by_seed == pytest.approx([one.ttp.value] * 2)
+            assert both[metric]["P"].by_seed == pytest.approx([one.p.value] * 2)
+            assert both[metric]["TTP"].by_seed == pytest.approx([one.ttp.value] * 2)
 
 
 def test_an_export_from_memory(seen: Seen):

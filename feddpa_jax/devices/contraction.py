@@ -1,6 +1,7 @@
 """The one matrix product of the package: operands in the model's dtype, sums in float32.
 
-Every frozen map, adapter and attention product goes through `contract`, forward and backward.
+Every frozen map, adapter and attention product goes through `contract`, forward and backward, or
+through `product`, where a function has a backward pass of its own.
 bfloat16 operands and float32 sums are what matrix units want. On CPUs with bfloat16 instructions
 float32 results are the only fast form; on accelerators, where activations between products are
 bound by memory traffic, a result leaves the matrix unit in bfloat16 and is widened where it is
@@ -19,39 +20,39 @@ from jax.typing import DTypeLike
 from feddpa_jax.quantization.quantized import Quantized, dequantize
 
 
-def letter_runs(spec: str) -> tuple[str, ...]:
-    """The letters of an einsum, those together that may be one: they only occur side by side.
+def _mergeable(spec: str) -> tuple[str, ...]:
+    """The letters of an einsum in groups; those of a group only occur side by side, in its order.
 
     CPUs multiply matrices, and batches of them, fastest; accelerators' compilers fuse more of what
     lies before and after a product while its axes are apart.
 
-    >>> letter_runs("BKGTH,BKSH->BKGTS")
+    >>> _mergeable("BKGTH,BKSH->BKGTS")
     ('BK', 'GT', 'H', 'S')
     """
     terms = re.split("->|,", spec)
-    runs: list[str] = []
+    groups: list[str] = []
     for letter in dict.fromkeys("".join(terms)):
-        pair = runs[-1][-1] + letter if runs else ""
+        pair = groups[-1][-1] + letter if groups else ""
         if pair and all(pair in term or not set(pair) & set(term) for term in terms):
-            runs[-1] += letter
+            groups[-1] += letter
         else:
-            runs.append(letter)
-    return tuple(runs)
+            groups.append(letter)
+    return tuple(groups)
 
 
 def _merged(spec: str, x: jax.Array, y: jax.Array, **options: Any) -> jax.Array:
     """An einsum whose neighbouring axes are one where they may be."""
-    runs = letter_runs(spec)
+    groups = _mergeable(spec)
     left, right, out = re.split("->|,", spec)
     size = dict(zip(left + right, x.shape + y.shape, strict=True))
     short = spec
-    for run in runs:
-        short = short.replace(run, run[0])
+    for group in groups:
+        short = short.replace(group, group[0])
 
     def flat(array: jax.Array, term: str) -> jax.Array:
-        own = [run for run in runs if run in term]
+        own = [group for group in groups if group in term]
         own.sort(key=term.index)
-        return array.reshape([math.prod(size[letter] for letter in run) for run in own])
+        return array.reshape([math.prod(size[letter] for letter in group) for group in own])
 
     flat_out = jnp.einsum(short, flat(x, left), flat(y, right), **options)
     return flat_out.reshape([size[letter] for letter in out])
@@ -60,9 +61,9 @@ def _merged(spec: str, x: jax.Array, y: jax.Array, **options: Any) -> jax.Array:
 def product(
     spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, *, whole: bool = False
 ) -> jax.Array:
-    """`contract` without gradients, for functions that have their own.
+    """An einsum of operands rounded to `dtype`, float32, for functions with gradients of their own.
 
-    With `whole` the result is not rounded on any device.
+    On accelerators the result is rounded too, but with `whole`; CPUs merge axes (`_mergeable`).
     """
     x, y = x.astype(dtype), y.astype(dtype)
     # float32 means float32: accelerators would otherwise round the operands.

@@ -59,13 +59,13 @@ class Finding:
 
     Attributes:
       candidate: which.
-      validation: interpolated, by metric.
-      test: interpolated, by metric.
+      validation: by metric; interpolated, or run exactly if its rule lies on no curve.
+      test: likewise.
       minus_paper: the same of the difference to the paper's rule, answer by answer.
       exact: by metric, from new forward passes and answers; None where none were made.
       given_up: differences of P and of TTP to references, by metric and measure.
-      gain_CI: test scores minus those of the global adapter alone, by metric, [C, I].
-      minus_global: P and TTP of `gain_CI`.
+      minus_global_CI: scores in `test` minus those of the global adapter alone, by metric, [C, I].
+      minus_global: P and TTP of `minus_global_CI`.
       separation: how its weights tell own test instances from foreign ones.
     """
 
@@ -75,7 +75,7 @@ class Finding:
     minus_paper: Summaries
     exact: Summaries | None = None
     given_up: GivenUp = dataclasses.field(default_factory=dict)
-    gain_CI: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    minus_global_CI: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
     minus_global: Summaries = dataclasses.field(default_factory=dict)
     separation: Separation | None = None
 

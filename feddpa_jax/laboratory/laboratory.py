@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from feddpa_jax.evaluate.evaluation import Asked
+from feddpa_jax.config import Config
 from feddpa_jax.evaluate.interval import Estimate
+from feddpa_jax.evaluate.personalization import Tasks
 from feddpa_jax.laboratory.findings import SETTING, Finding, Summaries, told
 from feddpa_jax.laboratory.given_up import References
 from feddpa_jax.short_repr import short_repr
@@ -13,6 +14,23 @@ from feddpa_jax.weighting.settings import WeightingSettings
 
 if TYPE_CHECKING:
     import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Who was tested on what, in which run.
+
+    Attributes:
+      config: the run's.
+      clients: their names; with `cells` those that were drawn.
+      instances: digests of the test instances.
+      tasks: of the instances, and which are each client's own.
+    """
+
+    config: Config
+    clients: tuple[str, ...]
+    instances: tuple[str, ...]
+    tasks: Tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Laboratory:
       summary: the content of summary.json.
       settings_csv: every setting that was tried, with the scores that decide, as CSV.
       references: what `given_up` of a finding is the difference to.
-      asked: the clients and the test instances.
+      source: the run, its clients and the test instances.
 
     Example:
       ```
@@ -44,7 +62,7 @@ class Laboratory:
     summary: Mapping[str, Any]
     settings_csv: str
     references: References
-    asked: Asked
+    source: Source
 
     def __repr__(self) -> str:
         """In a few lines; see `short_repr`."""

@@ -278,14 +278,14 @@ def _finding(
     weight_CJ = np.full(given.collected.nll_CJW.shape[:2], np.nan)
     weight_CJ[:, first : given.test.rows.stop] = own.weight_CI
     alone = interpolated(given.collected, given.test, np.zeros_like(weight_CJ))
-    gain_CI = {name: on_test[name] - alone_CI for name, alone_CI in alone.items()}
+    minus_global_CI = {name: on_test[name] - alone_CI for name, alone_CI in alone.items()}
     return Finding(
         Candidate(label, settings, weight_CJ),
         summarize_all(of(given.validation), given.validation),
         summarize_all(on_test, given.test),
         summarize_all(minus, given.test, paired=True),
         given_up=given_up(on_test, given.collected, given.test, references),
-        gain_CI=gain_CI,
-        minus_global=summarize_all(gain_CI, given.test, paired=True),
+        minus_global_CI=minus_global_CI,
+        minus_global=summarize_all(minus_global_CI, given.test, paired=True),
         separation=separate(weight_CJ[:, given.test.rows], given.test.own_cells()),
     )

@@ -11,8 +11,9 @@ import numpy as np
 
 from feddpa_jax.adapters.dual import Adapters
 from feddpa_jax.config import Config
-from feddpa_jax.evaluate.evaluation import Asked, evaluate
+from feddpa_jax.evaluate.evaluation import evaluate
 from feddpa_jax.evaluate.modes import available_modes
+from feddpa_jax.evaluate.results import digest
 from feddpa_jax.federated.method import METHODS
 from feddpa_jax.files.disk import to_json
 from feddpa_jax.files.result_files import write_results
@@ -37,7 +38,7 @@ from feddpa_jax.laboratory.given_up import (
     given_up,
 )
 from feddpa_jax.laboratory.grid import CURVE_METRICS, Grid
-from feddpa_jax.laboratory.laboratory import Laboratory
+from feddpa_jax.laboratory.laboratory import Laboratory, Source
 from feddpa_jax.laboratory.material import Material, find_material
 from feddpa_jax.laboratory.off_curve import find_exactly
 from feddpa_jax.laboratory.options import Options
@@ -126,10 +127,11 @@ def search(
     if folder is not None:
         tables = {"settings.csv": tried.table, "summary.json": to_json(content)}
         write_results(folder, tables, files)
-    asked = Asked(given.setting.clients, given.setting.instances)
+    instances = tuple(map(digest, given.setting.instances))
+    source = Source(config, given.setting.names, instances, given.test.tasks)
     return Laboratory(
         *(tuple(findings), tuple(notes), tuple(best)),
-        *(content, tried.table, references, asked),
+        *(content, tried.table, references, source),
     )
 
 
@@ -283,15 +285,15 @@ def _judge_all(
 
     def found_of(candidate: Candidate) -> Finding:
         scores_CI = on_test(candidate)
-        gain_CI = {name: own_CI - alone[name] for name, own_CI in scores_CI.items()}
+        minus_global_CI = {name: scores_CI[name] - alone[name] for name in scores_CI}
         return Finding(
             candidate,
             judged(candidate, splits["validation"]),
             judged(candidate, splits["test"]),
             judged(candidate, splits["test"], of_paper_CJ),
             given_up=given_up(scores_CI, collected, given.test, references),
-            gain_CI=gain_CI,
-            minus_global=summarize_all(gain_CI, given.test, paired=True),
+            minus_global_CI=minus_global_CI,
+            minus_global=summarize_all(minus_global_CI, given.test, paired=True),
             separation=separate(candidate.weight_CJ[:, given.test.rows], own_CI),
         )
 

@@ -72,7 +72,7 @@ def attend(
     """Grouped-query attention; each key/value head serves G = N/K neighbouring query heads.
 
     Scores are `scale` times the products of queries and keys. Queries that see nothing (padding)
-    give finite numbers, and gradients that are finite.
+    give finite numbers, and gradients that are finite; in the explicit form both are 0.
 
     Args:
       q_BTNH: queries, float32.
@@ -116,10 +116,13 @@ def _softmax_mean(
 ) -> jax.Array:
     """Means of the values, weighted by the softmax of the scores, float32.
 
-    Two things are as in FlashAttention, though the scores are formed: weights are made to sum to 1
-    after the product with the values, and the backward pass knows the mean gradient of a query's
-    weights from its output. So of each pair of tokens one number is held, in the products' dtype,
-    and nothing of that size is read to be normalized.
+    With w = exp(s - max s), Z = sum w and the output o = w v / Z, a gradient g of o gives
+
+        ds = w / Z * (g v^T - D),  D = g o^T,  dv = (w / Z)^T g
+
+    as in FlashAttention (arXiv 2205.14135, its D), though the scores are formed: the division by Z
+    is done on outputs and on g, and D needs no weights. So of each pair of tokens one number is
+    held, w in the products' dtype, and nothing of that size is read to be normalized.
     """
     return _softmax_mean_forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
 
@@ -132,8 +135,8 @@ def _softmax_mean_forward(
     score_BKGTS = product("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, dtype)
     score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, -1e30)
     # Of a query that sees nothing all weights are 0; of others the largest is 1.
-    most_BKGT1 = jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)
-    weight_BKGTS = jnp.exp(score_BKGTS - most_BKGT1)
+    max_BKGT1 = jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)
+    weight_BKGTS = jnp.exp(score_BKGTS - max_BKGT1)
     sum_BKGT1 = jnp.maximum(jnp.sum(weight_BKGTS, axis=-1, keepdims=True), 1.0)
     sum_BKGT1 = held(sum_BKGT1, name=SCORES)
     weight_BKGTS = held(weight_BKGTS, dtype, SCORES).astype(dtype)
@@ -149,8 +152,9 @@ def _softmax_mean_backward(residuals: Any, g_BKGTH: jax.Array) -> tuple[Any, ...
     g_BKGTH = g_BKGTH / sum_BKGT1
     mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
     g_BKGTH = g_BKGTH.astype(dtype)
-    gained_BKGTS = product("BKGTH,BKSH->BKGTS", g_BKGTH, v_BKSH, dtype) - mean_BKGT1
-    dscore_BKGTS = (weight_BKGTS.astype(jnp.float32) * gained_BKGTS).astype(dtype)
+    dweight_BKGTS = product("BKGTH,BKSH->BKGTS", g_BKGTH, v_BKSH, dtype)
+    dscore_BKGTS = weight_BKGTS.astype(jnp.float32) * (dweight_BKGTS - mean_BKGT1)
+    dscore_BKGTS = dscore_BKGTS.astype(dtype)
     dq_BKGTH = product("BKGTS,BKSH->BKGTH", dscore_BKGTS, k_BKSH, dtype)
     dk_BKSH = product("BKGTS,BKGTH->BKSH", dscore_BKGTS, q_BKGTH, dtype)
     dv_BKSH = product("BKGTS,BKGTH->BKSH", weight_BKGTS, g_BKGTH, dtype)

@@ -188,8 +188,9 @@ def estimate_memory(
 
     Activations are what layers keep of each token (see `held_bytes`; on a CPU as of
     `tokens_at_once`), the weights of explicit attention, the logits that there are at once three
-    times, and of quantized maps the largest twice, made floating point. With SmolLM2 on a CPU this
-    is 6 to 7 % below what the compiler says.
+    times, and of quantized maps the largest twice, made floating point. With ten layers of SmolLM2
+    on a CPU this is 1 % below (bfloat16) to 9 % above (float32) what the compiler says for rows of
+    256 tokens, and 23 % above for rows of 64.
 
     Args:
       model: the base, or its shapes, on the mesh.

@@ -59,6 +59,22 @@ def values_and_gradients(attention, dtype, window):
     return jnp.where(REAL_BT[:, :, None], found_BTX, 0.0), *grads
 
 
+def test_queries_that_see_nothing_give_zeros():
+    """Whatever gradient reaches them; keys and values get none from them."""
+    q_BTNH, k_BKSH = jnp.ones((B, T, N, H)), jnp.ones((B, K, T, H))
+    mask_BTT = causal_mask(jnp.asarray(SEGMENTS)) & REAL_BT[:, :, None]
+
+    def loss(q_BTNH, k_BKSH, v_BKSH):
+        out_BTX = attend(q_BTNH, k_BKSH, v_BKSH, mask_BTT, scale=1.0)
+        return out_BTX.sum(), out_BTX
+
+    grads, out_BTX = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(q_BTNH, k_BKSH, k_BKSH)
+    assert not out_BTX[~REAL_BT].any() and not grads[0][~REAL_BT].any()
+    np.testing.assert_allclose(out_BTX[REAL_BT], 1.0, rtol=1e-6)
+    # All heads of a real query give a value's numbers 1 in all.
+    assert float(grads[2].sum()) == pytest.approx(REAL_BT.sum() * N * H, rel=1e-5)
+
+
 def compare(backend, dtype, window):
     """Values and gradients of a form with the textbook's in float32."""
     # Rounding to bfloat16 alone costs 1.4e-3 on average, and 1.6e-2 at most for numbers around 4.

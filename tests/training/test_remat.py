@@ -122,6 +122,22 @@ def held(config: ModelConfig, dtype: str, remat: Remat) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in tokens)
 
 
+def test_attention_holds_a_short_number_a_pair_of_tokens():
+    """In every layer; recomputed layers hold none."""
+    T = SEGMENT_BT.shape[1]
+    for remat, layers in (("none", LLAMA.layers), ("cheap", LLAMA.layers), ("layer", 0)):
+        base, adapters_C = model(LLAMA, "bfloat16"), bank(LLAMA, ("q_proj", "v_proj"))
+        back = jax.eval_shape(
+            lambda adapters_C, base=base, remat=remat: jax.vjp(
+                lambda x: loss(base, x, remat), adapters_C
+            )[1],
+            adapters_C,
+        )
+        leaves_BKGTT = [leaf for leaf in jax.tree.leaves(back) if leaf.ndim == 5]
+        pairs = [leaf.dtype for leaf in leaves_BKGTT if leaf.shape[-2:] == (T, T)]
+        assert pairs == [jnp.bfloat16] * layers, remat
+
+
 def test_what_is_held_by_name():
     """Each policy holds less than the one before; another layer, what the estimate says."""
     none, cheap, layer = (held(LLAMA, "bfloat16", remat) for remat in ("none", "cheap", "layer"))

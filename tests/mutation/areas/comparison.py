@@ -10,8 +10,10 @@ ENTRIES = [
         "comparison/test_over_seeds.py",
         ("found.best[0][0] if label is None", "found.findings[0].candidate.label if label is None"),
         ("span=METRICS.find(metric).span", "span=None"),
-        ("tuple(map(digest, one.asked.instances))", "()"),
-        ("own.gain_CI[metric] for own in of_runs", "of_runs[0].gain_CI[metric] for own in of_runs"),
+        ("one.source.clients, one.source.instances,", "one.source.clients, (),"),
+        ("if other != number:", "if False:"),
+        ("if own.clients != first.clients:", "if False:"),
+        ("own.minus_global_CI[metric] for", "findings[0].minus_global_CI[metric] for"),
     ),
     *edits(
         "comparison/contender.py",
