@@ -111,29 +111,29 @@ def test_gradients_in_16_bits():
     assert _off(gradient(LLAMA, "bfloat16", "cheap"), none) < rounding < 3e-2
 
 
-def held(config: ModelConfig, dtype: str, remat: Remat) -> int:
-    """Bytes of activations that the backward pass of queries' and values' adapters is given."""
+def given_back(config: ModelConfig, dtype: str, remat: Remat) -> list[jax.ShapeDtypeStruct]:
+    """What the backward pass of queries' and values' adapters is given."""
     base, adapters_C = model(config, dtype), bank(config, ("q_proj", "v_proj"))
     back = jax.eval_shape(
         lambda adapters_C: jax.vjp(lambda x: loss(base, x, remat), adapters_C)[1], adapters_C
     )
+    return jax.tree.leaves(back)
+
+
+def held(config: ModelConfig, dtype: str, remat: Remat) -> int:
+    """Bytes of activations among it, without those of attention's heads."""
     B, T = SEGMENT_BT.shape
-    tokens = [leaf for leaf in jax.tree.leaves(back) if leaf.ndim > 1 and leaf.shape[:2] == (B, T)]
+    leaves = given_back(config, dtype, remat)
+    tokens = [leaf for leaf in leaves if leaf.ndim > 1 and leaf.shape[:2] == (B, T)]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in tokens)
 
 
 def test_attention_holds_a_short_number_a_pair_of_tokens():
     """In every layer; recomputed layers hold none."""
     T = SEGMENT_BT.shape[1]
-    for remat, layers in (("none", LLAMA.layers), ("cheap", LLAMA.layers), ("layer", 0)):
-        base, adapters_C = model(LLAMA, "bfloat16"), bank(LLAMA, ("q_proj", "v_proj"))
-        back = jax.eval_shape(
-            lambda adapters_C, base=base, remat=remat: jax.vjp(
-                lambda x: loss(base, x, remat), adapters_C
-            )[1],
-            adapters_C,
-        )
-        leaves_BKGTT = [leaf for leaf in jax.tree.leaves(back) if leaf.ndim == 5]
+    cases: tuple[tuple[Remat, int], ...] = (("none", 3), ("cheap", 3), ("layer", 0))
+    for remat, layers in cases:
+        leaves_BKGTT = [one for one in given_back(LLAMA, "bfloat16", remat) if one.ndim == 5]
         pairs = [leaf.dtype for leaf in leaves_BKGTT if leaf.shape[-2:] == (T, T)]
         assert pairs == [jnp.bfloat16] * layers, remat
 
