@@ -127,12 +127,9 @@ def search(
     if folder is not None:
         tables = {"settings.csv": tried.table, "summary.json": to_json(content)}
         write_results(folder, tables, files)
-    instances = tuple(map(digest, given.setting.instances))
-    source = Source(config, given.setting.names, instances, given.test.tasks)
-    return Laboratory(
-        *(tuple(findings), tuple(notes), tuple(best)),
-        *(content, tried.table, references, source),
-    )
+    source = _source(config, given)
+    found = (content, tried.table, references, source)
+    return Laboratory(tuple(findings), tuple(notes), tuple(best), *found)
 
 
 def _drawn(
@@ -170,6 +167,12 @@ def _content(
         "test_instances": len(given.setting.instances),
     }
     return summary_of(given.collected, given.test, findings, about={**about, **counts})
+
+
+def _source(config: Config, given: Material) -> Source:
+    """Which run, clients and instances it is about."""
+    instances = tuple(map(digest, given.setting.instances))
+    return Source(config, given.setting.names, instances, given.test.tasks)
 
 
 def _paper(config: Config) -> WeightingSettings:

@@ -122,7 +122,8 @@ def _softmax_mean(
 
     as in FlashAttention (arXiv 2205.14135, its D), though the scores are formed: the division by Z
     is done on outputs and on g, and D needs no weights. So of each pair of tokens one number is
-    held, w in the products' dtype, and nothing of that size is read to be normalized.
+    held, w in the products' dtype, and nothing of that size is read to be normalized. CPUs, which
+    memory traffic does not bound, divide w by Z and take D from it.
     """
     return _softmax_mean_forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
 
@@ -138,7 +139,8 @@ def _softmax_mean_forward(
     max_BKGT1 = jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)
     weight_BKGTS = jnp.exp(score_BKGTS - max_BKGT1)
     sum_BKGT1 = jnp.maximum(jnp.sum(weight_BKGTS, axis=-1, keepdims=True), 1.0)
-    sum_BKGT1 = held(sum_BKGT1, name=SCORES)
+    weight_BKGTS = weight_BKGTS / _on_cpus(sum_BKGT1, jnp.ones_like(sum_BKGT1))
+    sum_BKGT1 = held(_on_cpus(jnp.ones_like(sum_BKGT1), sum_BKGT1), name=SCORES)
     weight_BKGTS = held(weight_BKGTS, dtype, SCORES).astype(dtype)
     out_BKGTH = product("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH, dtype) / sum_BKGT1
     out_BKGTH = held(out_BKGTH, dtype)
@@ -153,12 +155,29 @@ def _softmax_mean_backward(residuals: Any, g_BKGTH: jax.Array) -> tuple[Any, ...
     mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
     g_BKGTH = g_BKGTH.astype(dtype)
     dweight_BKGTS = product("BKGTH,BKSH->BKGTS", g_BKGTH, v_BKSH, dtype)
-    dscore_BKGTS = weight_BKGTS.astype(jnp.float32) * (dweight_BKGTS - mean_BKGT1)
+
+    def from_weights(weight_BKGTS: jax.Array, dweight_BKGTS: jax.Array, _: jax.Array) -> jax.Array:
+        part_BKGTS = weight_BKGTS * dweight_BKGTS
+        return part_BKGTS - weight_BKGTS * jnp.sum(part_BKGTS, axis=-1, keepdims=True)
+
+    dscore_BKGTS = jax.lax.platform_dependent(
+        *(weight_BKGTS.astype(jnp.float32), dweight_BKGTS, mean_BKGT1),
+        cpu=from_weights,
+        default=lambda weight_BKGTS, dweight_BKGTS, mean_BKGT1: (
+            weight_BKGTS * (dweight_BKGTS - mean_BKGT1)
+        ),
+    )
     dscore_BKGTS = dscore_BKGTS.astype(dtype)
     dq_BKGTH = product("BKGTS,BKSH->BKGTH", dscore_BKGTS, k_BKSH, dtype)
     dk_BKSH = product("BKGTS,BKGTH->BKSH", dscore_BKGTS, q_BKGTH, dtype)
     dv_BKSH = product("BKGTS,BKGTH->BKSH", weight_BKGTS, g_BKGTH, dtype)
     return dq_BKGTH, dk_BKSH.astype(dtype), dv_BKSH.astype(dtype), None
+
+
+def _on_cpus(there: jax.Array, elsewhere: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(
+        *(there, elsewhere), cpu=lambda x, _: x, default=lambda _, y: y
+    )
 
 
 _softmax_mean.defvjp(_softmax_mean_forward, _softmax_mean_backward)

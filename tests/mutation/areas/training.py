@@ -74,10 +74,9 @@ ENTRIES = [
             "weight_BKGTS, axis=-1, keepdims=True), 1.0)",
             "weight_BKGTS, axis=-1, keepdims=True), 0)",
         ),
-        ("v_BKSH, dtype) / sum_BKGT1", "v_BKSH, dtype)"),
-        ("g_BKGTH = g_BKGTH / sum_BKGT1", "pass"),
-        ("(dweight_BKGTS - mean_BKGT1)", "dweight_BKGTS"),
-        ("weight_BKGTS.astype(jnp.float32) * (dw", "(dw"),
+        ("weight_BKGTS / _on_cpus(sum_BKGT1, jnp.ones_like(sum_BKGT1))", "weight_BKGTS"),
+        ("part_BKGTS - weight_BKGTS *", "part_BKGTS - 0 *"),
+        ("part_BKGTS = weight_BKGTS * dweight_BKGTS", "part_BKGTS = dweight_BKGTS"),
         ("q_BTNH = q_BTNH * scale", "pass"),
     ),
     *edits(
