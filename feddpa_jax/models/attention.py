@@ -139,8 +139,12 @@ def _softmax_mean_forward(
     max_BKGT1 = jnp.maximum(jnp.max(score_BKGTS, axis=-1, keepdims=True), -1e29)
     weight_BKGTS = jnp.exp(score_BKGTS - max_BKGT1)
     sum_BKGT1 = jnp.maximum(jnp.sum(weight_BKGTS, axis=-1, keepdims=True), 1.0)
-    weight_BKGTS = weight_BKGTS / _on_cpus(sum_BKGT1, jnp.ones_like(sum_BKGT1))
-    sum_BKGT1 = held(_on_cpus(jnp.ones_like(sum_BKGT1), sum_BKGT1), name=SCORES)
+    weight_BKGTS, sum_BKGT1 = jax.lax.platform_dependent(
+        *(weight_BKGTS, sum_BKGT1),
+        cpu=lambda weight, total: (weight / total, jnp.ones_like(total)),
+        default=lambda weight, total: (weight, total),
+    )
+    sum_BKGT1 = held(sum_BKGT1, name=SCORES)
     weight_BKGTS = held(weight_BKGTS, dtype, SCORES).astype(dtype)
     out_BKGTH = product("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH, dtype) / sum_BKGT1
     out_BKGTH = held(out_BKGTH, dtype)
@@ -172,12 +176,6 @@ def _softmax_mean_backward(residuals: Any, g_BKGTH: jax.Array) -> tuple[Any, ...
     dk_BKSH = product("BKGTS,BKGTH->BKSH", dscore_BKGTS, q_BKGTH, dtype)
     dv_BKSH = product("BKGTS,BKGTH->BKSH", weight_BKGTS, g_BKGTH, dtype)
     return dq_BKGTH, dk_BKSH.astype(dtype), dv_BKSH.astype(dtype), None
-
-
-def _on_cpus(there: jax.Array, elsewhere: jax.Array) -> jax.Array:
-    return jax.lax.platform_dependent(
-        *(there, elsewhere), cpu=lambda x, _: x, default=lambda _, y: y
-    )
 
 
 _softmax_mean.defvjp(_softmax_mean_forward, _softmax_mean_backward)
