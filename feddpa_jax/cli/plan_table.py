@@ -24,6 +24,7 @@ def _programs(plan: dict[str, Any]) -> Table:
         "calls",
         "GFLOP",
         "memory traffic",
+        "main memory",
         "ms at best",
         "of peak",
         "sent",
@@ -37,6 +38,7 @@ def _programs(plan: dict[str, Any]) -> Table:
             f"{program['calls']:,.0f}",
             f"{program['flops'] / 1e9:,.1f}",
             in_words(program["bytes_accessed"]),
+            in_words(program["main_bytes"]),
             "-" if seconds is None else f"{seconds * 1e3:,.2f}{_MARKS[program['estimate']]}",
             "-" if program["peak_share"] is None else f"{program['peak_share']:.0%}",
             _sent(program["collectives"]),
@@ -91,8 +93,8 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         )
         if any(program["estimate"] == "roofline" for program in plan["programs"]):
             lines.append(
-                "* the longer of FLOPs by the peak rate and memory traffic by the bandwidth, where "
-                "the compiler makes no estimate"
+                "* the longer of FLOPs by the peak rate and main memory's traffic by its "
+                "bandwidth, where the compiler makes no estimate"
             )
     if plan["remedy"] is not None:
         lines.append(f"more than the device has: {plan['remedy']}")

@@ -1,4 +1,4 @@
-"""What a program's loops cost after their first round: a compiler counts a loop's body once.
+"""What a compiled program costs, with every round of its loops: a compiler counts one.
 
 Loops are a step's chunks of the head's positions, and its layers where they are stacked.
 """
@@ -13,14 +13,24 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.backend import get_backend
 
+from feddpa_jax.plan.fast_memory import fast_share
+
 _log = logging.getLogger(__name__)
 
 
 class Cost(NamedTuple):
-    """Of a program on one device: FLOPs, bytes of memory traffic, and seconds, 0 if not told."""
+    """Of a program on one device.
+
+    Attributes:
+      flops: of one call.
+      traffic: bytes that operations read and write.
+      main_traffic: of these, bytes of the device's main memory; the others are of a TPU's VMEM.
+      seconds: of one call; 0 if the compiler does not tell.
+    """
 
     flops: float
     traffic: float
+    main_traffic: float
     seconds: float = 0.0
 
 
@@ -39,6 +49,7 @@ class Loop(NamedTuple):
 
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", re.MULTILINE)
+_ENTRY = re.compile(r"^ENTRY %?([\w.\-]+)", re.MULTILINE)
 _LOOP = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)")
 _ROUNDS = re.compile(r"known_trip_count\W+n\W+(\d+)")
 _LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
@@ -51,12 +62,16 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
     measure of the device's compiler. Seconds are the compiler's alone: 0 where there are loops.
     """
     costs: Any = compiled.cost_analysis() or {}
+    text = compiled.as_text() or ""
+    bodies = _computations(text)
+    counted = {*_ENTRY.findall(text), *(body for _, body, _ in _LOOP.findall(text))}
+    traffic = costs.get("bytes accessed", 0.0)
     once = Cost(
         costs.get("flops", 0.0),
-        costs.get("bytes accessed", 0.0),
+        traffic,
+        traffic * (1.0 - fast_share("".join(bodies[name] for name in sorted(counted)))),
         max(costs.get("optimal_seconds") or 0.0, 0.0),
     )
-    text = compiled.as_text() or ""
     loops = [loop for loop in find_loops(text) if loop.rounds > 1]
     if not loops:
         return once
@@ -67,16 +82,25 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
             "are too low, as every loop counts as one round; use the version in requirements.txt"
         )
         return once
-    measure = once.traffic / whole.traffic if whole.traffic else 1.0
-    flops, traffic = once.flops, once.traffic
+    measure = traffic / whole[1] if whole[1] else 1.0
     inside = {loop.body: loop for loop in loops}
+    flops, main_traffic = once.flops, once.main_traffic
     for loop in loops:
-        own = _analysed(as_entry(text, loop.body)) or Cost(0.0, 0.0)
+        more, bytes_accessed = _analysed(as_entry(text, loop.body)) or (0.0, 0.0)
         times, outer = loop.rounds - 1, inside.get(loop.inside)
         while outer is not None:
             times, outer = times * outer.rounds, inside.get(outer.inside)
-        flops, traffic = flops + times * own.flops, traffic + times * own.traffic * measure
-    return Cost(flops, traffic)
+        flops += times * more
+        traffic += times * bytes_accessed * measure
+        main_traffic += times * bytes_accessed * measure * (1.0 - fast_share(bodies[loop.body]))
+    return Cost(flops, traffic, main_traffic)
+
+
+def _computations(text: str) -> dict[str, str]:
+    """Every computation of a program by name, as text."""
+    bounds = [(match.start(), match[1]) for match in _COMPUTATION.finditer(text)]
+    ends = [start for start, _ in bounds[1:]] + [len(text)]
+    return {name: text[start:end] for (start, name), end in zip(bounds, ends, strict=True)}
 
 
 def find_loops(text: str) -> Iterator[Loop]:
@@ -85,9 +109,7 @@ def find_loops(text: str) -> Iterator[Loop]:
     Args:
       text: its HLO, `compiled.as_text()`.
     """
-    bounds = [(match.start(), match[1]) for match in _COMPUTATION.finditer(text)]
-    ends = [start for start, _ in bounds[1:]] + [len(text)]
-    bodies = {name: text[start:end] for (start, name), end in zip(bounds, ends, strict=True)}
+    bodies = _computations(text)
     for name, body in bodies.items():
         for condition, repeated, rest in _LOOP.findall(body):
             limits = _LIMIT.findall(bodies.get(condition, ""))
@@ -104,11 +126,11 @@ def as_entry(text: str, name: str) -> str:
     return title + "\n" + start.sub(r"ENTRY \1", rest)
 
 
-def _analysed(text: str) -> Cost | None:
-    """XLA's analysis of a program's text; None where JAX's library has it under no name we know."""
+def _analysed(text: str) -> tuple[float, float] | None:
+    """FLOPs and bytes by XLA's analysis of a text; None where JAX's library has it elsewhere."""
     try:
         hlo, xla = (importlib.import_module(f"jaxlib.{name}") for name in ("_hlo", "_jax"))
         found = xla.hlo_module_cost_analysis(get_backend(), hlo.hlo_module_from_text(text))
     except (ImportError, AttributeError):
         return None
-    return Cost(found.get("flops", 0.0), found.get("bytes accessed", 0.0))
+    return found.get("flops", 0.0), found.get("bytes accessed", 0.0)

@@ -30,11 +30,13 @@ class Program(NamedTuple):
       phase: its name, or "average" for the server's mean.
       shape: rows and tokens of a block on each shard; None for the average.
       flops: of one call.
-      bytes_accessed: memory traffic of one call.
+      bytes_accessed: memory traffic of one call, as the compiler counts it.
+      main_bytes: of these, bytes of the device's main memory (HBM); the others stay in a TPU's
+        fast memory (VMEM).
       seconds: of one call at best; None if the device's rates are not known either.
       estimate: whose that is: "compiler", or "roofline": the longer of FLOPs by the peak rate and
-        memory traffic by the bandwidth, where the compiler makes none or an impossible one (it
-        counts -1 s for operations that it knows nothing of).
+        main memory's traffic by its bandwidth, where the compiler makes none or an impossible one
+        (it counts -1 s for operations that it knows nothing of).
       collectives: what one call sends, by kind.
       memory: while it runs; None for the average.
       compile_seconds: how long compiling took.
@@ -44,6 +46,7 @@ class Program(NamedTuple):
     shape: BlockShape | None
     flops: float
     bytes_accessed: float
+    main_bytes: float
     seconds: float | None
     estimate: str | None
     collectives: dict[str, Collectives]
@@ -128,15 +131,16 @@ def _program(
     chip: Chip | None,
     compile_seconds: float,
 ) -> Program:
-    flops, traffic, told = cost_of(compiled)
+    flops, traffic, main_traffic, told = cost_of(compiled)
     seconds, estimate = told or None, "compiler"
     if chip is not None and (seconds is None or seconds < flops / chip.flops):
-        seconds, estimate = max(flops / chip.flops, traffic / chip.bandwidth), "roofline"
+        seconds, estimate = max(flops / chip.flops, main_traffic / chip.bandwidth), "roofline"
     return Program(
         phase=phase,
         shape=shape,
         flops=flops,
         bytes_accessed=traffic,
+        main_bytes=main_traffic,
         seconds=seconds,
         estimate=None if seconds is None else estimate,
         collectives=find_collectives(compiled.as_text() or ""),

@@ -1,4 +1,4 @@
-"""A plan counts every round of a program's loops."""
+"""A plan counts every round of a program's loops, and what leaves a chip's fast memory."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from feddpa_jax.models.decoder import random_model
 from feddpa_jax.models.head import weighted_nll
 from feddpa_jax.models.model_config import ModelConfig
+from feddpa_jax.plan.fast_memory import fast_share
 from feddpa_jax.plan.loops import as_entry, cost_of, find_loops
 
 V, D, P = 512, 64, 60
@@ -39,7 +40,7 @@ def test_loops_within_loops():
 def test_a_program_without_loops_is_as_the_compiler_says():
     found = compiled(lambda x, y: x @ y, jnp.ones((32, 64)), jnp.ones((64, 16)))
     costs: Any = found.cost_analysis()
-    assert cost_of(found)[:2] == (costs["flops"], costs["bytes accessed"])
+    assert cost_of(found)[:3] == (costs["flops"], costs["bytes accessed"], costs["bytes accessed"])
 
 
 def test_a_library_without_the_analysis_is_named(monkeypatch, caplog):
@@ -74,6 +75,60 @@ ENTRY %main (x: f32[4]) -> f32[4] {
     assert [line for line in lines if "ENTRY" in line] == [
         "ENTRY %body (p: (s32[], f32[4])) -> (s32[], f32[4]) {"
     ]
+
+
+# 4 KB arrays: %x is copied to fast memory (4 there of 8) and %y read there (8 of 12); the sum is of
+# arrays that lie in main memory (0 of 12), and a tuple of one in each is read (4 of 8).
+ON_A_TPU = """HloModule step, is_scheduled=true
+
+%inner (p: f32[8,128]) -> f32[8,128] {
+  ROOT %never = f32[8,128]{1,0:T(8,128)S(1)} negate(%p)
+}
+
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %there = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=1
+  %stays = f32[8,128]{1,0:T(8,128)S(1)} fusion(%there), kind=kLoop, calls=%inner
+  ROOT %next = (s32[], f32[8,128]) tuple(%i, %stays)
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %y = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%start)
+  %z = (f32[8,128]{1,0:T(8,128)S(1)}, bf16[8,256]{1,0:T(8,128)(2,1)}) fusion(%y), calls=%inner
+  %left = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%z), index=0
+  %sum = f32[8,128]{1,0:T(8,128)} add(%x, %x)
+  %back = f32[8,128]{1,0:T(8,128)} negate(%left)
+  ROOT %loop = f32[8,128]{1,0:T(8,128)} while(%back), condition=%cond, body=%body
+}
+"""
+
+
+class OnATpu:
+    """What `cost_of` asks of a compiled program."""
+
+    def __init__(self, text: str):
+        self.as_text = lambda: text
+
+    def cost_analysis(self) -> dict[str, float]:
+        return {"flops": 1.0, "bytes accessed": 480.0}
+
+
+def test_traffic_within_fast_memory_is_not_main_memorys():
+    entry = ON_A_TPU[ON_A_TPU.index("ENTRY") :]
+    # The scalar that a copy is awaited by has four bytes.
+    assert fast_share(entry) == pytest.approx((4 + 8 + 0 + 4) / (8 + 12 + 12 + 8), rel=1e-3)
+    # And 8 of 8 within the loop, which is counted once.
+    cost = cost_of(OnATpu(ON_A_TPU))  # pyright: ignore[reportArgumentType]
+    assert cost.traffic == 480.0
+    assert cost.main_traffic == pytest.approx(480.0 * (1 - 24 / 48), rel=1e-3)
+
+
+def test_without_tiles_it_is_another_memory():
+    """XLA numbers the memories of every device in its own way."""
+    text = "  %x = f32[8]{0:S(1)} parameter(0)\n  %y = f32[8]{0:S(1)} negate(%x)\n"
+    assert fast_share(text) == 0.0
+    assert fast_share(text.replace("0:S", "0:T(128)S")) == 1.0
 
 
 def test_all_chunks_of_the_head_are_counted():
