@@ -23,7 +23,7 @@ class Stopped(NamedTuple):
 
     Attributes:
       epochs: passes over its data.
-      best_epoch: the one whose parts it keeps, counted from 1.
+      best_epoch: the one whose parts it keeps, counted from 1; 0 where it keeps what it began with.
       validation: the loss on its held-out examples then, in nats per response token.
     """
 

@@ -1,8 +1,10 @@
 """Early stopping: each client trains until its loss on its own held-out examples stops falling.
 
-After every epoch a client's loss on its held-out examples is computed, without dropout. It keeps
-the parts of its best epoch, and stops once `patience` epochs in a row were no better; the learning
-rate falls as it does without early stopping. What a client does depends on itself alone.
+Before the first epoch and after every one a client's loss on its held-out examples is computed,
+without dropout. It keeps the parts of its best epoch, or those that it began with if none was
+better, and stops once `patience` epochs in a row were no better; the learning rate falls as it does
+without early stopping. So over the rounds too nothing is trained that makes held-out answers worse.
+What a client does depends on itself alone.
 """
 
 from collections.abc import Callable, Collection
@@ -43,7 +45,7 @@ def train_until_best(
     chunk: Chunk,
     **given: Any,
 ) -> tuple[Tree, PhaseMetrics]:
-    """As `Engine.train`, with early stopping: each client's parts of its best epoch.
+    """As `Engine.train`, with early stopping: each client's parts of its best epoch, or its first.
 
     Args:
       engine: trains, epoch by epoch.
@@ -58,25 +60,34 @@ def train_until_best(
       NonFiniteError: a loss or an update is not finite.
     """
     best_C, state = trained_C, engine.start(objective, trained_C)
-    found: dict[int, Stopped] = {}
     losses: dict[str, list[float]] = {name: [] for name in chunk.names}
     real = computed = 0
     members = chunk.members.tolist()
     going = set(members)
+
+    def validate(held_C: Tree) -> np.ndarray:
+        """The loss of every slot on its client's held-out examples."""
+        loss_C = engine.loss(objective, held_C, frozen, stopping.held_out(chunk, going))
+        for name, client, slot in zip(chunk.names, members, chunk.slots, strict=True):
+            if client in going and not np.isfinite(loss_C[slot]):
+                raise NonFiniteError(name, chunk.phase)
+        return loss_C
+
+    loss_C = validate(trained_C)
+    found = {
+        client: Stopped(0, 0, float(loss_C[slot]))
+        for client, slot in zip(members, chunk.slots, strict=True)
+    }
     for number in range(stopping.epochs):
         part = stopping.epoch(chunk, number, going)
         state, done = engine.go_on(objective, state, frozen, part, **given)
         losses = {name: [*curve, *done.losses[name]] for name, curve in losses.items()}
         real, computed = real + done.real_tokens, computed + done.computed_tokens
-        held_out = stopping.held_out(chunk, going)
-        loss_C = engine.loss(objective, state.trained_C, frozen, held_out)
+        loss_C = validate(state.trained_C)
         better_C = np.zeros(len(loss_C), bool)
-        for name, client, slot in zip(chunk.names, members, chunk.slots, strict=True):
+        for client, slot in zip(members, chunk.slots, strict=True):
             if client in going:
-                before, now = found.get(client), float(loss_C[slot])
-                if not np.isfinite(now):
-                    raise NonFiniteError(name, chunk.phase)
-                found[client] = _judged(before, number + 1, now)
+                found[client] = _judged(found[client], number + 1, float(loss_C[slot]))
                 better_C[slot] = found[client].best_epoch == number + 1
         going = {c for c in going if found[c].epochs - found[c].best_epoch < stopping.patience}
         best_C = _better(put(better_C, engine.mesh, CLIENTS), state.trained_C, best_C)
@@ -86,9 +97,9 @@ def train_until_best(
     return best_C, PhaseMetrics(losses, real, computed, stopped)
 
 
-def _judged(before: Stopped | None, epoch: int, loss: float) -> Stopped:
+def _judged(before: Stopped, epoch: int, loss: float) -> Stopped:
     """A client's training after one more epoch."""
-    if before is None or loss < before.validation:
+    if loss < before.validation:
         return Stopped(epoch, epoch, loss)
     return before._replace(epochs=epoch)
 

@@ -86,7 +86,8 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
     updates = data.updates_of(place, 0, "local")
     size = len(updates) // EPOCHS
     held = data.held_out(place)
-    best, told = adapter, {}
+    best = adapter
+    told = {"epochs": 0, "best_epoch": 0, "validation": float(mean(total, adapter, held))}
     for number, update in enumerate(updates):
         chosen = [data.examples[place][i] for micro in update for i in micro]
         change, moments = tx.update(mean(slope, adapter, chosen), moments)
@@ -96,7 +97,7 @@ def by_hand(made: fd.Experiment, place: int) -> tuple[Any, dict[str, Any]]:
             continue
         epoch, now = (number + 1) // size, float(mean(total, adapter, held))
         told["epochs"] = epoch
-        if "validation" not in told or now < told["validation"]:
+        if now < told["validation"]:
             best, told = adapter, {"epochs": epoch, "best_epoch": epoch, "validation": now}
         if epoch - told["best_epoch"] >= config.fed.early_stopping:
             break
@@ -174,6 +175,26 @@ def test_with_patience_to_the_end_only_the_best_epoch_is_chosen(base: fd.Base):
         a, b = (jax.tree.leaves(p.state.clients.take([place])["local"]) for p in (played, other))
         same = all(np.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True))
         assert same == (last[name] == EPOCHS)
+
+
+def test_no_round_makes_held_out_answers_worse(base: fd.Base):
+    """Where no epoch is better a client keeps what it began the round with, to the last bit."""
+    made = experiment(base, rounds=5, local_epochs=2)
+    before: Any = None
+    last, kept = dict.fromkeys(NAMES, np.inf), 0
+    for played in made.rounds():
+        own_C = jax.tree.map(np.asarray, played.state.clients.all()["local"])
+        for place, (name, told) in enumerate(played.line["phases"]["local"].items()):
+            assert told["validation"] <= last[name] + 1e-6
+            last[name] = told["validation"]
+            pairs = (
+                [] if before is None else zip(*map(jax.tree.leaves, (own_C, before)), strict=True)
+            )
+            same = [np.array_equal(a[place], b[place]) for a, b in pairs]
+            assert all(same) if told["best_epoch"] == 0 else not all(same) or before is None
+            kept += told["best_epoch"] == 0
+        before = own_C
+    assert 0 < kept < 4 * len(NAMES)
 
 
 def test_a_resumed_run_has_the_same_bits(base: fd.Base, tmp_path: Path):
