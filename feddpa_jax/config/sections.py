@@ -217,8 +217,8 @@ class FedSection:
         Count | None,
         doc(
             "epochs without a better loss on the client's data.validation after which training of "
-            "its own parts stops; it keeps those of the best epoch, or what it began with if none "
-            "was better; null: all epochs"
+            "its own parts stops; it keeps those of the best epoch, or, unless it sends them, what "
+            "it began with if none was better; null: all epochs"
         ),
     ] = None
     learning_rate: Annotated[

@@ -190,7 +190,8 @@ class _Phase(NamedTuple):
         engine, stopping = self.federation.engine, self.data.stopping
         train = engine.train
         if stopping is not None and trains_own(self.method, self.phase):
-            train = functools.partial(train_until_best, engine, stopping)
+            sent = bool(self.phase.upload or sends(self.method, self.phase))
+            train = functools.partial(train_until_best, engine, stopping, sends=sent)
         return train(
             self.phase.objective,
             trained_C,

@@ -161,7 +161,7 @@ def _told(program: Program, calls: float, chip: Any) -> dict[str, Any]:
         "calls": calls,
         "flops": program.flops,
         "bytes_accessed": program.bytes_accessed,
-        "main_bytes": program.main_bytes,
+        "main_bytes_accessed": program.main_bytes_accessed,
         "seconds": program.seconds,
         "estimate": program.estimate,
         "peak_share": None if rate is None or chip is None else rate / chip.flops,

@@ -1,4 +1,4 @@
-"""What a compiled program costs, with every round of its loops: a compiler counts one.
+"""What a compiled program costs, with every round of its loops: the compiler counts one round.
 
 Loops are a step's chunks of the head's positions, and its layers where they are stacked.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.backend import get_backend
 
-from feddpa_jax.plan.fast_memory import fast_share
+from feddpa_jax.plan.fast_memory import traffic_of
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class Cost(NamedTuple):
     Attributes:
       flops: of one call.
       traffic: bytes that operations read and write.
-      main_traffic: of these, bytes of the device's main memory; the others are of a TPU's VMEM.
+      main_traffic: of these, bytes of the device's main memory; the others are of a TPU's VMEM. An
+        estimate, as operands and results are divided, without what fills their last tiles.
       seconds: of one call; 0 if the compiler does not tell.
     """
 
@@ -50,6 +51,8 @@ class Loop(NamedTuple):
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", re.MULTILINE)
 _ENTRY = re.compile(r"^ENTRY %?([\w.\-]+)", re.MULTILINE)
+_BRANCHES = re.compile(r" conditional\(.*?branch_computations=\{(.*?)\}")
+_NAME = re.compile(r"%?([\w.\-]+)")
 _LOOP = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)")
 _ROUNDS = re.compile(r"known_trip_count\W+n\W+(\d+)")
 _LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
@@ -63,16 +66,18 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
     """
     costs: Any = compiled.cost_analysis() or {}
     text = compiled.as_text() or ""
-    bodies = _computations(text)
+    parts, loops = _computations(text), [loop for loop in find_loops(text) if loop.rounds > 1]
+    rounds = {loop.body: loop.rounds for loop in loops}
+    # The compiler counts a loop's body once, and the larger branch of a condition.
     counted = {*_ENTRY.findall(text), *(body for _, body, _ in _LOOP.findall(text))}
+    counted |= {name for names in _BRANCHES.findall(text) for name in _NAME.findall(names)}
     traffic = costs.get("bytes accessed", 0.0)
     once = Cost(
         costs.get("flops", 0.0),
         traffic,
-        traffic * (1.0 - fast_share("".join(bodies[name] for name in sorted(counted)))),
+        traffic * _main_share(parts, sorted(counted), rounds),
         max(costs.get("optimal_seconds") or 0.0, 0.0),
     )
-    loops = [loop for loop in find_loops(text) if loop.rounds > 1]
     if not loops:
         return once
     whole = _analysed(text)
@@ -92,8 +97,17 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
             times, outer = times * outer.rounds, inside.get(outer.inside)
         flops += times * more
         traffic += times * bytes_accessed * measure
-        main_traffic += times * bytes_accessed * measure * (1.0 - fast_share(bodies[loop.body]))
+        body = [loop.body, *(name for _, name, _ in _LOOP.findall(parts[loop.body]))]
+        share = _main_share(parts, body, rounds)
+        main_traffic += times * bytes_accessed * measure * share
     return Cost(flops, traffic, main_traffic)
+
+
+def _main_share(parts: dict[str, str], names: list[str], rounds: dict[str, int]) -> float:
+    """The share of main memory in the traffic of some computations, each counted once."""
+    found = [traffic_of(parts.get(name, ""), rounds.get(name, 1)) for name in names]
+    everything = sum(one.all for one in found)
+    return 1.0 - sum(one.fast for one in found) / everything if everything else 1.0
 
 
 def _computations(text: str) -> dict[str, str]:
@@ -127,7 +141,7 @@ def as_entry(text: str, name: str) -> str:
 
 
 def _analysed(text: str) -> tuple[float, float] | None:
-    """FLOPs and bytes by XLA's analysis of a text; None where JAX's library has it elsewhere."""
+    """FLOPs and bytes by XLA's analysis of a text; None if this jaxlib cannot."""
     try:
         hlo, xla = (importlib.import_module(f"jaxlib.{name}") for name in ("_hlo", "_jax"))
         found = xla.hlo_module_cost_analysis(get_backend(), hlo.hlo_module_from_text(text))

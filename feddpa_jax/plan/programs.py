@@ -31,8 +31,8 @@ class Program(NamedTuple):
       shape: rows and tokens of a block on each shard; None for the average.
       flops: of one call.
       bytes_accessed: memory traffic of one call, as the compiler counts it.
-      main_bytes: of these, bytes of the device's main memory (HBM); the others stay in a TPU's
-        fast memory (VMEM).
+      main_bytes_accessed: of these, bytes of the device's main memory (HBM); the others stay in a
+        TPU's fast memory (VMEM). An estimate (see `Cost`).
       seconds: of one call at best; None if the device's rates are not known either.
       estimate: whose that is: "compiler", or "roofline": the longer of FLOPs by the peak rate and
         main memory's traffic by its bandwidth, where the compiler makes none or an impossible one
@@ -46,7 +46,7 @@ class Program(NamedTuple):
     shape: BlockShape | None
     flops: float
     bytes_accessed: float
-    main_bytes: float
+    main_bytes_accessed: float
     seconds: float | None
     estimate: str | None
     collectives: dict[str, Collectives]
@@ -140,7 +140,7 @@ def _program(
         shape=shape,
         flops=flops,
         bytes_accessed=traffic,
-        main_bytes=main_traffic,
+        main_bytes_accessed=main_traffic,
         seconds=seconds,
         estimate=None if seconds is None else estimate,
         collectives=find_collectives(compiled.as_text() or ""),

@@ -1,10 +1,10 @@
 """Early stopping: each client trains until its loss on its own held-out examples stops falling.
 
-Before the first epoch and after every one a client's loss on its held-out examples is computed,
-without dropout. It keeps the parts of its best epoch, or those that it began with if none was
-better, and stops once `patience` epochs in a row were no better; the learning rate falls as it does
-without early stopping. So over the rounds too nothing is trained that makes held-out answers worse.
-What a client does depends on itself alone.
+After every epoch a client's loss on its held-out examples is computed, without dropout. It keeps
+the parts of its best epoch, and stops once `patience` epochs in a row were no better; the learning
+rate falls as it does without early stopping. What it sends nobody it keeps as it was if no epoch
+made the loss lower, so no phase ends with a higher loss than it began with; of what it sends the
+server a method may expect that it has been trained. What a client does depends on itself alone.
 """
 
 from collections.abc import Callable, Collection
@@ -43,9 +43,11 @@ def train_until_best(
     trained_C: Tree,
     frozen: Frozen,
     chunk: Chunk,
+    *,
+    sends: bool,
     **given: Any,
 ) -> tuple[Tree, PhaseMetrics]:
-    """As `Engine.train`, with early stopping: each client's parts of its best epoch, or its first.
+    """As `Engine.train`, with early stopping: each client's parts of its best epoch.
 
     Args:
       engine: trains, epoch by epoch.
@@ -54,6 +56,7 @@ def train_until_best(
       trained_C: leaves of the chunk's slots, on the mesh.
       frozen: the parts beside them.
       chunk: whose trainings they are; its blocks stay unused.
+      sends: whether clients send of these parts; if not, what they begin with counts as an epoch.
       **given: the key and learning rate of `Engine.train`.
 
     Raises:
@@ -73,11 +76,9 @@ def train_until_best(
                 raise NonFiniteError(name, chunk.phase)
         return loss_C
 
-    loss_C = validate(trained_C)
-    found = {
-        client: Stopped(0, 0, float(loss_C[slot]))
-        for client, slot in zip(members, chunk.slots, strict=True)
-    }
+    slots = dict(zip(members, chunk.slots.tolist(), strict=True))
+    loss_C = np.full(len(chunk.total_C), np.inf) if sends else validate(trained_C)
+    found = {client: Stopped(0, 0, float(loss_C[slot])) for client, slot in slots.items()}
     for number in range(stopping.epochs):
         part = stopping.epoch(chunk, number, going)
         state, done = engine.go_on(objective, state, frozen, part, **given)
@@ -85,10 +86,10 @@ def train_until_best(
         real, computed = real + done.real_tokens, computed + done.computed_tokens
         loss_C = validate(state.trained_C)
         better_C = np.zeros(len(loss_C), bool)
-        for client, slot in zip(members, chunk.slots, strict=True):
-            if client in going:
-                found[client] = _judged(found[client], number + 1, float(loss_C[slot]))
-                better_C[slot] = found[client].best_epoch == number + 1
+        for client in going:
+            slot = slots[client]
+            found[client] = _judged(found[client], number + 1, float(loss_C[slot]))
+            better_C[slot] = found[client].best_epoch == number + 1
         going = {c for c in going if found[c].epochs - found[c].best_epoch < stopping.patience}
         best_C = _better(put(better_C, engine.mesh, CLIENTS), state.trained_C, best_C)
         if not going:

@@ -96,6 +96,14 @@ def test_every_form_is_the_textbooks(on_cpu, backend, dtype, window):
     compare(backend, dtype, window)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_explicit_form_of_accelerators_is_the_textbooks(monkeypatch, dtype):
+    """What CPUs compute otherwise, as others do it: weights are made to sum to 1 afterwards."""
+    elsewhere = lambda *given, cpu, default: default(*given)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    compare("explicit", dtype, None)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="there is no GPU")
 @pytest.mark.parametrize("window", [None, 6])
 def test_cudnn_itself_is_the_textbooks(window):

@@ -56,7 +56,7 @@ def test_a_slice_that_is_not_at_hand(tmp_path):
     for step in steps:
         assert step["collectives"] == {}
         assert step["seconds"] > 0 and step["flops"] > 0 and 0 < step["peak_share"] < 1
-        assert 0 < step["main_bytes"] < step["bytes_accessed"]
+        assert 0 < step["main_bytes_accessed"] < step["bytes_accessed"]
         memory = step["memory"]
         assert memory["limit"] == 16 * 2**30
         assert memory["total"] == sum(list(memory.values())[:4]) < memory["limit"]

@@ -27,7 +27,7 @@ def test_a_row_by_hand():
 
 
 def test_a_block_costs_an_h200_what_was_measured():
-    """24 ms with 4,000 tokens of SmolLM2, and 50 with 16,400; a wide model's hide the same start."""
+    """24 ms with 4,000 tokens of SmolLM2, and 50 with 16,400; a 7B model's start is no longer."""
     config = known_sizes("smollm2-135m")
     start = costs_on("gpu", config).block
     assert (start + 4_000) / (start + 16_400) == pytest.approx(24 / 50, rel=0.05)

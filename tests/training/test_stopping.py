@@ -1,6 +1,7 @@
 """Early stopping against a loop by hand: one client, one update, one epoch at a time."""
 
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,10 @@ def test_with_patience_to_the_end_only_the_best_epoch_is_chosen(base: fd.Base):
 
 
 def test_no_round_makes_held_out_answers_worse(base: fd.Base):
-    """Where no epoch is better a client keeps what it began the round with, to the last bit."""
+    """Where no epoch is better a client keeps what it began the round with, to the last bit.
+
+    The loss of `local` changes with its own parts alone.
+    """
     made = experiment(base, rounds=5, local_epochs=2)
     before: Any = None
     last, kept = dict.fromkeys(NAMES, np.inf), 0
@@ -195,6 +199,14 @@ def test_no_round_makes_held_out_answers_worse(base: fd.Base):
             kept += told["best_epoch"] == 0
         before = own_C
     assert 0 < kept < 4 * len(NAMES)
+
+
+def test_who_sends_what_it_trains_has_trained_it(base: fd.Base):
+    """FedLEASE's warm-up: a client that sent B = 0 would be like nobody, itself included."""
+    settings: dict[str, Any] = {"method": "fedlease", "local_epochs": 2, "learning_rate": 5.0}
+    for played in experiment(base, rounds=2, **settings).rounds():
+        for told in played.line["phases"].values():
+            assert all(own["best_epoch"] >= 1 for own in told.values() if "best_epoch" in own)
 
 
 def test_a_resumed_run_has_the_same_bits(base: fd.Base, tmp_path: Path):
@@ -251,16 +263,19 @@ def test_what_cannot_stop(tmp_path: Path, capsys: pytest.CaptureFixture, given: 
     assert said in line and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("calls", [0, 1])
 def test_a_loss_on_held_out_examples_that_is_not_finite(
-    base: fd.Base, monkeypatch: pytest.MonkeyPatch
+    base: fd.Base, monkeypatch: pytest.MonkeyPatch, calls: int
 ):
+    """Before the first epoch, or after it."""
     made = experiment(base)
     from feddpa_jax.federated import play
 
     kept = play.train_until_best
 
     def broken(engine: Any, *rest: Any, **named: Any) -> Any:
-        nan = engine._replace(loss=lambda *given: np.full(8, np.nan))
+        losses = itertools.chain(itertools.repeat(1.0, calls), itertools.repeat(np.nan))
+        nan = engine._replace(loss=lambda *given: np.full(8, next(losses)))
         return kept(nan, *rest, **named)
 
     monkeypatch.setattr(play, "train_until_best", broken)
