@@ -25,6 +25,14 @@ OTHERS = (
     *("fedlora", "ditto", "fedalt", "fdlora", "fedlease", "fedsa_lora"),
     *("ffa_lora", "rolora", "flexlora", "fedex_lora", "centralized"),
 )
+# What could keep FedDPA-T's local adapter from overfitting, each beside training as it is; what is
+# held out is for choosing weighting rules, and for stopping.
+HELD_OUT = ("--data.validation", "30")
+CURES = {
+    "as_it_is": HELD_OUT,
+    "stopped": (*HELD_OUT, "--fed.early_stopping", "2"),
+    "one_epoch": (*HELD_OUT, "--fed.local_epochs", "1"),
+}
 GREEDY = ("--eval.decoding", "greedy", "--eval.metrics", "[nll, exact_match]")
 MOST = 60 * 2**20
 # What a stopped command may take to save its round.
@@ -60,15 +68,21 @@ class Case(NamedTuple):
 
 
 def paper_plan() -> tuple[Case, ...]:
-    """All methods with seed 0, then the four first ones with the seeds 1 and 2."""
+    """The four first methods, FedDPA-T with each cure, more seeds of the four, then the others."""
 
-    def case(data: str, methods: tuple[str, ...], seeds: tuple[int, ...]) -> Case:
-        return Case(data, (f"configs/paper/{data}_fedit.yaml", *GREEDY), methods, seeds)
+    def case(
+        data: str, methods: tuple[str, ...], seeds: tuple[int, ...], cure: str | None = None
+    ) -> Case:
+        own = () if cure is None else CURES[cure]
+        name = data if cure is None else f"{data}_{cure}"
+        return Case(name, (f"configs/paper/{data}_fedit.yaml", *GREEDY, *own), methods, seeds)
 
     data = ("dataset1", "dataset2")
     return (
-        *(case(name, (*FIRST, *OTHERS), (0,)) for name in data),
+        *(case(name, FIRST, (0,)) for name in data),
+        *(case(name, ("feddpa_t",), (0,), cure) for name in data for cure in CURES),
         *(case(name, FIRST, (0, 1, 2)) for name in data),
+        *(case(name, (*FIRST, *OTHERS), (0,)) for name in data),
     )
 
 

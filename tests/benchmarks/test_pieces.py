@@ -1,5 +1,6 @@
 """What a piece of the paper's schedule keeps for the next one."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,28 @@ def test_a_run_that_is_there_stays_and_a_finished_one_is_not_packed_over(work, t
     assert (tmp_path / "next" / RUNS[0] / "eval" / "summary.json").exists()
 
 
-def test_the_plan_has_every_method_and_three_seeds_of_four(tmp_path):
+def test_the_plan_has_every_method_three_seeds_of_four_and_the_cures(tmp_path):
     from feddpa_jax import methods
+    from feddpa_jax.config.loading import load_config
 
     # Other tests register methods of their own.
     ours = {m for m in methods if methods.find(m).build.__module__.startswith("feddpa_jax.")}
     assert ours == {*pieces.FIRST, *pieces.OTHERS}
     runs = {name for case in pieces.paper_plan() for name in case.runs()}
-    assert len(runs) == 2 * (len(ours) + 2 * 4)
+    assert len(runs) == 2 * (len(ours) + 2 * 4 + len(pieces.CURES))
+    fed = {}
     for case in pieces.paper_plan():
-        assert (pieces.ROOT / case.config[0]).exists()
+        config = load_config(pieces.ROOT / case.config[0], case.config[1:])
+        assert config.fed.rounds == 20 and config.eval.metrics == ("nll", "exact_match")
+        fed.setdefault(case.name, (config.fed, config.data.validation))
+        assert fed[case.name] == (config.fed, config.data.validation)
         assert str(tmp_path / case.name) in case.command(tmp_path)
+    # A cure is one change.
+    plain, held = fed["dataset1_as_it_is"]
+    assert (plain, held) == (fed["dataset1"][0], 30)
+    stopped, one_epoch = fed["dataset1_stopped"][0], fed["dataset1_one_epoch"][0]
+    assert dataclasses.replace(stopped, early_stopping=None) == plain != stopped
+    assert dataclasses.replace(one_epoch, local_epochs=10) == plain != one_epoch
 
 
 def test_without_time_it_lists_what_is_left(tmp_path, capsys):
