@@ -55,7 +55,7 @@ def test_a_slice_that_is_not_at_hand(tmp_path):
     assert [step["phase"] for step in steps] == ["global"]
     for step in steps:
         assert step["collectives"] == {}
-        assert step["seconds"] > 0 and step["flops"] > 0 and 0 < step["peak_share"] < 1
+        assert step["seconds"] > 0 and step["flops"] > 0 and 0 < step["peak_share"] < 1 + 1e-9
         assert 0 < step["main_bytes_accessed"] < step["bytes_accessed"]
         memory = step["memory"]
         assert memory["limit"] == 16 * 2**30
