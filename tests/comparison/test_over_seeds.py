@@ -51,7 +51,7 @@ def test_first_choices_may_differ():
         assert ours.by_seed == pytest.approx(values)
         assert ours.value == pytest.approx(np.mean(values))
         assert ours.over_seeds is not None and ours.over_seeds.known
-        # Each run's instances are others, so that their variances add.
+        # Each run tests different instances, so that their variances add.
         share_CK = shares(TASKS.own_CK)[measure]
         samples = [Sample([differences(at, 1.0)], TASKS) for at in (10, 21, 12)]
         theirs = estimate(samples, [share_CK] * 3, paired=True)
